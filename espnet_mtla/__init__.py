@@ -1,0 +1,29 @@
+"""Speech processing around decoder-only models with a KV cache small in width and time.
+
+Importing this package imports nothing else: a public name is resolved when it is used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "MultiheadAttention": "espnet_mtla.attention",
+    "MultiheadLatentAttention": "espnet_mtla.attention",
+    "MultiheadTemporalLatentAttention": "espnet_mtla.attention",
+    "DecoderConfig": "espnet_mtla.decoder",
+    "DecoderOnlyTransformer": "espnet_mtla.decoder",
+}
+__all__ = [*_PUBLIC, "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

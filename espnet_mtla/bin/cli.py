@@ -1,0 +1,48 @@
+"""How every command starts and how it fails: one clear line, a non-zero exit."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Callable
+
+from espnet_mtla.errors import UserError
+
+LOG_FORMAT = "%(asctime)s %(levelname)s: %(message)s"
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run ``main`` as the body of a command.
+
+    :class:`UserError` and the errors of files and disks end in one line on standard
+    error and exit code 1; ctrl-C ends in 130, as a shell expects. Everything else is a
+    bug and keeps its traceback.
+    """
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
+    try:
+        main()
+    except UserError as error:
+        fail(str(error))
+    except OSError as error:
+        fail(describe(error))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(message: str) -> None:
+    """Print ``error: message`` and leave with 1."""
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(1)
+
+
+def describe(error: OSError) -> str:
+    """One line for an operating-system error, with the way out where there is one."""
+    name = error.filename or "a file"
+    if error.errno == errno.ENOSPC:
+        return f"{name}: no space left on the device; free some and run again"
+    if error.errno == errno.ENOENT:
+        return f"{name}: no such file or folder"
+    return f"{name}: {os.strerror(error.errno) if error.errno else error}"
