@@ -1,0 +1,287 @@
+"""Telephone prompts to Kaldi data folders: train, valid and two test sets.
+
+``fetch`` gets the packages, ``prepare`` writes the sets. Utterances are of two kinds:
+combinations, joined from recorded words as an exchange joins them, and the prompts that
+were recorded as whole sentences.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+from combine import Combiner, contains_any, piece_classes
+from corpus import Recording, fetch_packages, read_corpus
+from sentences import split_sentences, trigrams
+
+from espnet_mtla.bin.cli import run
+from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.folder import write_table
+from espnet_mtla.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LANGUAGES = ("en", "es", "fr", "it", "ru")
+FS = 8000
+HELD_OUT = ("test_combinations", "test_sentences", "valid")
+SETS = ("train", *HELD_OUT[::-1])
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much to make, for each language."""
+
+    train_combinations: int = 2500
+    test_combinations: int = 250
+    valid_combinations: int = 120
+    test_sentences: int = 80
+    valid_sentences: int = 40
+    sentence_copies: int = 2
+    max_seconds: float = 15.0
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What to write: recordings to join, or one to leave ``as_recorded``."""
+
+    key: str
+    text: str
+    pieces: tuple[Recording, ...]
+    as_recorded: bool = False
+
+
+def fetch(languages: list[str], downloads: Path) -> list[Path]:
+    """Get and unpack the packages of each language; the folders they lie in."""
+    return [fetch_packages(language, downloads) for language in languages]
+
+
+def prepare(
+    folders: dict[str, Path], data: Path, sizes: Sizes, seed: int
+) -> dict[str, list[Utterance]]:
+    """Write ``data``/{train,valid,test_combinations,test_sentences} from corpus folders.
+
+    ``folders`` maps a language to where its packages were unpacked. The same corpus,
+    sizes and seed give the same files. Nothing is written before everything is read and
+    the sets are known to be apart. Raises UserError naming a file that cannot be used.
+    """
+    sets: dict[str, list[Utterance]] = {name: [] for name in SETS}
+    sounds: dict[str, np.ndarray] = {}
+    for language, folder in folders.items():
+        for name, utterances in plan(language, folder, sizes, seed, sounds).items():
+            sets[name].extend(utterances)
+    check_apart(sets)
+    print(f"{'set':<20}{'utterances':>10}{'minutes':>9}{'words':>8}{'different':>10}")
+    for name, utterances in sets.items():
+        seconds = write_set(data / name, utterances, sounds, seed)
+        words = [word for u in utterances for word in u.text.split()]
+        print(
+            f"{name:<20}{len(utterances):>10}{seconds / 60:>9.1f}{len(words):>8}"
+            f"{len(set(words)):>10}",
+            flush=True,
+        )
+    report_overlap(sets)
+    return sets
+
+
+def plan(
+    language: str, folder: Path, sizes: Sizes, seed: int, sounds: dict[str, np.ndarray]
+) -> dict[str, list[Utterance]]:
+    """Who goes where, for one language; loads its sounds into ``sounds`` by path."""
+    from sound import load
+
+    recordings, dropped, listed = read_corpus(folder, language)
+    kept = []
+    for recording in recordings:
+        samples = load(recording.path, FS)
+        if len(samples) > sizes.max_seconds * FS:
+            dropped[f"longer than {sizes.max_seconds:g} s"] += 1
+            continue
+        sounds[str(recording.path)] = samples
+        kept.append(recording)
+    if listed != len(kept) + dropped.total():
+        raise AssertionError(f"{language}: {listed} prompts in, not as many out")
+    print(f"{language}: {listed} prompts listed, {len(kept)} used")
+    for reason, count in sorted(dropped.items()):
+        print(f"{language}: {count} left out: {reason}")
+    return _split(language, kept, sizes, seed)
+
+
+def _split(
+    language: str, recordings: list[Recording], sizes: Sizes, seed: int
+) -> dict[str, list[Utterance]]:
+    """Draw combinations, held-out ones first, then share out the sentences."""
+    by_name = {r.name: r for r in recordings}
+    texts = {name: r.text for name, r in by_name.items()}
+    combiner = Combiner(texts, language == "en", seed)
+    drawn = {
+        "test_combinations": combiner.draw("test", sizes.test_combinations, True),
+        "valid": combiner.draw("valid", sizes.valid_combinations, True),
+        "train": combiner.draw("train", sizes.train_combinations, False),
+    }
+    sets: dict[str, list[Utterance]] = {name: [] for name in SETS}
+    for set_name, combinations in drawn.items():
+        for number, names in enumerate(combinations):
+            text = " ".join(combiner.words(names))
+            pieces = tuple(by_name[name] for name in names)
+            key = f"{language}-comb-{set_name}-{number:05d}"
+            sets[set_name].append(Utterance(key, text, pieces))
+    uses = Counter(name for names in drawn["train"] for name in names)
+    in_test = {n for s in drawn.values() for names in s for n in names} - set(uses)
+    if in_test:
+        raise UserError(
+            f"{sorted(in_test)[0]} is tested on but never trained on; raise "
+            "--train_combinations"
+        )
+    report_classes(language, uses)
+    rest = [r for r in recordings if r.name not in uses]
+    held_out = [sizes.test_sentences, sizes.valid_sentences]
+    test, valid, train = split_sentences(
+        rest, [by_name[name] for name in sorted(uses)], held_out, seed
+    )
+    sets["test_sentences"] = _sentences(language, test, 1)
+    sets["valid"] += _sentences(language, valid, 1)
+    sets["train"] += _sentences(language, train, sizes.sentence_copies)
+    return sets
+
+
+def _sentences(
+    language: str, recordings: list[Recording], copies: int
+) -> list[Utterance]:
+    """Each prompt once as recorded, then ``copies - 1`` times at other pace and level."""
+    return [
+        Utterance(
+            f"{language}-sent-{r.name.replace('/', '_')}-{copy}", r.text, (r,), copy == 0
+        )
+        for r in recordings
+        for copy in range(copies)
+    ]
+
+
+def check_apart(sets: dict[str, list[Utterance]]) -> None:
+    """Raise AssertionError if a held-out utterance has leaked into another set.
+
+    A held-out sentence's recordings and text stand in its own set alone; a held-out
+    combination's word sequence is no part of any training text.
+    """
+    owner: dict[str, str] = {}
+    for name, utterances in sets.items():
+        for utterance in utterances:
+            marks = [utterance.text]
+            if "-sent-" in utterance.key:
+                marks.append(str(utterance.pieces[0].path))
+            for mark in marks:
+                if owner.setdefault(mark, name) != name:
+                    raise AssertionError(f"{mark!r} is in {owner[mark]} and {name}")
+    held_out = {
+        tuple(u.text.split())
+        for name in HELD_OUT
+        for u in sets[name]
+        if "-comb-" in u.key
+    }
+    for utterance in sets["train"]:
+        if contains_any(tuple(utterance.text.split()), held_out):
+            raise AssertionError(f"{utterance.key} holds a held-out combination")
+
+
+def write_set(
+    folder: Path, utterances: list[Utterance], sounds: dict[str, np.ndarray], seed: int
+) -> float:
+    """Write one data folder with its 16-bit sound below it; its length in seconds."""
+    import soundfile
+    from sound import join
+
+    paths, samples_written = {}, 0
+    with atomic_folder(folder) as aside:
+        (aside / "wav").mkdir()
+        for utterance in utterances:
+            pieces = [sounds[str(r.path)] for r in utterance.pieces]
+            rng = Random(f"{seed} {utterance.key}")
+            samples = pieces[0] if utterance.as_recorded else join(pieces, FS, rng)
+            name = f"wav/{utterance.key}.wav"
+            soundfile.write(aside / name, samples, FS, subtype="PCM_16")
+            paths[utterance.key] = str(folder / name)
+            samples_written += len(samples)
+        speakers = {u.key: u.key.partition("-")[0] for u in utterances}
+        write_table(aside / "wav.scp", paths)
+        write_table(aside / "text", {u.key: u.text for u in utterances})
+        write_table(aside / "utt2spk", speakers)
+        write_table(aside / "spk2utt", invert(speakers))
+    return samples_written / FS
+
+
+def invert(speakers: dict[str, str]) -> dict[str, str]:
+    """Speaker to the keys of its utterances, sorted, in one line."""
+    keys: dict[str, list[str]] = {}
+    for key in sorted(speakers):
+        keys.setdefault(speakers[key], []).append(key)
+    return {speaker: " ".join(of) for speaker, of in keys.items()}
+
+
+def report_classes(language: str, uses: Counter[str]) -> None:
+    """Table of the recordings that combinations are joined from."""
+    print(f"{language}: {'class':<16}{'recordings':>10}{'rarest':>8}{'uses':>8}")
+    for name, (count, rarest, total) in piece_classes(uses).items():
+        print(f"{language}: {name:<16}{count:>10}{rarest:>8}{total:>8}")
+
+
+def report_overlap(sets: dict[str, list[Utterance]]) -> None:
+    """How much of each test set training has met: its words, its runs of three."""
+    words = {word for u in sets["train"] for word in u.text.split()}
+    runs = {run_ for u in sets["train"] for run_ in trigrams(u.text)}
+    for name in HELD_OUT[:2]:
+        tested = [word for u in sets[name] for word in u.text.split()]
+        of_test = [run_ for u in sets[name] for run_ in trigrams(u.text)]
+        if not tested or not of_test:
+            continue
+        new = sum(word not in words for word in tested) / len(tested)
+        met = sum(run_ in runs for run_ in of_test) / len(of_test)
+        print(
+            f"{name}: {100 * new:.1f} % of the words and {100 * (1 - met):.0f} % of the "
+            "runs of three words never stand in training"
+        )
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options; sizes are those of :class:`Sizes`."""
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    p.add_argument("--languages", nargs="+", default=["en"], choices=LANGUAGES)
+    p.add_argument(
+        "--corpus",
+        type=Path,
+        help="folder with the packages unpacked (/usr/share where they are installed); "
+        "without it they are downloaded by apt",
+    )
+    p.add_argument("--downloads", type=Path, default=Path("downloads"), help="for apt")
+    p.add_argument("--data", type=Path, default=Path("data"), help="output folder")
+    p.add_argument("--seed", type=int, default=1, help="of every random choice")
+    for name, value in vars(Sizes()).items():
+        p.add_argument(f"--{name}", type=type(value), default=value, help=" ")
+    return p
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.corpus and not args.corpus.is_dir():
+        raise UserError(f"--corpus {args.corpus}: no such folder")
+    sizes = Sizes(**{name: getattr(args, name) for name in vars(Sizes())})
+    for name, value in vars(sizes).items():
+        if value <= 0:
+            raise UserError(f"--{name} {value}: must be above zero")
+    folders = (
+        [args.corpus] * len(args.languages)
+        if args.corpus
+        else fetch(args.languages, args.downloads)
+    )
+    by_language = dict(zip(args.languages, folders, strict=True))
+    prepare(by_language, args.data, sizes, args.seed)
+
+
+if __name__ == "__main__":
+    run(main)
