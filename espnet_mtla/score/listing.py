@@ -1,0 +1,90 @@
+"""Aligned texts for reading: reference above hypothesis, worst utterances first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from espnet_mtla.score.table import pad, width
+
+LINE = 100
+"""Screen columns after which an alignment goes on in a new block of lines."""
+
+SPACE = "␣"
+NAMES = ("ref", "hyp", "   ")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of an alignment: ``=``, ``S``, ``D`` (no hyp) or ``I`` (no ref)."""
+
+    kind: str
+    ref: str | None
+    hyp: str | None
+
+    def __str__(self) -> str:
+        shown = (_visible(unit) for unit in (self.ref, self.hyp) if unit is not None)
+        return " -> ".join(shown)
+
+
+class Aligned(Protocol):
+    """What is listed (:class:`espnet_mtla.score.wer.Utterance`)."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def steps(self) -> tuple[Step, ...]: ...
+    @property
+    def units(self) -> int: ...
+    @property
+    def errors(self) -> int: ...
+    def count(self, kind: str) -> int: ...
+
+
+def listing(utterances: Sequence[Aligned], units: str, head: str) -> str:
+    """``head``, then each utterance with errors: most errors first, then by rate."""
+    wrong = [utterance for utterance in utterances if utterance.errors]
+    wrong.sort(key=lambda u: (-u.errors, u.units, u.key))
+    count = f"{len(wrong)} of {len(utterances)} utterances have errors"
+    blocks = [head, f"{count}, worst first" if wrong else count]
+    blocks += ["\n".join(_utterance_lines(utterance, units)) for utterance in wrong]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _utterance_lines(utterance: Aligned, units: str) -> Iterator[str]:
+    yield (
+        f"{utterance.key}: errors {utterance.errors}, {units} {utterance.units}"
+        f" (sub {utterance.count('S')}, del {utterance.count('D')},"
+        f" ins {utterance.count('I')})"
+    )
+    for block in _blocks(utterance.steps):
+        for name, cells in zip(NAMES, zip(*block, strict=True), strict=True):
+            yield f"  {name}  {' '.join(cells)}".rstrip()
+
+
+def _blocks(steps: Sequence[Step]) -> Iterator[list[tuple[str, str, str]]]:
+    """Groups of padded (ref, hyp, mark) columns, each group at most a line wide."""
+    block: list[tuple[str, str, str]] = []
+    used = 0
+    for step in steps:
+        ref, hyp = _visible(step.ref), _visible(step.hyp)
+        columns = max(width(ref), width(hyp))
+        if block and used + columns + 1 > LINE:
+            yield block
+            block, used = [], 0
+        used += columns + 1
+        mark = "" if step.kind == "=" else step.kind
+        block.append(
+            (
+                pad(ref, columns) if step.ref else "*" * columns,
+                pad(hyp, columns) if step.hyp else "*" * columns,
+                pad(mark, columns),
+            )
+        )
+    yield block
+
+
+def _visible(unit: str | None) -> str:
+    """Nothing stays nothing; a space, which CER counts, becomes a sign one can see."""
+    return SPACE if unit == " " else unit or ""

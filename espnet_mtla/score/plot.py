@@ -1,0 +1,171 @@
+"""The comparison as a picture: error rate against cache size, and decode time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.transforms import Bbox
+
+from espnet_mtla.data.atomic import atomic_file
+from espnet_mtla.score.render import quantity, title
+from espnet_mtla.score.results import Row, Table
+
+COLOURS = {
+    "mha": "#333333",
+    "gqa": "#8c6d31",
+    "mqa": "#d95f02",
+    "mla": "#1f78b4",
+    "mtla_s2": "#1b9e77",
+    "mtla_s3": "#7570b3",
+    "mtla_s4": "#c2185b",
+}
+OTHERS = ("#666633", "#009fb7", "#a65628", "#5e3c99", "#b8860b", "#4d7c0f")
+"""For attention types without a colour of their own, in order of appearance."""
+
+MARKERS = "osD^vPX*<>"
+OFFSETS = [(9.0, 7.0), (9.0, -7.0), (-9.0, 7.0), (-9.0, -7.0), (9.0, 0.0), (-9.0, 0.0)]
+"""Where a label may stand, in points from its marker; the first free place is taken,
+above and below the error bar come last."""
+
+
+def draw(tables: Sequence[Table]) -> Figure:
+    """One line of two panels for each table; rows with something missing stay out."""
+    size = {"font.size": 11, "axes.titlesize": 11, "axes.titleweight": "bold"}
+    with rc_context(size):
+        # Without pyplot: no display is asked for and no figure is kept behind our back.
+        figure = Figure(figsize=(11, 4.2 * len(tables)), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(len(tables), 2, squeeze=False, width_ratios=(3, 2))
+        colours = colours_of(tables)
+        for (left, right), table in zip(axes, tables, strict=True):
+            rows = [row for row in table.rows if row.speed and row.quality]
+            left.set_title(title(table), loc="left")
+            _quality_panel(left, rows, colours)
+            left.set_ylabel(f"{table.metric.upper()} %, 95 % interval")
+            _time_panel(right, rows, colours)
+        figure.get_layout_engine().set(h_pad=0.12)
+        figure.canvas.draw()  # only now is it known where things are
+        for axis in axes[:, 0]:
+            _place_labels(axis)
+    return figure
+
+
+def save(tables: Sequence[Table], path: Path) -> None:
+    """Write the plot as PNG."""
+    figure = draw(tables)
+    with atomic_file(path, "wb") as stream:
+        figure.savefig(stream, format="png", dpi=150)
+
+
+def colours_of(tables: Sequence[Table]) -> dict[str, str]:
+    """A colour for each attention type, the same in every panel."""
+    labels = dict.fromkeys(row.attention for table in tables for row in table.rows)
+    unknown = [label for label in labels if label not in COLOURS]
+    extra = {label: OTHERS[i % len(OTHERS)] for i, label in enumerate(unknown)}
+    return {label: COLOURS.get(label) or extra[label] for label in labels}
+
+
+def _quality_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> None:
+    axis.set_xscale("log")
+    for i, row in enumerate(rows):
+        if row.speed is None or row.quality is None:
+            continue
+        x, y = row.speed.cache_bytes_per_audio_second, row.quality.wer
+        low, high = row.quality.ci95
+        axis.errorbar(
+            x,
+            y,
+            # A percentile interval may in rare cases leave out the estimate itself.
+            yerr=[[max(0.0, y - low)], [max(0.0, high - y)]],
+            fmt=MARKERS[i % len(MARKERS)],
+            color=colours[row.attention],
+            markersize=8,
+            capsize=4,
+            elinewidth=1.4,
+        )
+        axis.annotate(
+            row.attention,
+            (x, y),
+            xytext=OFFSETS[0],
+            textcoords="offset points",
+            color=colours[row.attention],
+            fontweight="bold",
+        )
+    axis.set_ylim(bottom=0)
+    axis.margins(x=0.15, y=0.1)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: quantity(x, "B")))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel("KV cache for a second of audio (log scale)")
+    axis.grid(alpha=0.25)
+
+
+def _time_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> None:
+    for i, row in enumerate(rows):
+        if row.speed is None:
+            continue
+        colour = colours[row.attention]
+        encoder, wall = row.speed.encoder_seconds, row.speed.wall_seconds
+        axis.barh(i, encoder, color=colour, alpha=0.4)
+        axis.barh(i, max(0.0, wall - encoder), left=encoder, color=colour)
+        gain = f"  ({row.speedup:.2f}x)" if row.speedup else ""
+        axis.annotate(
+            f"{wall:.1f} s{gain}",
+            (wall, i),
+            xytext=(5, 0),
+            textcoords="offset points",
+            va="center",
+        )
+    axis.set_yticks(range(len(rows)), [row.attention for row in rows])
+    axis.invert_yaxis()
+    longest = max((row.speed.wall_seconds for row in rows if row.speed), default=1.0)
+    axis.set_xlim(0, 1.5 * longest)
+    axis.set_xlabel("decode time in s (pale: encoder)")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _place_labels(axis: Axes) -> None:
+    """Move each label to the place where it covers the fewest other things."""
+    labels = [text for text in axis.texts if isinstance(text, Annotation)]
+    boxes = [_boxes(axis, container) for container in axis.containers]
+    taken = [box for pair in boxes for box in pair]
+    frame = axis.get_window_extent()
+    for label, (marker, bar) in zip(labels, boxes, strict=True):
+        points = 72 / axis.figure.dpi
+        middle = (marker.y0 + marker.y1) / 2
+        ends = [(bar.y1 - middle) * points + 10, (bar.y0 - middle) * points - 10]
+        places = [*OFFSETS, *((0.0, end) for end in ends)]
+        best = min(places, key=lambda at: _covered(label, at, taken, frame))
+        _covered(label, best, taken, frame)
+        taken.append(label.get_window_extent())
+
+
+def _covered(
+    label: Annotation, at: tuple[float, float], taken: Sequence[Bbox], frame: Bbox
+) -> int:
+    """Put ``label`` at an offset in points; how many things are then in its way."""
+    label.set_position(at)
+    label.set_ha("left" if at[0] > 0 else "right" if at[0] < 0 else "center")
+    label.set_va("center")
+    box = label.get_window_extent()
+    outside = not (frame.contains(*box.min) and frame.contains(*box.max))
+    return outside + sum(box.overlaps(other) for other in taken)
+
+
+def _boxes(axis: Axes, container: ErrorbarContainer) -> tuple[Bbox, Bbox]:
+    """Screen boxes of a marker and of its error bar."""
+    line, _, bars = container.lines
+    x, y = axis.transData.transform(line.get_xydata()[0])
+    (_, low), (_, high) = axis.transData.transform(bars[0].get_segments()[0])
+    return (
+        Bbox.from_extents(x - 8, y - 8, x + 8, y + 8),
+        Bbox.from_extents(x - 3, low, x + 3, high),
+    )

@@ -1,0 +1,185 @@
+"""Comparisons as text: for the terminal, for RESULTS.md, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from espnet_mtla.data.atomic import atomic_file
+from espnet_mtla.errors import UserError
+from espnet_mtla.score.provenance import Provenance
+from espnet_mtla.score.results import BASE, Row, Table
+from espnet_mtla.score.table import aligned, markdown
+
+BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+GAP = "-"
+UNITS = {"wer": "words", "cer": "characters"}
+
+
+def quantity(value: float, unit: str) -> str:
+    """Three digits and a decimal prefix: ``460800, "B"`` -> ``461 kB``."""
+    prefixes = ["", "k", "M", "G", "T"]
+    # 999.5 and above would print as 1000 of the smaller prefix.
+    while value >= 999.5 and len(prefixes) > 1:
+        value /= 1000
+        prefixes.pop(0)
+    digits = 0 if value >= 99.95 or value == int(value) else 1 if value >= 9.995 else 2
+    return f"{value:.{digits}f} {prefixes[0]}{unit}".rstrip()
+
+
+def header(table: Table) -> list[str]:
+    base = f"vs {table.base}" if table.base == BASE else "vs first"
+    return [
+        "attention",
+        "params",
+        f"{table.metric.upper()} % [95 %]",
+        "sub/del/ins",
+        base,
+        "time s",
+        "speed-up",
+        "cache/s",
+        "smaller",
+        "peak",
+        "RTF",
+    ]
+
+
+def cells(row: Row) -> list[str]:
+    """One table row; gaps where something is missing."""
+    return [row.attention, *_cells(row)]
+
+
+def _cells(row: Row) -> list[str]:
+    speed, quality, difference = row.speed, row.quality, row.difference
+    counts = [GAP, GAP]
+    if quality:
+        low, high = quality.ci95
+        counts = [
+            f"{quality.wer:.2f} [{low:.2f}, {high:.2f}]",
+            f"{quality.substitutions}/{quality.deletions}/{quality.insertions}",
+        ]
+    compared = (
+        f"{difference.difference:+.2f} {difference.verdict}" if difference else GAP
+    )
+    if speed is None:
+        return [GAP, *counts, compared, *[GAP] * 6]
+    return [
+        quantity(speed.parameters, ""),
+        *counts,
+        compared,
+        f"{speed.wall_seconds:.1f}",
+        f"{row.speedup:.2f}x" if row.speedup else GAP,
+        quantity(speed.cache_bytes_per_audio_second, "B"),
+        f"{row.cache_factor:.2f}x" if row.cache_factor else GAP,
+        quantity(speed.peak_memory_bytes, "B"),
+        f"{speed.rtf:.3f}",
+    ]
+
+
+def title(table: Table) -> str:
+    return f"{table.test_set}, decoded with {table.decode}"
+
+
+def conditions(table: Table) -> list[str]:
+    """What the rows have in common, then a warning for each thing they do not."""
+    known = [row for row in table.rows if row.conditions]
+    names = {name: None for row in known for name in row.conditions or {}}
+    common, warnings = [], []
+    for name in names:
+        values = {row.attention: (row.conditions or {}).get(name) for row in known}
+        spoken = name.replace("_", " ")
+        if len(set(map(str, values.values()))) == 1:
+            common.append(f"{spoken} {next(iter(values.values()))}")
+        else:
+            each = ", ".join(f"{label}: {value}" for label, value in values.items())
+            warnings.append(f"Not comparable as they stand, {spoken} differs: {each}.")
+    some = next((row for row in table.rows if row.quality and row.speed), None)
+    if some and some.quality and some.speed:
+        size = (
+            f"{some.quality.utterances:,} utterances",
+            f"{some.quality.ref_words:,} {UNITS[table.metric]} of reference",
+            f"{some.speed.audio_seconds:,.0f} s of audio",
+        )
+        common.insert(0, ", ".join(size))
+    return ["; ".join(common) + "."] * bool(common) + warnings
+
+
+def notes(table: Table) -> list[str]:
+    """Which base, where it is not MHA, and what is missing."""
+    lines = conditions(table)
+    if table.base != BASE:
+        lines.append(
+            f"There is no {BASE} among the experiments: compared with {table.base}."
+        )
+    lines += [f"{row.attention}: {row.missing}." for row in table.rows if row.missing]
+    return lines
+
+
+def terminal(tables: Sequence[Table]) -> str:
+    """All tables for a screen of 120 columns."""
+    blocks = []
+    for table in tables:
+        grid = aligned(header(table), [cells(row) for row in table.rows])
+        blocks.append("\n".join([title(table), "", grid, "", *notes(table)]))
+    return "\n\n".join(blocks) + "\n"
+
+
+LEGEND = """\
+Intervals hold 95 % of the bootstrap's draws of utterances. The column after the counts
+is the difference in percentage points and its verdict: `same` where the interval of the
+paired bootstrap holds 0. `time s` is that of the whole decoding, encoder included;
+`cache/s` is the decoder's key-value cache for one second of audio, `smaller` how many
+times less that is."""
+
+
+def document(
+    tables: Sequence[Table], made: Provenance, picture: str, level: int = 1
+) -> str:
+    """Markdown. ``level`` is that of the first heading; ``picture`` the plot's link."""
+    marks = "#" * level
+    versions = ", ".join(f"{name} {number}" for name, number in made.versions.items())
+    commit = f", commit {made.commit}" if made.commit else ""
+    parts = [
+        f"{marks} Results",
+        f"Made on {made.date} with {versions}{commit}.",
+        f"![Error rate against cache size, and decode time]({picture})",
+        LEGEND,
+    ]
+    for table in tables:
+        parts.append(f"{marks}# {title(table)}")
+        parts.append(markdown(header(table), [cells(row) for row in table.rows]))
+        parts += notes(table)
+    return "\n\n".join(parts) + "\n"
+
+
+def as_json(tables: Sequence[Table], made: Provenance) -> dict[str, Any]:
+    """Everything that was read and computed, unrounded."""
+    content = {**asdict(made), "tables": [asdict(t) for t in tables]}
+    for table, plain in zip(tables, content["tables"], strict=True):
+        for row, plain_row in zip(table.rows, plain["rows"], strict=True):
+            if row.difference:
+                plain_row["difference"]["verdict"] = row.difference.verdict
+    return content
+
+
+def readme_text(path: Path, block: str) -> str:
+    """The content of ``path`` with ``block`` between its two markers.
+
+    Raises:
+        UserError: the markers are not there exactly once, in order.
+    """
+    text = path.read_text(encoding="utf-8")
+    begin, end = text.find(BEGIN), text.find(END)
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
+        raise UserError(
+            f"{path}: needs the line {BEGIN} once and below it {END} once;"
+            " the results go between them"
+        )
+    return f"{text[: begin + len(BEGIN)]}\n{block}{text[end:]}"
+
+
+def write_text(path: Path, text: str) -> None:
+    with atomic_file(path) as stream:
+        stream.write(text)

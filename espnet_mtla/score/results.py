@@ -1,0 +1,309 @@
+"""Collects decoded and scored experiments into comparisons of attention types.
+
+Reads ``EXP/decode_NAME/SET/efficiency.json`` (speed, memory) and
+``EXP/decode_NAME/SET/score_METRIC/{score.json,utterances.jsonl}`` (errors).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.score.bootstrap import Difference, paired
+
+ATTENTIONS = ("mha", "mqa", "gqa", "mla", "mtla")
+BASE = "mha"
+PREFIX = "decode_"
+STAGES = {"train": 8, "decode": 10, "score": 11}
+"""Pipeline stages that make what is read here, for messages."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What efficiency.json tells of one decoding; times in seconds, memory in bytes."""
+
+    audio_seconds: float
+    wall_seconds: float
+    encoder_seconds: float
+    search_seconds: float
+    rtf: float
+    tokens_per_second: float
+    cache_bytes_per_audio_second: float
+    peak_memory_bytes: int
+    parameters: int
+    beam_size: int
+    ctc_weight: float
+    device: str
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What score.json tells; ``wer`` and ``ci95`` in percent."""
+
+    utterances: int
+    ref_words: int
+    substitutions: int
+    deletions: int
+    insertions: int
+    errors: int
+    wer: float
+    ci95: tuple[float, float]
+    sentence_errors: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One attention type on one test set, decoded in one way.
+
+    ``missing`` says which file is not there and which stage makes it; what would have
+    been read from it is ``None``. ``speedup``, ``cache_factor`` (times smaller) and
+    ``difference`` are against the table's base; ``None`` where that is missing.
+    """
+
+    attention: str
+    experiment: str
+    speed: Speed | None = None
+    quality: Quality | None = None
+    missing: str | None = None
+    speedup: float | None = None
+    cache_factor: float | None = None
+    difference: Difference | None = None
+    conditions: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """The rows of one test set and decode setting; ``base`` is one row's attention."""
+
+    decode: str
+    test_set: str
+    metric: str
+    base: str
+    rows: tuple[Row, ...]
+
+
+def collect(
+    experiments: Sequence[Path],
+    decodes: Sequence[str] = (),
+    sets: Sequence[str] = (),
+    metric: str = "wer",
+    partial: bool = False,
+) -> list[Table]:
+    """Read everything and compare with the base: MHA, or else the first experiment.
+
+    Args:
+        experiments: folders ``exp/asr_TAG_ATTENTION``, in the order of the rows.
+        decodes: names of decode settings (``decode_NAME``); all found if empty.
+        sets: names of test sets; all that are found if empty.
+        metric: which ``score_METRIC`` folder is read.
+        partial: leave gaps for what is missing instead of raising.
+
+    Raises:
+        UserError: a file is missing or lacks a key, or rows were scored on different
+            references.
+    """
+    labels = _labels(experiments)
+    base = labels.index(BASE) if BASE in labels else 0
+    decodes = decodes or _found_decodes(experiments)
+    tables = []
+    for test_set in sets or _found_sets(experiments, decodes):
+        for decode in decodes:
+            folders = [path / f"{PREFIX}{decode}" / test_set for path in experiments]
+            rows = [
+                _read_row(label, experiment, folder, metric, partial)
+                for label, experiment, folder in zip(
+                    labels, experiments, folders, strict=True
+                )
+            ]
+            rows = [
+                _against(row, rows[base], folder, folders[base], metric)
+                for row, folder in zip(rows, folders, strict=True)
+            ]
+            tables.append(Table(decode, test_set, metric, labels[base], tuple(rows)))
+    return tables
+
+
+def _labels(experiments: Sequence[Path]) -> list[str]:
+    """``exp/asr_TAG_mtla_s2`` -> ``mtla_s2``; whole names where that is ambiguous."""
+    names = [path.resolve().name for path in experiments]
+    labels = [_label(name) for name in names]
+    if len(set(labels)) == len(labels):
+        return labels
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"--exp: {twice} is given twice; give each experiment once")
+    return names
+
+
+def _label(name: str) -> str:
+    parts = name.split("_")
+    starts = [i for i, part in enumerate(parts) if part in ATTENTIONS]
+    return "_".join(parts[starts[-1] :]) if starts else name
+
+
+def _found_decodes(experiments: Sequence[Path]) -> list[str]:
+    found = {
+        path.name.removeprefix(PREFIX)
+        for experiment in experiments
+        for path in experiment.glob(f"{PREFIX}*")
+        if path.is_dir()
+    }
+    if not found:
+        raise UserError(
+            f"{experiments[0]}: no {PREFIX}NAME folder in it"
+            f" or in any other --exp; {_made_by('decode')}"
+        )
+    return sorted(found)
+
+
+def _found_sets(experiments: Sequence[Path], decodes: Iterable[str]) -> list[str]:
+    """Folders that decoding or scoring has left something in; logs are none."""
+    folders = [path / f"{PREFIX}{name}" for path in experiments for name in decodes]
+    found = {
+        path.parent.name
+        for folder in folders
+        for mark in ("efficiency.json", "1best_recog", "score_*")
+        for path in folder.glob(f"*/{mark}")
+    }
+    if not found:
+        raise UserError(f"{folders[0]}: no decoded test set; {_made_by('decode')}")
+    return sorted(found)
+
+
+def _made_by(stage: str) -> str:
+    return f"stage {STAGES[stage]} ({stage}) makes it"
+
+
+def _read_row(
+    label: str, experiment: Path, folder: Path, metric: str, partial: bool
+) -> Row:
+    row = Row(label, experiment.name)
+    missing = _missing(experiment, folder, metric)
+    if missing and not partial:
+        raise UserError(f"{missing}; or --partial to show what is there")
+    efficiency = folder / "efficiency.json"
+    if efficiency.exists():
+        raw = _read_json(efficiency)
+        speed = _typed(Speed, raw, efficiency, "decode")
+        row = replace(row, speed=speed, conditions=_conditions(raw))
+    score = folder / f"score_{metric}" / "score.json"
+    if score.exists():
+        raw = _read_json(score)
+        long = {"sub": "substitutions", "del": "deletions", "ins": "insertions"}
+        raw = {long.get(key, key): value for key, value in raw.items()}
+        row = replace(row, quality=_typed(Quality, raw, score, "score"))
+    return replace(row, missing=missing)
+
+
+def _missing(experiment: Path, folder: Path, metric: str) -> str | None:
+    """The first thing that is not there, in the order in which the stages make it."""
+    if not experiment.is_dir():
+        return f"{experiment}: no such experiment; {_made_by('train')}"
+    if not (folder / "efficiency.json").exists():
+        return f"{folder / 'efficiency.json'}: missing; {_made_by('decode')}"
+    for name in ("score.json", "utterances.jsonl"):
+        path = folder / f"score_{metric}" / name
+        if not path.exists():
+            return f"{path}: missing; {_made_by('score')}"
+    return None
+
+
+def _conditions(raw: dict[str, Any]) -> dict[str, Any]:
+    """Under what the figures were taken: compared between rows, and printed."""
+    names = ("device", "cores", "dtype", "beam_size", "ctc_weight", "share_prompt")
+    return {name: raw[name] for name in names if name in raw}
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); delete it, run again") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; delete it, run again")
+    return content
+
+
+def _typed(kind: type[T], raw: dict[str, Any], path: Path, stage: str) -> T:
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    lacks = [name for name in names if raw.get(name) is None]
+    if lacks:
+        raise UserError(
+            f"{path}: lacks {', '.join(lacks)}; delete it and run"
+            f" stage {STAGES[stage]} ({stage}) again"
+        )
+    return kind(**{name: raw[name] for name in names})
+
+
+def _against(row: Row, base: Row, folder: Path, base_folder: Path, metric: str) -> Row:
+    """Fill in what is relative to the base row."""
+    if row.speed and base.speed:
+        row = replace(
+            row,
+            speedup=_ratio(base.speed.wall_seconds, row.speed.wall_seconds),
+            cache_factor=_ratio(
+                base.speed.cache_bytes_per_audio_second,
+                row.speed.cache_bytes_per_audio_second,
+            ),
+        )
+    if row.missing or base.missing or folder == base_folder:
+        return row
+    ours, theirs = (
+        path / f"score_{metric}" / "utterances.jsonl" for path in (folder, base_folder)
+    )
+    errors, base_errors, words = _paired_counts(ours, theirs)
+    return replace(row, difference=paired(errors, base_errors, words))
+
+
+def _ratio(base: float, value: float) -> float | None:
+    return base / value if value else None
+
+
+def _paired_counts(
+    ours: Path, theirs: Path
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Errors of both and reference words, (N,) each, in one order of utterances."""
+    left, right = _read_counts(ours), _read_counts(theirs)
+    differing = sorted(
+        key
+        for key in left.keys() | right.keys()
+        if _words(left, key) != _words(right, key)
+    )
+    if differing:
+        raise UserError(
+            f"{ours} and {theirs} were not scored on the same references (first:"
+            f" {differing[0]}); run stage {STAGES['score']} (score) again for both"
+        )
+    keys = list(left)
+    return (
+        np.array([left[key][0] for key in keys]),
+        np.array([right[key][0] for key in keys]),
+        np.array([left[key][1] for key in keys]),
+    )
+
+
+def _words(counts: dict[str, tuple[int, int]], key: str) -> int | None:
+    return counts[key][1] if key in counts else None
+
+
+def _read_counts(path: Path) -> dict[str, tuple[int, int]]:
+    """Key -> (errors, reference words)."""
+    counts = {}
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            item = json.loads(line)
+            counts[item["key"]] = (item["errors"], item["ref_words"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{path}: line {len(counts) + 1} is not as the score command writes it;"
+            f" run stage {STAGES['score']} (score) again"
+        ) from None
+    return counts

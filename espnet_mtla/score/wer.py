@@ -1,0 +1,186 @@
+"""Word and character error rates: jiwer aligns; we count, resample and list."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import jiwer
+import numpy as np
+
+from espnet_mtla.score.bootstrap import Difference, interval, paired
+from espnet_mtla.score.listing import Step, listing
+from espnet_mtla.score.metric import Report, Request
+from espnet_mtla.score.table import aligned
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One aligned utterance: its steps from left to right, each a pair of units."""
+
+    key: str
+    steps: tuple[Step, ...]
+
+    def count(self, kind: str) -> int:
+        """How many steps are of ``kind``: ``=``, ``S``, ``D`` or ``I``."""
+        return sum(step.kind == kind for step in self.steps)
+
+    @property
+    def units(self) -> int:
+        """Words (or characters) of the reference."""
+        return len(self.steps) - self.count("I")
+
+    @property
+    def errors(self) -> int:
+        return len(self.steps) - self.count("=")
+
+
+def word_report(request: Request) -> Report:
+    """Word error rate; words are what white space separates."""
+    return _report(request, "wer", "words")
+
+
+def character_report(request: Request) -> Report:
+    """Character error rate; the one space between two words counts as a character."""
+    return _report(request, "cer", "characters")
+
+
+def align(
+    keys: Sequence[str], refs: Sequence[str], hyps: Sequence[str], units: str
+) -> list[Utterance]:
+    """Align each hypothesis with its reference by the fewest errors.
+
+    ``units`` is ``words`` or ``characters``. Runs of white space count as one space.
+    """
+    process = jiwer.process_words if units == "words" else jiwer.process_characters
+    found = process([_one_spaced(t) for t in refs], [_one_spaced(t) for t in hyps])
+    return [
+        Utterance(key, tuple(_steps(ref, hyp, chunks)))
+        for key, ref, hyp, chunks in zip(
+            keys, found.references, found.hypotheses, found.alignments, strict=True
+        )
+    ]
+
+
+def _one_spaced(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _steps(
+    ref: list[str], hyp: list[str], chunks: Iterable[jiwer.AlignmentChunk]
+) -> Iterable[Step]:
+    kinds = {"equal": "=", "substitute": "S", "delete": "D", "insert": "I"}
+    for chunk in chunks:
+        pairs = zip_longest(
+            ref[chunk.ref_start_idx : chunk.ref_end_idx],
+            hyp[chunk.hyp_start_idx : chunk.hyp_end_idx],
+        )
+        for left, right in pairs:
+            yield Step(kinds[chunk.type], left, right)
+
+
+def _report(request: Request, metric: str, units: str) -> Report:
+    utterances = align(request.keys, request.refs, request.hyps, units)
+    summary = {"metric": metric, **_summary(utterances, request)}
+    parts = [_summary_table(summary, units)]
+    if request.others is not None:
+        others = align(request.keys, request.refs, request.others, units)
+        found = _compare(utterances, others, request)
+        other = _summary(others, request)["wer"]
+        summary["compare"] = {"wer": other, **vars(found)}
+        parts.append(_comparison_line(summary["wer"], other, found, metric))
+    parts.append(_confusion_table(utterances, request.confusions))
+    terminal = "\n\n".join(part for part in parts if part)
+    return Report(
+        summary=summary,
+        utterances=[_counts(utterance) for utterance in utterances],
+        terminal=terminal,
+        listing=listing(utterances, units, terminal),
+    )
+
+
+def _counts(utterance: Utterance) -> dict[str, Any]:
+    return {
+        "key": utterance.key,
+        "ref_words": utterance.units,
+        "sub": utterance.count("S"),
+        "del": utterance.count("D"),
+        "ins": utterance.count("I"),
+        "errors": utterance.errors,
+    }
+
+
+def _arrays(utterances: list[Utterance]) -> tuple[np.ndarray, np.ndarray]:
+    """Errors and reference units, (N,) each."""
+    return (
+        np.array([utterance.errors for utterance in utterances]),
+        np.array([utterance.units for utterance in utterances]),
+    )
+
+
+def _summary(utterances: list[Utterance], request: Request) -> dict[str, Any]:
+    errors, words = _arrays(utterances)
+    low, high = interval(errors, words, request.resamples, request.seed)
+    return {
+        "utterances": len(utterances),
+        "ref_words": int(words.sum()),
+        "sub": sum(utterance.count("S") for utterance in utterances),
+        "del": sum(utterance.count("D") for utterance in utterances),
+        "ins": sum(utterance.count("I") for utterance in utterances),
+        "errors": int(errors.sum()),
+        "wer": 100 * int(errors.sum()) / int(words.sum()),
+        "ci95": [low, high],
+        "sentence_errors": int(np.count_nonzero(errors)),
+    }
+
+
+def _compare(
+    utterances: list[Utterance], others: list[Utterance], request: Request
+) -> Difference:
+    errors, words = _arrays(utterances)
+    base, _ = _arrays(others)
+    return paired(errors, base, words, request.resamples, request.seed)
+
+
+def _summary_table(summary: dict[str, Any], units: str) -> str:
+    low, high = summary["ci95"]
+    wrong = 100 * summary["sentence_errors"] / summary["utterances"]
+    name = summary["metric"].upper()
+    header = ["utterances", units, "sub", "del", "ins", "errors"]
+    row = [f"{summary[k]:,}" for k in ("utterances", "ref_words", *header[2:])]
+    header += [f"{name} %", "95 % interval", "sentences wrong %"]
+    row += [f"{summary['wer']:.2f}", f"{low:.2f} to {high:.2f}", f"{wrong:.1f}"]
+    return aligned(header, [row], left=0)
+
+
+def _comparison_line(rate: float, other: float, found: Difference, metric: str) -> str:
+    meaning = {
+        "same": "no difference that this data can show",
+        "better": "better than the other",
+        "worse": "worse than the other",
+    }[found.verdict]
+    return (
+        f"{metric.upper()} {rate:.2f} against {other:.2f}: {found.difference:+.2f}"
+        f" (95 % interval {found.low:+.2f} to {found.high:+.2f}, p = {found.p:.3f}),"
+        f" {meaning}"
+    )
+
+
+def _confusion_table(utterances: list[Utterance], most: int) -> str:
+    """The ``most`` frequent errors of each kind side by side; empty without errors."""
+    counters: dict[str, Counter[str]] = {"S": Counter(), "D": Counter(), "I": Counter()}
+    for utterance in utterances:
+        for step in utterance.steps:
+            if step.kind != "=":
+                counters[step.kind][str(step)] += 1
+    # Ties are settled by the text, so that the order does not hang on the file's.
+    columns = [
+        [f"{n:>5} {text}" for text, n in sorted(c.items(), key=lambda i: (-i[1], i[0]))]
+        for c in counters.values()
+    ]
+    rows = list(zip_longest(*(column[:most] for column in columns), fillvalue=""))
+    header = ["substituted", "deleted", "inserted"]
+    return aligned(header, rows, left=3, gap=3) if rows else ""
