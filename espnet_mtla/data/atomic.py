@@ -32,7 +32,7 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path``; it replaces ``path`` when the block succeeds.
+    """Yield an empty folder beside ``path`` that replaces it when the block succeeds.
 
     What was under ``path`` is gone afterwards: a stage that runs again starts clean.
     """

@@ -1,0 +1,128 @@
+"""Leaving out utterances that training or decoding cannot use, and counting them."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.folder import DataFolder, refuse_replacing, write_table
+from espnet_mtla.errors import UserError
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is kept: seconds of sound and characters of every text, ends included."""
+
+    min_seconds: float = 0.1
+    max_seconds: float = 30.0
+    max_chars: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_seconds < self.max_seconds:
+            raise UserError(
+                f"--min_seconds {self.min_seconds:g} must be below "
+                f"--max_seconds {self.max_seconds:g}, and not negative"
+            )
+        if self.max_chars is not None and self.max_chars < 1:
+            raise UserError(f"--max_chars {self.max_chars}: must be at least 1")
+
+
+def filter_data(
+    source: str | Path, target: str | Path, limits: Limits
+) -> dict[str, str]:
+    """Write ``target``, replaced as a whole, with what fits ``limits``.
+
+    Returns the reason of each dropped utterance, which also stands in
+    ``target/dropped``. The sound is not copied: ``wav.scp`` points to where it is.
+    Raises :class:`UserError` if nothing is left.
+    """
+    refuse_replacing(source, target)
+    folder = DataFolder.read(source)
+    if folder.segments is not None:
+        raise UserError(f"{source}: has segments; run format_audio on it first")
+    seconds = read_seconds(folder)
+    dropped: dict[str, tuple[str, str]] = {}
+    for key in folder.utterances:
+        reason = judge(folder, key, seconds[key], limits)
+        if reason:
+            dropped[key] = reason
+    kept = [key for key in folder.utterances if key not in dropped]
+    _print_counts(folder, kept, dropped, seconds)
+    reasons = {key: f"{kind}: {what}" for key, (kind, what) in dropped.items()}
+    if not kept:
+        first = min(reasons)
+        raise UserError(
+            f"{source}: no utterance is left of {len(dropped)}; the first, {first}, "
+            f"is {reasons[first]}"
+        )
+    with atomic_folder(target) as aside:
+        folder.select(kept).write(aside)
+        write_table(aside / "dropped", reasons)
+        for name in ("feats_type", "audio_format"):
+            if (folder.path / name).is_file():
+                (aside / name).write_bytes((folder.path / name).read_bytes())
+    return reasons
+
+
+def read_seconds(folder: DataFolder) -> dict[str, float]:
+    """Length of each utterance, from ``utt2dur`` or else from the sound itself."""
+    if "utt2dur" not in folder.tables:
+        from espnet_mtla.data.audio import check_readable
+
+        logging.info("%s has no utt2dur: reading every sound", folder.path)
+        return {key: check_readable(source) for key, source in folder.wav.items()}
+    table = folder.tables["utt2dur"]
+    seconds = {}
+    for key, value in table.items():
+        try:
+            seconds[key] = float(value)
+        except ValueError:
+            seconds[key] = math.nan
+        if not seconds[key] >= 0:
+            raise UserError(f"{folder.path}/utt2dur: {key}: {value!r} is not a length")
+    return seconds
+
+
+def judge(
+    folder: DataFolder, key: str, seconds: float, limits: Limits
+) -> tuple[str, str] | None:
+    """The first reason to drop an utterance, as kind and detail, or None."""
+    for name, table in folder.texts.items():
+        if not table[key]:
+            return "empty text", name
+    if seconds < limits.min_seconds:
+        return "too short", f"{seconds:.2f} s, at least {limits.min_seconds:g} s"
+    if seconds > limits.max_seconds:
+        return "too long", f"{seconds:.2f} s, at most {limits.max_seconds:g} s"
+    if limits.max_chars is not None:
+        for name, table in folder.texts.items():
+            if len(table[key]) > limits.max_chars:
+                what = f"{len(table[key])} in {name}, at most {limits.max_chars}"
+                return "too many characters", what
+    return None
+
+
+def _print_counts(
+    folder: DataFolder,
+    kept: list[str],
+    dropped: dict[str, tuple[str, str]],
+    seconds: dict[str, float],
+) -> None:
+    """Print a table: in = kept + dropped, with the hours of each."""
+
+    def line(name: str, keys: list[str]) -> None:
+        hours = sum(seconds[key] for key in keys) / 3600
+        print(f"{name:<30}{len(keys):>9}{hours:>9.2f}")
+
+    total = folder.utterances
+    if len(total) != len(kept) + len(dropped):
+        raise RuntimeError(f"{len(total)} in, {len(kept)} + {len(dropped)} out")
+    print(f"{folder.path!s:<30}{'utts':>9}{'hours':>9}")
+    line("in", total)
+    for kind in Counter(kind for kind, _ in dropped.values()):
+        line(f"dropped, {kind}", [key for key in dropped if dropped[key][0] == kind])
+    line("kept", kept)

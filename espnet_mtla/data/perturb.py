@@ -1,0 +1,100 @@
+"""Speed perturbation as tables: each utterance once a factor, with ``utt2speed``.
+
+No sound is touched here: ``format_audio`` reads ``utt2speed`` and resamples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.folder import LENGTH_TABLES, DataFolder, refuse_replacing
+from espnet_mtla.errors import UserError
+
+
+def parse_factor(text: str) -> str:
+    """A speed as it stands in keys (``0.9``, ``1.0``); else :class:`UserError`."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise UserError(f"speed factor {text!r} is not a number") from None
+    if not (math.isfinite(value) and 0.1 <= value <= 10):
+        raise UserError(f"speed factor {text} is not between 0.1 and 10")
+    return str(value)
+
+
+def prefix(factor: str) -> str:
+    """What stands before keys and speakers; the unchanged speed keeps its names."""
+    return "" if Fraction(factor) == 1 else f"sp{factor}-"
+
+
+def perturb_speed(
+    source: str | Path, target: str | Path, factors: Sequence[str]
+) -> DataFolder:
+    """Write ``source`` once a factor into ``target``, which is replaced as a whole."""
+    factors = [parse_factor(factor) for factor in factors]
+    if len(set(factors)) < len(factors):
+        raise UserError(f"a speed factor stands twice: {' '.join(factors)}")
+    refuse_replacing(source, target)
+    folder = DataFolder.read(source)
+    if "utt2speed" in folder.tables:
+        raise UserError(
+            f"{source}/utt2speed: the speed of this folder is changed already"
+        )
+    copies = {prefix(factor): factor for factor in factors}
+    _refuse_clashes(folder, list(copies))
+    changed = _multiply_folder(folder, copies, Path(target))
+    with atomic_folder(target) as aside:
+        changed.write(aside)
+    return changed
+
+
+def _multiply_folder(
+    folder: DataFolder, copies: dict[str, str], target: Path
+) -> DataFolder:
+    prefixes = list(copies)
+    tables = {
+        name: _multiply(table, prefixes)
+        for name, table in folder.tables.items()
+        if name not in LENGTH_TABLES
+    }
+    tables["utt2spk"] = {
+        before + utterance: before + speaker
+        for before in prefixes
+        for utterance, speaker in folder.tables["utt2spk"].items()
+    }
+    tables["utt2speed"] = {
+        before + utterance: factor
+        for before, factor in copies.items()
+        for utterance in folder.utterances
+    }
+    segmented = folder.segments is not None
+    return DataFolder(
+        path=target,
+        wav=folder.wav if segmented else _multiply(folder.wav, prefixes),
+        segments=_multiply(folder.segments, prefixes) if segmented else None,
+        tables=tables,
+        speaker_tables={
+            name: _multiply(table, prefixes)
+            for name, table in folder.speaker_tables.items()
+        },
+        recording_tables=folder.recording_tables,
+    )
+
+
+def _multiply(table: dict[str, str], prefixes: list[str]) -> dict[str, str]:
+    return {before + key: value for before in prefixes for key, value in table.items()}
+
+
+def _refuse_clashes(folder: DataFolder, prefixes: list[str]) -> None:
+    names = set(folder.utterances)
+    for before in filter(None, prefixes):
+        for name in sorted(names):
+            if before + name in names:
+                raise UserError(
+                    f"{folder.path}: {before + name!r} and {name!r} would become the "
+                    "same utterance; rename one"
+                )

@@ -1,0 +1,236 @@
+"""Token lists in ESPnet's layout: ``<blank>``, ``<unk>``, the tokens, ``<sos/eos>``.
+
+Training and decoding split text by espnet2's tokenizers; what is written here holds
+every token that those make of the text it was made from.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_mtla.data.atomic import atomic_file
+from espnet_mtla.data.folder import read_table
+from espnet_mtla.errors import UserError
+
+BLANK, UNK, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
+RESERVED = (BLANK, UNK, SOS_EOS)
+TOKEN_TYPES = ("bpe", "unigram", "char", "word")
+TOKEN_FILE, MODEL_FILE = "tokens.txt", "bpe.model"
+# Fixed, not the machine's cores: how the text is shared out decides the last bits of
+# the piece scores.
+_THREADS = 4
+
+
+@dataclass(frozen=True)
+class TokenOptions:
+    """What kind of tokens, and how many.
+
+    ``vocab_size`` counts every line of ``tokens.txt``. ``bpe`` and ``unigram`` need it
+    and give exactly as many; for ``char`` and ``word`` it is a limit, and None is none.
+    ``min_count`` (``char`` and ``word``) leaves rarer tokens to ``<unk>``.
+    """
+
+    token_type: str = "bpe"
+    vocab_size: int | None = None
+    min_count: int = 1
+    symbols: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.token_type not in TOKEN_TYPES:
+            raise UserError(
+                f"--token_type {self.token_type}: choose from {TOKEN_TYPES}"
+            )
+        if self.vocab_size is None and self.uses_pieces:
+            raise UserError(f"--token_type {self.token_type} needs --vocab_size")
+        if self.vocab_size is not None and self.vocab_size <= len(RESERVED):
+            raise UserError(
+                f"--vocab_size {self.vocab_size}: must be above {len(RESERVED)}, "
+                f"which {', '.join(RESERVED)} take"
+            )
+        if self.min_count < 1:
+            raise UserError(f"--min_count {self.min_count}: must be at least 1")
+
+    @property
+    def uses_pieces(self) -> bool:
+        """True when a sentencepiece model does the splitting."""
+        return self.token_type in ("bpe", "unigram")
+
+
+def read_symbols(path: str | Path) -> tuple[str, ...]:
+    """Non-linguistic symbols, one a line, each of them one token wherever it stands."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    symbols = path.read_text(encoding="utf-8-sig").splitlines()
+    for number, symbol in enumerate(symbols, 1):
+        place = f"{path}:{number}"
+        if not symbol or symbol.split() != [symbol]:
+            raise UserError(f"{place}: empty line or white space in {symbol!r}")
+        if symbol in (*RESERVED, SPACE):
+            raise UserError(f"{place}: {symbol} stands in every token list already")
+        for other in symbols[: number - 1]:
+            if symbol.startswith(other) or other.startswith(symbol):
+                raise UserError(
+                    f"{place}: {symbol!r} and {other!r} cannot be told apart: one "
+                    "begins with the other"
+                )
+    return tuple(symbols)
+
+
+def read_lines(paths: Sequence[str | Path]) -> list[str]:
+    """Texts of Kaldi tables in file order; empty ones are left out, and counted."""
+    values = [value for path in paths for value in read_table(path).values()]
+    lines = [value for value in values if value]
+    if len(lines) < len(values):
+        logging.info("%d empty texts left out", len(values) - len(lines))
+    if not lines:
+        raise UserError(f"{', '.join(map(str, paths))}: no text to make tokens from")
+    return lines
+
+
+def tokenise(
+    lines: Sequence[str], output_dir: str | Path, options: TokenOptions
+) -> list[str]:
+    """Write ``tokens.txt``, and ``bpe.model`` for pieces; return the tokens.
+
+    ``tokens.txt`` is removed first and written last: where it stands, the folder is
+    complete.
+    """
+    output = Path(output_dir)
+    if options.uses_pieces:
+        model = train_pieces(lines, options)
+        pieces, split = load_pieces(model)
+    else:
+        model = None
+        split = splitter(options)
+        pieces = count_tokens(lines, split, options)
+    tokens = [BLANK, UNK, *pieces, SOS_EOS]
+    report(lines, tokens, split, options)
+    (output / TOKEN_FILE).unlink(missing_ok=True)
+    (output / MODEL_FILE).unlink(missing_ok=True)
+    if model is not None:
+        with atomic_file(output / MODEL_FILE, "wb") as stream:
+            stream.write(model)
+    with atomic_file(output / TOKEN_FILE) as stream:
+        stream.writelines(f"{token}\n" for token in tokens)
+    return tokens
+
+
+def train_pieces(lines: Iterable[str], options: TokenOptions) -> bytes:
+    """A sentencepiece model without <s> and </s>, as bytes.
+
+    Raises :class:`UserError` naming the largest or least possible vocabulary.
+    """
+    import sentencepiece
+
+    lines = list(lines)
+    model = io.BytesIO()
+    try:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type=options.token_type,
+            # <unk> is counted by sentencepiece; <blank> and <sos/eos> are ours.
+            vocab_size=options.vocab_size - 2,
+            character_coverage=1.0,
+            user_defined_symbols=list(options.symbols),
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=_THREADS,
+            # The default skips long lines without a word.
+            max_sentence_length=max(len(line.encode()) for line in lines) + 1,
+            minloglevel=2,
+        )
+    except (RuntimeError, OSError) as error:
+        raise explain_trainer(str(error), options) from None
+    return model.getvalue()
+
+
+def explain_trainer(message: str, options: TokenOptions) -> UserError:
+    """Turn sentencepiece's error into one that counts as ``--vocab_size`` does."""
+    size = options.vocab_size
+    most = re.search(r"too high.*value <= (\d+)", message)
+    if most:
+        return UserError(
+            f"--vocab_size {size}: too big for this text; the maximum is "
+            f"{int(most[1]) + 2}"
+        )
+    least = re.search(r"smaller than required_chars\. *\d+ vs (\d+)", message)
+    if least:
+        return UserError(
+            f"--vocab_size {size}: too small for the characters of this text; the "
+            f"minimum is {int(least[1]) + 2}"
+        )
+    return UserError(f"sentencepiece could not train: {message}")
+
+
+def load_pieces(model: bytes) -> tuple[list[str], Callable[[str], list[str]]]:
+    """The pieces of a model in its order, and the function that splits a line."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    size = processor.get_piece_size()
+    pieces = [processor.id_to_piece(i) for i in range(size) if i != processor.unk_id()]
+    return pieces, lambda line: processor.encode(line, out_type=str)
+
+
+def splitter(options: TokenOptions) -> Callable[[str], list[str]]:
+    """Characters (a space is ``<space>``, a symbol stays whole), or words."""
+    if options.token_type == "word":
+        return str.split
+    pattern = re.compile("|".join([*map(re.escape, options.symbols), "."]))
+    return lambda line: [
+        SPACE if token == " " else token for token in pattern.findall(line)
+    ]
+
+
+def count_tokens(
+    lines: Iterable[str], split: Callable[[str], list[str]], options: TokenOptions
+) -> list[str]:
+    """Tokens by falling count, then by code point; symbols come first."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        counts.update(split(line))
+    for token in RESERVED:
+        if token in counts:
+            raise UserError(f"the text holds the reserved token {token}; remove it")
+    for symbol in options.symbols:
+        counts.pop(symbol, None)
+    common = sorted(
+        (token for token, count in counts.items() if count >= options.min_count),
+        key=lambda token: (-counts[token], token),
+    )
+    tokens = [*options.symbols, *common]
+    if options.vocab_size is not None:
+        tokens = tokens[: options.vocab_size - len(RESERVED)]
+    return tokens
+
+
+def report(
+    lines: Sequence[str],
+    tokens: Sequence[str],
+    split: Callable[[str], list[str]],
+    options: TokenOptions,
+) -> None:
+    """Log what the token list does to the text it was made from."""
+    known = frozenset(tokens)
+    total = unknown = 0
+    for line in lines:
+        made = split(line)
+        total += len(made)
+        unknown += sum(token not in known for token in made)
+    logging.info(
+        "%d tokens (%s); %d texts of %.1f tokens each",
+        *(len(tokens), options.token_type, len(lines), total / len(lines)),
+    )
+    if unknown:
+        logging.warning(
+            "%d of %d tokens of the text (%.2f %%) are %s",
+            *(unknown, total, 100 * unknown / total, UNK),
+        )
