@@ -1,0 +1,265 @@
+"""Beam search over ``B`` utterances with ``K`` hypotheses each, all on the device.
+
+What is searched for: sequences of tokens that end in <eos>, with the largest sum of the
+weighted scorers' log-probabilities and of ``length_bonus`` a token, <eos> included. The
+sum is float32 whatever the scorers compute in.
+
+One step, for every utterance at once:
+
+1. Of the candidates (a live hypothesis and a next token) the best 2K are taken. At most
+   K of them are <eos>, one a hypothesis, so at least K go on.
+2. An <eos> among the first K goes to the pool of finished hypotheses, which keeps the K
+   best. An <eos> that ranks lower is dropped: were it kept, bad short endings would
+   fill the pool.
+3. The first K that are not <eos> are the new live hypotheses.
+
+An utterance is done when its pool is full or at its largest length. There <eos> is the
+one candidate left, scored like any other and flagged (``hit_length_limit``); below the
+smallest length it is no candidate. Blank never is. So each score equals that of the
+same tokens put through the scorers once more, and with K = 1 the search is the greedy
+argmax.
+
+Scorers with few candidates (CTC) see the best ``ctc_candidates * K`` tokens of each
+hypothesis by the other scorers, and <eos>. Without such scorers K tokens and <eos> a
+hypothesis are enough for the exact best 2K.
+
+A done utterance never changes again and utterances do not see each other, so a result
+does not depend on what else was in the batch. Who is done leaves it as soon as a
+quarter of the batch is: moving the caches of the rest is memory traffic of one or two
+steps, and no more than a third of the work is ever spent on finished rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from espnet_mtla.search.interface import CandidateScorer, Scorer
+from espnet_mtla.search.options import DecodeOptions
+
+NEVER = float("-inf")
+LEAVE_AT = 0.25  # share of done utterances at which they leave the batch
+
+
+@dataclass(frozen=True)
+class Symbols:
+    """Ids that mean something to the search."""
+
+    sos: int
+    eos: int
+    blank: int = 0
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A finished hypothesis; ``tokens`` without <sos> and <eos>."""
+
+    tokens: list[int]
+    score: float
+    hit_length_limit: bool
+
+
+class BrokenScores(ValueError):
+    """A scorer returned NaN, or left an utterance without any possible token."""
+
+    def __init__(self, utterances: list[int]) -> None:
+        super().__init__(f"scores are NaN or all -inf in utterances {utterances}")
+        self.utterances = utterances
+
+
+def beam_search(
+    scorers: Sequence[tuple[Scorer, float]],
+    limits: tuple[Tensor, Tensor],
+    symbols: Symbols,
+    options: DecodeOptions,
+    candidate_scorers: Sequence[tuple[CandidateScorer, float]] = (),
+) -> list[list[Hypothesis]]:
+    """Search as this module says.
+
+    Args:
+        scorers: scorers of the whole vocabulary with their weights, at least one.
+        limits: fewest and most tokens of each utterance, ``(B,)``, on the scorers'
+            device (:func:`espnet_mtla.search.length_limits`).
+        candidate_scorers: scorers of few candidates with their weights.
+
+    Returns:
+        For each utterance up to ``nbest`` hypotheses, best first.
+
+    Raises:
+        BrokenScores: Names the utterances, by their place in the batch.
+    """
+    search = _Search(scorers, limits, symbols, options, candidate_scorers)
+    step = 0
+    while search.advance(step):
+        step += 1
+    return search.results()
+
+
+class _Search:
+    """The live hypotheses of the utterances that are not done, and everyone's past.
+
+    Live state has a row a hypothesis and shrinks when utterances leave. The past is
+    kept by the utterance's first place in the batch, ``self.places``: for each step the
+    token and the parent of each live hypothesis. A finished hypothesis is a score and
+    the end of a path through these, so that no token history is ever moved.
+    """
+
+    def __init__(
+        self,
+        scorers: Sequence[tuple[Scorer, float]],
+        limits: tuple[Tensor, Tensor],
+        symbols: Symbols,
+        options: DecodeOptions,
+        candidate_scorers: Sequence[tuple[CandidateScorer, float]],
+    ) -> None:
+        self.scorers, self.candidate_scorers = scorers, candidate_scorers
+        self.symbols, self.options = symbols, options
+        self.least, self.most = limits
+        self.largest = self.most  # of all utterances, for ever
+        self.device = self.most.device
+        batch, beam = len(self.most), options.beam_size
+        self.places = torch.arange(batch, device=self.device)
+        self.done = self._full((batch,), False)
+        self.scores = self._full((batch, beam), NEVER)
+        self.scores[:, 0] = 0.0  # a single hypothesis until the first tokens differ
+        self.last = self._full((batch * beam,), symbols.sos)
+        steps = int(self.most.max()) + 1
+        self.past_tokens = self._full((steps, batch, beam), symbols.eos)
+        self.past_parents = self._full((steps, batch, beam), 0)
+        self.pool_scores = self._full((batch, beam), NEVER)
+        self.pool_ends = self._full((batch, beam), 0)  # tokens * K + last live place
+        self.broken = self._full((batch,), False)
+
+    def _full(self, shape: tuple[int, ...], value: float | int | bool) -> Tensor:
+        return torch.full(shape, value, device=self.device)
+
+    def advance(self, step: int) -> bool:
+        """Extend every live hypothesis by one token; false when all are done."""
+        beam = self.options.beam_size
+        tokens, values = self._candidates()  # (N, C + 1) each, <eos> last
+        values = self._within_limits(values, step) + self.options.length_bonus
+        values = values.view(len(self.places), beam, -1) + self.scores.unsqueeze(2)
+        best, index = values.flatten(1).topk(2 * beam)  # (B, 2K), best first
+        # NaN ranks above all numbers, so a look at the first is enough.
+        self.broken[self.places] |= best[:, 0].isnan() & ~self.done
+
+        columns = tokens.size(1)
+        parents, ends = index // columns, index % columns == columns - 1
+        dropped = ~ends[:, :beam] | self.done.unsqueeze(1)
+        finished = best[:, :beam].masked_fill(dropped, NEVER)
+        self._finish(finished, step * beam + parents[:, :beam])
+
+        alive = ends.byte().argsort(dim=1, stable=True)[:, :beam]
+        index, parents = index.gather(1, alive), parents.gather(1, alive)
+        tokens = tokens.view(len(index), -1).gather(1, index)
+        self.past_tokens[step, self.places] = tokens
+        self.past_parents[step, self.places] = parents
+        self.scores, self.last = best.gather(1, alive), tokens.flatten()
+        return self._continue(parents, step)
+
+    def _candidates(self) -> tuple[Tensor, Tensor]:
+        """Tokens that may follow a row and their scores, <eos> last: ``(N, C + 1)``."""
+        total = sum(weight * scorer.score(self.last) for scorer, weight in self.scorers)
+        eos, blank = self.symbols.eos, self.symbols.blank
+        eos_score = total[:, eos : eos + 1].clone()
+        total[:, [blank, eos]] = NEVER
+        count = self.options.beam_size
+        if self.candidate_scorers:
+            count = math.ceil(count * self.options.ctc_candidates)
+        values, tokens = total.topk(min(count, total.size(1) - 2))
+        values = torch.cat((values, eos_score), 1)
+        tokens = F.pad(tokens, (0, 1), value=eos)
+        for scorer, weight in self.candidate_scorers:
+            values = values + weight * scorer.score(self.last, tokens)
+        return tokens, values
+
+    def _within_limits(self, values: Tensor, step: int) -> Tensor:
+        """Hide <eos> below the smallest length, and all else at the largest."""
+        too_short = (step < self.least).repeat_interleave(self.options.beam_size)
+        at_end = (step >= self.most).repeat_interleave(self.options.beam_size)
+        forbidden = at_end.unsqueeze(1).repeat(1, values.size(1))
+        forbidden[:, -1] = too_short
+        return values.masked_fill(forbidden, NEVER)
+
+    def _finish(self, scores: Tensor, ends: Tensor) -> None:
+        """Merge new finished hypotheses ``(B, K)`` into the pool; the best K stay."""
+        scores = torch.cat((self.pool_scores[self.places], scores), 1)
+        ends = torch.cat((self.pool_ends[self.places], ends), 1)
+        pick = self._rank(scores, ends).topk(self.options.beam_size).indices
+        self.pool_scores[self.places] = scores.gather(1, pick)
+        self.pool_ends[self.places] = ends.gather(1, pick)
+
+    def _rank(self, scores: Tensor, ends: Tensor) -> Tensor:
+        if self.options.length_norm == 0:
+            return scores
+        length = ends // self.options.beam_size + 1  # generated tokens and <eos>
+        return scores / length**self.options.length_norm
+
+    def _continue(self, parents: Tensor, step: int) -> bool:
+        """Hand the rows on to the next step; utterances that are done may leave."""
+        full = self.pool_scores[self.places, -1] > NEVER
+        # Scores are sorted: with the first all are dead. NaN is no number to go on
+        # with.
+        dead = ~(self.scores[:, 0] > NEVER)
+        self.done |= full | dead | (step >= self.most)
+        batch, beam = parents.shape
+        going = batch - int(self.done.sum())  # the one wait for the device in a step
+        if going == 0:
+            return False
+        if beam > 1:
+            first = torch.arange(0, batch * beam, beam, device=self.device)
+            self._reorder((first.unsqueeze(1) + parents).flatten())
+        if batch - going >= LEAVE_AT * batch:
+            self._select((~self.done).nonzero().squeeze(1))
+        return True
+
+    def _reorder(self, rows: Tensor) -> None:
+        for scorer, _ in (*self.scorers, *self.candidate_scorers):
+            scorer.reorder(rows)
+
+    def _select(self, stay: Tensor) -> None:
+        beam = self.options.beam_size
+        self.last = self.last.view(-1, beam)[stay].flatten()
+        self.scores, self.places = self.scores[stay], self.places[stay]
+        self.least, self.most = self.least[stay], self.most[stay]
+        self.done = self.done[stay]
+        for scorer, _ in (*self.scorers, *self.candidate_scorers):
+            scorer.select(stay)
+
+    def results(self) -> list[list[Hypothesis]]:
+        """Walk the best finished paths back to their beginnings, all at once."""
+        broken = self.broken | (self.pool_scores[:, 0] == NEVER)
+        if broken.any():
+            raise BrokenScores(broken.nonzero().flatten().tolist())
+        scores = self.pool_scores[:, : self.options.nbest]
+        ends = self.pool_ends[:, : self.options.nbest]
+        length, row = ends // self.options.beam_size, ends % self.options.beam_size
+        paths = []
+        for step in reversed(range(int(length.max()))):
+            paths.append(self.past_tokens[step].gather(1, row))
+            parent = self.past_parents[step].gather(1, row)
+            row = torch.where(step < length, parent, row)
+        none = length.new_empty((*length.shape, 0))
+        tokens = torch.stack(paths[::-1], 2) if paths else none
+        limited = length == self.largest.unsqueeze(1)
+        return _unpack(tokens, length, scores, limited)
+
+
+def _unpack(
+    tokens: Tensor, length: Tensor, scores: Tensor, limited: Tensor
+) -> list[list[Hypothesis]]:
+    """``(B, n, U)`` tokens and ``(B, n)`` of the rest as Python objects."""
+    counts, values, flags = length.tolist(), scores.tolist(), limited.tolist()
+    return [
+        [
+            Hypothesis(row[:count], score, flag)
+            for row, count, score, flag in zip(*utterance, strict=True)
+            if score > NEVER  # a slot of the pool that was never filled
+        ]
+        for utterance in zip(tokens.tolist(), counts, values, flags, strict=True)
+    ]

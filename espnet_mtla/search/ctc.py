@@ -1,0 +1,153 @@
+r"""CTC prefix scores as a scorer of the search, and CTC's own best path.
+
+The probability that a label sequence *starts with* g, summed over all alignments, after
+Watanabe et al. 2017, "Hybrid CTC/attention architecture for end-to-end speech
+recognition", algorithm 2. For a prefix g whose last label is l, the forward variables
+after t frames are n_t (alignments of exactly g that end in l) and b_t (that end in
+blank). A prefix grows by the label c through
+
+    start_t(c) = b_t + n_t        (b_t alone when c = l: a repeat needs a blank between)
+    n'_t = (n'_{t-1} + start_{t-1}(c)) p_t(c)
+    b'_t = (b'_{t-1} + n'_{t-1}) p_t(blank)
+    psi(g c) = sum_t start_{t-1}(c) p_t(c),     psi(g <eos>) = n_T + b_T
+
+Two things make it fast. psi needs no recursion, so candidates are scored by one sum
+over frames, and only the token that was taken pays for new forward variables. And both
+recursions have the form x_t = (x_{t-1} + u_{t-1}) p_t, whose solution is x_t = P_t
+sum_{j<t} u_j / P_j with P_t = p_1 ... p_t: a cumulative log-sum-exp, without a loop
+over frames. P_t spans thousands of nats, so these sums are in float64.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+NEVER = float("-inf")
+
+
+class CTCPrefixScorer:
+    """Log-probability that CTC gives to a token after a row's prefix.
+
+    Args:
+        log_probs: ``(B, T, V)`` log-softmax of the CTC layer; padding is never read.
+        lens: valid frames, ``(B,)``.
+        beam: hypotheses an utterance, K.
+    """
+
+    def __init__(
+        self, log_probs: Tensor, lens: Tensor, beam: int, eos: int, blank: int = 0
+    ) -> None:
+        self.beam, self.eos, self.blank = beam, eos, blank
+        self.lens = lens.to(log_probs.device)
+        frame = torch.arange(log_probs.size(1), device=log_probs.device)
+        # (B, T): false in padding, whose values, NaN perhaps, are replaced.
+        self.valid = frame < self.lens.unsqueeze(1)
+        kept = log_probs.float().masked_fill(~self.valid.unsqueeze(-1), 0.0)
+        self.log_probs = kept.transpose(1, 2).contiguous()  # (B, V, T): a label's row
+        self._begin()
+
+    def _begin(self) -> None:
+        """The empty prefix: nothing but blanks so far."""
+        blanks = self._blanks()
+        before = blanks.new_zeros(len(blanks), 1)
+        self.blank_end = torch.cat((before, blanks.cumsum(1)), 1)  # (N, T + 1), b_t
+        self.label_end = torch.full_like(self.blank_end, NEVER)  # n_t
+        self.prefix = before.squeeze(1)  # (N,) log psi of the row's prefix
+        self.last: Tensor | None = None  # (N,) last label, None before the first
+
+    def score(self, tokens: Tensor, candidates: Tensor) -> Tensor:
+        if self.last is None:
+            self.last = torch.full_like(tokens, self.blank)  # <sos> is no label
+        else:
+            self._extend(tokens)
+        psi = self._prefix_scores(candidates)  # (N, C)
+        psi = torch.where(candidates == self.eos, self._whole().unsqueeze(1), psi)
+        dead = (self.prefix == NEVER).unsqueeze(1)  # more labels than frames can hold
+        return (psi - self.prefix.unsqueeze(1)).masked_fill(dead, NEVER).float()
+
+    def reorder(self, rows: Tensor) -> None:
+        self._take(rows)
+
+    def select(self, utterances: Tensor) -> None:
+        self.lens, self.valid = self.lens[utterances], self.valid[utterances]
+        self.log_probs = self.log_probs[utterances]
+        beam = torch.arange(self.beam, device=utterances.device)
+        self._take((utterances.unsqueeze(1) * self.beam + beam).flatten())
+
+    def _take(self, rows: Tensor) -> None:
+        self.blank_end, self.label_end = self.blank_end[rows], self.label_end[rows]
+        self.prefix = self.prefix[rows]
+        if self.last is not None:
+            self.last = self.last[rows]
+
+    def _chances(self, labels: Tensor) -> Tensor:
+        """``log p_t(label)`` in float64: labels ``(N, ...)`` to ``(N, ..., T)``."""
+        row = torch.arange(len(labels), device=labels.device) // self.beam
+        row = row.view(-1, *(1,) * (labels.dim() - 1))
+        label_rows = self.log_probs.flatten(0, 1)
+        return label_rows[row * self.log_probs.size(1) + labels].double()
+
+    def _blanks(self) -> Tensor:
+        rows = self.log_probs.size(0) * self.beam
+        return self._chances(self.lens.new_full((rows,), self.blank))
+
+    def _starts(self, labels: Tensor) -> Tensor:
+        """``log start_t(label)``, t = 0 .. T-1: labels ``(N, C)`` to ``(N, C, T)``."""
+        both = torch.logaddexp(self.blank_end, self.label_end)[:, None, :-1]
+        repeat = (labels == self.last.unsqueeze(1)).unsqueeze(-1)
+        return torch.where(repeat, self.blank_end[:, None, :-1], both)
+
+    def _prefix_scores(self, labels: Tensor) -> Tensor:
+        paths = self._starts(labels) + self._chances(labels)
+        valid = self.valid.repeat_interleave(self.beam, dim=0).unsqueeze(1)
+        return paths.masked_fill(~valid, NEVER).logsumexp(-1)
+
+    def _whole(self) -> Tensor:
+        """log psi of <eos>: all frames are used up by the prefix itself, ``(N,)``."""
+        end = self.lens.repeat_interleave(self.beam).unsqueeze(1)
+        ended = torch.logaddexp(self.blank_end, self.label_end)
+        return ended.gather(1, end).squeeze(1)
+
+    def _extend(self, tokens: Tensor) -> None:
+        labels = tokens.unsqueeze(1)
+        self.prefix = self._prefix_scores(labels).squeeze(1)
+        label_end = _recur(self._starts(labels).squeeze(1), self._chances(tokens))
+        self.blank_end = _recur(label_end[:, :-1], self._blanks())
+        self.label_end, self.last = label_end, tokens
+
+
+def _recur(inputs: Tensor, chances: Tensor) -> Tensor:
+    """Solve ``x_t = (x_{t-1} + u_{t-1}) p_t`` from ``x_0 = 0``, all as logarithms.
+
+    Args:
+        inputs: u for t = 0 .. T-1, ``(N, T)``; chances: p for t = 1 .. T.
+
+    Returns:
+        x for t = 0 .. T, ``(N, T + 1)``.
+    """
+    product = chances.cumsum(1)  # P_1 .. P_T
+    before = product - chances  # P_0 .. P_{T-1}
+    x = product + (inputs - before).logcumsumexp(1)
+    return torch.cat((torch.full_like(x[:, :1], NEVER), x), 1)
+
+
+def best_path(
+    log_probs: Tensor, lens: Tensor, blank: int = 0
+) -> list[tuple[list[int], float]]:
+    """CTC's most probable alignment, repeats and blanks taken out.
+
+    Args:
+        log_probs: ``(B, T, V)``; lens: valid frames ``(B,)``.
+
+    Returns:
+        Tokens and the alignment's log-probability, an utterance.
+    """
+    best, labels = log_probs.float().max(-1)
+    valid = torch.arange(labels.size(1), device=lens.device) < lens.unsqueeze(1)
+    changed = torch.ones_like(valid)
+    changed[:, 1:] = labels[:, 1:] != labels[:, :-1]
+    kept = valid & changed & (labels != blank)
+    scores = torch.where(valid, best, 0.0).sum(1).tolist()
+    found = zip(labels.cpu(), kept.cpu(), scores, strict=True)
+    return [(row[mask].tolist(), score) for row, mask, score in found]

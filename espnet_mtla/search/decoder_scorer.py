@@ -1,0 +1,59 @@
+"""The decoder-only Transformer as a scorer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from espnet_mtla.decoder import DecoderOnlyTransformer
+
+
+class DecoderScorer:
+    """Log-probabilities of a decoder, its prompt read once (prefill) and cached.
+
+    Args:
+        prompt: ``(B, P, D)``, padding behind; prompt_lens: valid frames ``(B,)``.
+        max_tokens: tokens that can be generated, <eos> not counted.
+    """
+
+    def __init__(
+        self,
+        decoder: DecoderOnlyTransformer,
+        prompt: Tensor,
+        prompt_lens: Tensor,
+        max_tokens: int,
+        beam: int,
+        share_prompt: bool = True,
+    ) -> None:
+        self.decoder = decoder
+        # Fed tokens are <sos> and all generated ones: the last is fed to score its
+        # <eos>.
+        self.state = decoder.prefill(
+            prompt,
+            prompt_lens,
+            max_tokens=max_tokens + 1,
+            beam=beam,
+            share_prompt=share_prompt,
+        )
+        self.allocated_bytes = self.state.nbytes
+        self._used = 0
+
+    def score(self, tokens: Tensor) -> Tensor:
+        logits = self.decoder.step(tokens, self.state)
+        return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
+
+    def reorder(self, rows: Tensor) -> None:
+        self.state.reorder(rows)
+
+    def select(self, utterances: Tensor) -> None:
+        # The filled part grows with every step and shrinks here alone.
+        self._used = max(self._used, self.state.used_nbytes)
+        self.state.select(utterances)
+
+    @property
+    def used_bytes(self) -> int:
+        """Largest filled part of the cache so far."""
+        return max(self._used, self.state.used_nbytes)

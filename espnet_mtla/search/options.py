@@ -1,0 +1,114 @@
+"""The settings of decoding: the only home of their names, defaults and checks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from espnet_mtla.errors import UserError
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _option(default: object, help: str) -> object:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How an utterance is decoded; the YAML of conf/decode has these keys, and no
+    other.
+
+    Raises:
+        UserError: A value out of range, named with the field.
+    """
+
+    beam_size: int = _option(10, "hypotheses an utterance; 1 is greedy search")
+    nbest: int = _option(1, "hypotheses written an utterance, up to beam_size")
+    ctc_weight: float = _option(
+        0.0, "w in (1 - w) * decoder + w * CTC prefix score, in [0, 1)"
+    )
+    ctc_candidates: float = _option(
+        1.5, "tokens a hypothesis that CTC scores, as a multiple of beam_size"
+    )
+    length_bonus: float = _option(0.0, "added a generated token, <eos> included")
+    length_norm: float = _option(
+        0.0, "a in score / length**a, by which the finished are ranked; 0: plain score"
+    )
+    min_length_ratio: float = _option(
+        0.0, "least tokens a prompt frame; negative: that many tokens, e.g. -3 is 3"
+    )
+    max_length_ratio: float = _option(
+        0.0,
+        "most tokens a prompt frame; 0: as many as frames; negative: that many tokens",
+    )
+    batch_frames: int = _option(
+        4000, "audio of a batch in 10 ms frames, padding included"
+    )
+    dtype: str = _option(
+        "float32",
+        f"of the decoder and its cache: {', '.join(DTYPES)}; all else float32",
+    )
+    share_prompt: bool = _option(
+        True, "one prompt cache an utterance; false: one a hypothesis, as in the paper"
+    )
+
+    def __post_init__(self) -> None:
+        self._whole("beam_size", "nbest", "batch_frames")
+        self._finite("ctc_weight", "ctc_candidates", "length_bonus", "length_norm")
+        self._finite("min_length_ratio", "max_length_ratio")
+        self._need("nbest", self.nbest <= self.beam_size, "at most beam_size")
+        self._need("ctc_weight", 0 <= self.ctc_weight < 1, "a value in [0, 1)")
+        # Fewer than K candidates a row could not fill the beam in the first step.
+        self._need("ctc_candidates", self.ctc_candidates >= 1, "a value >= 1")
+        self._need("length_norm", self.length_norm >= 0, "a value >= 0")
+        self._need("dtype", self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
+        self._need("share_prompt", isinstance(self.share_prompt, bool), "true or false")
+
+    def _need(self, name: str, fine: bool, what: str) -> None:
+        if not fine:
+            value = getattr(self, name)
+            raise UserError(
+                f"decoding option {name}: {value!r} given, {what} is needed"
+            )
+
+    def _whole(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            fine = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            self._need(name, fine, "a whole number >= 1")
+
+    def _finite(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            fine = isinstance(value, (int, float)) and not isinstance(value, bool)
+            self._need(name, fine and math.isfinite(value), "a finite number")
+
+
+def length_limits(frames: Tensor, options: DecodeOptions) -> tuple[Tensor, Tensor]:
+    """Fewest and most tokens of each utterance, <eos> not counted.
+
+    ESPnet's ``minlenratio`` and ``maxlenratio``, over the prompt's frames: a positive
+    ratio is a share of them, rounded down; a negative one is the count itself; a
+    largest ratio of 0 allows as many tokens as frames. The most is never below 1, and
+    the fewest never above the most.
+
+    Args:
+        frames: valid prompt frames, ``(B,)``.
+
+    Returns:
+        fewest and most, ``(B,)`` int64 on the device of ``frames``.
+    """
+    least, most = options.min_length_ratio, options.max_length_ratio
+    low, high = [], []
+    for count in frames.tolist():
+        bound = int(-most) if most < 0 else int(most * count) if most > 0 else count
+        high.append(max(1, bound))
+        low.append(min(high[-1], int(-least) if least < 0 else int(least * count)))
+    return (
+        torch.tensor(low, device=frames.device),
+        torch.tensor(high, device=frames.device),
+    )

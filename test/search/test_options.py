@@ -1,0 +1,54 @@
+import dataclasses
+
+import pytest
+import torch
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.search import DecodeOptions, length_limits
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("beam_size", 0),
+        ("beam_size", 2.5),
+        ("beam_size", True),
+        ("nbest", 11),
+        ("nbest", 0),
+        ("ctc_weight", 1.0),
+        ("ctc_weight", -0.1),
+        ("ctc_weight", "0.3x"),
+        ("ctc_candidates", 0.5),
+        ("length_bonus", float("nan")),
+        ("length_norm", -1.0),
+        ("max_length_ratio", float("inf")),
+        ("batch_frames", 0),
+        ("dtype", "int8"),
+        ("share_prompt", 1),
+    ],
+)
+def test_a_bad_value_is_named(name, value):
+    with pytest.raises(UserError, match=f"^decoding option {name}: "):
+        DecodeOptions(**{name: value})
+
+
+def test_every_option_has_help():
+    for option in dataclasses.fields(DecodeOptions):
+        assert option.metadata["help"]
+
+
+@pytest.mark.parametrize(
+    "least, most, low, high",
+    [
+        (0.0, 0.0, [0, 0, 0], [1, 7, 40]),
+        (0.0, 0.5, [0, 0, 0], [1, 3, 20]),
+        (0.0, -5.0, [0, 0, 0], [5, 5, 5]),
+        (0.2, 0.5, [0, 1, 8], [1, 3, 20]),
+        (-4.0, 0.5, [1, 3, 4], [1, 3, 20]),
+        (2.0, 0.0, [1, 7, 40], [1, 7, 40]),
+    ],
+)
+def test_length_limits(least, most, low, high):
+    options = DecodeOptions(min_length_ratio=least, max_length_ratio=most)
+    found = length_limits(torch.tensor([1, 7, 40]), options)
+    assert [side.tolist() for side in found] == [low, high]
