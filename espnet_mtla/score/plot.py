@@ -31,7 +31,7 @@ OTHERS = ("#666633", "#009fb7", "#a65628", "#5e3c99", "#b8860b", "#4d7c0f")
 """For attention types without a colour of their own, in order of appearance."""
 
 MARKERS = "osD^vPX*<>"
-OFFSETS = [(9.0, 7.0), (9.0, -7.0), (-9.0, 7.0), (-9.0, -7.0), (9.0, 0.0), (-9.0, 0.0)]
+OFFSETS = [(9.0, 9.0), (9.0, -9.0), (-9.0, 9.0), (-9.0, -9.0), (9.0, 0.0), (-9.0, 0.0)]
 """Where a label may stand, in points from its marker; the first free place is taken,
 above and below the error bar come last."""
 
@@ -79,6 +79,8 @@ def _quality_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> 
         if row.speed is None or row.quality is None:
             continue
         x, y = row.speed.cache_bytes_per_audio_second, row.quality.wer
+        if x <= 0:  # a model without a cache has no place on a logarithmic axis
+            continue
         low, high = row.quality.ci95
         axis.errorbar(
             x,

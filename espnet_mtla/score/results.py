@@ -298,9 +298,9 @@ def _read_counts(path: Path) -> dict[str, tuple[int, int]]:
     """Key -> (errors, reference words)."""
     counts = {}
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            item = json.loads(line)
-            counts[item["key"]] = (item["errors"], item["ref_words"])
+        with open(path, encoding="utf-8") as lines:
+            for item in map(json.loads, lines):
+                counts[item["key"]] = (item["errors"], item["ref_words"])
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f"{path}: line {len(counts) + 1} is not as the score command writes it;"
