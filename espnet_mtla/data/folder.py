@@ -18,8 +18,11 @@ from espnet_mtla.errors import UserError
 
 # Endings of copies that editors and people leave beside a table.
 _LEFTOVERS = ("~", ".bak", ".orig", ".old", ".tmp", ".swp", ".gz")
+# Where validate_data --fix keeps what it changes.
+BACKUP = ".backup"
 # Tables that say how long the sound is: wrong as soon as the sound changes.
 LENGTH_TABLES = ("utt2num_samples", "utt2dur", "utt2num_frames")
+_BYTE_ORDER_MARK, _CRLF = "byte-order mark", "line ends are CRLF"
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and where: ``line`` is 0 when the whole file is meant."""
+    """What is wrong, and where: ``line`` is 0 when the whole file is meant.
+
+    ``what`` is the kind, the same words each time; ``detail`` belongs to this case.
+    """
 
     file: str
     line: int
     key: str
     what: str
+    detail: str = ""
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
-        return ": ".join(part for part in (place, self.key, self.what) if part)
+        parts = (place, self.key, self.what, self.detail)
+        return ": ".join(part for part in parts if part)
 
 
 def scan_table(path: str | Path) -> tuple[list[Row], list[Problem]]:
@@ -58,14 +66,14 @@ def scan_table(path: str | Path) -> tuple[list[Row], list[Problem]]:
     rows: list[Row] = []
     problems: list[Problem] = []
     if data.startswith(b"\xef\xbb\xbf"):
-        problems.append(Problem(path.name, 1, "", "byte-order mark"))
+        problems.append(Problem(path.name, 1, "", _BYTE_ORDER_MARK))
         data = data[3:]
     lines = data.split(b"\n")
     if lines[-1] == b"":
         lines.pop()
     crlf = sum(line.endswith(b"\r") for line in lines)
     if crlf:
-        problems.append(Problem(path.name, 0, "", f"{crlf} lines end in CRLF"))
+        problems.append(Problem(path.name, 0, "", _CRLF, f"{crlf} lines"))
     for number, line in enumerate(lines, 1):
         row = _parse_line(path.name, number, line.removesuffix(b"\r"))
         if isinstance(row, Row):
@@ -100,9 +108,8 @@ def read_table(path: str | Path) -> dict[str, str]:
     path = Path(path)
     rows, problems = scan_table(path)
     for problem in problems:
-        if problem.what == "byte-order mark" or problem.what.endswith("in CRLF"):
-            continue
-        raise UserError(f"{path}:{problem.line}: {problem.what}")
+        if problem.what not in (_BYTE_ORDER_MARK, _CRLF):
+            raise UserError(f"{path}:{problem.line}: {problem.what}")
     table: dict[str, str] = {}
     for row in rows:
         if row.key in table:
@@ -182,7 +189,7 @@ class DataFolder:
 
     path: Path
     wav: dict[str, str]
-    tables: dict[str, dict[str, str]]
+    tables: dict[str, dict[str, str]] = field(default_factory=dict)
     segments: dict[str, str] | None = None
     speaker_tables: dict[str, dict[str, str]] = field(default_factory=dict)
     recording_tables: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -287,7 +294,8 @@ class DataFolder:
 def refuse_replacing(source: str | Path, target: str | Path) -> None:
     """Guard a command that replaces the folder ``target`` as a whole.
 
-    :class:`UserError` if it is the source, a file, or holds folders (audio, say).
+    :class:`UserError` if it is the source, a file, or holds folders (audio, say) other
+    than the backups of ``validate_data``.
     """
     source, target = Path(source), Path(target)
     if target.resolve() == source.resolve():
@@ -296,7 +304,7 @@ def refuse_replacing(source: str | Path, target: str | Path) -> None:
         raise UserError(f"{target}: is a file; the output must be a folder")
     if target.is_dir():
         for item in sorted(target.iterdir()):
-            if item.is_dir():
+            if item.is_dir() and item.name != BACKUP:
                 raise UserError(
                     f"{target}: would be replaced, but holds the folder {item.name!r}; "
                     "remove it or give another output"

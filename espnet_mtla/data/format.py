@@ -162,7 +162,7 @@ def _report(made: list[Made], total: int, settings: Settings) -> None:
         raise RuntimeError(f"{total} utterances in, {written} + {len(bad)} out")
     seconds = sum(sum(part.samples.values()) for part in made) / settings.fs
     logging.info(
-        "in %d = written %d + dropped %d utterances, %.2f hours",
+        "in %d = written %d + unusable %d utterances, %.2f hours",
         *(total, written, len(bad), seconds / 3600),
     )
 

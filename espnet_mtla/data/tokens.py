@@ -105,7 +105,7 @@ def tokenise(
     output = Path(output_dir)
     if options.uses_pieces:
         model = train_pieces(lines, options)
-        pieces, split = load_pieces(model)
+        pieces, split = load_pieces(model, lines)
     else:
         model = None
         split = splitter(options)
@@ -170,13 +170,27 @@ def explain_trainer(message: str, options: TokenOptions) -> UserError:
     return UserError(f"sentencepiece could not train: {message}")
 
 
-def load_pieces(model: bytes) -> tuple[list[str], Callable[[str], list[str]]]:
-    """The pieces of a model in its order, and the function that splits a line."""
+def load_pieces(
+    model: bytes, lines: Sequence[str]
+) -> tuple[list[str], Callable[[str], list[str]]]:
+    """The pieces of a model in its order, and the function that splits a line.
+
+    Logs how many of ``lines`` do not come back as they were: sentencepiece normalises
+    (Unicode's NFKC), and what is decoded is then compared with the text as written.
+    """
     import sentencepiece
 
     processor = sentencepiece.SentencePieceProcessor(model_proto=model)
     size = processor.get_piece_size()
     pieces = [processor.id_to_piece(i) for i in range(size) if i != processor.unk_id()]
+    changed = [
+        line for line in lines if processor.decode(processor.encode(line)) != line
+    ]
+    if changed:
+        logging.warning(
+            "sentencepiece's normalisation changes %d texts, such as %r",
+            *(len(changed), changed[0]),
+        )
     return pieces, lambda line: processor.encode(line, out_type=str)
 
 
