@@ -75,12 +75,14 @@ def colours_of(tables: Sequence[Table]) -> dict[str, str]:
 
 def _quality_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> None:
     axis.set_xscale("log")
+    sizes = []
     for i, row in enumerate(rows):
         if row.speed is None or row.quality is None:
             continue
         x, y = row.speed.cache_bytes_per_audio_second, row.quality.wer
         if x <= 0:  # a model without a cache has no place on a logarithmic axis
             continue
+        sizes.append(x)
         low, high = row.quality.ci95
         axis.errorbar(
             x,
@@ -102,7 +104,9 @@ def _quality_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> 
             fontweight="bold",
         )
     axis.set_ylim(bottom=0)
-    axis.margins(x=0.15, y=0.1)
+    if sizes:  # room for the labels, also where all caches are of one size
+        room = max(2.0, (max(sizes) / min(sizes)) ** 0.2)
+        axis.set_xlim(min(sizes) / room, max(sizes) * room)
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: quantity(x, "B")))
     axis.xaxis.set_minor_formatter(NullFormatter())
@@ -169,5 +173,5 @@ def _boxes(axis: Axes, container: ErrorbarContainer) -> tuple[Bbox, Bbox]:
     (_, low), (_, high) = axis.transData.transform(bars[0].get_segments()[0])
     return (
         Bbox.from_extents(x - 8, y - 8, x + 8, y + 8),
-        Bbox.from_extents(x - 3, low, x + 3, high),
+        Bbox.from_extents(x - 7, low, x + 7, high),
     )
