@@ -1,0 +1,59 @@
+# shellcheck shell=bash disable=SC2154 # the options are set by pipeline.sh
+# Sourced. Where the commands of the stages run: `dispatch LOG COMMAND...` runs one, adds
+# what it writes to LOG, shows its standard output on ours, and returns its exit code.
+# Chosen by --job; a site with another queue adds a case here.
+
+job_pid="" # of the command that runs now
+job_name=""
+
+dispatch() {
+    local log=$1
+    shift
+    case $job in
+        local) run_here "$log" "$@" ;;
+        slurm) run_on_slurm "$log" "$@" ;;
+    esac
+}
+
+run_here() {
+    local log=$1 code=0
+    shift
+    # A shell without job control starts background commands deaf to ctrl-C: undone.
+    {
+        trap - INT
+        # shellcheck disable=SC2094 # both write, neither reads
+        "$@" 2>>"$log" | show_and_log "$log"
+        exit "${PIPESTATUS[0]}"
+    } &
+    job_pid=$!
+    wait "$job_pid" || code=$?
+    job_pid=""
+    return "$code"
+}
+
+run_on_slurm() { # --wait makes sbatch return the job's own exit code
+    local log=$1 code=0 gpus=()
+    shift
+    [ "$ngpu" -eq 0 ] || gpus=(--gres "gpu:$ngpu")
+    job_name="espnet_mtla.$$.$stage_name"
+    # shellcheck disable=SC2086,SC2094 # several options stand in one variable
+    sbatch --wait --quiet --job-name "$job_name" --open-mode append --output "$log" \
+        --cpus-per-task "$nj" ${gpus[@]+"${gpus[@]}"} $slurm_opts \
+        --wrap "cd ${PWD@Q} && exec ${*@Q}" </dev/null >>"$log" 2>&1 &
+    job_pid=$!
+    wait "$job_pid" || code=$?
+    job_pid="" job_name=""
+    return "$code"
+}
+
+stop_job() { # ends the command that runs now, with all that it has started
+    [ -z "$job_name" ] || scancel --name "$job_name" || true
+    [ -z "$job_pid" ] || end_tree "$job_pid"
+}
+
+end_tree() {
+    local child children
+    read -ra children < <(cat "/proc/$1/task/"*/children 2>/dev/null)
+    for child in ${children[@]+"${children[@]}"}; do end_tree "$child"; done
+    kill -TERM "$1" 2>/dev/null || true
+}

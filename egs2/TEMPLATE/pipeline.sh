@@ -1,0 +1,308 @@
+#!/usr/bin/env bash
+# The road from recordings to a table of results, shared by all recipes. A recipe's
+# run.sh sets the options below and calls this from the recipe's folder.
+set -euo pipefail
+
+PIPELINE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)/pipeline.sh
+TEMPLATE=${PIPELINE%/*}
+. "$TEMPLATE/options.sh"
+. "$TEMPLATE/step.sh"
+. "$TEMPLATE/cmd.sh"
+
+STAGES=(
+    "data: prepare data/SET with the recipe's local/data.sh"
+    "speed_perturb: check the data folders; copy the training set at other speeds"
+    "format: write the audio to DUMPDIR/org as one kind of file at one rate"
+    "filter: drop what is too short, too long or has no text"
+    "tokens: make the token list from the training text"
+    "stats: collect lengths and feature statistics, once for all attention types"
+    "encoder: train the encoder with CTC, once for all attention types"
+    "train: train a model for each attention type"
+    "average: average each model's best checkpoints"
+    "decode: recognise each test set, with each decode config"
+    "score: count the errors"
+    "pack: write RESULTS.md, and gather the configs beside it"
+)
+
+# options (--help shows the text after each #)
+stage=1 # first stage to run: a number or a name
+stop_stage=12 # last stage to run: a number or a name
+skip_stages="" # stages to leave out: numbers or names
+dry_run=false # print what would run and what is already done; change nothing
+force=false # run the chosen stages even where their results are there
+help=false # print this and stop
+nj=2 # processes that work on data side by side
+ngpu=0 # GPUs for training and decoding; 0 uses the CPU
+job=local # where commands run: local, or slurm (sbatch)
+slurm_opts="" # more options for sbatch, such as "--partition gpu --time 24:00:00"
+train_set="train" # training set, a folder under data/
+valid_set="valid" # validation set
+test_sets="test" # test sets, one or more
+local_data_opts="" # options for the recipe's local/data.sh
+speed_factors="" # speeds for the training set, such as "0.9 1.0 1.1"; empty for none
+fs=16000 # sampling rate in Hz that all audio is brought to
+audio_format=flac # how audio is stored: flac, flac.ark or wav
+min_seconds=0.1 # shorter training and validation utterances are dropped
+max_seconds=30 # longer training and validation utterances are dropped
+token_type=bpe # text units: bpe, unigram, char or word
+nbpe=500 # number of units for bpe and unigram
+train_config=conf/train.yaml # the model and its training
+encoder_config="" # training of the encoder alone, with CTC; empty to go without
+attention="mha mtla_s2" # attention types to compare: names in conf/attention, or files
+train_opts="" # more options for training, such as "--max_epoch 5"
+average_metric=valid.acc.max # by which the best checkpoints are chosen
+nbest=5 # checkpoints that are averaged
+decode_configs=conf/decode.yaml # how to decode, one or more files; results carry their names
+metrics="wer cer" # what is counted in stage score
+readme="" # a README.md whose results block is replaced by this run's; empty for none
+expdir=exp # folder for models and results
+dumpdir=dump/raw # folder for formatted audio
+tag="" # name of this experiment; empty takes it from train_config and the tokens
+# end of options
+
+parse_options "$@"
+TRAIN=$train_set${speed_factors:+_sp}
+# shellcheck disable=SC2206 # lists stand in one variable, words apart
+{
+    tests=($test_sets) attentions=($attention) decoders=($decode_configs)
+    mapfile -t held_out < <(printf '%s\n' "$valid_set" $test_sets | awk '!seen[$0]++')
+}
+case $token_type in
+    bpe | unigram) token_dir=data/token_list/${token_type}_$nbpe ;;
+    *) token_dir=data/token_list/$token_type ;;
+esac
+if [ -z "$tag" ]; then
+    tag=$(basename "$train_config" .yaml)_${token_dir##*/}${speed_factors:+_sp}
+fi
+stats=$expdir/stats_$tag
+encoder=$expdir/encoder_$tag
+
+name_of() { basename "$1" .yaml; }
+model_of() { echo "$expdir/asr_${tag}_$(name_of "$1")"; }
+
+maker_of() { # who makes INPUT, for the message when it is missing
+    case $1 in
+        local | conf/* | *.yaml) echo "is the name right?" ;;
+        data/token_list/*) echo "stage 5 (tokens) makes it" ;;
+        data/*_sp) echo "stage 2 (speed_perturb) makes it" ;;
+        data/*) echo "stage 1 (data) makes it, or bring your own wav.scp and text" ;;
+        "$dumpdir"/org/*) echo "stage 3 (format) makes it" ;;
+        "$dumpdir"/*) echo "stage 4 (filter) makes it" ;;
+        "$stats"/*) echo "stage 6 (stats) makes it" ;;
+        "$encoder"/*) echo "stage 7 (encoder) makes it" ;;
+        */.done.train) echo "stage 8 (train) makes it" ;;
+        */model.pth) echo "stage 9 (average) makes it" ;;
+        *) echo "stages 10 (decode) and 11 (score) make it" ;;
+    esac
+}
+
+attention_file() { # the YAML file that an attention type stands for
+    local file
+    for file in "$1" "conf/attention/$1.yaml" "$ROOT/conf/attention/$1.yaml"; do
+        if [ -f "$file" ]; then echo "$file" && return; fi
+    done
+    die "--attention: there is no '$1' in conf/attention, which has:" \
+        "$(cd "$ROOT/conf/attention" && printf '%s ' *.yaml | sed 's/\.yaml//g')"
+}
+
+check_options() {
+    local file
+    for file in "$train_config" $encoder_config "${decoders[@]}"; do
+        [ -f "$file" ] || die "$file: no such file (--train_config, --encoder_config," \
+            "--decode_configs)"
+    done
+    for file in "${attentions[@]}"; do attention_file "$file" >/dev/null; done
+    [[ $nj =~ ^[1-9][0-9]*$ ]] || die "--nj: '$nj' is not a positive number"
+    [[ $ngpu =~ ^[0-9]+$ ]] || die "--ngpu: '$ngpu' is not a number"
+    case $token_type in bpe | unigram | char | word) ;; *)
+        die "--token_type: '$token_type' is not bpe, unigram, char or word" ;;
+    esac
+    case $job in local | slurm) ;; *) die "--job: '$job' is not local or slurm" ;; esac
+    [ "${#attentions[@]}" -gt 0 ] || die "--attention: name at least one"
+    [ "${#tests[@]}" -gt 0 ] || die "--test_sets: name at least one"
+}
+
+stage_data() {
+    local set
+    for set in "$train_set" "${held_out[@]}"; do
+        if ! $dry_run && [ ! -d "data/$set" ]; then rm -f data/.done.data; fi
+    done
+    # shellcheck disable=SC2086 # several options stand in one variable
+    step local/data.sh data data local -- $local_data_opts
+    for set in "$train_set" "${held_out[@]}"; do
+        $dry_run || [ -d "data/$set" ] || die "local/data.sh has not made data/$set"
+    done
+}
+
+stage_speed_perturb() {
+    local set
+    for set in "$train_set" "${held_out[@]}"; do
+        step validate_data "check.$set" "data/$set" "data/$set" -- "data/$set"
+    done
+    [ -n "$speed_factors" ] || return 0
+    # shellcheck disable=SC2086 # a list of factors
+    step perturb_speed "$TRAIN" "data/$TRAIN" "data/$train_set" -- \
+        "data/$train_set" "data/$TRAIN" --factors $speed_factors
+}
+
+stage_format() {
+    local set
+    for set in "$TRAIN" "${held_out[@]}"; do
+        volatile=(--nj "$nj")
+        step format_audio "$set" "$dumpdir/org/$set" "data/$set" -- \
+            "data/$set" "$dumpdir/org/$set" --fs "$fs" --audio_format "$audio_format"
+    done
+}
+
+stage_filter() {
+    local set limits
+    for set in "$TRAIN" "${held_out[@]}"; do
+        limits=(--min_seconds "$min_seconds" --max_seconds "$max_seconds")
+        # A test set stays whole, or results could not be compared.
+        [[ " $test_sets " != *" $set "* ]] || limits=(--min_seconds 0 --max_seconds inf)
+        step filter_data "$set" "$dumpdir/$set" "$dumpdir/org/$set" -- \
+            "$dumpdir/org/$set" "$dumpdir/$set" "${limits[@]}"
+    done
+}
+
+stage_tokens() {
+    local size=()
+    case $token_type in bpe | unigram) size=(--vocab_size "$nbpe") ;; esac
+    step tokenise "${token_dir##*/}" "$token_dir" "$dumpdir/$TRAIN/text" -- \
+        --text "$dumpdir/$TRAIN/text" --output_dir "$token_dir" \
+        --token_type "$token_type" ${size[@]+"${size[@]}"}
+}
+
+set_train_args() { # arguments that all training shares
+    train_args=(
+        --token_list "$token_dir/tokens.txt" --token_type "$token_type"
+        --train_data "$dumpdir/$TRAIN" --valid_data "$dumpdir/$valid_set"
+        --stats_dir "$stats"
+    )
+    train_inputs=("$token_dir" "$dumpdir/$TRAIN" "$dumpdir/$valid_set")
+    case $token_type in bpe | unigram) train_args+=(--bpemodel "$token_dir/bpe.model") ;; esac
+}
+
+stage_stats() {
+    local train_args train_inputs
+    set_train_args
+    step train "stats" "$stats" "$train_config" "${train_inputs[@]}" -- \
+        --config "$train_config" "${train_args[@]}" --collect_stats
+}
+
+train_model() { # train_model LABEL FOLDER CONFIG INPUT... -- OPTION...
+    local label=$1 folder=$2 config=$3 train_args train_inputs inputs=()
+    shift 3
+    while [ "$1" != -- ]; do inputs+=("$1") && shift; done
+    shift
+    set_train_args
+    volatile=(--ngpu "$ngpu") resumable=true
+    # shellcheck disable=SC2086 # several options stand in one variable
+    step train "$label" "$folder" "$config" ${inputs[@]+"${inputs[@]}"} "$stats/train" \
+        "$stats/valid" "${train_inputs[@]}" -- \
+        --config "$config" "${train_args[@]}" --output_dir "$folder" "$@" $train_opts
+}
+
+stage_encoder() {
+    if [ -z "$encoder_config" ]; then
+        say "   no --encoder_config: the encoder is trained with each model"
+        return
+    fi
+    train_model train "$encoder" "$encoder_config" --
+    step average average "$encoder" "$encoder/.done.train" -- \
+        --exp_dir "$encoder" --metric valid.loss.min --nbest "$nbest"
+}
+
+stage_train() {
+    local att file from=() init=()
+    if [ -n "$encoder_config" ]; then
+        from=("$encoder/model.pth")
+        init=(--init_param "$encoder/model.pth:encoder:encoder" "$encoder/model.pth:ctc:ctc")
+    fi
+    for att in "${attentions[@]}"; do
+        file=$(attention_file "$att")
+        [[ $file == "$ROOT"/* ]] || att=$file
+        train_model "$(name_of "$att")" "$(model_of "$att")" "$train_config" "$file" \
+            ${from[@]+"${from[@]}"} -- --attention "$att" ${init[@]+"${init[@]}"}
+    done
+}
+
+stage_average() {
+    local att folder
+    for att in "${attentions[@]}"; do
+        folder=$(model_of "$att")
+        step average "$(name_of "$att")" "$folder" "$folder/.done.train" -- \
+            --exp_dir "$folder" --metric "$average_metric" --nbest "$nbest"
+    done
+}
+
+for_each_decoding() { # calls $1 with: label, model folder, decode config, test set, output
+    local att config set folder
+    for att in "${attentions[@]}"; do
+        folder=$(model_of "$att")
+        for config in "${decoders[@]}"; do
+            for set in "${tests[@]}"; do
+                "$1" "$(name_of "$att").$(name_of "$config").$set" "$folder" "$config" \
+                    "$set" "$folder/decode_$(name_of "$config")/$set"
+            done
+        done
+    done
+}
+
+decode_one() {
+    volatile=(--ngpu "$ngpu")
+    step inference "$1" "$5" "$2/model.pth" "$3" "$dumpdir/$4" -- \
+        --model_dir "$2" --data "$dumpdir/$4" --output_dir "$5" --config "$3"
+}
+
+score_one() {
+    local metric
+    for metric in $metrics; do
+        step score "$1.$metric" "$5/score_$metric" "$dumpdir/$4/text" \
+            "$5/1best_recog/text" -- "$metric" --ref "$dumpdir/$4/text" \
+            --hyp "$5/1best_recog/text" --output_dir "$5/score_$metric"
+    done
+}
+
+stage_decode() { for_each_decoding decode_one; }
+stage_score() { for_each_decoding score_one; }
+
+add_results() { inputs+=("$5/efficiency.json" "$5/score_${metrics%% *}/score.json"); }
+
+stage_pack() {
+    local packed=$expdir/packed_$tag att models=() names=() inputs=()
+    for att in "${attentions[@]}"; do models+=("$(model_of "$att")"); done
+    for att in "${decoders[@]}"; do names+=("$(name_of "$att")"); done
+    for_each_decoding add_results
+    step results results "$packed" "${inputs[@]}" -- --exp "${models[@]}" \
+        --decodes "${names[@]}" --sets "${tests[@]}" --metric "${metrics%% *}" \
+        --output "$packed/RESULTS.md" ${readme:+--readme "$readme"}
+    $dry_run || gather_configs
+}
+
+gather_configs() { # what the results were made with, beside them; the weights stay put
+    local att
+    mkdir -p "$packed/conf/attention"
+    # shellcheck disable=SC2086 # an empty encoder_config is no word
+    cp "$train_config" $encoder_config "${decoders[@]}" "$packed/conf"
+    for att in "${attentions[@]}"; do
+        cp "$(attention_file "$att")" "$packed/conf/attention"
+        cp "$(model_of "$att")/config.yaml" "$packed/$(basename "$(model_of "$att")").yaml"
+    done
+    cp -r "$token_dir" "$packed"
+    cp "$packed"/RESULTS.* .
+    say
+    grep '^|' RESULTS.md
+    say
+    say "$PWD/RESULTS.md has it all; $packed holds the configs too"
+}
+
+main() {
+    check_options
+    run_stages
+}
+
+if $help; then print_help && exit 0; fi
+. "$TEMPLATE/path.sh"
+trap interrupted INT TERM
+main

