@@ -1,0 +1,1 @@
+"""From samples to features, alike in any batch."""

@@ -1,0 +1,1 @@
+"""The ESPnet models the tasks build: front-end to losses. Needs espnet2."""

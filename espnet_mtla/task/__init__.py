@@ -1,0 +1,1 @@
+"""A task is wiring: which parts there are, how they join, how they are trained."""

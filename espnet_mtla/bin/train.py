@@ -1,0 +1,95 @@
+"""Train a decoder-only speech model, or collect the statistics that training needs.
+
+Options not listed here are espnet2's (AbsTask's) and are passed on: --ngpu,
+--max_epoch, --init_param, --decoder_conf attention_conf.down_rate=3, ... (--help_all lists them).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from espnet_mtla.bin.cli import run
+from espnet_mtla.errors import UserError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--config", type=Path, help="training YAML")
+    add("--attention", help="attention YAML laid over it: a name or a path")
+    add("--train_data", type=Path, help="formatted folder (wav.scp, text)")
+    add("--valid_data", type=Path, help="formatted folder (wav.scp, text)")
+    add("--stats_dir", type=Path, help="statistics: written by --collect_stats")
+    add("--output_dir", type=Path, help="experiment folder; continued if it is there")
+    add("--collect_stats", action="store_true", help="collect statistics, no training")
+    add(
+        "--allow_unk",
+        type=boolean,
+        default=False,
+        help="train others as <unk>",
+    )
+    add("--help_all", action="store_true", help="list espnet2's options too")
+    return parser
+
+
+def boolean(text: str) -> bool:
+    """true or false, as YAML and espnet2 write them."""
+    if text.lower() not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} given, true or false is needed")
+    return text.lower() == "true"
+
+
+def find_attention(name: str | None) -> Path | None:
+    """``conf/attention/NAME.yaml`` beside the package, or the path that was given.
+
+    Raises:
+        UserError: neither is there; lists the names.
+    """
+    if name is None:
+        return None
+    if Path(name).is_file():
+        return Path(name)
+    folder = Path(__file__).resolve().parents[2] / "conf" / "attention"
+    if (folder / f"{name}.yaml").is_file():
+        return folder / f"{name}.yaml"
+    names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+    if not names:
+        raise UserError(f"--attention {name}: no such file ({folder} has no YAML)")
+    raise UserError(f"--attention {name}: no such file, and no name among {names}")
+
+
+def main() -> None:
+    options, rest = build_parser().parse_known_args()
+    if options.help_all:
+        from espnet_mtla.task.launch import show_all_options
+
+        show_all_options()
+        return
+    needed = ["config", "train_data", "valid_data", "stats_dir"]
+    if not options.collect_stats:
+        needed.append("output_dir")
+    missing = [f"--{name}" for name in needed if getattr(options, name) is None]
+    if missing:
+        raise UserError(f"missing: {', '.join(missing)}")
+    attention = find_attention(options.attention)
+
+    from espnet_mtla.task import launch
+
+    config = launch.read_config(options.config, attention)
+    args = launch.parse(config, rest)
+    folders = launch.Folders(options.train_data, options.valid_data, options.stats_dir)
+    if options.collect_stats:
+        launch.collect(args, folders)
+    else:
+        args.output_dir = str(options.output_dir)
+        launch.train(args, folders, options.allow_unk)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,36 @@
+"""Mean and variance normalisation over one utterance that no padding can disturb."""
+
+from __future__ import annotations
+
+from espnet2.layers.abs_normalize import AbsNormalize
+from torch import Tensor
+
+from espnet_mtla.frontend.lengths import valid_frames
+
+
+class UtteranceMVN(AbsNormalize):
+    """Subtract an utterance's mean and, on request, divide by its standard deviation.
+
+    espnet2's layer of the same name counts padded frames into the variance once the
+    mean is taken off; here padding is zero before and after.
+    """
+
+    def __init__(
+        self, norm_means: bool = True, norm_vars: bool = False, eps: float = 1e-10
+    ) -> None:
+        super().__init__()
+        self.norm_means = norm_means
+        self.norm_vars = norm_vars
+        self.eps = eps
+
+    def forward(self, x: Tensor, ilens: Tensor) -> tuple[Tensor, Tensor]:
+        """``x`` (B, T, D) and its valid frames (B,); the same shapes come back."""
+        mask = valid_frames(ilens, x.size(1)).unsqueeze(-1)  # (B, T, 1)
+        frames = ilens.view(-1, 1, 1).to(x.dtype)
+        x = x.masked_fill(~mask, 0.0)
+        mean = x.sum(1, keepdim=True) / frames
+        centred = (x - mean).masked_fill(~mask, 0.0)
+        if self.norm_vars:
+            variance = centred.square().sum(1, keepdim=True) / frames
+            x, centred = (v / (variance + self.eps).sqrt() for v in (x, centred))
+        return (centred if self.norm_means else x), ilens

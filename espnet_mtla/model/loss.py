@@ -1,0 +1,90 @@
+"""Targets, cross-entropy and CTC of one batch; no number depends on padding."""
+
+from __future__ import annotations
+
+import editdistance
+import torch
+from espnet.nets.pytorch_backend.nets_utils import th_accuracy
+from espnet.nets.pytorch_backend.transformer.label_smoothing_loss import (
+    LabelSmoothingLoss,
+)
+from espnet2.asr.ctc import CTC
+from torch import Tensor, nn
+
+from espnet_mtla.frontend.lengths import valid_frames
+from espnet_mtla.model.config import ModelConfig
+
+IGNORE = -1
+
+
+def shifted(text: Tensor, lengths: Tensor, boundary: int) -> tuple[Tensor, Tensor]:
+    """Decoder input and target of each row.
+
+    Args:
+        text: (B, U) token ids, valid up to ``lengths`` (B,).
+        boundary: id of <sos/eos>.
+    Returns:
+        input (B, U + 1): boundary, then the text, then boundary as padding;
+        target (B, U + 1): the text, then boundary, then :data:`IGNORE`.
+    """
+    text = text.masked_fill(~valid_frames(lengths, text.size(1)), boundary)
+    given = nn.functional.pad(text, (1, 0), value=boundary)
+    wanted = nn.functional.pad(text, (0, 1), value=boundary)
+    beyond = ~valid_frames(lengths + 1, wanted.size(1))
+    return given, wanted.masked_fill(beyond, IGNORE)
+
+
+class TokenLoss(nn.Module):
+    """Label-smoothed cross-entropy and the share of tokens guessed right."""
+
+    def __init__(self, vocab_size: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.criterion = LabelSmoothingLoss(
+            size=vocab_size,
+            padding_idx=IGNORE,
+            smoothing=config.lsm_weight,
+            normalize_length=config.length_normalized_loss,
+        )
+
+    def forward(self, logits: Tensor, target: Tensor) -> tuple[Tensor, float]:
+        """``logits`` (B, U, V), ``target`` (B, U): loss () and accuracy in [0, 1]."""
+        # In half precision the sum over a large vocabulary would lose its small terms.
+        logits = logits.float() if logits.dtype != torch.float64 else logits
+        logits = logits.contiguous()
+        accuracy = th_accuracy(logits.flatten(0, 1), target, ignore_label=IGNORE)
+        return self.criterion(logits, target), accuracy
+
+
+def frames_for_ctc(text: Tensor, lengths: Tensor) -> Tensor:
+    """Encoder frames CTC needs for each row: a token each, and a blank inside repeats.
+
+    Args:
+        text: (B, U) token ids, valid up to ``lengths`` (B,).
+    """
+    inside = valid_frames(lengths - 1, text.size(1) - 1) if text.size(1) > 1 else None
+    if inside is None:
+        return lengths
+    return lengths + ((text[:, 1:] == text[:, :-1]) & inside).sum(1)
+
+
+@torch.no_grad()
+def greedy_ctc_error_rate(
+    ctc: CTC, frames: Tensor, frame_lengths: Tensor, text: Tensor, lengths: Tensor
+) -> float | None:
+    """Token error rate (share) of CTC's best path over the batch, blank being id 0.
+
+    Args:
+        frames: (B, T, E) encoder output, valid up to ``frame_lengths`` (B,).
+        text: (B, U) token ids, valid up to ``lengths`` (B,).
+    Returns:
+        None where the batch holds no token.
+    """
+    best = ctc.argmax(frames).cpu()
+    errors = tokens = 0
+    for path, size, wanted, length in zip(
+        best, frame_lengths.tolist(), text.tolist(), lengths.tolist(), strict=True
+    ):
+        merged = torch.unique_consecutive(path[:size])
+        errors += editdistance.eval(merged[merged != 0].tolist(), wanted[:length])
+        tokens += length
+    return errors / tokens if tokens else None

@@ -1,0 +1,98 @@
+"""Keep padding out of espnet2's encoders.
+
+Alone or in a batch, an utterance must get the same encoder output. espnet2's encoders
+break that in three places: convolutions inside a block read the frames behind an
+utterance's end, which earlier layers have filled with numbers; subsampling counts one
+frame more for a row that is not the longest; and "legacy" relative positions depend on
+the batch's size (the task refuses those). This module mends the first two from outside,
+leaving parameter names, and so published checkpoints, as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MaskedConv1d(nn.Conv1d):
+    """A convolution over time that reads zeros behind each row's end.
+
+    ``valid`` (B, 1, T) is set by the block it belongs to, for the call at hand.
+    """
+
+    valid: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x``: (B, C, T)."""
+        if self.valid is None:
+            raise RuntimeError("MaskedConv1d called outside its block")
+        return super().forward(x.masked_fill(~self.valid, 0.0))
+
+
+def mask_convolutions(encoder: nn.Module) -> None:
+    """Make every convolution over time in the encoder's blocks a masked one."""
+    for block in encoder.encoders:
+        if any([_replace(module) for module in list(block.modules())]):
+            block.register_forward_pre_hook(_hand_out_mask)
+
+
+def _replace(parent: nn.Module) -> bool:
+    """Swap the direct children that look at neighbouring frames; true if any did."""
+    found = False
+    for name, conv in list(parent.named_children()):
+        if type(conv) is nn.Conv1d and conv.kernel_size[0] > 1:
+            masked = MaskedConv1d(
+                conv.in_channels,
+                conv.out_channels,
+                conv.kernel_size[0],
+                stride=conv.stride[0],
+                padding=conv.padding[0],
+                groups=conv.groups,
+                bias=conv.bias is not None,
+            )
+            masked.weight, masked.bias = conv.weight, conv.bias
+            setattr(parent, name, masked)
+            found = True
+    return found
+
+
+def _hand_out_mask(block: nn.Module, arguments: tuple) -> None:
+    # A block gets (x, mask (B, 1, T)) but calls its convolutions with x alone.
+    mask = arguments[1].bool()
+    for module in block.modules():
+        if isinstance(module, MaskedConv1d):
+            module.valid = mask
+
+
+def subsampled_lengths(encoder: nn.Module, lengths: Tensor) -> Tensor:
+    """Encoder frames of an utterance standing alone; ``lengths`` (B,) of features."""
+    for kernel, stride in _subsampling(encoder):
+        lengths = (lengths - kernel) // stride + 1
+    return lengths.clamp(min=0)
+
+
+def lengths_for_encoder(encoder: nn.Module, lengths: Tensor) -> Tensor:
+    """Feature lengths to hand to an espnet2 encoder so that its masks come out right.
+
+    Its subsampling looks at every n-th entry of the feature mask (n: product of the
+    strides), so ``n * frames`` yields ``frames``. The longest row sets the mask's size
+    and is counted right as it is.
+    """
+    layers = _subsampling(encoder)
+    if not layers:
+        return lengths
+    total = 1
+    for _, stride in layers:
+        total *= stride
+    wanted = subsampled_lengths(encoder, lengths) * total
+    return torch.where(lengths == lengths.max(), lengths, wanted)
+
+
+def _subsampling(encoder: nn.Module) -> list[tuple[int, int]]:
+    """(kernel, stride) along time of each convolution before the blocks."""
+    convolutions = getattr(getattr(encoder, "embed", None), "conv", ())
+    return [
+        (layer.kernel_size[0], layer.stride[0])
+        for layer in convolutions
+        if isinstance(layer, nn.Conv1d | nn.Conv2d)
+    ]

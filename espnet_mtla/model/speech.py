@@ -1,0 +1,200 @@
+"""The decoder-only speech model: front-end, encoder, projector, decoder, two losses.
+
+    speech -> front-end -> SpecAug -> normalisation -> encoder -+-> CTC
+                                                                +-> projector -> decoder
+
+Letters of shapes: ``B`` utterances, ``L`` samples (or given feature frames), ``F``
+feature frames, ``T`` encoder frames, ``E`` encoder width, ``P`` prompt positions, ``D``
+decoder width, ``U`` tokens, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from espnet2.asr.ctc import CTC
+from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch import Tensor, nn
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.frontend.lengths import reflect_tail
+from espnet_mtla.model.config import ModelConfig
+from espnet_mtla.model.loss import TokenLoss, greedy_ctc_error_rate, shifted
+from espnet_mtla.model.padding import (
+    lengths_for_encoder,
+    mask_convolutions,
+    subsampled_lengths,
+)
+from espnet_mtla.model.projector import FrameStackProjector
+
+if TYPE_CHECKING:
+    from espnet_mtla.decoder import DecoderOnlyTransformer
+
+Stats = dict[str, Tensor | float | None]
+
+
+class DecoderOnlySpeechModel(AbsESPnetModel):
+    """Speech in, tokens out; trained by cross-entropy and CTC, weighed by ``config``.
+
+    Args:
+        token_list: <blank> first, <sos/eos> last.
+        frontend: espnet2's front-end, or None where features are given.
+        decoder, projector: None where ``config.ctc_weight`` is 1 (encoder training).
+        ctc: None where ``config.ctc_weight`` is 0; it reads the encoder's output.
+    """
+
+    def __init__(
+        self,
+        token_list: Sequence[str],
+        config: ModelConfig,
+        *,
+        frontend: nn.Module | None,
+        specaug: nn.Module | None,
+        normalize: nn.Module | None,
+        encoder: nn.Module | None,
+        projector: FrameStackProjector | None,
+        decoder: DecoderOnlyTransformer | None,
+        ctc: CTC | None,
+        input_size: int,
+    ) -> None:
+        super().__init__()
+        self.token_list = list(token_list)
+        self.sos = self.eos = len(self.token_list) - 1
+        self.config = config
+        self.input_size = input_size
+        self.frontend = frontend
+        self.specaug = specaug
+        self.normalize = normalize
+        self.encoder = encoder
+        self.projector = projector
+        self.decoder = decoder
+        self.ctc = ctc
+        self.token_loss = TokenLoss(len(self.token_list), config) if decoder else None
+        if encoder is not None:
+            mask_convolutions(encoder)
+
+    def forward(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        utt_id: Sequence[str] = (),
+    ) -> tuple[Tensor, Stats, Tensor]:
+        """Loss of one batch.
+
+        Args:
+            speech: (B, L) samples or (B, L, F) features; ``text``: (B, U) token ids.
+            utt_id: names, for messages alone.
+        Returns:
+            loss (), statistics for the log, and the batch size as their weight.
+        Raises:
+            UserError: the loss is not finite, or an utterance is too short.
+        """
+        text = text[:, : int(text_lengths.max())]
+        encoded, lengths = self.encode(speech, speech_lengths, utt_id)
+        weight = self.config.ctc_weight
+        loss = encoded.new_zeros(())
+        stats: Stats = {}
+        if self.ctc is not None:
+            loss_ctc = self.ctc(encoded, lengths, text, text_lengths)
+            loss = loss + weight * loss_ctc
+            stats["loss_ctc"] = loss_ctc.detach()
+            if not self.training:
+                stats["cer_ctc"] = greedy_ctc_error_rate(
+                    self.ctc, encoded, lengths, text, text_lengths
+                )
+        if self.decoder is not None:
+            loss_att, accuracy = self._token_loss(encoded, lengths, text, text_lengths)
+            loss = loss + (1 - weight) * loss_att
+            stats |= {"loss_att": loss_att.detach(), "acc": accuracy}
+        if not torch.isfinite(loss):
+            raise UserError(_not_finite(loss, utt_id))
+        stats["loss"] = loss.detach()
+        return loss, stats, torch.tensor(len(speech), device=loss.device)
+
+    def _token_loss(
+        self, encoded: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
+    ) -> tuple[Tensor, float]:
+        given, wanted = shifted(text, text_lengths, self.eos)
+        prompt, prompt_lens = self.project(encoded, lengths)
+        return self.token_loss(self.decoder(prompt, prompt_lens, given), wanted)
+
+    def encode(
+        self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str] = ()
+    ) -> tuple[Tensor, Tensor]:
+        """Encoder output (B, T, E) and its valid frames (B,), the same in any batch.
+
+        Args: as for :meth:`forward`.
+        """
+        with torch.autocast(speech.device.type, enabled=False):
+            x, lengths = self.extract_feats(speech, speech_lengths)
+            if self.specaug is not None and self.training:
+                x, lengths = self.specaug(x, lengths)
+            if self.normalize is not None:
+                x, lengths = self.normalize(x, lengths)
+        if self.encoder is None:
+            return x, lengths
+        frames = subsampled_lengths(self.encoder, lengths)
+        if int(frames.min()) < 1:
+            row = int(frames.argmin())
+            name = utt_id[row] if len(utt_id) else f"utterance {row} of the batch"
+            raise UserError(
+                f"{name}: {int(lengths[row])} feature frames are too few for the "
+                "encoder's subsampling; drop such ones (filter_data --min_seconds)"
+            )
+        x, encoded_lengths, *_ = self.encoder(
+            x, lengths_for_encoder(self.encoder, lengths)
+        )
+        return x, encoded_lengths
+
+    def project(self, encoded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The decoder's prompt (B, P, D) and its valid positions (B,)."""
+        if self.projector is None:
+            raise UserError(
+                "model_conf.ctc_weight is 1: this is an encoder without a decoder"
+            )
+        return self.projector(encoded, lengths)
+
+    def extract_feats(
+        self, speech: Tensor, speech_lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, F, input_size) before normalisation and their frames (B,)."""
+        speech = speech[:, : int(speech_lengths.max())]
+        if self.frontend is None:
+            if speech.dim() != 3 or speech.size(2) != self.input_size:
+                raise UserError(
+                    f"features of shape {tuple(speech.shape)} given, (utterances, "
+                    f"frames, {self.input_size}) needed: see --input_size"
+                )
+            return speech.clone(), speech_lengths  # normalisation works in place
+        if speech.dim() != 2:
+            raise UserError(
+                f"speech of shape {tuple(speech.shape)} given, (utterances, samples) "
+                "needed: one channel"
+            )
+        stft = getattr(self.frontend, "stft", None)
+        if stft is not None and stft.center:
+            speech = reflect_tail(speech, speech_lengths, stft.n_fft // 2)
+        feats, lengths = self.frontend(speech, speech_lengths)
+        return feats[:, : int(lengths.max())], lengths
+
+    def collect_feats(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        **_: Tensor,
+    ) -> dict[str, Tensor]:
+        """What the statistics of normalisation are collected from."""
+        feats, lengths = self.extract_feats(speech, speech_lengths)
+        return {"feats": feats, "feats_lengths": lengths}
+
+
+def _not_finite(loss: Tensor, utt_id: Sequence[str]) -> str:
+    names = ", ".join(utt_id[:5]) + (", ..." if len(utt_id) > 5 else "")
+    return (
+        f"the loss became {loss.item()} on the batch [{names}]; lower optim_conf.lr or "
+        "scheduler's peak, or look at these recordings"
+    )

@@ -1,0 +1,70 @@
+"""From one utterance's raw data to a padded batch."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.task.tokens import UNKNOWN, build_tokeniser
+
+# Padding of token ids is never looked at (lengths say where a row ends), so any
+# number that is no token's id will do.
+TOKEN_PADDING, SAMPLE_PADDING = -1, 0.0
+
+
+class Preprocess:
+    """Check the sound of an utterance and turn its text into token ids.
+
+    Called as espnet2's datasets do: ``(name, {"speech": array, "text": str})``. It goes
+    to worker processes, so it holds what can be pickled.
+    """
+
+    def __init__(
+        self,
+        token_list: Sequence[str],
+        token_type: str,
+        bpemodel: str | None,
+        non_linguistic_symbols: str | None,
+        samples: bool,
+    ) -> None:
+        self.tokeniser = build_tokeniser(token_type, bpemodel, non_linguistic_symbols)
+        self.ids = {token: number for number, token in enumerate(token_list)}
+        self.unknown = self.ids[UNKNOWN]
+        self.dimensions = 1 if samples else 2
+
+    def __call__(self, name: str, data: dict[str, object]) -> dict[str, NDArray]:
+        speech = np.asarray(data["speech"])
+        wanted = "one channel of samples" if self.dimensions == 1 else "(frames, width)"
+        if speech.ndim != self.dimensions:
+            raise UserError(f"{name}: sound of shape {speech.shape}; {wanted} needed")
+        if len(speech) == 0:
+            raise UserError(f"{name}: no samples; drop it (filter_data)")
+        if not np.isfinite(speech).all():
+            raise UserError(f"{name}: NaN or infinite samples; repair or drop it")
+        out = {"speech": speech}
+        if "text" in data:
+            tokens = self.tokeniser.text2tokens(data["text"])
+            ids = [self.ids.get(token, self.unknown) for token in tokens]
+            out["text"] = np.array(ids, dtype=np.int64)
+        return out
+
+
+def collate(
+    rows: Collection[tuple[str, dict[str, NDArray]]],
+) -> tuple[list[str], dict[str, torch.Tensor]]:
+    """Names, and for each kind of data the padded rows (B, longest, ...) and lengths."""
+    batch = {}
+    for kind in next(iter(rows))[1]:
+        arrays = [torch.from_numpy(np.asarray(data[kind])) for _, data in rows]
+        floating = arrays[0].is_floating_point()
+        batch[kind] = torch.nn.utils.rnn.pad_sequence(
+            arrays,
+            batch_first=True,
+            padding_value=SAMPLE_PADDING if floating else TOKEN_PADDING,
+        )
+        batch[f"{kind}_lengths"] = torch.tensor([len(array) for array in arrays])
+    return [name for name, _ in rows], batch

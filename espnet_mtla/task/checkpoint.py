@@ -1,0 +1,124 @@
+"""Reading what ESPnet's trainer saves, and a state that a kill cannot break.
+
+The trainer writes ``checkpoint.pth`` (everything a resumed run needs) in place, and
+after it ``Nepoch.pth`` (the parameters alone). A kill may leave either of them cut off
+or, between the two, the second missing. So before each write :func:`set_aside` renames
+the old checkpoint, and before a run starts :func:`repair` puts the folder in order.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from espnet_mtla.data.atomic import atomic_file
+from espnet_mtla.errors import UserError
+
+NAMES = CHECKPOINT, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
+# The reporter's statistics hold these besides numbers and strings.
+_PLAIN = [
+    datetime.timedelta,
+    np.dtype,
+    np._core.multiarray.scalar,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+]
+logger = logging.getLogger(__name__)
+
+
+class Unreadable(UserError):
+    """The file is cut off or no torch file at all."""
+
+
+def load(path: str | Path, device: str = "cpu") -> dict[str, Any]:
+    """Load a file of tensors and plain values; nothing in it is executed.
+
+    Raises:
+        Unreadable: cut off or not a torch file.
+        UserError: missing, or holding other objects than plain ones.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with torch.serialization.safe_globals(_PLAIN):
+            return torch.load(path, map_location=device, weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            raise UserError(
+                f"{path}: holds objects beyond tensors and numbers"
+            ) from None
+        raise Unreadable(f"{path}: cut off or not a torch file; remove it") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError):
+        raise Unreadable(f"{path}: cut off or not a torch file; remove it") from None
+
+
+def save(content: dict[str, Any], path: str | Path) -> None:
+    """Write as torch does, whole or not at all."""
+    with atomic_file(path, "wb") as stream:
+        torch.save(content, stream)
+
+
+def set_aside(folder: str | Path) -> None:
+    """Rename the checkpoint, for the next one to be written beside it."""
+    checkpoint = Path(folder) / CHECKPOINT
+    if checkpoint.exists():
+        os.replace(checkpoint, checkpoint.with_name(PREVIOUS))
+
+
+def repair(folder: str | Path) -> int:
+    """Put the folder of an interrupted run in order.
+
+    Returns:
+        The last epoch that is complete; 0 where the run has to start from the beginning.
+    Raises:
+        UserError: there are checkpoints, and none can be read.
+    """
+    folder = Path(folder)
+    checkpoint, previous = folder / CHECKPOINT, folder / PREVIOUS
+    states = _first_readable(checkpoint, previous)
+    if states is None:
+        return 0
+    epoch = states["reporter"]["epoch"]
+    snapshot = folder / f"{epoch}epoch.pth"
+    if not _readable(snapshot):
+        logger.info("%s: written again from the checkpoint", snapshot)
+        save(states["model"], snapshot)
+    return epoch
+
+
+def _first_readable(checkpoint: Path, previous: Path) -> dict[str, Any] | None:
+    """Load the newer checkpoint that is whole, and leave it under its proper name."""
+    if checkpoint.exists():
+        try:
+            return load(checkpoint)
+        except Unreadable:
+            if not previous.exists():
+                raise UserError(
+                    f"{checkpoint}: cut off, and no earlier one is left; remove "
+                    f"{checkpoint.parent} and train again"
+                ) from None
+            logger.warning("%s: cut off; going on from the one before", checkpoint)
+    if not previous.exists():
+        return None
+    states = load(previous)
+    os.replace(previous, checkpoint)
+    return states
+
+
+def _readable(path: Path) -> bool:
+    if not path.exists():
+        return False
+    try:
+        load(path)
+    except Unreadable:
+        return False
+    return True

@@ -1,0 +1,58 @@
+"""Looks before a training starts: symbols no token stands for, parameters to begin with."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.task.checkpoint import load
+from espnet_mtla.task.data import Source
+from espnet_mtla.task.tokens import build_tokeniser, find_unknown, read_token_list
+
+logger = logging.getLogger(__name__)
+
+
+def check_symbols(
+    args: Namespace, sources: Mapping[str, Source], allow_unk: bool
+) -> None:
+    """Count symbols outside the token list; they would be trained as <unk>.
+
+    Raises:
+        UserError: there are some and ``allow_unk`` is false.
+    """
+    token_list = read_token_list(args.token_list)
+    tokeniser = build_tokeniser(
+        args.token_type, args.bpemodel, args.non_linguistic_symbols
+    )
+    for part, source in sources.items():
+        found = find_unknown(source.texts, tokeniser, token_list)
+        logger.info("%s: %d symbols outside the token list", part, found.total)
+        if found.total and not allow_unk:
+            raise UserError(
+                f"{source.folder / 'text'}: {found.first_utterance}: symbol "
+                f"{found.first_symbol!r} is not in the token list ({found.total} such in "
+                "all); make the list from this text too, or give --allow_unk true"
+            )
+
+
+def check_init_param(specs: Sequence[str]) -> None:
+    """Each ``path:source:target:excluded`` must name a readable file that has the source.
+
+    espnet2 unpickles the file, and takes a source that is not there for nothing to do.
+
+    Raises:
+        UserError: names the file, or the source and what the file holds instead.
+    """
+    for spec in specs:
+        path, *keys = spec.split(":")
+        if len(keys) > 3:
+            raise UserError(
+                f"init_param: {spec}: path:source:target:excluded is the form"
+            )
+        states = load(path)
+        source = keys[0] if keys else ""
+        if source and not any(name.startswith(f"{source}.") for name in states):
+            parts = ", ".join(sorted({name.split(".")[0] for name in states}))
+            raise UserError(f"init_param: {path}: has no {source}; it has {parts}")

@@ -1,0 +1,153 @@
+"""What the ``train`` command does: options, checks, statistics, training, done."""
+
+from __future__ import annotations
+
+import logging
+from argparse import Action, ArgumentTypeError, Namespace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.errors import UserError
+from espnet_mtla.task.asr import ASRTask
+from espnet_mtla.task.checks import check_init_param, check_symbols
+from espnet_mtla.task.config import check_keys, load_yaml, overlay
+from espnet_mtla.task.data import Source, open_source, shape_files
+from espnet_mtla.task.files import keep_copies
+from espnet_mtla.task.parts import check_sections
+from espnet_mtla.task.progress import DONE, describe, finish, is_done, start
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """The command's own options: data in, statistics."""
+
+    train_data: Path
+    valid_data: Path
+    stats_dir: Path
+
+
+def parse(config: Mapping[str, Any], rest: Sequence[str]) -> Namespace:
+    """Options of AbsTask: defaults, then the YAML's, then those of the command line.
+
+    Raises:
+        UserError: an unknown key or option, or a value that does not fit.
+    """
+    parser = ASRTask.get_parser()
+    parser.allow_abbrev = False
+    parser.error = _refuse
+    actions = {a.dest: a for a in parser._actions if a.dest not in ("help", "config")}
+    check_keys("", config, actions)
+    parser.set_defaults(**{k: _value(actions[k], v) for k, v in config.items()})
+    args = parser.parse_args(rest)
+    if args.token_list is None:
+        raise UserError("token_list: needed (--token_list FILE)")
+    check_sections(args)
+    return args
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(f"{message} (train --help_all lists the options)")
+
+
+def _value(action: Action, value: Any) -> Any:
+    """A YAML value as the command line would have read it."""
+    if isinstance(value, dict | list) or value is None or action.type is None:
+        return value
+    try:
+        value = action.type(str(value))
+    except (ValueError, TypeError, ArgumentTypeError) as error:
+        raise UserError(f"{action.dest}: {value!r}: {error}") from None
+    if action.choices is not None and value not in action.choices:
+        valid = ", ".join(str(choice) for choice in action.choices)
+        raise UserError(f"{action.dest}: {value!r} given; valid: {valid}")
+    return value
+
+
+def show_all_options() -> None:
+    """Print every option, AbsTask's among them."""
+    ASRTask.get_parser().print_help()
+
+
+def read_config(path: Path, attention: Path | None) -> dict[str, Any]:
+    """The training YAML with an attention fragment laid over it."""
+    config = load_yaml(path)
+    return overlay(config, load_yaml(attention)) if attention else config
+
+
+def collect(args: Namespace, folders: Folders) -> None:
+    """Measure both data sets into ``stats_dir``, which appears when it is complete."""
+    sources = {
+        "train": open_source(folders.train_data),
+        "valid": open_source(folders.valid_data),
+    }
+    _refuse_strangers(folders.stats_dir)
+    args.collect_stats = True
+    args.ngpu = 0  # a front-end alone: reading the sound is what takes time
+    # Statistics are what normalisation is made from, and nothing is trained.
+    args.normalize, args.specaug = None, None
+    args.normalize_conf, args.specaug_conf = {}, {}
+    set_data(args, sources)
+    with atomic_folder(folders.stats_dir) as aside:
+        args.output_dir = str(aside)
+        run(args)
+        (aside / "config.yaml").unlink()
+        for part, source in sources.items():
+            shape_files(aside, part, source)
+            logger.info("%s: %d utterances in, all measured", part, len(source))
+        (aside / DONE).write_text("", encoding="utf-8")
+
+
+def _refuse_strangers(stats: Path) -> None:
+    if stats.is_dir():
+        ours = {"train", "valid", DONE, "collect.log"}
+        strange = sorted({entry.name for entry in stats.iterdir()} - ours)
+        if strange:
+            raise UserError(
+                f"{stats}: holds {strange[0]}, which is no statistics; choose a folder "
+                "of its own for --stats_dir"
+            )
+
+
+def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
+    """Train, or go on training, until ``output_dir/.done`` can be written."""
+    output = Path(args.output_dir)
+    sources = {
+        "train": open_source(folders.train_data),
+        "valid": open_source(folders.valid_data),
+    }
+    set_data(args, sources)
+    args.train_shape_file = shape_files(folders.stats_dir, "train", sources["train"])
+    args.valid_shape_file = shape_files(folders.stats_dir, "valid", sources["valid"])
+    if args.normalize == "global_mvn" and "stats_file" not in args.normalize_conf:
+        stats = str(folders.stats_dir / "train" / "feats_stats.npz")
+        args.normalize_conf = {**args.normalize_conf, "stats_file": stats}
+    identity = describe(args)
+    if is_done(output, identity, args.max_epoch):
+        logger.info("%s: trained already", output)
+        return
+    check_symbols(args, sources, allow_unk)
+    check_init_param(args.init_param)
+    start(output, identity, resume=args.resume)
+    keep_copies(args, output)
+    run(args)
+    finish(output, identity, args)
+
+
+def set_data(args: Namespace, sources: Mapping[str, Source]) -> None:
+    """Tell AbsTask where the sound and the text are."""
+    for part, source in sources.items():
+        setattr(args, f"{part}_data_path_and_name_and_type", list(source.triples))
+
+
+def run(args: Namespace) -> None:
+    """AbsTask's main, with what its worker processes raise brought back to one line."""
+    try:
+        ASRTask.main(args=args)
+    except UserError as error:
+        # A DataLoader's worker sends its traceback as the message.
+        raise UserError(str(error).strip().split("\n")[-1].split("UserError: ")[-1])

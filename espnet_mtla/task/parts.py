@@ -1,0 +1,152 @@
+"""The parts a speech model is chosen from, by name, and the keys each one takes."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import fields
+
+from torch import nn
+
+from espnet_mtla.attention import attention_settings
+from espnet_mtla.decoder import DecoderConfig
+from espnet_mtla.errors import UserError
+from espnet_mtla.model.config import ModelConfig, ProjectorConfig
+from espnet_mtla.task.choices import LazyChoices, setting_names
+from espnet_mtla.task.config import check_keys
+
+FRONTEND = LazyChoices(
+    "frontend", {"default": "espnet2.asr.frontend.default:DefaultFrontend"}, "default"
+)
+SPECAUG = LazyChoices(
+    "specaug", {"specaug": "espnet2.asr.specaug.specaug:SpecAug"}, None
+)
+NORMALIZE = LazyChoices(
+    "normalize",
+    {
+        "global_mvn": "espnet2.layers.global_mvn:GlobalMVN",
+        "utterance_mvn": "espnet_mtla.frontend.normalise:UtteranceMVN",
+    },
+    "utterance_mvn",
+)
+_ENCODERS = "espnet2.asr.encoder"
+ENCODER = LazyChoices(
+    "encoder",
+    {
+        "transformer": f"{_ENCODERS}.transformer_encoder:TransformerEncoder",
+        "conformer": f"{_ENCODERS}.conformer_encoder:ConformerEncoder",
+        "e_branchformer": f"{_ENCODERS}.e_branchformer_encoder:EBranchformerEncoder",
+    },
+    "conformer",
+)
+CHOICES = (FRONTEND, SPECAUG, NORMALIZE, ENCODER)
+# Encoder options that would make an utterance's output depend on the rest of its batch,
+# or return something else than frames.
+_REFUSED = {
+    "rel_pos_type": ("legacy", "depends on the batch's longest utterance; use latest"),
+    "ctc_trim": (True, "is not supported"),
+}
+
+
+@contextlib.contextmanager
+def naming(section: str) -> Iterator[None]:
+    """Turn what a part's constructor raises about its settings into one clear line."""
+    from typeguard import TypeCheckError
+
+    try:
+        yield
+    except (TypeError, ValueError, AssertionError, TypeCheckError) as error:
+        reason = str(error).strip().split("\n")[0] or "these values do not go together"
+        raise UserError(f"{section}: {reason}") from error
+
+
+def build_part(choices: LazyChoices, args: Namespace) -> nn.Module | None:
+    """Front-end, SpecAug or normalisation as chosen; None for none."""
+    component = choices.get_class(getattr(args, choices.name))
+    if component is None:
+        return None
+    with naming(f"{choices.name}_conf"):
+        return component(**getattr(args, f"{choices.name}_conf"))
+
+
+def build_encoder(args: Namespace, input_size: int) -> nn.Module | None:
+    """The encoder as chosen; None for none.
+
+    Raises:
+        UserError: settings it refuses, or that would break equality in any batch.
+    """
+    component = ENCODER.get_class(args.encoder)
+    if component is None:
+        return None
+    settings = dict(args.encoder_conf)
+    if "rel_pos_type" in setting_names(component):
+        settings.setdefault("rel_pos_type", "latest")
+    for key, (value, reason) in _REFUSED.items():
+        if settings.get(key) == value:
+            raise UserError(f"encoder_conf.{key}: {value} {reason}")
+    if settings.get("interctc_layer_idx"):
+        raise UserError("encoder_conf.interctc_layer_idx: is not supported")
+    with naming("encoder_conf"):
+        return component(input_size=input_size, **settings)
+
+
+def check_sections(args: Namespace) -> None:
+    """Every key in every ``_conf`` section must be known to the part it is for.
+
+    Raises:
+        UserError: names the section, the key and the valid ones.
+    """
+    from espnet2.asr.ctc import CTC
+    from espnet2.tasks.abs_task import optim_classes, scheduler_classes
+
+    for choices in CHOICES:
+        component = choices.get_class(getattr(args, choices.name))
+        valid = setting_names(component, ("input_size",)) if component else []
+        check_keys(f"{choices.name}_conf", getattr(args, f"{choices.name}_conf"), valid)
+    check_keys(
+        "ctc_conf", args.ctc_conf, setting_names(CTC, ("odim", "encoder_output_size"))
+    )
+    for section, dataclass in (
+        ("projector_conf", ProjectorConfig),
+        ("model_conf", ModelConfig),
+        ("decoder_conf", DecoderConfig),
+    ):
+        valid = [f.name for f in fields(dataclass) if f.name != "vocab_size"]
+        check_keys(section, getattr(args, section), valid)
+    attention = args.decoder_conf.get("attention", DecoderConfig.attention)
+    check_keys(
+        "decoder_conf.attention_conf",
+        args.decoder_conf.get("attention_conf", {}),
+        attention_settings(attention),
+    )
+    check_optimiser(args, optim_classes, scheduler_classes)
+
+
+def check_optimiser(
+    args: Namespace, optimisers: dict[str, type], schedulers: dict[str, type]
+) -> None:
+    """Build optimiser and scheduler on a parameter nobody needs, for their own checks."""
+    if args.optim not in optimisers:
+        raise UserError(f"optim: {args.optim!r} given; valid: {', '.join(optimisers)}")
+    chosen = optimisers[args.optim]
+    check_keys("optim_conf", args.optim_conf, _after_first(chosen))
+    with naming("optim_conf"):
+        optimiser = chosen([nn.Parameter()], **args.optim_conf)
+    if args.scheduler is None:
+        return
+    if args.scheduler not in schedulers:
+        raise UserError(
+            f"scheduler: {args.scheduler!r} given; valid: {', '.join(schedulers)}"
+        )
+    chosen = schedulers[args.scheduler]
+    check_keys("scheduler_conf", args.scheduler_conf, _after_first(chosen))
+    with naming("scheduler_conf"):
+        chosen(optimiser, **args.scheduler_conf)
+
+
+def _after_first(component: type) -> list[str]:
+    """Argument names behind the one the task gives (parameters, or the optimiser)."""
+    names = list(inspect.signature(component).parameters)
+    return names[1:]

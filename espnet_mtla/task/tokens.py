@@ -1,0 +1,107 @@
+"""Token lists and tokenisers, and a count of what they do not know."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from espnet_mtla.errors import UserError
+
+if TYPE_CHECKING:
+    from espnet2.text.abs_tokenizer import AbsTokenizer
+
+BLANK, UNKNOWN, BOUNDARY = "<blank>", "<unk>", "<sos/eos>"
+TOKEN_TYPES = ("bpe", "unigram", "char", "word")
+
+
+def read_token_list(source: str | Path | Sequence[str]) -> list[str]:
+    """Tokens in order of their ids, from a file of one a line or as they stand.
+
+    Raises:
+        UserError: no such file, a token twice, or the special ones out of place.
+    """
+    if isinstance(source, str | Path):
+        try:
+            text = Path(source).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UserError(f"token_list: {source}: no such file") from None
+        # Not splitlines(): a token may be any character, line separators too.
+        tokens, name = text.rstrip("\n").split("\n"), str(source)
+    else:
+        tokens, name = list(source), "token_list"
+    twice = [token for token, count in Counter(tokens).items() if count > 1]
+    if twice:
+        raise UserError(f"{name}: token {twice[0]!r} stands twice")
+    if len(tokens) < 4 or tokens[0] != BLANK or tokens[-1] != BOUNDARY:
+        raise UserError(
+            f"{name}: {BLANK} must come first and {BOUNDARY} last, with tokens between"
+        )
+    if UNKNOWN not in tokens:
+        raise UserError(f"{name}: {UNKNOWN} is missing")
+    return tokens
+
+
+def build_tokeniser(
+    token_type: str,
+    bpemodel: str | Path | None,
+    non_linguistic_symbols: str | Path | None = None,
+) -> AbsTokenizer:
+    """espnet2's tokeniser of this type: text to tokens and back.
+
+    Raises:
+        UserError: an unknown type, or a file that is missing.
+    """
+    if token_type not in TOKEN_TYPES:
+        raise UserError(
+            f"token_type: {token_type!r} given, one of {', '.join(TOKEN_TYPES)} is needed"
+        )
+    for option, path in (
+        ("bpemodel", bpemodel),
+        ("non_linguistic_symbols", non_linguistic_symbols),
+    ):
+        if path is not None and not Path(path).is_file():
+            raise UserError(f"{option}: {path}: no such file")
+    if token_type in ("bpe", "unigram"):
+        if bpemodel is None:
+            raise UserError(f"token_type {token_type} needs --bpemodel")
+        from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
+
+        return SentencepiecesTokenizer(bpemodel)
+    if token_type == "char":
+        from espnet2.text.char_tokenizer import CharTokenizer
+
+        return CharTokenizer(non_linguistic_symbols=non_linguistic_symbols)
+    from espnet2.text.word_tokenizer import WordTokenizer
+
+    return WordTokenizer()
+
+
+@dataclass
+class UnknownSymbols:
+    """What a text holds beyond the token list, and where it was first met."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    first_symbol: str = ""
+    first_utterance: str = ""
+
+    @property
+    def total(self) -> int:
+        return self.counts.total()
+
+
+def find_unknown(
+    texts: Mapping[str, str], tokeniser: AbsTokenizer, token_list: Sequence[str]
+) -> UnknownSymbols:
+    """Tokenise every text (utterance: words) and count the tokens not in the list."""
+    known, found = set(token_list), UnknownSymbols()
+    for utterance, text in texts.items():
+        for token in tokeniser.text2tokens(text):
+            if token in known:
+                continue
+            if not found.counts:
+                found.first_symbol, found.first_utterance = token, utterance
+            found.counts[token] += 1
+    return found
