@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Bad input: a file, key or value that the user can change.
 
     The message is one line that names the file or key and says what to do. Commands

@@ -1,0 +1,34 @@
+"""MHA, GQA, MQA, MLA and MTLA over one cache. Needs torch alone.
+
+Read in this order: ``config`` (settings), ``rope``, ``merge`` (temporal merging),
+``cache``, ``attend`` (the arithmetic), ``causal`` (training, prefill, step), ``multihead``
+and ``latent`` (the types), ``cross``, ``interface`` (the reference's signature).
+"""
+
+from espnet_mtla.attention.cache import EntryLayout, KVCache
+from espnet_mtla.attention.causal import Asking, CausalAttention
+from espnet_mtla.attention.cross import TemporalLatentCrossAttention
+from espnet_mtla.attention.latent import (
+    MultiheadLatentAttention,
+    MultiheadTemporalLatentAttention,
+)
+from espnet_mtla.attention.multihead import MultiheadAttention
+from espnet_mtla.attention.registry import (
+    ATTENTIONS,
+    attention_settings,
+    build_attention,
+)
+
+__all__ = [
+    "ATTENTIONS",
+    "Asking",
+    "CausalAttention",
+    "EntryLayout",
+    "KVCache",
+    "MultiheadAttention",
+    "MultiheadLatentAttention",
+    "MultiheadTemporalLatentAttention",
+    "TemporalLatentCrossAttention",
+    "attention_settings",
+    "build_attention",
+]

@@ -1,0 +1,105 @@
+"""Settings of the attention types: the only home of their defaults, and their checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from espnet_mtla.errors import UserError
+
+
+def require(condition: bool, field: str, value: object, needed: str) -> None:
+    """Raise :class:`UserError` naming the field unless ``condition`` holds."""
+    if not condition:
+        raise UserError(f"{field}: {value!r} given, {needed} needed")
+
+
+def check_count(settings: object, *fields: str, least: int = 1) -> None:
+    """Require the named fields to be whole numbers of at least ``least``."""
+    for field in fields:
+        value = getattr(settings, field)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        require(whole and value >= least, field, value, f"a whole number >= {least} is")
+
+
+@dataclass(frozen=True)
+class MultiheadConfig:
+    """MHA, GQA and MQA with rotary positions; they differ in ``num_kv_heads`` alone.
+
+    ``num_kv_heads=None`` means as many as query heads (MHA); ``head_dim=None`` means
+    ``embed_dim / num_heads``.
+    """
+
+    embed_dim: int
+    num_heads: int
+    dropout: float = 0.0
+    bias: bool = False
+    num_kv_heads: int | None = None
+    head_dim: int | None = None
+    rope_base: float = 10000.0
+
+    def __post_init__(self) -> None:
+        check_count(self, "embed_dim", "num_heads")
+        if self.num_kv_heads is None:
+            object.__setattr__(self, "num_kv_heads", self.num_heads)
+        if self.head_dim is None:
+            object.__setattr__(self, "head_dim", self.embed_dim // self.num_heads)
+        check_count(self, "num_kv_heads", "head_dim")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "a value in [0, 1) is")
+        require(
+            self.num_heads % self.num_kv_heads == 0,
+            "num_kv_heads",
+            self.num_kv_heads,
+            f"a divisor of num_heads={self.num_heads} is",
+        )
+        require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "an even number is")
+        require(self.rope_base > 0, "rope_base", self.rope_base, "a value > 0 is")
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """Multi-head Latent Attention (MLA). Widths as in paper section 4, table 1."""
+
+    embed_dim: int
+    num_heads: int
+    dropout: float = 0.0
+    bias: bool = False
+    q_lora_rank: int = 0  # 0: queries come from one full projection
+    kv_lora_rank: int = 256
+    qk_nope_head_dim: int = 64
+    qk_rope_head_dim: int = 32
+    v_head_dim: int = 64
+    rope_base: float = 10000.0
+
+    def __post_init__(self) -> None:
+        check_count(self, "embed_dim", "num_heads", "kv_lora_rank")
+        check_count(self, "qk_nope_head_dim", "v_head_dim")
+        check_count(self, "q_lora_rank", "qk_rope_head_dim", least=0)
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "a value in [0, 1) is")
+        require(
+            self.qk_rope_head_dim % 2 == 0,
+            "qk_rope_head_dim",
+            self.qk_rope_head_dim,
+            "an even number is",
+        )
+        require(self.rope_base > 0, "rope_base", self.rope_base, "a value > 0 is")
+
+    @property
+    def qk_head_dim(self) -> int:
+        """Width of one head's query and key, which also sets the softmax scale."""
+        return self.qk_nope_head_dim + self.qk_rope_head_dim
+
+
+@dataclass(frozen=True)
+class TemporalLatentConfig(LatentConfig):
+    """Multi-head Temporal Latent Attention (MTLA): MLA plus the temporal stride s."""
+
+    down_rate: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "down_rate")
+        rank = self.kv_lora_rank
+        # The chunk's sinusoidal encoding has pairs, and the hyper-network r/4 features.
+        require(
+            rank % 2 == 0 and rank >= 4, "kv_lora_rank", rank, "an even number >= 4 is"
+        )

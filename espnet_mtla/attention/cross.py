@@ -1,0 +1,88 @@
+"""The cross-attention variant: queries over a memory's merged chunks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from espnet_mtla.attention.attend import attend_causal
+from espnet_mtla.attention.causal import take
+from espnet_mtla.attention.interface import IncrementalState
+from espnet_mtla.attention.latent import MultiheadTemporalLatentAttention
+from espnet_mtla.errors import UserError
+
+
+class TemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
+    """MTLA over a fixed memory: chunks are merged, no rotary positions, no causal mask.
+
+    The memory's last chunk counts also where it is not full; the reference leaves its
+    tokens out.
+    """
+
+    def __init__(
+        self, embed_dim: int, num_heads: int, cross_att: bool = True, **settings: object
+    ) -> None:
+        if not cross_att:
+            raise UserError("cross_att: False given, the cross-attention needs True")
+        settings["qk_rope_head_dim"] = 0
+        super().__init__(embed_dim, num_heads, cross_att=True, **settings)
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+        incremental_state: IncrementalState | None = None,
+        **unused: object,
+    ) -> Tensor:
+        """Attention of ``query (B, U, D)`` over the memory ``key (B, T, D)``.
+
+        Args:
+            value: not read, as in self-attention.
+            key_padding_mask: true at the memory's padding, ``(B, T)``.
+            incremental_state: keeps the merged memory of the first call; later calls do
+                not read ``key``.
+
+        Returns:
+            ``(B, U, D)``.
+        """
+        for name, what in unused.items():
+            if name != "position" and what is not None and what is not False:
+                raise UserError(f"{name}: has no meaning in cross-attention")
+        state = {} if incremental_state is None else incremental_state
+        if self._state_key not in state:
+            state[self._state_key] = self._merged_memory(key, key_padding_mask)
+        entries, count = state[self._state_key]
+        keys, values = self.expand(entries)
+        no_angles = self.angles(query.new_zeros(1, query.size(1)), query.dtype)
+        q = self.queries(query, no_angles)
+        visible = count.unsqueeze(1).expand(-1, query.size(1))
+        dropout = self.dropout if self.training else 0.0
+        out = attend_causal(q, keys, values, visible, self.scale, dropout)
+        return self.project_out(out)
+
+    def reorder_incremental_state(
+        self, incremental_state: IncrementalState, new_order: Tensor
+    ) -> IncrementalState:
+        if self._state_key in incremental_state:
+            entries, count = incremental_state[self._state_key]
+            incremental_state[self._state_key] = (entries[new_order], count[new_order])
+        return incremental_state
+
+    def _merged_memory(self, key: Tensor, pad: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Entries ``(B, 1, S, r)``, one a begun chunk, and how many hold, ``(B,)``."""
+        tokens, s = key.size(1), self.layout.stride
+        length = key.new_full((key.size(0),), tokens, dtype=torch.long)
+        if pad is not None:
+            order = pad.to(torch.uint8).argsort(dim=1, stable=True)
+            key = take(key, order).masked_fill(
+                take(pad, order).bool().unsqueeze(-1), 0.0
+            )
+            length = (~pad.bool()).sum(1)
+        running = self.entries(key, self.angles(key.new_zeros(1, tokens), key.dtype))
+        last = torch.arange(s - 1, tokens + s - 1, s, device=key.device)
+        last = torch.minimum(last.unsqueeze(0), (length - 1).clamp(min=0).unsqueeze(1))
+        entries = take(running.transpose(1, 2), last).transpose(1, 2)
+        # A row without memory sees one empty entry: finite, and without meaning.
+        return entries, (-(-length // s)).clamp(min=1)

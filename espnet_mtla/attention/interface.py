@@ -1,0 +1,164 @@
+"""The reference's call signature, over the three ways to run of :mod:`.causal`.
+
+It takes what fairseq-style code passes: a dictionary as incremental state, and padding
+masks of any form. Rows are packed here (valid tokens first), so that padding on either
+side has no influence on a row. The decoder does not come through here.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from espnet_mtla.attention.cache import KVCache
+from espnet_mtla.attention.causal import Asking, CausalAttention, take
+from espnet_mtla.errors import UserError
+
+IncrementalState = dict[str, KVCache]
+
+
+class ReferenceInterface(CausalAttention):
+    """Adds ``forward`` and ``reorder_incremental_state`` as the reference has them."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor | None = None,
+        key_padding_mask: Tensor | None = None,
+        self_attn_mask: Tensor | None = None,
+        position: Tensor | None = None,
+        incremental_state: IncrementalState | None = None,
+        need_weights: bool = False,
+        use_flashattn_infer: bool = False,
+    ) -> Tensor:
+        """Causal self-attention of the last tokens of ``key``, which are ``query``.
+
+        Args:
+            query: ``(B, U, D)``: the last U tokens of the key, those that ask.
+            key: ``(B, T, D)``: training: prompt and text; with ``incremental_state`` the
+                tokens it has not seen yet, one or several.
+            value: not read: keys and values come from the same latents.
+            key_padding_mask: true at padding, ``(B, T)`` or, in a later incremental
+                call, ``(B, all tokens so far)``.
+            self_attn_mask: only a causal mask ``(U, T)`` may be given: the attention is
+                causal by itself.
+            position: rotary positions of the key, ``(1 or B, T)``, in tokens; None counts
+                each row's valid tokens.
+            incremental_state: one dictionary for all modules and steps; the entry made
+                here is replaced, never changed, so that a copied dictionary is a fork.
+            need_weights: must be False: weights over merged chunks are not kept.
+            use_flashattn_infer: must be False: this version has no such back-end.
+
+        Returns:
+            ``(B, U, D)``; what stands at a padded query is finite and means nothing.
+
+        Raises:
+            UserError: an argument that cannot be honoured, by name.
+        """
+        self._check(query, key, key_padding_mask, self_attn_mask)
+        if need_weights:
+            raise UserError("need_weights=True: weights are not kept; leave it False")
+        if use_flashattn_infer:
+            raise UserError(
+                "use_flashattn_infer=True: there is no FlashAttention back-end in this "
+                "version; leave it False to use PyTorch's kernels"
+            )
+        pad = None if key_padding_mask is None else key_padding_mask.bool()
+        row = _Row.packed(query, key, pad, position)
+        if incremental_state is None:
+            angles = None
+            if row.position is not None:
+                angles = self.angles(row.position, key.dtype)
+            return self.attend_all(row.x, row.asking, angles)
+        old = incremental_state.get(self._state_key)
+        cache = self._room_for(old, row.x)
+        out = self.extend(row.x, cache, row.lengths, row.asking, row.position)
+        incremental_state[self._state_key] = cache
+        return out
+
+    def reorder_incremental_state(
+        self, incremental_state: IncrementalState, new_order: Tensor
+    ) -> IncrementalState:
+        """Row i goes on as row ``new_order[i]`` was; rows may be repeated or left out."""
+        cache = incremental_state.get(self._state_key)
+        if cache is not None:
+            incremental_state[self._state_key] = cache.copy(new_order)
+        return incremental_state
+
+    @property
+    def _state_key(self) -> str:
+        return f"{type(self).__name__}.{id(self)}"
+
+    def _room_for(self, cache: KVCache | None, new: Tensor) -> KVCache:
+        """A cache of our own with room for the new tokens, doubling as it grows."""
+        if cache is None:
+            capacity = 2 * new.size(1) + 30
+            return KVCache.empty(self.layout, new.size(0), capacity, new)
+        if cache.suffix.size(0) != new.size(0):
+            raise UserError(
+                f"key: {new.size(0)} rows given, the incremental state has "
+                f"{cache.suffix.size(0)}; reorder it first"
+            )
+        need = cache.appended + new.size(1)
+        return cache.copy(
+            capacity=max(cache.capacity, 2 * need * (need > cache.capacity))
+        )
+
+    def _check(
+        self, query: Tensor, key: Tensor, pad: Tensor | None, mask: Tensor | None
+    ) -> None:
+        if query.dim() != 3 or key.dim() != 3 or query.size(0) != key.size(0):
+            raise UserError(
+                f"query {tuple(query.shape)}, key {tuple(key.shape)}: "
+                "(batch, tokens, width) is needed for both, with one batch size"
+            )
+        asked, tokens = query.size(1), key.size(1)
+        if asked > tokens:
+            raise UserError(f"query has {asked} tokens, more than the key's {tokens}")
+        if pad is not None and (pad.size(0) != key.size(0) or pad.size(1) < tokens):
+            raise UserError(
+                f"key_padding_mask {tuple(pad.shape)}: ({key.size(0)}, {tokens}) is needed"
+            )
+        if mask is not None and not _only_causal(mask, asked, tokens):
+            raise UserError(
+                "self_attn_mask: only a causal mask can be given, since each query sees "
+                "merged chunks; use key_padding_mask to hide tokens"
+            )
+
+
+def _only_causal(mask: Tensor, asked: int, tokens: int) -> bool:
+    """Whether a mask leaves all that lies before each query as it is."""
+    past = torch.ones(asked, tokens, dtype=torch.bool, device=mask.device)
+    return not (mask.bool() & past.tril(tokens - asked)).any()
+
+
+class _Row:
+    """One call's tokens, valid ones first."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        asking: Asking,
+        lengths: Tensor | None,
+        position: Tensor | None,
+    ) -> None:
+        self.x, self.asking, self.lengths, self.position = x, asking, lengths, position
+
+    @classmethod
+    def packed(
+        cls, query: Tensor, key: Tensor, pad: Tensor | None, position: Tensor | None
+    ) -> _Row:
+        tokens, asked = key.size(1), query.size(1)
+        if pad is None:
+            if asked == tokens:
+                return cls(key, Asking(query), None, position)
+            rank = torch.arange(tokens - asked, tokens, device=key.device)
+            return cls(key, Asking(query, rank.unsqueeze(0)), None, position)
+        pad = pad[:, -tokens:]
+        order = pad.to(torch.uint8).argsort(dim=1, stable=True)
+        # Zeros, since a weight of 0 does not undo a NaN that stands in the padding.
+        x = take(key, order).masked_fill(take(pad, order).unsqueeze(-1), 0.0)
+        rank = ((~pad).cumsum(1) - 1).clamp(min=0)[:, -asked:]
+        packed_position = None if position is None else take(position, order)
+        return cls(x, Asking(query, rank), (~pad).sum(1), packed_position)

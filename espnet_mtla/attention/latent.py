@@ -1,0 +1,183 @@
+"""MLA and MTLA: attention over low-rank latents, merged in time by MTLA.
+
+Symbols: ``c`` latent, ``m`` merged latent, ``r`` its width (``kv_lora_rank``),
+``k_rope`` the rotary key that all heads share, ``W_k``, ``W_v`` the up-projections in
+``wkv_b``:
+
+    score = (q_nope W_k m + rope(q_rope) . k_rope) / sqrt(d_N + d_R),  value = W_v m
+
+An entry is ``[m, k_rope]``. Decoding moves W_k to the query and W_v behind the sum
+("absorbed"), so that the cache is read as it is; training expands the entries to heads,
+which takes a third of the work per score. Module names are the reference's.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from espnet_mtla.attention.cache import EntryLayout
+from espnet_mtla.attention.config import LatentConfig, TemporalLatentConfig
+from espnet_mtla.attention.interface import ReferenceInterface
+from espnet_mtla.attention.merge import HyperNetwork, running_sums
+from espnet_mtla.attention.rope import rotate
+
+
+class MultiheadLatentAttention(ReferenceInterface):
+    """MLA: the cache holds one latent and one rotary key a token.
+
+    Args: see :class:`LatentConfig`. ``recompute_prompt_attn`` is accepted for the
+    reference's sake and changes nothing here: the mask is causal with either kind of
+    prompt, and which tokens ask is seen from the query.
+    """
+
+    config_type: type[LatentConfig] = LatentConfig
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        recompute_prompt_attn: bool = False,
+        **settings: object,
+    ) -> None:
+        super().__init__()
+        config = self.config_type(embed_dim, num_heads, **settings)
+        self.config = config
+        self.recompute_prompt_attn = recompute_prompt_attn
+        self.dropout, self.scale = config.dropout, config.qk_head_dim**-0.5
+        self.rope_dim, self.rope_base = config.qk_rope_head_dim, config.rope_base
+        self.layout = EntryLayout(
+            heads=1,
+            width=config.kv_lora_rank + config.qk_rope_head_dim,
+            key_width=config.kv_lora_rank + config.qk_rope_head_dim,
+            value_start=0,
+            value_width=config.kv_lora_rank,
+            stride=getattr(config, "down_rate", 1),
+        )
+        self._make_projections(config)
+
+    def _make_projections(self, config: LatentConfig) -> None:
+        width, heads, bias = config.embed_dim, config.num_heads, config.bias
+        if config.q_lora_rank == 0:
+            self.wq = nn.Linear(width, heads * config.qk_head_dim, bias=bias)
+        else:
+            self.wq_a = nn.Linear(width, config.q_lora_rank, bias=bias)
+            self.q_norm = nn.LayerNorm(config.q_lora_rank)
+            self.wq_b = nn.Linear(
+                config.q_lora_rank, heads * config.qk_head_dim, bias=bias
+            )
+        self.wkv_a = nn.Linear(
+            width, config.kv_lora_rank + config.qk_rope_head_dim, bias=bias
+        )
+        self.kv_norm = nn.LayerNorm(config.kv_lora_rank)
+        expanded = heads * (config.qk_nope_head_dim + config.v_head_dim)
+        # The heads use the weight alone, as the reference does; with ``bias`` there is
+        # a parameter of that name in its state dicts, so there is one here.
+        self.wkv_b = nn.Linear(config.kv_lora_rank, expanded, bias=bias)
+        self.wo = nn.Linear(heads * config.v_head_dim, width, bias=bias)
+
+    def queries(self, x: Tensor, angles: Tensor) -> Tensor:
+        if self.config.q_lora_rank == 0:
+            q = self.wq(x)
+        else:
+            q = self.wq_b(self.q_norm(self.wq_a(x)))
+        q = q.unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
+        q_nope, q_rope = self._split_query(q)
+        return torch.cat((q_nope, rotate(q_rope, angles.unsqueeze(1))), dim=-1)
+
+    def entries(
+        self,
+        x: Tensor,
+        angles: Tensor,
+        start: Tensor | None = None,
+        carry: Tensor | None = None,
+    ) -> Tensor:
+        latent, k_rope = self._split_entry(self.wkv_a(x))
+        merged = self.merge(self.kv_norm(latent), start, carry)
+        return torch.cat((merged, rotate(k_rope, angles)), dim=-1).unsqueeze(1)
+
+    def merge(
+        self, latent: Tensor, start: Tensor | None, carry: Tensor | None
+    ) -> Tensor:
+        """Latents ``(B, T, r)`` as the cache holds them; MLA keeps them as they are."""
+        del start, carry
+        return latent
+
+    def up_projections(self) -> tuple[Tensor, Tensor]:
+        """W_k ``(H, d_N, r)`` and W_v ``(H, d_V, r)``."""
+        weight = self.wkv_b.weight.unflatten(0, (self.config.num_heads, -1))
+        return weight.split((self.config.qk_nope_head_dim, self.config.v_head_dim), 1)
+
+    def expand(self, entries: Tensor) -> tuple[Tensor, Tensor]:
+        """Entries ``(B, 1, S, r + d_R)`` to keys and values of each head."""
+        latent, k_rope = self._split_entry(entries)
+        w_k, w_v = self.up_projections()
+        k_nope = latent @ w_k.transpose(1, 2)  # (B, H, S, d_N)
+        k_rope = k_rope.expand(-1, self.config.num_heads, -1, -1)
+        return torch.cat((k_nope, k_rope), dim=-1), latent @ w_v.transpose(1, 2)
+
+    def absorb(self, q: Tensor) -> Tensor:
+        """Queries ``(N, H, U, d_N + d_R)`` to ``(N, H, U, r + d_R)``."""
+        q_nope, q_rope = self._split_query(q)
+        w_k, _ = self.up_projections()
+        return torch.cat((q_nope @ w_k, q_rope), dim=-1)
+
+    def release(self, out: Tensor) -> Tensor:
+        """Summed latents ``(N, H, U, r)`` to values ``(N, H, U, d_V)``."""
+        _, w_v = self.up_projections()
+        return out @ w_v.transpose(1, 2)
+
+    def project_out(self, out: Tensor) -> Tensor:
+        """``(B, H, U, d_V) -> (B, U, D)``."""
+        return self.wo(out.transpose(1, 2).flatten(2))
+
+    def _split_query(self, q: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = (self.config.qk_nope_head_dim, self.config.qk_rope_head_dim)
+        return q.split(sizes, dim=-1)
+
+    def _split_entry(self, entry: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = (self.config.kv_lora_rank, self.config.qk_rope_head_dim)
+        return entry.split(sizes, dim=-1)
+
+
+class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
+    """MTLA (arXiv 2505.13544): latents are merged in chunks of ``down_rate`` tokens.
+
+    Args: see :class:`TemporalLatentConfig`.
+    """
+
+    config_type = TemporalLatentConfig
+
+    def __new__(
+        cls, *args: object, cross_att: bool = False, **settings: object
+    ) -> MultiheadTemporalLatentAttention:
+        """``cross_att=True`` makes the cross-attention variant, as in the reference."""
+        del args, settings
+        if cross_att:
+            from espnet_mtla.attention.cross import TemporalLatentCrossAttention
+
+            cls = TemporalLatentCrossAttention
+        return object.__new__(cls)
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        recompute_prompt_attn: bool = False,
+        cross_att: bool = False,
+        **settings: object,
+    ) -> None:
+        super().__init__(embed_dim, num_heads, recompute_prompt_attn, **settings)
+        self.cross_att = cross_att
+        self.hypernet_down = HyperNetwork(self.config.kv_lora_rank)
+
+    def merge(
+        self, latent: Tensor, start: Tensor | None, carry: Tensor | None
+    ) -> Tensor:
+        stride = self.layout.stride
+        token = torch.arange(latent.size(1), device=latent.device).unsqueeze(0)
+        if start is not None:
+            token = token + start.unsqueeze(1)
+        weighted = self.hypernet_down(latent, token // stride) * latent
+        summed = None if carry is None else carry[:, 0, : latent.size(-1)]
+        return running_sums(weighted, stride, start, summed)

@@ -1,0 +1,98 @@
+"""Temporal merging: the hyper-network's weights and the running sums of a chunk.
+
+Symbols: ``s`` stride (``down_rate``), ``c_j`` latent of token j, ``w_j`` its merge
+weight, ``m_i`` the merged latent that token i sees (paper section 4.2, eq. 9 to 13):
+
+    w_j = sigmoid(<F_c pe(j // s), F_p c_j>)
+    m_i = sum of w_j c_j over the tokens j <= i of i's own chunk
+
+Inside a chunk w_j does not depend on i, so m is a running sum that restarts with every
+chunk: no T x T matrix is needed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class HyperNetwork(nn.Module):
+    """Merge weights from a token's latent and its chunk's index.
+
+    ``fc_c``, ``fc_p`` and the sizes are the reference's, so that state dicts match.
+    """
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+        self.fc_c = nn.Linear(rank, rank // 4)
+        self.fc_p = nn.Linear(rank, rank // 4)
+
+    def forward(self, latents: Tensor, chunks: Tensor) -> Tensor:
+        """Weights ``(B, T, 1)`` of ``latents (B, T, r)`` in ``chunks (B or 1, T)``."""
+        code = chunk_encoding(chunks, self.rank).to(latents.dtype)
+        score = (self.fc_c(code) * self.fc_p(latents)).sum(-1, keepdim=True)
+        return torch.sigmoid(score)
+
+
+def chunk_encoding(chunks: Tensor, rank: int) -> Tensor:
+    """Sinusoidal encoding ``(..., rank)`` of chunk indices: sine, cosine, in turn."""
+    exponent = torch.arange(0, rank, 2, device=chunks.device, dtype=torch.float32)
+    frequency = torch.exp(exponent * (-math.log(10000.0) / rank))
+    angle = chunks.to(torch.float32).unsqueeze(-1) * frequency
+    return torch.stack((angle.sin(), angle.cos()), dim=-1).flatten(-2)
+
+
+def running_sums(
+    values: Tensor,
+    stride: int,
+    start: Tensor | None = None,
+    carry: Tensor | None = None,
+) -> Tensor:
+    """Running sums of ``values (B, T, r)`` that restart at each multiple of ``stride``.
+
+    Args:
+        start: tokens each row has seen before, ``(B,)``; None where all begin at 0.
+        carry: the open chunk's sum before the first token, ``(B, r)``; read only where
+            ``start`` is no multiple of ``stride``.
+
+    Half-precision values are summed in float32.
+    """
+    if stride == 1:
+        return values
+    exact = values.double() if values.dtype == torch.float64 else values.float()
+    if start is None:
+        return _sum_aligned(exact, stride).to(values.dtype)
+    phase = start % stride  # (B,)
+    grid = _shifted_grid(exact, stride, phase, carry)
+    sums = _sum_aligned(grid, stride)
+    token = phase.unsqueeze(1) + torch.arange(values.size(1), device=values.device)
+    index = token.unsqueeze(-1).expand(values.shape)
+    return sums.gather(1, index).to(values.dtype)
+
+
+def _sum_aligned(values: Tensor, stride: int) -> Tensor:
+    tokens = values.size(1)
+    padded = F.pad(values, (0, 0, 0, -tokens % stride))
+    return padded.unflatten(1, (-1, stride)).cumsum(2).flatten(1, 2)[:, :tokens]
+
+
+def _shifted_grid(
+    values: Tensor, stride: int, phase: Tensor, carry: Tensor | None
+) -> Tensor:
+    """Each row moved right by its phase, with the carried sum just before its first."""
+    batch, tokens, width = values.shape
+    grid = values.new_zeros(batch, tokens + stride - 1, width)
+    index = phase.unsqueeze(1) + torch.arange(tokens, device=values.device)
+    grid.scatter_(1, index.unsqueeze(-1).expand(values.shape), values)
+    if carry is not None:
+        rows = torch.arange(batch, device=values.device)
+        before = (phase - 1).clamp(min=0)
+        kept = torch.where(
+            (phase > 0).unsqueeze(1), carry.to(values), grid[rows, before]
+        )
+        grid[rows, before] = kept
+    return grid

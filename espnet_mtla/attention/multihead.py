@@ -1,0 +1,69 @@
+"""MHA, GQA and MQA with rotary positions: one module, three numbers of key heads."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from espnet_mtla.attention.cache import EntryLayout
+from espnet_mtla.attention.config import MultiheadConfig
+from espnet_mtla.attention.interface import ReferenceInterface
+from espnet_mtla.attention.rope import rotate
+
+
+class MultiheadAttention(ReferenceInterface):
+    """Causal attention whose cache holds keys and values of ``num_kv_heads`` heads.
+
+    Args: see :class:`MultiheadConfig`.
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, **settings: object) -> None:
+        super().__init__()
+        config = MultiheadConfig(embed_dim, num_heads, **settings)
+        self.config = config
+        self.dropout = config.dropout
+        self.rope_dim, self.rope_base = config.head_dim, config.rope_base
+        self.scale = config.head_dim**-0.5
+        self.layout = EntryLayout(
+            heads=config.num_kv_heads,
+            width=2 * config.head_dim,
+            key_width=config.head_dim,
+            value_start=config.head_dim,
+            value_width=config.head_dim,
+        )
+        query_width = num_heads * config.head_dim
+        key_width = config.num_kv_heads * config.head_dim
+        self.wq = nn.Linear(embed_dim, query_width, bias=config.bias)
+        self.wk = nn.Linear(embed_dim, key_width, bias=config.bias)
+        self.wv = nn.Linear(embed_dim, key_width, bias=config.bias)
+        self.wo = nn.Linear(query_width, embed_dim, bias=config.bias)
+
+    def queries(self, x: Tensor, angles: Tensor) -> Tensor:
+        return rotate(self._heads(self.wq(x)), angles.unsqueeze(1))
+
+    def entries(
+        self,
+        x: Tensor,
+        angles: Tensor,
+        start: Tensor | None = None,
+        carry: Tensor | None = None,
+    ) -> Tensor:
+        del start, carry  # a token's entry is its own: nothing is merged
+        k = rotate(self._heads(self.wk(x)), angles.unsqueeze(1))
+        return torch.cat((k, self._heads(self.wv(x))), dim=-1)
+
+    def expand(self, entries: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layout.keys(entries), self.layout.values(entries)
+
+    def absorb(self, q: Tensor) -> Tensor:
+        return q
+
+    def release(self, out: Tensor) -> Tensor:
+        return out
+
+    def project_out(self, out: Tensor) -> Tensor:
+        return self.wo(out.transpose(1, 2).flatten(2))
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """``(B, T, heads * d) -> (B, heads, T, d)``."""
+        return x.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)

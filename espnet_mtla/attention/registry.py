@@ -1,0 +1,61 @@
+"""Attention types by the names that YAML uses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+
+from espnet_mtla.attention.causal import CausalAttention
+from espnet_mtla.attention.config import (
+    LatentConfig,
+    MultiheadConfig,
+    TemporalLatentConfig,
+)
+from espnet_mtla.attention.latent import (
+    MultiheadLatentAttention,
+    MultiheadTemporalLatentAttention,
+)
+from espnet_mtla.attention.multihead import MultiheadAttention
+from espnet_mtla.errors import UserError
+
+# name: module, its settings' dataclass, and what the name itself settles
+ATTENTIONS: dict[str, tuple[type[CausalAttention], type, dict[str, int]]] = {
+    "mha": (MultiheadAttention, MultiheadConfig, {}),
+    "gqa": (MultiheadAttention, MultiheadConfig, {"num_kv_heads": 2}),
+    "mqa": (MultiheadAttention, MultiheadConfig, {"num_kv_heads": 1}),
+    "mla": (MultiheadLatentAttention, LatentConfig, {}),
+    "mtla": (MultiheadTemporalLatentAttention, TemporalLatentConfig, {}),
+}
+# The decoder gives these to every layer.
+_SHARED = {"embed_dim", "num_heads", "dropout"}
+
+
+def attention_settings(name: str) -> list[str]:
+    """Names that ``attention_conf`` may hold for an attention type."""
+    if name not in ATTENTIONS:
+        raise UserError(
+            f"attention: {name!r} given, one of {', '.join(ATTENTIONS)} is needed"
+        )
+    return [f.name for f in fields(ATTENTIONS[name][1]) if f.name not in _SHARED]
+
+
+def build_attention(
+    name: str,
+    embed_dim: int,
+    num_heads: int,
+    dropout: float = 0.0,
+    conf: Mapping[str, object] | None = None,
+) -> CausalAttention:
+    """An attention module by name; ``conf`` holds what differs from the defaults.
+
+    Raises:
+        UserError: an unknown name, an unknown key of ``conf``, or a bad value.
+    """
+    valid, given = attention_settings(name), dict(conf or {})
+    for key in given:
+        if key not in valid:
+            raise UserError(
+                f"attention_conf.{key}: unknown key for {name}; valid: {', '.join(valid)}"
+            )
+    module, _, settled = ATTENTIONS[name]
+    return module(embed_dim, num_heads, dropout=dropout, **{**settled, **given})
