@@ -1,21 +1,34 @@
-"""Beam search over many utterances and hypotheses at once. Needs torch alone."""
+"""Beam search over many utterances and hypotheses at once. Needs torch alone.
 
-from espnet_mtla.search.beam import BrokenScores, Hypothesis, Symbols, beam_search
-from espnet_mtla.search.ctc import CTCPrefixScorer, best_path
-from espnet_mtla.search.decoder_scorer import DecoderScorer
-from espnet_mtla.search.interface import CandidateScorer, Scorer
-from espnet_mtla.search.options import DecodeOptions, length_limits
+Importing the package imports nothing else, so that a command's ``--help`` can read the
+options without waiting for torch.
+"""
 
-__all__ = [
-    "BrokenScores",
-    "CTCPrefixScorer",
-    "CandidateScorer",
-    "DecodeOptions",
-    "DecoderScorer",
-    "Hypothesis",
-    "Scorer",
-    "Symbols",
-    "beam_search",
-    "best_path",
-    "length_limits",
-]
+from __future__ import annotations
+
+from importlib import import_module
+
+_PUBLIC = {
+    "BrokenScores": "beam",
+    "CTCPrefixScorer": "ctc",
+    "CandidateScorer": "interface",
+    "DecodeOptions": "options",
+    "DecoderScorer": "decoder_scorer",
+    "Hypothesis": "beam",
+    "Scorer": "interface",
+    "Symbols": "beam",
+    "beam_search": "beam",
+    "best_path": "ctc",
+    "length_limits": "limits",
+}
+__all__ = [*_PUBLIC]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

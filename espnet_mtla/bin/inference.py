@@ -1,0 +1,112 @@
+"""Decode a data folder with a trained model.
+
+Writes OUTPUT_DIR/{1best_recog,...}/{text,token,token_int,score} in ESPnet's form,
+utterances.jsonl (sizes, seconds and flags of each utterance) and, last,
+efficiency.json (time, real-time factor, memory). One short utterance is decoded
+beforehand to warm up; it is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from espnet_mtla.bin.cli import run
+from espnet_mtla.recognise.options import add_options, read_options
+
+if TYPE_CHECKING:
+    from espnet_mtla.recognise.recogniser import Recognised, Recogniser
+    from espnet_mtla.recognise.utterances import Utterance
+
+PROGRESS_SECONDS = 10.0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m espnet_mtla.bin.inference",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(parser)
+    parser.add_argument(
+        "--output_dir", type=Path, required=True, help="folder to write"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse()
+    options = read_options(args)
+
+    from espnet_mtla.recognise.load import choose_device, load_model
+    from espnet_mtla.recognise.output import write_output
+    from espnet_mtla.recognise.recogniser import Recogniser
+    from espnet_mtla.recognise.utterances import list_utterances, make_batches
+    from espnet_mtla.score.efficiency import summarise, table
+
+    device = choose_device(args.ngpu)
+    trained = load_model(args.model_dir, device, options)
+    utterances = list_utterances(args.data, trained.fs)
+    if trained.model.decoder is None:
+        logging.info("no decoder in this model: CTC's best path, without search")
+    batches = make_batches(utterances, options.batch_frames)
+    recogniser = Recogniser(trained, options)
+    warm_up(recogniser, batches[0][0])
+    recognised = decode(recogniser, batches, len(utterances))
+    lost = {u.key for u in utterances} - {result.key for result in recognised}
+    if lost or len(recognised) != len(utterances):
+        raise AssertionError(f"in {len(utterances)}, out {len(recognised)}: {lost}")
+    efficiency = summarise(recognised, recogniser)
+    tokens = trained.model.token_list
+    write_output(args.output_dir, recognised, tokens, trained.to_text, efficiency)
+    print(table(efficiency))
+    print(
+        f"utterances in {len(utterances)}, out {len(recognised)}; {flags(recognised)}"
+    )
+
+
+def warm_up(recogniser: Recogniser, utterance: Utterance) -> None:
+    """Decode one utterance, so that first-time costs stay out of the figures."""
+    import torch
+
+    from espnet_mtla.recognise.recogniser import Costs, Sound
+    from espnet_mtla.recognise.utterances import read_sound
+
+    trained = recogniser.trained
+    recogniser([Sound(utterance.key, read_sound(utterance, trained.fs))])
+    recogniser.costs = Costs()
+    if trained.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
+def decode(
+    recogniser: Recogniser, batches: list[list[Utterance]], count: int
+) -> list[Recognised]:
+    """All batches, with a word about progress now and then."""
+    from espnet_mtla.recognise.recogniser import Sound
+    from espnet_mtla.recognise.utterances import read_sound
+
+    fs = recogniser.trained.fs
+    recognised: list[Recognised] = []
+    said = time.monotonic()
+    for batch in batches:
+        recognised += recogniser([Sound(u.key, read_sound(u, fs)) for u in batch])
+        if time.monotonic() - said > PROGRESS_SECONDS:
+            said = time.monotonic()
+            logging.info("decoded %d of %d utterances", len(recognised), count)
+    return recognised
+
+
+def flags(recognised: list[Recognised]) -> str:
+    """How many utterances are worth a look; each is named in utterances.jsonl."""
+    from espnet_mtla.recognise.output import describe
+
+    found = [describe(result)["flags"] for result in recognised]
+    return ", ".join(f"{name} {sum(f[name] for f in found)}" for name in found[0])
+
+
+if __name__ == "__main__":
+    run(main)

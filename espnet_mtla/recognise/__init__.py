@@ -1,0 +1,1 @@
+"""From a trained model and a data folder to hypotheses on disk."""

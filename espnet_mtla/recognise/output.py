@@ -1,0 +1,93 @@
+"""Hypotheses on disk: ESPnet's ``Nbest_recog`` folders and a JSON line an utterance."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from espnet_mtla.data.atomic import atomic_file, atomic_folder
+from espnet_mtla.data.folder import write_table
+from espnet_mtla.recognise.recogniser import Recognised
+from espnet_mtla.search.beam import Hypothesis
+
+MARK = "efficiency.json"  # written last: with it the folder is complete
+# A block of tokens that stands so often in a row, over so many tokens, is a loop.
+LOOP_TIMES, LOOP_TOKENS = 4, 10
+
+
+def write_output(
+    folder: Path,
+    recognised: Sequence[Recognised],
+    token_list: Sequence[str],
+    to_text: Callable[[Sequence[str]], str],
+    efficiency: dict[str, object],
+) -> None:
+    """Write one decoded set, ``efficiency.json`` last; what it replaces goes first.
+
+    Other files in the folder (logs, scores) are left alone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).unlink(missing_ok=True)
+    for old in folder.glob("*best_recog"):
+        shutil.rmtree(old)
+    ordered = sorted(recognised, key=lambda result: result.key)
+    for place in range(max(len(result.nbest) for result in ordered)):
+        found = {r.key: r.nbest[place] for r in ordered if place < len(r.nbest)}
+        with atomic_folder(folder / f"{place + 1}best_recog") as aside:
+            _write_tables(aside, found, token_list, to_text)
+    with atomic_file(folder / "utterances.jsonl") as stream:
+        for result in ordered:
+            stream.write(json.dumps(describe(result), ensure_ascii=False) + "\n")
+    with atomic_file(folder / MARK) as stream:
+        stream.write(json.dumps(efficiency, indent=2) + "\n")
+
+
+def _write_tables(
+    folder: Path,
+    found: dict[str, Hypothesis],
+    token_list: Sequence[str],
+    to_text: Callable[[Sequence[str]], str],
+) -> None:
+    tokens = {k: [token_list[i] for i in h.tokens] for k, h in found.items()}
+    ids = {k: " ".join(map(str, h.tokens)) for k, h in found.items()}
+    write_table(folder / "text", {k: to_text(row) for k, row in tokens.items()})
+    write_table(folder / "token", {k: " ".join(row) for k, row in tokens.items()})
+    write_table(folder / "token_int", ids)
+    write_table(folder / "score", {k: f"{h.score:.6f}" for k, h in found.items()})
+
+
+def describe(result: Recognised) -> dict[str, object]:
+    """The JSON line of an utterance."""
+    best = result.nbest[0]
+    return {
+        "key": result.key,
+        "audio_seconds": round(result.audio_seconds, 4),
+        "encoder_frames": result.encoder_frames,
+        "prompt_frames": result.prompt_frames,
+        "tokens": len(best.tokens),
+        "score": best.score,
+        "decode_seconds": round(result.decode_seconds, 6),
+        "flags": {
+            "repetition": has_loop(best.tokens),
+            "hit_length_limit": best.hit_length_limit,
+            "empty": not best.tokens,
+        },
+    }
+
+
+def has_loop(tokens: Sequence[int]) -> bool:
+    """Whether a block of tokens repeats itself in a row as no speaker does.
+
+    At least :data:`LOOP_TIMES` times and over at least :data:`LOOP_TOKENS` tokens, so
+    that a digit said four times passes.
+    """
+    for period in range(1, len(tokens) // LOOP_TIMES + 1):
+        needed = max(LOOP_TIMES * period, LOOP_TOKENS) - period
+        run = 0
+        for now, before in zip(tokens[period:], tokens, strict=False):
+            run = run + 1 if now == before else 0
+            if run >= needed:
+                return True
+    return False

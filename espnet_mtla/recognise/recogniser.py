@@ -1,0 +1,210 @@
+"""Batches of sound to hypotheses, with what it cost."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.search.beam import BrokenScores, Hypothesis, Symbols, beam_search
+from espnet_mtla.search.ctc import CTCPrefixScorer, best_path
+from espnet_mtla.search.decoder_scorer import DecoderScorer
+from espnet_mtla.search.limits import length_limits
+from espnet_mtla.search.options import DecodeOptions
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from espnet_mtla.recognise.load import TrainedModel
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Samples of one utterance, ``(n,)`` float32."""
+
+    key: str
+    samples: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Hypotheses of one utterance, best first, and its sizes.
+
+    ``decode_seconds`` is its share, by samples, of the time its batch took.
+    """
+
+    key: str
+    audio_seconds: float
+    encoder_frames: int
+    prompt_frames: int
+    nbest: list[Hypothesis]
+    decode_seconds: float
+
+
+@dataclass
+class Costs:
+    """Summed over batches: seconds; the largest of all batches: bytes of the caches.
+
+    ``wall_seconds`` runs from samples in memory to tokens: features, encoder and
+    search; reading files does not count.
+    """
+
+    wall_seconds: float = 0.0
+    encoder_seconds: float = 0.0
+    search_seconds: float = 0.0
+    cache_formula: int = 0
+    cache_used: int = 0
+    cache_allocated: int = 0
+
+
+@dataclass
+class Recogniser:
+    """Decodes batches with a model whose decoder may be None: then CTC's best path."""
+
+    trained: TrainedModel
+    options: DecodeOptions
+    costs: Costs = field(default_factory=Costs)
+
+    def __call__(self, batch: Sequence[Sound]) -> list[Recognised]:
+        """Decode a batch, halving it as often as memory demands.
+
+        Raises:
+            UserError: An utterance does not fit into memory by itself, is too short, or
+                gets scores that are NaN; named.
+        """
+        try:
+            return self._decode(batch)
+        except torch.OutOfMemoryError:
+            pass
+        except RuntimeError as error:
+            if "can't allocate memory" not in str(error):  # the CPU's way to say it
+                raise
+        # Outside the handlers: the traceback would keep the batch's tensors alive.
+        return self._decode_halves(batch)
+
+    def _decode_halves(self, batch: Sequence[Sound]) -> list[Recognised]:
+        if self.trained.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(batch) == 1:
+            seconds = len(batch[0].samples) / self.trained.fs
+            raise UserError(
+                f"{batch[0].key}: {seconds:.1f} s alone do not fit into the memory of "
+                f"{self.trained.device}; lower beam_size or max_length_ratio, or "
+                "cut it"
+            )
+        logging.warning("out of memory with %d utterances: halved", len(batch))
+        half = len(batch) // 2
+        return self(batch[:half]) + self(batch[half:])
+
+    @torch.inference_mode()
+    def _decode(self, batch: Sequence[Sound]) -> list[Recognised]:
+        keys = [sound.key for sound in batch]
+        began = self._now()
+        speech, lengths = self._pad(batch)
+        model = self.trained.model
+        encoded, frames = model.encode(speech, lengths, keys)
+        frames = frames.to(encoded.device)
+        prompt = prompt_lens = None
+        if model.decoder is not None:
+            prompt, prompt_lens = model.project(encoded, frames)
+        between = self._now()
+        try:
+            found = self._search(encoded, frames, prompt, prompt_lens)
+        except BrokenScores as error:
+            raise UserError(
+                f"{keys[error.utterances[0]]}: the model gives it scores that are NaN; "
+                "look at model.pth (a diverged training?) or try --dtype float32"
+            ) from None
+        ended = self._now()
+        self.costs.wall_seconds += ended - began
+        self.costs.encoder_seconds += between - began
+        self.costs.search_seconds += ended - between
+        samples = lengths.tolist()
+        prompts = [0] * len(batch) if prompt_lens is None else prompt_lens.tolist()
+        per_sample = (ended - began) / sum(samples)
+        columns = zip(keys, samples, frames.tolist(), prompts, found, strict=True)
+        return [
+            Recognised(key, n / self.trained.fs, t, p, nbest, n * per_sample)
+            for key, n, t, p, nbest in columns
+        ]
+
+    def _pad(self, batch: Sequence[Sound]) -> tuple[Tensor, Tensor]:
+        rows = [torch.from_numpy(sound.samples) for sound in batch]
+        speech = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows])
+        return speech.to(self.trained.device), lengths.to(self.trained.device)
+
+    def _search(
+        self,
+        encoded: Tensor,
+        frames: Tensor,
+        prompt: Tensor | None,
+        prompt_lens: Tensor | None,
+    ) -> list[list[Hypothesis]]:
+        model, options = self.trained.model, self.options
+        if prompt is None or prompt_lens is None:
+            found = best_path(model.ctc.log_softmax(encoded), frames)
+            return [[Hypothesis(tokens, score, False)] for tokens, score in found]
+        prompt_lens = prompt_lens.to(prompt.device)
+        limits = length_limits(prompt_lens, options)
+        scorer = DecoderScorer(
+            model.decoder,
+            prompt.to(getattr(torch, options.dtype)),
+            prompt_lens,
+            max_tokens=int(limits[1].max()),
+            beam=options.beam_size,
+            share_prompt=options.share_prompt,
+        )
+        weight = options.ctc_weight
+        prefix_scorers = []
+        if weight > 0:
+            log_probs = model.ctc.log_softmax(encoded)
+            ctc = CTCPrefixScorer(log_probs, frames, options.beam_size, model.eos)
+            prefix_scorers.append((ctc, weight))
+        symbols = Symbols(sos=model.sos, eos=model.eos)
+        found = beam_search(
+            [(scorer, 1 - weight)], limits, symbols, options, prefix_scorers
+        )
+        self._note_cache(scorer, prompt_lens, found)
+        return found
+
+    def _note_cache(
+        self, scorer: DecoderScorer, prompt_lens: Tensor, found: list[list[Hypothesis]]
+    ) -> None:
+        costs = self.costs
+        costs.cache_used = max(costs.cache_used, scorer.used_bytes)
+        costs.cache_allocated = max(costs.cache_allocated, scorer.allocated_bytes)
+        formula = sum(
+            self.cache_bytes(frames, nbest, self.options.beam_size)
+            for frames, nbest in zip(prompt_lens.tolist(), found, strict=True)
+        )
+        costs.cache_formula = max(costs.cache_formula, formula)
+
+    def cache_bytes(
+        self, prompt_frames: int, nbest: Sequence[Hypothesis], beam: int
+    ) -> int:
+        """Bytes that decoding one utterance with its best hypothesis fills, by formula.
+
+        <sos> and all tokens are in the cache; <eos> never is.
+        """
+        decoder = self.trained.model.decoder
+        if decoder is None:
+            return 0
+        return decoder.cache_bytes(
+            prompt_frames,
+            len(nbest[0].tokens) + 1,
+            beam=beam,
+            share_prompt=self.options.share_prompt,
+            itemsize=getattr(torch, self.options.dtype).itemsize,
+        )
+
+    def _now(self) -> float:
+        if self.trained.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
