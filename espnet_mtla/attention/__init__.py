@@ -1,8 +1,9 @@
 """MHA, GQA, MQA, MLA and MTLA over one cache. Needs torch alone.
 
 Read in this order: ``config`` (settings), ``rope``, ``merge`` (temporal merging),
-``cache``, ``attend`` (the arithmetic), ``causal`` (training, prefill, step), ``multihead``
-and ``latent`` (the types), ``cross``, ``interface`` (the reference's signature).
+``cache``, ``attend`` (the arithmetic), ``causal`` (training, prefill, step),
+``multihead`` and ``latent`` (the types), ``cross``, ``interface`` (the reference's
+signature).
 """
 
 from espnet_mtla.attention.cache import EntryLayout, KVCache

@@ -51,8 +51,8 @@ def attend_strided(
     Args:
         q: ``(B, H, T, d)``.
         finished: keys ``(B, H, S, d)`` and values ``(B, H, S, e)`` of finished chunks.
-        own: keys ``(B, H, T, d)`` and values ``(B, H, T, e)`` of each query's own chunk,
-            summed up to the query.
+        own: keys ``(B, H, T, d)`` and values ``(B, H, T, e)`` of each query's own
+            chunk, summed up to the query.
         visible: ``(B or 1, T)``, chunks finished before the query's own began.
 
     Returns:
@@ -80,8 +80,8 @@ def attend_cache(
     Args:
         q: ``(N, H, T, d)``, in the space of the entries.
         prompt: keys ``(B, G, P, d)``, values ``(B, G, P, e)``, valid entries ``(B,)``.
-        suffix: keys ``(N, G, S, d)``, values ``(N, G, S, e)``, entries that query t of a
-            row sees ``(N, T)``.
+        suffix: keys ``(N, G, S, d)``, values ``(N, G, S, e)``, entries that query t of
+            a row sees ``(N, T)``.
         own: key ``(N, G, T, d)`` and value ``(N, G, T, e)`` of each query's own running
             chunk where the suffix does not show it: with several queries a row.
 

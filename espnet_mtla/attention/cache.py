@@ -1,8 +1,9 @@
 """The KV cache: one copy of a prompt an utterance, one suffix row a hypothesis.
 
-An *entry* is what attention keeps of a chunk of ``stride`` tokens: MTLA's merged latent
-and rotary key, or at stride 1 a token's latent (MLA) or keys and values (MHA, GQA, MQA).
-Lengths in tokens are called ``seen``; lengths in entries ``entries`` or ``slots``.
+An *entry* is what attention keeps of a chunk of ``stride`` tokens: MTLA's merged
+latent and rotary key, or at stride 1 a token's latent (MLA) or keys and values (MHA,
+GQA, MQA). Lengths in tokens are called ``seen``; lengths in entries ``entries`` or
+``slots``.
 
 Letters: ``B`` utterances, ``K`` hypotheses each, ``N = B K`` rows, ``G`` entry heads,
 ``P`` prompt slots, ``S`` suffix slots, ``w`` entry width.
@@ -64,8 +65,8 @@ class KVCache:
     """One layer's cache, allocated once and written in place.
 
     ``prompt (B, G, P, w)`` holds the prompt's finished chunks. ``suffix (N, G, S, w)``
-    starts with the prompt's open chunk, if any, and grows with the tokens; each row owns
-    its own, so that merging a token into the open chunk never reaches a sibling.
+    starts with the prompt's open chunk, if any, and grows with the tokens; each row
+    owns its own, so that merging a token into an open chunk never reaches a sibling.
 
     Attributes:
         whole: finished chunks of each prompt, ``(B,)``.

@@ -1,0 +1,42 @@
+"""Settings of the decoder-only Transformer: the only home of their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from espnet_mtla.attention.config import check_count, require
+from espnet_mtla.attention.registry import attention_settings
+
+PROMPT_MODES = ("fixed", "recompute")
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """Sizes as in the paper's section 5; ``attention_conf`` is checked by its type.
+
+    ``prompt_mode``: with ``fixed`` each layer's keys are [prompt; text] and the text
+    alone asks, the prompt staying as it is from layer to layer; with ``recompute`` the
+    prompt runs through the layers as tokens do.
+    """
+
+    vocab_size: int
+    embed_dim: int = 512
+    num_layers: int = 9
+    num_heads: int = 8
+    ffn_dim: int = 2048
+    dropout: float = 0.1
+    attention: str = "mtla"
+    attention_conf: Mapping[str, object] = field(default_factory=dict)
+    prompt_mode: str = "fixed"
+    tie_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        check_count(self, "vocab_size", "embed_dim", "num_layers", "num_heads")
+        check_count(self, "ffn_dim")
+        require(0 <= self.dropout < 1, "dropout", self.dropout, "a value in [0, 1) is")
+        modes = f"one of {', '.join(PROMPT_MODES)} is"
+        require(
+            self.prompt_mode in PROMPT_MODES, "prompt_mode", self.prompt_mode, modes
+        )
+        attention_settings(self.attention)  # names an unknown type

@@ -1,0 +1,57 @@
+"""One decoder-only layer: attention and feed-forward, each behind its LayerNorm."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from espnet_mtla.attention import Asking, KVCache, build_attention
+from espnet_mtla.decoder.config import DecoderConfig
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm block; how it is run (all at once or by step) is the caller's choice."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        width = config.embed_dim
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = build_attention(
+            config.attention,
+            width,
+            config.num_heads,
+            config.dropout,
+            config.attention_conf,
+        )
+        self.ffn_norm = nn.LayerNorm(width)
+        self.ffn = nn.Sequential(
+            nn.Linear(width, config.ffn_dim),
+            nn.ReLU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.ffn_dim, width),
+        )
+        self.dropout = nn.Dropout(config.dropout)
+
+    def train_step(self, row: Tensor, asking: Asking) -> Tensor:
+        """The asking tokens ``(B, U, D)`` of packed rows ``(B, T, D)``, updated."""
+        normed = Asking(self.attention_norm(asking.x), asking.rank)
+        attended = self.attention.attend_all(self.attention_norm(row), normed)
+        return self.feed_forward(asking.x + self.dropout(attended))
+
+    def prefill(
+        self, prompt: Tensor, lengths: Tensor, capacity: int, update: bool
+    ) -> tuple[Tensor, KVCache]:
+        """Cache a prompt ``(B, P, D)``; ``update`` takes it through the layer too."""
+        normed = self.attention_norm(prompt)
+        attended, cache = self.attention.prefill(normed, lengths, capacity, ask=update)
+        if attended is not None:
+            prompt = self.feed_forward(prompt + self.dropout(attended))
+        return prompt, cache
+
+    def step(self, x: Tensor, cache: KVCache) -> Tensor:
+        """New tokens ``(N, L, D)`` behind those in the cache, updated."""
+        attended = self.attention.extend(self.attention_norm(x), cache)
+        return self.feed_forward(x + self.dropout(attended))
+
+    def feed_forward(self, x: Tensor) -> Tensor:
+        """The second half of the layer, ``(..., D) -> (..., D)``."""
+        return x + self.dropout(self.ffn(self.ffn_norm(x)))

@@ -1,0 +1,92 @@
+"""The two prompt modes, which differ in keys, cost and what runs through the layers.
+
+Rows are packed: a row's valid prompt frames are followed at once by its tokens, and
+padding comes last. So causality alone keeps padding out, and a chunk counts from the
+utterance's own first frame.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espnet_mtla.attention import Asking, KVCache
+from espnet_mtla.decoder.layer import DecoderLayer
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where each prompt frame and each token of a batch stands in its packed row."""
+
+    lengths: Tensor  # (B,) valid prompt frames
+    frames: int  # P, padding included
+    tokens: int  # U
+
+    @property
+    def rank(self) -> Tensor:
+        """Index of each token in its row, ``(B, U)``."""
+        step = torch.arange(self.tokens, device=self.lengths.device)
+        return self.lengths.unsqueeze(1) + step
+
+    def rows(self, prompt: Tensor, text: Tensor) -> Tensor:
+        """``(B, P, D)`` and ``(B, U, D)`` to packed rows ``(B, P + U, D)``."""
+        row = prompt.new_zeros(len(prompt), self.frames + self.tokens, prompt.size(2))
+        valid = torch.arange(self.frames, device=prompt.device) < self.lengths[:, None]
+        # Selected, not multiplied: whatever stands in the padding, NaN too, is gone.
+        row[:, : self.frames] = prompt.masked_fill(~valid.unsqueeze(-1), 0.0)
+        index = self.rank.unsqueeze(-1).expand(-1, -1, prompt.size(2))
+        return row.scatter(1, index, text.to(row.dtype))
+
+
+class FixedPrompt:
+    """Keys of each layer are [prompt; text]; only the text asks and changes."""
+
+    @staticmethod
+    def run(
+        layers: Iterable[DecoderLayer], prompt: Tensor, lengths: Tensor, text: Tensor
+    ) -> Tensor:
+        """Training: the text ``(B, U, D)`` after all layers."""
+        packing = Packing(lengths, prompt.size(1), text.size(1))
+        for layer in layers:
+            row = packing.rows(prompt, text)
+            text = layer.train_step(row, Asking(text, packing.rank))
+        return text
+
+    @staticmethod
+    def prefill(
+        layers: Iterable[DecoderLayer], prompt: Tensor, lengths: Tensor, capacity: int
+    ) -> list[KVCache]:
+        """Each layer's cache of the same prompt."""
+        return [layer.prefill(prompt, lengths, capacity, False)[1] for layer in layers]
+
+
+class RecomputedPrompt:
+    """The prompt runs through the layers as tokens do, as in a language model."""
+
+    @staticmethod
+    def run(
+        layers: Iterable[DecoderLayer], prompt: Tensor, lengths: Tensor, text: Tensor
+    ) -> Tensor:
+        """Training: the text ``(B, U, D)`` after all layers."""
+        packing = Packing(lengths, prompt.size(1), text.size(1))
+        row = packing.rows(prompt, text)
+        for layer in layers:
+            row = layer.train_step(row, Asking.all_of(row))
+        return Asking(text, packing.rank).of(row)
+
+    @staticmethod
+    def prefill(
+        layers: Iterable[DecoderLayer], prompt: Tensor, lengths: Tensor, capacity: int
+    ) -> list[KVCache]:
+        """Each layer's cache of the prompt as it arrives there."""
+        caches = []
+        for layer in layers:
+            prompt, cache = layer.prefill(prompt, lengths, capacity, True)
+            caches.append(cache)
+        return caches
+
+
+PROMPTS = {"fixed": FixedPrompt, "recompute": RecomputedPrompt}

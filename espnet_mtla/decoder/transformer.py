@@ -1,0 +1,114 @@
+"""The decoder-only Transformer: a prompt of vectors, then text, token by token.
+
+Letters: ``B`` utterances, ``K`` hypotheses each, ``N = B K`` rows, ``P`` prompt frames,
+``U`` tokens, ``D`` width, ``V`` vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from espnet_mtla.decoder.config import DecoderConfig
+from espnet_mtla.decoder.layer import DecoderLayer
+from espnet_mtla.decoder.prompt import PROMPTS, Packing
+from espnet_mtla.decoder.state import DecoderState
+from espnet_mtla.errors import UserError
+
+
+class DecoderOnlyTransformer(nn.Module):
+    """Rotary positions inside the attention, none outside; pre-norm; final norm."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.prompt_mode = PROMPTS[config.prompt_mode]
+        self.embedding = nn.Embedding(config.vocab_size, config.embed_dim)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config) for _ in range(config.num_layers)
+        )
+        self.norm = nn.LayerNorm(config.embed_dim)
+        self.output = nn.Linear(config.embed_dim, config.vocab_size, bias=False)
+        nn.init.normal_(self.embedding.weight, std=config.embed_dim**-0.5)
+        if config.tie_embeddings:
+            self.output.weight = self.embedding.weight
+
+    def forward(self, prompt: Tensor, prompt_lens: Tensor, tokens: Tensor) -> Tensor:
+        """Training: logits of the token after each token.
+
+        Args:
+            prompt: ``(B, P, D)``, padding behind the valid frames.
+            prompt_lens: valid frames, ``(B,)``.
+            tokens: ids that begin with <sos>, ``(B, U)``; padding is any valid id.
+
+        Returns:
+            ``(B, U, V)``; those of padding mean nothing.
+        """
+        self._check(prompt, prompt_lens)
+        text = self._embed(tokens)
+        text = self.prompt_mode.run(self.layers, prompt, prompt_lens, text)
+        return self.output(self.norm(text))
+
+    def prefill(
+        self,
+        prompt: Tensor,
+        prompt_lens: Tensor,
+        *,
+        max_tokens: int,
+        beam: int = 1,
+        share_prompt: bool = True,
+    ) -> DecoderState:
+        """Cache the prompts and make ``beam`` hypotheses of each.
+
+        Args:
+            prompt: ``(B, P, D)``; prompt_lens: valid frames, ``(B,)``.
+            max_tokens: tokens that may follow; the cache is allocated for them.
+            share_prompt: one copy of the prompt for all hypotheses of an utterance;
+                False copies it to each, as the paper's implementation does.
+        """
+        self._check(prompt, prompt_lens)
+        prompt = Packing(prompt_lens, prompt.size(1), 0).rows(prompt, prompt[:, :0])
+        caches = self.prompt_mode.prefill(self.layers, prompt, prompt_lens, max_tokens)
+        return DecoderState(caches, beam, share_prompt)
+
+    def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
+        """Logits ``(N, V)`` after one more token a row, ``(N,)``; advances ``state``."""
+        return self.extend(tokens.unsqueeze(1), state)[:, -1]
+
+    def extend(self, tokens: Tensor, state: DecoderState) -> Tensor:
+        """Logits ``(N, L, V)`` after each of L more tokens a row, ``(N, L)``."""
+        x = self._embed(tokens)
+        for layer, cache in zip(self.layers, state.caches, strict=True):
+            x = layer.step(x, cache)
+        return self.output(self.norm(x))
+
+    def cache_bytes(
+        self,
+        prompt_frames: int,
+        tokens: int,
+        beam: int = 1,
+        share_prompt: bool = True,
+        itemsize: int = 4,
+    ) -> int:
+        """Bytes that one utterance fills, by the formula, in all layers."""
+        return sum(
+            layer.attention.layout.cache_bytes(
+                prompt_frames, tokens, beam, share_prompt, itemsize
+            )
+            for layer in self.layers
+        )
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        return self.embedding(tokens) * self.config.embed_dim**0.5
+
+    def _check(self, prompt: Tensor, prompt_lens: Tensor) -> None:
+        width = self.config.embed_dim
+        if prompt.dim() != 3 or prompt.size(2) != width:
+            raise UserError(
+                f"prompt: {tuple(prompt.shape)} given, (batch, frames, {width}) needed"
+            )
+        if prompt_lens.shape != prompt.shape[:1] or prompt_lens.dtype != torch.long:
+            raise UserError(
+                f"prompt_lens: {tuple(prompt_lens.shape)} of {prompt_lens.dtype} given, "
+                f"({prompt.size(0)},) of torch.int64 needed"
+            )
