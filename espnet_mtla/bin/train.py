@@ -1,7 +1,8 @@
 """Train a decoder-only speech model, or collect the statistics that training needs.
 
 Options not listed here are espnet2's (AbsTask's) and are passed on: --ngpu,
---max_epoch, --init_param, --decoder_conf attention_conf.down_rate=3, ... (--help_all lists them).
+--max_epoch, --init_param, --decoder_conf attention_conf.down_rate=3 and so on
+(--help_all lists them).
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Preprocess:
 def collate(
     rows: Collection[tuple[str, dict[str, NDArray]]],
 ) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """Names, and for each kind of data the padded rows (B, longest, ...) and lengths."""
+    """Names, and for each kind of data padded rows (B, longest, ...) and lengths."""
     batch = {}
     for kind in next(iter(rows))[1]:
         arrays = [torch.from_numpy(np.asarray(data[kind])) for _, data in rows]

@@ -78,7 +78,7 @@ def repair(folder: str | Path) -> int:
     """Put the folder of an interrupted run in order.
 
     Returns:
-        The last epoch that is complete; 0 where the run has to start from the beginning.
+        The last epoch that is complete; 0 where the run has to begin anew.
     Raises:
         UserError: there are checkpoints, and none can be read.
     """

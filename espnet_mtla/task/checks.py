@@ -1,4 +1,4 @@
-"""Looks before a training starts: symbols no token stands for, parameters to begin with."""
+"""Looks before a training starts: unknown symbols, parameters to begin with."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def check_symbols(
         if found.total and not allow_unk:
             raise UserError(
                 f"{source.folder / 'text'}: {found.first_utterance}: symbol "
-                f"{found.first_symbol!r} is not in the token list ({found.total} such in "
-                "all); make the list from this text too, or give --allow_unk true"
+                f"{found.first_symbol!r} is not in the token list ({found.total} such "
+                "in all); make the list from this text too, or give --allow_unk true"
             )
 
 
 def check_init_param(specs: Sequence[str]) -> None:
-    """Each ``path:source:target:excluded`` must name a readable file that has the source.
+    """Each ``path:source:target:excluded`` must name a file that has the source.
 
     espnet2 unpickles the file, and takes a source that is not there for nothing to do.
 

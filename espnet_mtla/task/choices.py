@@ -14,8 +14,10 @@ from espnet_mtla.errors import UserError
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-    """Keep what espnet prints while it is imported off the screen (flash-attn is missing,
-    and the like). Only import statements belong inside."""
+    """Keep what espnet prints while it is imported off the screen.
+
+    It says that flash-attn is missing, and the like. Only imports belong inside.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 

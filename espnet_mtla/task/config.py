@@ -18,7 +18,7 @@ REPLACED_WHOLE = frozenset({"attention_conf"})
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``1e-3`` is a number and a key that stands twice is an error."""
+    """Safe YAML in which ``1e-3`` is a number and no key may stand twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen = set()
@@ -69,7 +69,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """``top`` laid over ``base``: sections are merged key by key, other values replaced.
+    """``top`` laid over ``base``: sections are merged by key, other values replaced.
 
     Sections in :data:`REPLACED_WHOLE` are replaced, not merged.
     """
@@ -101,12 +101,7 @@ def check_keys(section: str, given: object, valid: Iterable[str]) -> None:
 
 def _choices(key: str, known: list[str], most: int = 25) -> str:
     close = difflib.get_close_matches(key, known, n=3)
-    shown = known if len(known) <= most else []
     text = f"; did you mean {' or '.join(close)}?" if close else ""
-    if shown:
-        return (
-            f"{text} valid: {', '.join(shown)}"
-            if close
-            else f"; valid: {', '.join(shown)}"
-        )
+    if len(known) <= most:
+        return f"{text}; valid: {', '.join(known) or 'none'}".replace("?;", "?")
     return text or "; train --help_all lists the valid ones"

@@ -46,9 +46,7 @@ def open_source(folder: str | Path) -> Source:
     for key, value in sounds.items():
         path = value.rpartition(":")[0] if archives else value
         if path.rstrip().endswith("|"):
-            raise UserError(
-                f"{folder / 'wav.scp'}: {key}: a pipe; run format_audio first"
-            )
+            raise UserError(f"{folder / 'wav.scp'}: {key}: a pipe; run format_audio")
         if not Path(path).is_file():
             raise UserError(f"{folder / 'wav.scp'}: {key}: {path}: no such file")
     kind = "kaldi_ark" if archives else "sound"
@@ -60,7 +58,7 @@ def open_source(folder: str | Path) -> Source:
 
 
 def _archives(folder: Path, sounds: dict[str, str]) -> bool:
-    """Whether sound lies in Kaldi archives: as ``audio_format`` says, or as it looks."""
+    """Whether sound lies in Kaldi archives: as ``audio_format`` says or it looks."""
     named = folder / "audio_format"
     if named.is_file():
         return "ark" in named.read_text(encoding="utf-8")
@@ -77,13 +75,11 @@ def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:
     paths = [Path(stats) / part / f"{name}_shape" for name in ("speech", "text")]
     for path in paths:
         if not path.is_file():
-            raise UserError(
-                f"{path}: no such file; run train with --collect_stats first"
-            )
+            raise UserError(f"{path}: no such file; run train --collect_stats first")
         try:
             same_keys(path, read_table(path), source.folder / "text", source.texts)
         except UserError as error:
-            raise UserError(f"{error}; run train with --collect_stats again") from None
+            raise UserError(f"{error}; run train --collect_stats again") from None
     return [str(path) for path in paths]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from argparse import Action, ArgumentTypeError, Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -146,8 +147,10 @@ def set_data(args: Namespace, sources: Mapping[str, Source]) -> None:
 
 def run(args: Namespace) -> None:
     """AbsTask's main, with what its worker processes raise brought back to one line."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"espnet2?\.")
     try:
         ASRTask.main(args=args)
     except UserError as error:
         # A DataLoader's worker sends its traceback as the message.
-        raise UserError(str(error).strip().split("\n")[-1].split("UserError: ")[-1])
+        line = str(error).strip().split("\n")[-1]
+        raise UserError(line.split("UserError: ")[-1]) from error

@@ -12,7 +12,7 @@ from espnet_mtla.bin.cli import LOG_FORMAT
 
 @contextlib.contextmanager
 def log_to(path: Path | None) -> Iterator[None]:
-    """Append every record to ``path``; let progress and warnings alone on the screen."""
+    """Append every record to ``path``; only progress and warnings reach the screen."""
     if path is None:
         yield
         return

@@ -127,7 +127,7 @@ def check_sections(args: Namespace) -> None:
 def check_optimiser(
     args: Namespace, optimisers: dict[str, type], schedulers: dict[str, type]
 ) -> None:
-    """Build optimiser and scheduler on a parameter nobody needs, for their own checks."""
+    """Build optimiser and scheduler on an unused parameter, for their own checks."""
     if args.optim not in optimisers:
         raise UserError(f"optim: {args.optim!r} given; valid: {', '.join(optimisers)}")
     chosen = optimisers[args.optim]

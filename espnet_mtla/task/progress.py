@@ -1,4 +1,4 @@
-"""How far a training has come: what it computes, whether it may go on, whether it is done.
+"""How far a training has come: what it computes, may it go on, is it done.
 
 ``run.json`` holds the options that decide what a training computes, written when it
 starts; ``.done`` is written last.
@@ -24,37 +24,19 @@ DONE, IDENTITY = ".done", "run.json"
 # These change how long a run lasts, where it runs and what it prints, not what an epoch
 # computes: they may differ when it is resumed. Of files, what matters is the content.
 _FREE = frozenset(
-    [
-        "max_epoch",
-        "patience",
-        "ngpu",
-        "num_workers",
-        "log_level",
-        "log_interval",
-        "use_tensorboard",
-        "use_matplotlib",
-        "num_att_plot",
-        "max_cache_size",
-        "valid_max_cache_size",
-        "max_cache_fd",
-        "resume",
-        "version",
-        "config",
-        "output_dir",
-        "print_config",
-        "dry_run",
-        "required",
-        "local_rank",
-        "distributed",
-        "multiprocessing_distributed",
-        "bpemodel",
-        "non_linguistic_symbols",
-    ]
+    {
+        *("max_epoch", "patience", "dry_run", "resume", "required", "version"),
+        *("config", "print_config", "output_dir", "log_level", "log_interval"),
+        *("use_tensorboard", "use_matplotlib", "num_att_plot"),
+        *("ngpu", "num_workers", "local_rank", "distributed"),
+        *("multiprocessing_distributed", "max_cache_size", "valid_max_cache_size"),
+        *("max_cache_fd", "bpemodel", "non_linguistic_symbols"),
+    }
 )
 
 
 def describe(args: Namespace) -> dict[str, Any]:
-    """The options that decide what a training computes, as JSON would give them back."""
+    """The options that decide what a training computes, as JSON gives them back."""
     chosen = {
         key: value
         for key, value in vars(args).items()

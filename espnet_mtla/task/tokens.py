@@ -56,7 +56,7 @@ def build_tokeniser(
     """
     if token_type not in TOKEN_TYPES:
         raise UserError(
-            f"token_type: {token_type!r} given, one of {', '.join(TOKEN_TYPES)} is needed"
+            f"token_type: {token_type!r} given, one of {', '.join(TOKEN_TYPES)} needed"
         )
     for option, path in (
         ("bpemodel", bpemodel),

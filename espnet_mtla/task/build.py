@@ -1,0 +1,108 @@
+"""A speech model from its options, or from the folder it was trained in.
+
+Decoding needs this alone: espnet2's AbsTask, whose import takes seconds, stays out.
+"""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+
+from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
+from espnet_mtla.errors import UserError
+from espnet_mtla.model.config import ModelConfig, ProjectorConfig
+from espnet_mtla.task.checkpoint import load
+from espnet_mtla.task.choices import quiet_import
+from espnet_mtla.task.config import load_yaml
+from espnet_mtla.task.files import use_copies
+from espnet_mtla.task.parts import (
+    FRONTEND,
+    NORMALIZE,
+    SPECAUG,
+    build_encoder,
+    build_part,
+    naming,
+)
+from espnet_mtla.task.tokens import read_token_list
+
+with quiet_import():
+    from espnet2.asr.ctc import CTC
+
+    from espnet_mtla.model.projector import FrameStackProjector
+    from espnet_mtla.model.speech import DecoderOnlySpeechModel
+
+
+def build_model(args: Namespace) -> DecoderOnlySpeechModel:
+    """Build from parsed options or from a ``config.yaml`` read back.
+
+    Raises:
+        UserError: names the option or key that is wrong.
+    """
+    # Kept in config.yaml as a list: a trained model needs no other file for it.
+    args.token_list = read_token_list(args.token_list)
+    vocab_size = len(args.token_list)
+    with naming("model_conf"):
+        config = ModelConfig(**args.model_conf)
+    frontend = build_part(FRONTEND, args)
+    input_size = frontend.output_size() if frontend else args.input_size
+    if not input_size:
+        raise UserError("input_size: needed with frontend none (features given)")
+    encoder = build_encoder(args, input_size)
+    width = encoder.output_size() if encoder else input_size
+    ctc = projector = decoder = None
+    if config.uses_ctc:
+        with naming("ctc_conf"):
+            ctc = CTC(vocab_size, width, **args.ctc_conf)
+    if config.uses_decoder:
+        with naming("decoder_conf"):
+            settings = DecoderConfig(vocab_size=vocab_size, **args.decoder_conf)
+            decoder = DecoderOnlyTransformer(settings)
+        with naming("projector_conf"):
+            projector = FrameStackProjector(
+                width, settings.embed_dim, ProjectorConfig(**args.projector_conf)
+            )
+    return DecoderOnlySpeechModel(
+        args.token_list,
+        config,
+        frontend=frontend,
+        specaug=build_part(SPECAUG, args),
+        normalize=build_part(NORMALIZE, args),
+        encoder=encoder,
+        projector=projector,
+        decoder=decoder,
+        ctc=ctc,
+        input_size=input_size,
+    )
+
+
+def load_model(
+    config_file: str | Path | None = None,
+    model_file: str | Path | None = None,
+    device: str = "cpu",
+) -> tuple[DecoderOnlySpeechModel, Namespace]:
+    """Rebuild a trained model; its folder may have been moved.
+
+    Args:
+        config_file: ``config.yaml`` of the experiment; by default beside the model.
+        model_file: parameters; None leaves them as initialised.
+    Returns:
+        The model on ``device``, and the options it was built from.
+    Raises:
+        UserError: a file that is missing, unreadable, or does not fit.
+    """
+    if config_file is None:
+        if model_file is None:
+            raise ValueError("config_file or model_file is needed")
+        config_file = Path(model_file).parent / "config.yaml"
+    args = Namespace(**load_yaml(config_file))
+    use_copies(args, Path(config_file).parent)
+    model = build_model(args)
+    if model_file is not None:
+        try:
+            model.load_state_dict(load(model_file))
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{model_file}: does not fit {config_file}: {reason}"
+            ) from None
+    return model.to(device), args
