@@ -82,10 +82,10 @@ def plain_search(log_probs, least, most, options):
     return pool[: options.nbest]
 
 
-def rescore(scorer, tokens, length_bonus=0.0):
+def rescore(scorer, tokens, length_bonus=0.0, sos_eos=SOS_EOS):
     """Sum over a hypothesis and its <eos>, fed to a fresh scorer of one row."""
-    total, last = 0.0, SOS_EOS
-    for token in (*tokens, SOS_EOS):
+    total, last = 0.0, sos_eos
+    for token in (*tokens, sos_eos):
         row = scorer.score(torch.tensor([last]))[0]
         total, last = total + float(row[token]) + length_bonus, token
     return total
