@@ -184,7 +184,9 @@ def load_pieces(
     size = processor.get_piece_size()
     pieces = [processor.id_to_piece(i) for i in range(size) if i != processor.unk_id()]
     changed = [
-        line for line in lines if processor.decode(processor.encode(line)) != line
+        line
+        for line in lines
+        if processor.decode(processor.encode(line)) != " ".join(line.split())
     ]
     if changed:
         logging.warning(
