@@ -1,0 +1,118 @@
+"""The pieces of the model, each against what it should be by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.frontend.lengths import reflect_tail
+from espnet_mtla.frontend.normalise import UtteranceMVN
+from espnet_mtla.model.config import ModelConfig, ProjectorConfig
+from espnet_mtla.model.loss import IGNORE, TokenLoss, frames_for_ctc, shifted
+from espnet_mtla.model.projector import FrameStackProjector
+
+
+def test_the_last_stack_is_filled_with_zeros():
+    projector = FrameStackProjector(2, 3, ProjectorConfig(stack=2)).double()
+    frames = torch.full((1, 4, 2), 7.0, dtype=torch.float64)
+    prompt, lengths = projector(frames, torch.tensor([3]))
+    last = projector.layers(torch.tensor([7.0, 7, 0, 0], dtype=torch.float64))
+    assert lengths.tolist() == [2]
+    torch.testing.assert_close(prompt[0, 1], last)
+
+
+@pytest.mark.parametrize(
+    ("frames", "stack", "positions"), [(1, 4, 1), (4, 4, 1), (5, 4, 2)]
+)
+def test_positions_are_frames_over_stack_rounded_up(frames, stack, positions):
+    projector = FrameStackProjector(2, 3, ProjectorConfig(stack=stack))
+    prompt, lengths = projector(torch.zeros(1, frames, 2), torch.tensor([frames]))
+    assert (prompt.size(1), lengths.item()) == (positions, positions)
+
+
+def test_input_and_target_are_shifted_by_one():
+    text = torch.tensor([[4, 5, 3], [2, -1, -1]])
+    given, wanted = shifted(text, torch.tensor([3, 1]), boundary=9)
+    assert given.tolist() == [[9, 4, 5, 3], [9, 2, 9, 9]]
+    assert wanted.tolist() == [[4, 5, 3, 9], [2, 9, IGNORE, IGNORE]]
+
+
+def test_without_smoothing_the_loss_is_cross_entropy_over_utterances():
+    logits, target = (
+        torch.randn(2, 3, 5),
+        torch.tensor([[1, 2, 3], [4, IGNORE, IGNORE]]),
+    )
+    loss, accuracy = TokenLoss(5, ModelConfig(lsm_weight=0.0))(logits, target)
+    flat, wanted = logits.flatten(0, 1), target.flatten()
+    plain = torch.nn.functional.cross_entropy(
+        flat, wanted, ignore_index=IGNORE, reduction="sum"
+    )
+    torch.testing.assert_close(loss, plain / 2)
+    inside = wanted != IGNORE
+    right = (flat.argmax(-1) == wanted)[inside].float().mean()
+    assert accuracy == pytest.approx(right.item())
+
+
+def test_normalising_by_length_divides_by_tokens():
+    logits, target = (
+        torch.randn(2, 3, 5),
+        torch.tensor([[1, 2, 3], [4, IGNORE, IGNORE]]),
+    )
+    plain, _ = TokenLoss(5, ModelConfig())(logits, target)
+    by_tokens, _ = TokenLoss(5, ModelConfig(length_normalized_loss=True))(
+        logits, target
+    )
+    torch.testing.assert_close(by_tokens * 4, plain * 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"), [([1, 2, 3], 3), ([1, 1, 2], 4), ([5, 5, 5], 5), ([7], 1)]
+)
+def test_ctc_needs_a_blank_between_repeats(text, needed):
+    padded = torch.tensor([[*text, -1, -1]])
+    assert frames_for_ctc(padded, torch.tensor([len(text)])).item() == needed
+
+
+def test_a_row_is_mirrored_at_its_own_end():
+    speech = torch.tensor([[1.0, 2, 3, 4], [5, 6, 0, 0]])
+    out = reflect_tail(speech, torch.tensor([4, 2]), 2)
+    assert out.tolist() == [[1, 2, 3, 4, 3, 2], [5, 6, 5, 5, 5, 5]]
+
+
+@pytest.mark.parametrize("norm_vars", [False, True])
+@pytest.mark.parametrize("norm_means", [False, True])
+def test_utterance_normalisation_ignores_padding(norm_means, norm_vars):
+    layer = UtteranceMVN(norm_means, norm_vars)
+    x = torch.randn(2, 9, 4, dtype=torch.float64) + 3
+    lengths = torch.tensor([9, 5])
+    out, _ = layer(x, lengths)
+    alone, _ = layer(x[1:, :5], lengths[1:])
+    torch.testing.assert_close(out[1, :5], alone[0])
+    assert (out[1, 5:] == 0).all()
+    rows = x[0]
+    wanted = rows - rows.mean(0) if norm_means else rows
+    wanted = wanted / rows.std(0, correction=0) if norm_vars else wanted
+    torch.testing.assert_close(out[0], wanted)
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
+@pytest.mark.parametrize("field", ["stack", "hidden_size"])
+def test_a_wrong_projector_setting_is_named(field, value):
+    with pytest.raises(UserError, match=rf"projector_conf\.{field}"):
+        ProjectorConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ctc_weight", 1.5),
+        ("ctc_weight", "0.3"),
+        ("lsm_weight", 1),
+        ("lsm_weight", -0.1),
+        ("length_normalized_loss", "yes"),
+    ],
+)
+def test_a_wrong_loss_setting_is_named(field, value):
+    with pytest.raises(UserError, match=rf"model_conf\.{field}"):
+        ModelConfig(**{field: value})

@@ -1,0 +1,216 @@
+"""The speech model: losses that no batch changes, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tiny_speech import ENCODERS
+from torch import Tensor
+
+from espnet_mtla.errors import UserError
+
+LENGTHS, TEXTS = [41, 64, 50, 29], [3, 5, 1, 4]
+
+
+def features(
+    lengths: list[int], texts: list[int], width: int = 16
+) -> dict[str, Tensor]:
+    """A ragged batch; what lies behind each row's end is large, so that leaks show."""
+    generator = torch.Generator().manual_seed(1)
+    size = (len(lengths), max(lengths), width)
+    speech = torch.randn(size, generator=generator, dtype=torch.float64)
+    text = torch.randint(2, 6, (len(texts), max(texts)), generator=generator)
+    for row, (frames, tokens) in enumerate(zip(lengths, texts, strict=True)):
+        speech[row, frames:] = 1e3
+        text[row, tokens:] = -1
+    return {
+        "speech": speech,
+        "speech_lengths": torch.tensor(lengths),
+        "text": text,
+        "text_lengths": torch.tensor(texts),
+    }
+
+
+def row_of(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
+    one = {key: value[row : row + 1] for key, value in batch.items()}
+    one["speech"] = one["speech"][:, : int(one["speech_lengths"])]
+    one["text"] = one["text"][:, : int(one["text_lengths"])]
+    return one
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_encoder_output_of_a_row_is_what_it_gets_alone(build, encoder):
+    model, batch = build(encoder), features(LENGTHS, TEXTS)
+    together, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+    for row, frames in enumerate(lengths.tolist()):
+        one = row_of(batch, row)
+        alone, alone_length = model.encode(one["speech"], one["speech_lengths"])
+        assert alone_length.item() == frames == alone.size(1)
+        torch.testing.assert_close(together[row, :frames], alone[0], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "layer", ["conv2d1", "conv2d2", "conv2d6", "conv2d8", "linear"]
+)
+def test_every_subsampling_counts_frames_as_for_a_row_alone(build, options, layer):
+    conf = {**options("conformer").encoder_conf, "input_layer": layer}
+    model, batch = build("conformer", encoder_conf=conf), features(LENGTHS, TEXTS)
+    together, lengths = model.encode(batch["speech"], batch["speech_lengths"])
+    for row, frames in enumerate(lengths.tolist()):
+        one = row_of(batch, row)
+        alone, alone_length = model.encode(one["speech"], one["speech_lengths"])
+        assert alone_length.item() == frames
+        torch.testing.assert_close(together[row, :frames], alone[0], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_the_loss_of_a_batch_is_the_mean_of_its_rows_alone(build, encoder):
+    model, batch = build(encoder), features(LENGTHS, TEXTS)
+    loss, stats, weight = model(**batch)
+    alone = [model(**row_of(batch, row)) for row in range(len(LENGTHS))]
+    mean = torch.stack([one[1]["loss_att"] for one in alone]).mean()
+    torch.testing.assert_close(stats["loss_att"], mean, rtol=1e-10, atol=0)
+    # espnet2's CTC works in float32, whatever the model's precision.
+    mean = torch.stack([one[1]["loss_ctc"] for one in alone]).mean()
+    torch.testing.assert_close(stats["loss_ctc"], mean, rtol=1e-6, atol=0)
+    mean = torch.stack([one[0] for one in alone]).mean()
+    torch.testing.assert_close(loss, mean, rtol=1e-6, atol=0)
+    assert weight.item() == len(LENGTHS)
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    lengths=st.lists(st.integers(7, 40), min_size=1, max_size=4),
+    stack=st.integers(1, 4),
+)
+def test_the_prompt_of_a_row_is_what_it_gets_alone(build, lengths, stack):
+    model = build("conformer", projector_conf={"stack": stack})
+    batch = features(lengths, [1] * len(lengths))
+    prompt, sizes = model.project(
+        *model.encode(batch["speech"], batch["speech_lengths"])
+    )
+    for row, size in enumerate(sizes.tolist()):
+        one = row_of(batch, row)
+        alone, _ = model.project(*model.encode(one["speech"], one["speech_lengths"]))
+        torch.testing.assert_close(prompt[row, :size], alone[0], rtol=0, atol=1e-10)
+
+
+def test_sound_in_a_batch_gives_the_features_it_gives_alone(build):
+    model = build(
+        "conformer", frontend="default", frontend_conf={"n_mels": 16, "n_fft": 128}
+    )
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([4000, 2531, 3100])
+    speech = torch.randn(3, 4000, generator=generator, dtype=torch.float64)
+    for row, length in enumerate(lengths.tolist()):
+        speech[row, length:] = 0
+    together, frames = model.extract_feats(speech, lengths)
+    for row, count in enumerate(frames.tolist()):
+        one = speech[row : row + 1, : lengths[row]]
+        alone, alone_frames = model.extract_feats(one, lengths[row : row + 1])
+        assert alone_frames.item() == count == 1 + lengths[row].item() // 128
+        # espnet2's STFT works in float32.
+        torch.testing.assert_close(together[row, :count], alone[0], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("weight", "has_ctc", "has_decoder"),
+    [(1.0, True, False), (0.0, False, True), (0.3, True, True)],
+)
+def test_the_ctc_weight_decides_which_parts_there_are(
+    build, weight, has_ctc, has_decoder
+):
+    model = build("transformer", model_conf={"ctc_weight": weight})
+    assert (model.ctc is not None, model.decoder is not None) == (has_ctc, has_decoder)
+    _, stats, _ = model(**features(LENGTHS, TEXTS))
+    assert ("loss_ctc" in stats, "acc" in stats) == (has_ctc, has_decoder)
+    model.train()
+    loss, _, _ = model(**features(LENGTHS, TEXTS))
+    loss.backward()
+    unused = [name for name, p in model.named_parameters() if p.grad is None]
+    assert unused == []  # distributed training stops at a parameter without gradient
+
+
+def test_an_encoder_alone_has_no_prompt(build):
+    model = build("transformer", model_conf={"ctc_weight": 1})
+    with pytest.raises(UserError, match="encoder without a decoder"):
+        model.project(torch.zeros(1, 4, 8), torch.tensor([4]))
+
+
+def test_given_features_are_not_changed(build):
+    model, batch = build("none", normalize="utterance_mvn"), features(LENGTHS, TEXTS)
+    before = batch["speech"].clone()
+    model(**batch)
+    assert torch.equal(batch["speech"], before)
+
+
+def test_an_utterance_too_short_for_the_encoder_is_named(build):
+    model, batch = build("conformer"), features([40, 6], [2, 2])
+    with pytest.raises(UserError, match=r"^short: 6 feature frames are too few"):
+        model(**batch, utt_id=["long", "short"])
+
+
+def test_an_utterance_too_short_for_ctc_counts_as_zero(build):
+    model = build("none", model_conf={"ctc_weight": 1.0})
+    _, stats, _ = model(**features([3, 40], [5, 5]))
+    _, alone, _ = model(**row_of(features([3, 40], [5, 5]), 1))
+    torch.testing.assert_close(stats["loss_ctc"], alone["loss_ctc"] / 2)
+
+
+def test_a_loss_that_is_not_finite_names_the_batch(build):
+    model, batch = build("none"), features([20, 20], [2, 2])
+    batch["speech"][0, 3] = float("nan")
+    with pytest.raises(UserError, match=r"the loss became nan on the batch \[u1, u2\]"):
+        model(**batch, utt_id=["u1", "u2"])
+
+
+@pytest.mark.parametrize("shape", [(2, 30), (2, 30, 7)])
+def test_features_of_another_width_are_refused(build, shape):
+    lengths = torch.tensor([30, 30])
+    with pytest.raises(UserError, match=r"frames, 16\) needed: see --input_size"):
+        build("none").encode(torch.zeros(shape, dtype=torch.float64), lengths)
+
+
+def test_two_channels_are_refused(build):
+    model = build("none", frontend="default", input_size=None)
+    with pytest.raises(UserError, match="one channel"):
+        model.encode(torch.zeros(1, 4000, 2), torch.tensor([4000]))
+
+
+def test_tied_embeddings_are_one_parameter(build, options):
+    conf = options().decoder_conf
+    plain = build("none", decoder_conf=conf)
+    tied = build("none", decoder_conf={**conf, "tie_embeddings": True})
+    count = [sum(p.numel() for p in m.parameters()) for m in (plain, tied)]
+    assert count[0] - count[1] == 7 * 16
+
+
+def test_the_model_learns_to_copy_eight_utterances(build, options):
+    conf = {"embed_dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 64}
+    decoder = {**options().decoder_conf, **conf}
+    model = build("none", decoder_conf=decoder, projector_conf={"stack": 2}).float()
+    generator = torch.Generator().manual_seed(3)
+    lengths = torch.tensor([3, 5, 4, 6, 3, 5, 6, 4])
+    text = torch.randint(2, 6, (8, 6), generator=generator)
+    speech = torch.nn.functional.one_hot(text, 16).float().repeat_interleave(4, dim=1)
+    batch = {"speech": speech, "speech_lengths": 4 * lengths}
+    batch |= {"text": text, "text_lengths": lengths}
+    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    model.train()
+    losses = []
+    for _ in range(200):
+        loss, stats, _ = model(**batch)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+        if stats["acc"] == 1:
+            break
+    assert losses[-1] < losses[0] / 2
+    assert stats["acc"] > 0.95
