@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import BLANK, SOS_EOS, TableScorer, plain_search, rescore
+from plain_models import BLANK, SOS_EOS, TableScorer, plain_search, rescore
 
 from espnet_mtla.search import BrokenScores, DecodeOptions, Symbols, beam_search
 

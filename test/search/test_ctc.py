@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from models import BLANK, SOS_EOS, TableScorer, plain_search
+from plain_models import BLANK, SOS_EOS, TableScorer, plain_search
 
 from espnet_mtla.search import (
     CTCPrefixScorer,

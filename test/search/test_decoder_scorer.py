@@ -1,6 +1,6 @@
 import pytest
 import torch
-from models import rescore
+from plain_models import rescore
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.search import (

@@ -1,0 +1,83 @@
+"""A trained-looking model of a few thousand parameters, and sound for it."""
+
+import numpy as np
+import soundfile
+import torch
+import yaml
+
+FS = 8000
+TOKENS = ["<blank>", "<unk>", "<space>", *"abcdefg", "<sos/eos>"]
+SECONDS = [0.9, 0.31, 1.4, 0.55, 0.72, 0.4]
+LATENT = {"kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4}
+
+
+def make_model(folder, ctc_weight=0.3, attention="mtla", attention_conf=None):
+    """Write config.yaml and model.pth; random parameters, sharp outputs."""
+    from espnet_mtla.task.asr import ASRTask
+
+    if attention_conf is None:
+        attention_conf = {**LATENT, "v_head_dim": 8}
+    config = {
+        "token_list": TOKENS,
+        "token_type": "char",
+        "bpemodel": None,
+        "non_linguistic_symbols": None,
+        "input_size": None,
+        "frontend": "default",
+        "frontend_conf": {
+            "fs": FS,
+            "n_fft": 256,
+            "win_length": 200,
+            "hop_length": 80,
+            "n_mels": 20,
+        },
+        "specaug": None,
+        "specaug_conf": {},
+        "normalize": "utterance_mvn",
+        "normalize_conf": {},
+        "encoder": "conformer",
+        "encoder_conf": {
+            "output_size": 16,
+            "attention_heads": 2,
+            "linear_units": 32,
+            "num_blocks": 1,
+            "cnn_module_kernel": 3,
+        },
+        "projector_conf": {"stack": 1},
+        "decoder_conf": {
+            "embed_dim": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "ffn_dim": 48,
+            "attention": attention,
+            "attention_conf": attention_conf,
+        },
+        "ctc_conf": {},
+        "model_conf": {"ctc_weight": ctc_weight},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.manual_seed(5)
+    model, _ = ASRTask.build_model_from_file(folder / "config.yaml")
+    with torch.no_grad():
+        if model.decoder is not None:
+            model.decoder.output.weight.mul_(6.0)
+        if model.ctc is not None:
+            model.ctc.ctc_lo.weight.mul_(4.0)
+    torch.save(model.state_dict(), folder / "model.pth")
+    return folder
+
+
+def make_data(folder, fs=FS, seconds=SECONDS):
+    """A data folder of noise that changes its colour, keys not in order of length."""
+    folder.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(0)
+    lines = []
+    for number, length in enumerate(seconds):
+        samples = generator.normal(0, 0.1, int(length * fs)).astype(np.float32)
+        samples[: len(samples) // 2].cumsum(out=samples[: len(samples) // 2])
+        path = folder / f"u{number}.wav"
+        soundfile.write(path, np.clip(samples, -1, 1), fs, subtype="FLOAT")
+        lines.append(f"u{number} {path}\n")
+    (folder / "wav.scp").write_text("".join(lines))
+    return folder

@@ -1,0 +1,47 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_mtla.recognise.output import has_loop
+from espnet_mtla.recognise.utterances import Utterance, make_batches
+
+
+@given(st.lists(st.floats(0.0, 40.0), min_size=1, max_size=40), st.integers(1, 9000))
+def test_batches_hold_each_utterance_once_and_keep_the_limit(seconds, batch_frames):
+    utterances = [
+        Utterance(f"u{i:03d}", "x.wav", 0.0, None, s) for i, s in enumerate(seconds)
+    ]
+    batches = make_batches(utterances, batch_frames)
+    keys = [u.key for batch in batches for u in batch]
+    assert sorted(keys) == [u.key for u in utterances]
+    for batch in batches:
+        padded = len(batch) * max(u.frames for u in batch)
+        assert len(batch) == 1 or padded <= batch_frames
+    lengths = [u.frames for batch in batches for u in batch]
+    assert lengths == sorted(lengths)
+
+
+def test_loops():
+    assert not has_loop([])
+    assert not has_loop([7] * 9)
+    assert has_loop([7] * 10)
+    assert has_loop([1, 2, 3, *[4, 5, 6] * 4, 1])
+    assert not has_loop([*[4, 5, 6] * 3, 4, 5, 1])
+    assert not has_loop(list(range(50)))
+
+
+@given(st.lists(st.integers(0, 2), max_size=30))
+def test_loops_as_said(tokens):
+    def loops(period, start):
+        times = max(4, -(-10 // period))
+        # At least 4 whole blocks, over at least 10 tokens.
+        size = max(4 * period, 10)
+        part = tokens[start : start + size]
+        block = tokens[start : start + period] * times
+        return len(part) == size and part == block[:size]
+
+    found = any(
+        loops(period, start)
+        for period in range(1, len(tokens) + 1)
+        for start in range(len(tokens))
+    )
+    assert has_loop(tokens) == found
