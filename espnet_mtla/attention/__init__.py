@@ -8,7 +8,7 @@ signature).
 
 from espnet_mtla.attention.cache import EntryLayout, KVCache
 from espnet_mtla.attention.causal import Asking, CausalAttention
-from espnet_mtla.attention.cross import TemporalLatentCrossAttention
+from espnet_mtla.attention.cross import MultiheadTemporalLatentCrossAttention
 from espnet_mtla.attention.latent import (
     MultiheadLatentAttention,
     MultiheadTemporalLatentAttention,
@@ -29,7 +29,7 @@ __all__ = [
     "MultiheadAttention",
     "MultiheadLatentAttention",
     "MultiheadTemporalLatentAttention",
-    "TemporalLatentCrossAttention",
+    "MultiheadTemporalLatentCrossAttention",
     "attention_settings",
     "build_attention",
 ]

@@ -99,7 +99,7 @@ def attend_cache(
     out = _prompt_values(weights[0], prompt[1]) + weights[1] @ suffix[1]
     if own is not None:
         out = out + weights[2] * own[1].repeat(1, 1, per_group, 1)
-    return out.view(rows, heads, tokens, -1)
+    return out.reshape(rows, heads, tokens, -1)
 
 
 def _first(count: Tensor, size: int) -> Tensor:

@@ -160,7 +160,7 @@ class KVCache:
             self._private_prompt = True
 
     def open_entry(self) -> Tensor:
-        """Each row's newest suffix entry ``(N, G, w)``, to be read where one is open."""
+        """Each row's newest suffix entry ``(N, G, w)``; read it where one is open."""
         newest = (self.seen - 1) // self.layout.stride - self.base
         rows = torch.arange(newest.size(0), device=newest.device)
         return self.suffix[rows, :, newest.clamp(min=0)]
@@ -168,8 +168,8 @@ class KVCache:
     def append(self, entries: Tensor, lengths: Tensor | None = None) -> None:
         """Write the running entries ``(N, G, L, w)`` of L new tokens a row.
 
-        ``lengths (N,)`` says how many of them are real, where rows differ. A token of an
-        open chunk replaces the chunk's entry, since its running sum includes it.
+        ``lengths (N,)`` says how many of them are real, where rows differ. A token of
+        an open chunk replaces the chunk's entry, since its running sum includes it.
 
         Raises:
             IndexError: more tokens than the capacity that was asked for.

@@ -204,7 +204,7 @@ class Asking:
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """Rows ``index (B or 1, U)`` of ``x (B or 1, T, ...)`` along its second dimension."""
+    """``x (B or 1, T, ...)`` at ``index (B or 1, U)`` of its second dimension."""
     batch = max(x.size(0), index.size(0))
     rows = torch.arange(batch, device=x.device).unsqueeze(1)
     return x.expand(batch, *x.shape[1:])[rows, index.expand(batch, -1)]

@@ -1,4 +1,4 @@
-"""Settings of the attention types: the only home of their defaults, and their checks."""
+"""Settings of the attention types: the only home of their defaults and checks."""
 
 from __future__ import annotations
 

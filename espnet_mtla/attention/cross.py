@@ -12,7 +12,7 @@ from espnet_mtla.attention.latent import MultiheadTemporalLatentAttention
 from espnet_mtla.errors import UserError
 
 
-class TemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
+class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
     """MTLA over a fixed memory: chunks are merged, no rotary positions, no causal mask.
 
     The memory's last chunk counts also where it is not full; the reference leaves its
@@ -31,7 +31,7 @@ class TemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
         self,
         query: Tensor,
         key: Tensor,
-        value: Tensor | None = None,
+        value: Tensor | None = None,  # noqa: ARG002 - the reference's signature
         key_padding_mask: Tensor | None = None,
         incremental_state: IncrementalState | None = None,
         **unused: object,

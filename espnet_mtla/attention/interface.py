@@ -7,6 +7,8 @@ side has no influence on a row. The decoder does not come through here.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ class ReferenceInterface(CausalAttention):
         self,
         query: Tensor,
         key: Tensor,
-        value: Tensor | None = None,
+        value: Tensor | None = None,  # noqa: ARG002 - the reference's signature
         key_padding_mask: Tensor | None = None,
         self_attn_mask: Tensor | None = None,
         position: Tensor | None = None,
@@ -35,18 +37,18 @@ class ReferenceInterface(CausalAttention):
         """Causal self-attention of the last tokens of ``key``, which are ``query``.
 
         Args:
-            query: ``(B, U, D)``: the last U tokens of the key, those that ask.
-            key: ``(B, T, D)``: training: prompt and text; with ``incremental_state`` the
-                tokens it has not seen yet, one or several.
+            query: ``(B, U, D)``, the last U tokens of the key: those that ask.
+            key: ``(B, T, D)``. In training prompt and text; with ``incremental_state``
+                the tokens that it has not seen yet, one or several.
             value: not read: keys and values come from the same latents.
             key_padding_mask: true at padding, ``(B, T)`` or, in a later incremental
                 call, ``(B, all tokens so far)``.
-            self_attn_mask: only a causal mask ``(U, T)`` may be given: the attention is
-                causal by itself.
-            position: rotary positions of the key, ``(1 or B, T)``, in tokens; None counts
-                each row's valid tokens.
-            incremental_state: one dictionary for all modules and steps; the entry made
-                here is replaced, never changed, so that a copied dictionary is a fork.
+            self_attn_mask: only a causal mask ``(U, T)`` may be given, since the
+                attention is causal by itself.
+            position: rotary positions of the key, ``(1 or B, T)``, in tokens; None
+                counts each row's valid tokens.
+            incremental_state: one dictionary for all modules and steps. What is put
+                there is replaced, never changed: a copied dictionary is a fork.
             need_weights: must be False: weights over merged chunks are not kept.
             use_flashattn_infer: must be False: this version has no such back-end.
 
@@ -80,7 +82,7 @@ class ReferenceInterface(CausalAttention):
     def reorder_incremental_state(
         self, incremental_state: IncrementalState, new_order: Tensor
     ) -> IncrementalState:
-        """Row i goes on as row ``new_order[i]`` was; rows may be repeated or left out."""
+        """Row i goes on as row ``new_order[i]`` was; rows may repeat or be left out."""
         cache = incremental_state.get(self._state_key)
         if cache is not None:
             incremental_state[self._state_key] = cache.copy(new_order)
@@ -116,14 +118,15 @@ class ReferenceInterface(CausalAttention):
         asked, tokens = query.size(1), key.size(1)
         if asked > tokens:
             raise UserError(f"query has {asked} tokens, more than the key's {tokens}")
-        if pad is not None and (pad.size(0) != key.size(0) or pad.size(1) < tokens):
+        rows = key.size(0)
+        if pad is not None and (pad.size(0) != rows or pad.size(1) < tokens):
             raise UserError(
-                f"key_padding_mask {tuple(pad.shape)}: ({key.size(0)}, {tokens}) is needed"
+                f"key_padding_mask {tuple(pad.shape)}: ({rows}, {tokens}) is needed"
             )
         if mask is not None and not _only_causal(mask, asked, tokens):
             raise UserError(
-                "self_attn_mask: only a causal mask can be given, since each query sees "
-                "merged chunks; use key_padding_mask to hide tokens"
+                "self_attn_mask: only a causal mask can be given, since each query "
+                "sees merged chunks; use key_padding_mask to hide tokens"
             )
 
 
@@ -133,17 +136,14 @@ def _only_causal(mask: Tensor, asked: int, tokens: int) -> bool:
     return not (mask.bool() & past.tril(tokens - asked)).any()
 
 
+@dataclass(frozen=True)
 class _Row:
-    """One call's tokens, valid ones first."""
+    """One call's tokens ``x (B, T, D)``, each row's valid ones first."""
 
-    def __init__(
-        self,
-        x: Tensor,
-        asking: Asking,
-        lengths: Tensor | None,
-        position: Tensor | None,
-    ) -> None:
-        self.x, self.asking, self.lengths, self.position = x, asking, lengths, position
+    x: Tensor
+    asking: Asking
+    lengths: Tensor | None
+    position: Tensor | None
 
     @classmethod
     def packed(

@@ -154,9 +154,11 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         """``cross_att=True`` makes the cross-attention variant, as in the reference."""
         del args, settings
         if cross_att:
-            from espnet_mtla.attention.cross import TemporalLatentCrossAttention
+            from espnet_mtla.attention.cross import (
+                MultiheadTemporalLatentCrossAttention,
+            )
 
-            cls = TemporalLatentCrossAttention
+            cls = MultiheadTemporalLatentCrossAttention
         return object.__new__(cls)
 
     def __init__(

@@ -55,7 +55,8 @@ def build_attention(
     for key in given:
         if key not in valid:
             raise UserError(
-                f"attention_conf.{key}: unknown key for {name}; valid: {', '.join(valid)}"
+                f"attention_conf.{key}: unknown key for {name}; "
+                f"valid: {', '.join(valid)}"
             )
     module, _, settled = ATTENTIONS[name]
     return module(embed_dim, num_heads, dropout=dropout, **{**settled, **given})

@@ -72,7 +72,7 @@ class DecoderOnlyTransformer(nn.Module):
         return DecoderState(caches, beam, share_prompt)
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
-        """Logits ``(N, V)`` after one more token a row, ``(N,)``; advances ``state``."""
+        """Logits ``(N, V)`` after one more token ``(N,)``; advances ``state``."""
         return self.extend(tokens.unsqueeze(1), state)[:, -1]
 
     def extend(self, tokens: Tensor, state: DecoderState) -> Tensor:
@@ -109,6 +109,6 @@ class DecoderOnlyTransformer(nn.Module):
             )
         if prompt_lens.shape != prompt.shape[:1] or prompt_lens.dtype != torch.long:
             raise UserError(
-                f"prompt_lens: {tuple(prompt_lens.shape)} of {prompt_lens.dtype} given, "
-                f"({prompt.size(0)},) of torch.int64 needed"
+                f"prompt_lens: {tuple(prompt_lens.shape)} of {prompt_lens.dtype} "
+                f"given, ({prompt.size(0)},) of torch.int64 needed"
             )

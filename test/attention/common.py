@@ -1,0 +1,37 @@
+"""Small attention modules of every type, for the tests of attention and decoder."""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_mtla.attention import CausalAttention, build_attention
+
+LATENT = {
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+}
+# id: (name, attention_conf)
+TYPES: dict[str, tuple[str, dict[str, int]]] = {
+    "mha": ("mha", {}),
+    "gqa": ("gqa", {}),
+    "mqa": ("mqa", {}),
+    "mla": ("mla", LATENT),
+    "mla_q_lora": ("mla", {**LATENT, "q_lora_rank": 10}),
+    **{f"mtla_s{s}": ("mtla", {**LATENT, "down_rate": s}) for s in (1, 2, 3, 4)},
+    "mtla_s3_q_lora": ("mtla", {**LATENT, "down_rate": 3, "q_lora_rank": 10}),
+}
+WIDTH, HEADS = 32, 4
+
+
+def make(kind: str, dtype: torch.dtype = torch.float64) -> CausalAttention:
+    """An attention module with weights that do not depend on the order of tests."""
+    torch.manual_seed(7)
+    name, conf = TYPES[kind]
+    return build_attention(name, WIDTH, HEADS, conf=conf).to(dtype).eval()
+
+
+def stride_of(kind: str) -> int:
+    """The temporal stride of a type."""
+    return TYPES[kind][1].get("down_rate", 1)

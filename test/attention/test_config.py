@@ -1,0 +1,42 @@
+"""Settings say which field is wrong and what is needed."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from espnet_mtla.attention import ATTENTIONS, attention_settings, build_attention
+from espnet_mtla.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("name", "conf", "message"),
+    [
+        ("mtla", {"down_rate": 0}, "down_rate: 0 given"),
+        ("mtla", {"down_rate": 1.5}, "down_rate: 1.5 given"),
+        ("mtla", {"down_rate": True}, "down_rate: True given"),
+        ("mtla", {"kv_lora_rank": 7}, "kv_lora_rank: 7 given"),
+        ("mla", {"qk_rope_head_dim": 3}, "qk_rope_head_dim: 3 given"),
+        ("mla", {"down_rate": 2}, "attention_conf.down_rate: unknown key for mla"),
+        ("gqa", {"num_kv_heads": 3}, "num_kv_heads: 3 given, a divisor"),
+        ("mha", {"head_dim": 5}, "head_dim: 5 given"),
+        ("mha", {"rope_base": -1.0}, "rope_base: -1.0 given"),
+        ("mlta", {}, "attention: 'mlta' given, one of mha, gqa, mqa, mla, mtla"),
+    ],
+)
+def test_a_bad_setting_is_named(name: str, conf: dict, message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        build_attention(name, 32, 4, conf=conf)
+
+
+@pytest.mark.parametrize("name", ATTENTIONS)
+def test_every_listed_setting_is_accepted(name: str) -> None:
+    defaults = build_attention(name, 32, 4).config
+    conf = {key: getattr(defaults, key) for key in attention_settings(name)}
+    assert build_attention(name, 32, 4, conf=conf).config == defaults
+
+
+def test_dropout_out_of_range_is_named() -> None:
+    with pytest.raises(UserError, match="dropout: 1[.]0 given"):
+        build_attention("mha", 32, 4, dropout=1.0)
