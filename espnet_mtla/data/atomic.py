@@ -26,6 +26,10 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(aside, path)
+    except OSError as error:
+        # A write that fails, on a full disk say, does not know its file.
+        error.filename = error.filename or str(path)
+        raise
     finally:
         aside.unlink(missing_ok=True)
 
@@ -38,11 +42,16 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
+    old = path.with_name(f".{path.name}.old")
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
     aside.mkdir(parents=True)
     try:
         yield aside
-        shutil.rmtree(path, ignore_errors=True)
+        # Renamed, not removed in place: a kill must not leave half of it.
+        if path.exists():
+            os.replace(path, old)
         os.replace(aside, path)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        for leftover in (aside, old):
+            shutil.rmtree(leftover, ignore_errors=True)

@@ -27,7 +27,7 @@ from espnet_mtla.data.folder import (
 from espnet_mtla.data.parts import Made, Part, Settings, Utterance, load_part, make_part
 from espnet_mtla.errors import UserError
 
-_PART_SIZE = 256
+_PART_SIZE = 64
 _MIN_PARTS = 16
 _SHOWN = 10
 

@@ -108,13 +108,14 @@ def load_part(part: Part) -> Made | None:
     if not manifest.is_file():
         return None
     content = json.loads(manifest.read_text(encoding="utf-8"))
+    if content["fingerprint"] != fingerprint(part):
+        return None
     made = Made(**content["made"])
     ark = part.settings.audio_format == "flac.ark"
     places = made.path.values()
     files = {place.rsplit(":", 1)[0] for place in places} if ark else set(places)
     whole = all((part.folder / name).is_file() for name in files)
-    fresh = content["fingerprint"] == fingerprint(part)
-    return made if fresh and whole and not made.bad else None
+    return made if whole and not made.bad else None
 
 
 def make_part(part: Part) -> Made:

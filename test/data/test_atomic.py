@@ -1,0 +1,104 @@
+"""Writes that are whole or not at all, and folders held against a second run."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+from toyfolder import snapshot
+
+from espnet_mtla.data import workers
+from espnet_mtla.data.atomic import atomic_file, atomic_folder
+from espnet_mtla.errors import UserError
+
+
+def test_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a"
+    for text in ("first\n", "second é\n"):
+        with atomic_file(path) as stream:
+            stream.write(text)
+    assert snapshot(tmp_path) == {"deep/a": "second é\n".encode()}
+
+
+def test_failed_file_leaves_the_old_one(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_file(tmp_path / "a") as stream:
+        stream.write("new")
+        raise ZeroDivisionError
+    assert snapshot(tmp_path) == {"a": b"old"}
+
+
+def test_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_space(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_space)
+    with pytest.raises(OSError) as caught, atomic_file(tmp_path / "a") as stream:
+        stream.write("new")
+    assert caught.value.filename == str(tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+def test_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with atomic_folder(tmp_path / "out") as aside:
+            (aside / name).write_text(name)
+    assert snapshot(tmp_path) == {"out/two": b"two"}
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out") as aside:
+        (aside / "three").write_text("three")
+        raise ZeroDivisionError
+    assert snapshot(tmp_path) == {"out/two": b"two"}
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
+    for name in (".out.tmp", ".out.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("half")
+    with atomic_folder(tmp_path / "out") as aside:
+        (aside / "a").write_text("a")
+    assert snapshot(tmp_path) == {"out/a": b"a"}
+
+
+def test_second_run_in_one_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workers, "_LOCK_PATIENCE_SECONDS", 0.1)
+    with (
+        workers.lock_folder(tmp_path),
+        pytest.raises(UserError, match="another run is writing here"),
+        workers.lock_folder(tmp_path),
+    ):
+        pass
+    with workers.lock_folder(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("nj", [1, 3])
+def test_jobs_and_their_errors(nj: int) -> None:
+    jobs = [4, 3, 2, 1]
+    assert dict(workers.map_unordered(_divide, jobs, nj)) == {4: 3, 3: 4, 2: 6, 1: 12}
+    with pytest.raises(ZeroDivisionError):
+        list(workers.map_unordered(_divide, [1, 0, 2], nj))
+
+
+def _divide(number: int) -> int:
+    return 12 // number
+
+
+def test_worker_that_is_killed_is_reported(
+    toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from espnet_mtla.data import format as formatting
+    from espnet_mtla.data.parts import Settings
+
+    monkeypatch.setattr(formatting, "make_part", _die)
+    with pytest.raises(UserError, match="a worker process was killed"):
+        formatting.format_audio(toy, "out", Settings(), nj=2)
+    assert not Path("out/wav.scp").exists()
+
+
+def _die(_: object) -> None:
+    os._exit(9)
