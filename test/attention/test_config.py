@@ -38,5 +38,5 @@ def test_every_listed_setting_is_accepted(name: str) -> None:
 
 
 def test_dropout_out_of_range_is_named() -> None:
-    with pytest.raises(UserError, match="dropout: 1[.]0 given"):
+    with pytest.raises(UserError, match=r"dropout: 1[.]0 given"):
         build_attention("mha", 32, 4, dropout=1.0)
