@@ -39,6 +39,21 @@ def attention_settings(name: str) -> list[str]:
     return [f.name for f in fields(ATTENTIONS[name][1]) if f.name not in _SHARED]
 
 
+def paper_sizes(embed_dim: int, num_heads: int) -> dict[str, int]:
+    """Latent widths for a model of any size, in the paper's proportions.
+
+    A head of width d gets r = 4 d, d_R = d / 2, d_N = d_V = d: at the paper's 512 and 8
+    heads that is 256, 32, 64, 64, and a cache 3.6 times smaller than MHA's at stride 1.
+    """
+    head = max(embed_dim // num_heads, 1)
+    return {
+        "kv_lora_rank": 4 * head,
+        "qk_nope_head_dim": head,
+        "qk_rope_head_dim": 2 * (head // 4),
+        "v_head_dim": head,
+    }
+
+
 def build_attention(
     name: str,
     embed_dim: int,
@@ -47,6 +62,9 @@ def build_attention(
     conf: Mapping[str, object] | None = None,
 ) -> CausalAttention:
     """An attention module by name; ``conf`` holds what differs from the defaults.
+
+    Latent types scale with the model (:func:`paper_sizes`), so that one YAML fragment
+    serves models of all sizes.
 
     Raises:
         UserError: an unknown name, an unknown key of ``conf``, or a bad value.
@@ -58,5 +76,9 @@ def build_attention(
                 f"attention_conf.{key}: unknown key for {name}; "
                 f"valid: {', '.join(valid)}"
             )
-    module, _, settled = ATTENTIONS[name]
-    return module(embed_dim, num_heads, dropout=dropout, **{**settled, **given})
+    module, config, settled = ATTENTIONS[name]
+    scaled = (
+        paper_sizes(embed_dim, num_heads) if issubclass(config, LatentConfig) else {}
+    )
+    settings = {**scaled, **settled, **given}
+    return module(embed_dim, num_heads, dropout=dropout, **settings)

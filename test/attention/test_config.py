@@ -6,7 +6,12 @@ import re
 
 import pytest
 
-from espnet_mtla.attention import ATTENTIONS, attention_settings, build_attention
+from espnet_mtla.attention import (
+    ATTENTIONS,
+    MultiheadTemporalLatentAttention,
+    attention_settings,
+    build_attention,
+)
 from espnet_mtla.errors import UserError
 
 
@@ -28,6 +33,16 @@ from espnet_mtla.errors import UserError
 def test_a_bad_setting_is_named(name: str, conf: dict, message: str) -> None:
     with pytest.raises(UserError, match=re.escape(message)):
         build_attention(name, 32, 4, conf=conf)
+
+
+def test_widths_scale_with_the_model_in_the_papers_proportions() -> None:
+    paper = build_attention("mtla", 512, 8).config
+    assert paper == MultiheadTemporalLatentAttention(512, 8).config
+    small = build_attention("mtla", 128, 8)
+    assert small.layout.width == 64 + 8
+    mha = build_attention("mha", 128, 8)
+    assert mha.layout.cache_bytes(100, 0, 1, True, 4) == 100 * 256 * 4
+    assert small.layout.cache_bytes(100, 0, 1, True, 4) == 50 * 72 * 4
 
 
 @pytest.mark.parametrize("name", ATTENTIONS)
