@@ -194,17 +194,19 @@ def test_tied_embeddings_are_one_parameter(build, options):
 def test_the_model_learns_to_copy_eight_utterances(build, options):
     conf = {"embed_dim": 32, "num_layers": 2, "num_heads": 2, "ffn_dim": 64}
     decoder = {**options().decoder_conf, **conf}
-    model = build("none", decoder_conf=decoder, projector_conf={"stack": 2}).float()
+    model = build(
+        "none", decoder_conf=decoder, model_conf={"ctc_weight": 0.0, "lsm_weight": 0.0}
+    ).float()
     generator = torch.Generator().manual_seed(3)
     lengths = torch.tensor([3, 5, 4, 6, 3, 5, 6, 4])
     text = torch.randint(2, 6, (8, 6), generator=generator)
     speech = torch.nn.functional.one_hot(text, 16).float().repeat_interleave(4, dim=1)
     batch = {"speech": speech, "speech_lengths": 4 * lengths}
     batch |= {"text": text, "text_lengths": lengths}
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
     model.train()
     losses = []
-    for _ in range(200):
+    for _ in range(100):
         loss, stats, _ = model(**batch)
         optimiser.zero_grad()
         loss.backward()
@@ -212,5 +214,5 @@ def test_the_model_learns_to_copy_eight_utterances(build, options):
         losses.append(loss.item())
         if stats["acc"] == 1:
             break
-    assert losses[-1] < losses[0] / 2
+    assert losses[-1] < losses[0] / 4
     assert stats["acc"] > 0.95

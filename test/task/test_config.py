@@ -1,0 +1,96 @@
+"""YAML files: what is read, how one is laid over another, which keys are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.task.config import check_keys, load_yaml, overlay
+
+plain = st.integers(0, 9) | st.sampled_from(["x", "y"]) | st.none()
+sections = st.dictionaries(
+    st.sampled_from(["a", "b", "attention_conf"]),
+    plain | st.dictionaries(st.sampled_from(["c", "d"]), plain, max_size=2),
+    max_size=3,
+)
+
+
+def test_sections_are_merged_and_values_replaced():
+    base = {"lr": 1, "decoder_conf": {"embed_dim": 8, "attention": "mha"}}
+    top = {"decoder_conf": {"attention": "mtla", "attention_conf": {"down_rate": 2}}}
+    assert overlay(base, top) == {
+        "lr": 1,
+        "decoder_conf": {
+            "embed_dim": 8,
+            "attention": "mtla",
+            "attention_conf": {"down_rate": 2},
+        },
+    }
+
+
+def test_settings_of_the_old_attention_do_not_stay():
+    base = {"decoder_conf": {"attention_conf": {"down_rate": 2, "kv_lora_rank": 64}}}
+    top = {"decoder_conf": {"attention": "mha", "attention_conf": {}}}
+    assert overlay(base, top)["decoder_conf"]["attention_conf"] == {}
+
+
+@given(base=sections, top=sections)
+def test_everything_on_top_is_in_the_result_and_the_base_is_untouched(base, top):
+    before = repr(base)
+    merged = overlay(base, top)
+    assert repr(base) == before
+    assert merged.keys() == base.keys() | top.keys()
+    assert overlay(merged, top) == merged
+    assert overlay(base, {}) == base
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-3", 1e-3), ("2E5", 2e5), ("1.5e-3", 1.5e-3), ("1e3x", "1e3x"), ("10", 10)],
+)
+def test_numbers_in_exponent_form_are_numbers(tmp_path: Path, text, value):
+    path = tmp_path / "a.yaml"
+    path.write_text(f"optim_conf:\n  lr: {text}\n")
+    assert load_yaml(path) == {"optim_conf": {"lr": value}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: 1\na: 2\n", "key 'a' stands twice"),
+        (b"a: [1, 2\n", "a.yaml: line"),
+        (b"- 1\n- 2\n", "keys and values are needed"),
+        (b"a: \xff\n", "not UTF-8"),
+        (b"a: !!python/object/apply:os.getcwd []\n", "could not determine"),
+    ],
+)
+def test_a_broken_file_is_one_line(tmp_path: Path, content, message):
+    path = tmp_path / "a.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message) as caught:
+        load_yaml(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path):
+    with pytest.raises(UserError, match=r"b\.yaml: no such file"):
+        load_yaml(tmp_path / "b.yaml")
+
+
+def test_an_unknown_key_is_named_with_close_ones_first():
+    with pytest.raises(UserError) as caught:
+        check_keys("decoder_conf", {"num_layer": 3}, ["embed_dim", "num_layers"])
+    assert str(caught.value) == (
+        "decoder_conf.num_layer: unknown key; did you mean num_layers? "
+        "valid: embed_dim, num_layers"
+    )
+
+
+def test_a_section_that_is_no_section_is_named():
+    with pytest.raises(UserError, match="decoder_conf: 3 given, keys and values"):
+        check_keys("decoder_conf", 3, ["embed_dim"])
