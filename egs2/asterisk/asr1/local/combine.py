@@ -239,8 +239,8 @@ class Combiner:
                 refused = 0
             elif (refused := refused + 1) > PATIENCE:
                 raise UserError(
-                    f"{set_name}: after {len(drawn)} of {count} combinations no new one "
-                    "turns up; ask for fewer"
+                    f"{set_name}: after {len(drawn)} of {count} combinations no new "
+                    "one turns up; ask for fewer"
                 )
         return drawn
 

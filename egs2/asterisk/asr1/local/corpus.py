@@ -1,8 +1,8 @@
 """The corpus as it is published: where its packages come from, what each file says.
 
 A distribution package holds the sound files and another one a list ``name: text``.
-Names are the same in every language (``digits/7``, ``letters/q``, ``vm-goodbye``), texts
-are in that language and were written for people: numerals, symbols, remarks in
+Names are the same in every language (``digits/7``, ``letters/q``, ``vm-goodbye``);
+texts are in that language and were written for people: numerals, symbols, remarks in
 brackets. :func:`read_corpus` gives back only what can be read in one way.
 """
 
@@ -203,7 +203,7 @@ def readable(raw: str, readings: dict[str, str]) -> tuple[str, str]:
     whether ``500`` was said as two words or three, a list of texts cannot tell.
     """
     remarks = re.findall(r"[\[(<].*?[\])>]", raw)
-    text = re.sub(r"[\[(<].*?[\])>]", " ", raw).replace("’", "'").lower().strip()
+    text = re.sub(r"[\[(<].*?[\])>]", " ", raw).replace("\u2019", "'").lower().strip()
     if not re.search(r"\w", text):
         return "", NOT_SPEECH
     if any(re.search(r"\w", remark) for remark in remarks):

@@ -63,7 +63,7 @@ def fetch(languages: list[str], downloads: Path) -> list[Path]:
 def prepare(
     folders: dict[str, Path], data: Path, sizes: Sizes, seed: int
 ) -> dict[str, list[Utterance]]:
-    """Write ``data``/{train,valid,test_combinations,test_sentences} from corpus folders.
+    """Write the four sets of :data:`SETS` below ``data``.
 
     ``folders`` maps a language to where its packages were unpacked. The same corpus,
     sizes and seed give the same files. Nothing is written before everything is read and
@@ -152,10 +152,13 @@ def _split(
 def _sentences(
     language: str, recordings: list[Recording], copies: int
 ) -> list[Utterance]:
-    """Each prompt once as recorded, then ``copies - 1`` times at other pace and level."""
+    """Each prompt as recorded, then ``copies - 1`` times at other pace and level."""
     return [
         Utterance(
-            f"{language}-sent-{r.name.replace('/', '_')}-{copy}", r.text, (r,), copy == 0
+            f"{language}-sent-{r.name.replace('/', '_')}-{copy}",
+            r.text,
+            (r,),
+            copy == 0,
         )
         for r in recordings
         for copy in range(copies)
@@ -241,8 +244,8 @@ def report_overlap(sets: dict[str, list[Utterance]]) -> None:
         new = sum(word not in words for word in tested) / len(tested)
         met = sum(run_ in runs for run_ in of_test) / len(of_test)
         print(
-            f"{name}: {100 * new:.1f} % of the words and {100 * (1 - met):.0f} % of the "
-            "runs of three words never stand in training"
+            f"{name}: {100 * new:.1f} % of the words and {100 * (1 - met):.0f} % of "
+            "the runs of three words never stand in training"
         )
 
 

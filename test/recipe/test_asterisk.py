@@ -1,0 +1,609 @@
+"""The asterisk recipe's data, from a made-up corpus in the published layout."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import os
+import re
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_mtla.data.folder import read_table
+from espnet_mtla.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "egs2" / "asterisk" / "asr1"
+FS = 8000
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+SMALL = {
+    "train_combinations": 60,
+    "test_combinations": 12,
+    "valid_combinations": 6,
+    "test_sentences": 3,
+    "valid_sentences": 2,
+}
+SENTENCES = {
+    "demo-one": "The quick brown fox jumps over the lazy dog.",
+    "demo-two": "...please press 1 now, or # to exit!",
+    "demo-three": "Nobody can take your call today.",
+    "demo-four": "All of our lines have been disconnected.",
+    "demo-five": "Weasels have eaten our phone system",
+    "demo-same": "Weasels have eaten our phone system.",
+    "demo-six": "You may hang up whenever you like",
+    "demo-seven": "It's half past three A.M. in here",
+    "hello": "Hello.",
+}
+UNUSED = {
+    "beep": "[this is a simple beep tone]",
+    "confbridge-join": "<beep ascending>",
+    "silence/1": "(1 second of silence)",
+    "demo-dial": "Dial 500 for Bob",
+    "demo-www": "Visit www.example.org today",
+    "demo-remark": "IAX (note: does not say 2)",
+}
+
+
+@pytest.fixture(scope="module")
+def local() -> Iterator[SimpleNamespace]:
+    """The recipe's own modules, found as its stage finds them: by their folder."""
+    names = ("corpus", "combine", "sentences", "sound", "prepare")
+    sys.path.insert(0, str(RECIPE / "local"))
+    yield SimpleNamespace(**{n: importlib.import_module(n) for n in names})
+    sys.path.remove(str(RECIPE / "local"))
+    for name in names:
+        del sys.modules[name]
+
+
+def write_corpus(folder: Path, texts: dict[str, str], bom: bool = False) -> Path:
+    """A folder as ``dpkg -x`` leaves it: a gzipped list and one tone a prompt."""
+    sounds = folder / "usr/share/asterisk/sounds/en_US_f_Someone"
+    for number, name in enumerate(texts):
+        path = sounds / f"{name}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        time = np.arange(FS // 4) / FS
+        tone = 0.3 * np.sin(2 * np.pi * (200 + 3 * number) * time)
+        silence = np.zeros(FS // 10)
+        sound = np.concatenate([silence, tone, silence])
+        soundfile.write(path, sound, FS, subtype="PCM_16")
+    lines = ["; Core sounds", "", *(f"{name}: {text}" for name, text in texts.items())]
+    listing = folder / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
+    listing.parent.mkdir(parents=True)
+    mark = "\ufeff" if bom else ""
+    listing.write_bytes(gzip.compress((mark + "\n".join(lines) + "\n").encode()))
+    return folder
+
+
+def corpus_texts() -> dict[str, str]:
+    """Enough recordings for the templates that any language has."""
+    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
+    digits += ["eight", "nine"]
+    texts = {f"digits/{n}": word for n, word in enumerate(digits)}
+    texts |= {"digits/pound": "pound", "digits/star": "star"}
+    texts |= {f"letters/{c}": c for c in LETTERS}
+    texts |= {f"phonetic/{c}_p": f"{c}ish" for c in LETTERS}
+    texts |= {f"letters/{name}": name for name in ("dash", "dot", "slash", "plus")}
+    return texts | SENTENCES | UNUSED
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    return write_corpus(tmp_path / "corpus", corpus_texts(), bom=True)
+
+
+def sizes(local: SimpleNamespace, **changes: int) -> object:
+    return local.prepare.Sizes(**{**SMALL, **changes})
+
+
+def sound_file(corpus: Path, name: str) -> Path:
+    return next(corpus.rglob(f"{name}.wav"))
+
+
+def run_data(
+    tmp_path: Path, *options: str, path: str = ""
+) -> subprocess.CompletedProcess:
+    """``prepare.py`` as stage 1 calls it, in an empty recipe folder."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path or os.environ["PATH"]}
+    command = [sys.executable, str(RECIPE / "local" / "prepare.py"), *options]
+    return subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+
+
+def fails_with(done: subprocess.CompletedProcess, *parts: str) -> None:
+    """One line on standard error that holds ``parts``; exit code 1."""
+    assert done.returncode == 1, done
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    for part in parts:
+        assert part in line
+
+
+# ---------------------------------------------------------------- texts
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("Call-Forward on No Answer.", "call forward on no answer"),
+        ("press * to pause, press # now", "press star to pause press pound now"),
+        ("Use the 7 key for Q, and 9.", "use the seven key for q and nine"),
+        ("A.M.", "a m"),
+        ("at [@]", "at"),
+        ("... for ...", "for"),
+        ("don\u2019t 'call' me", "don't call me"),
+        ("o'clock", "o'clock"),
+        ("exclaimation-point [!]", "exclamation point"),
+        ("Quarante-deuxième", "quarante deuxième"),
+    ],
+)
+def test_readable(local: SimpleNamespace, raw: str, text: str) -> None:
+    readings = {"7": "seven", "9": "nine", "*": "star", "#": "pound"}
+    assert local.corpus.readable(raw, readings) == (text, "")
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ("[tone]", "NOT_SPEECH"),
+        ("(1 second of silence)", "NOT_SPEECH"),
+        ("...", "NOT_SPEECH"),
+        ("", "NOT_SPEECH"),
+        ("IAX (note: does not say 2)", "REMARK"),
+        ("dial 500", "AMBIGUOUS"),
+        ("3D audio", "AMBIGUOUS"),
+        ("a 28.8 kilobit modem", "AMBIGUOUS"),
+        ("visit www.example.org.", "AMBIGUOUS"),
+        ("me@home", "AMBIGUOUS"),
+    ],
+)
+def test_unreadable(local: SimpleNamespace, raw: str, reason: str) -> None:
+    readings = {c: c for c in "0123456789#*"}
+    expected = ("", getattr(local.corpus, reason))
+    assert local.corpus.readable(raw, readings) == expected
+
+
+@given(raw=st.text(max_size=40))
+def test_readable_gives_clean_words_or_a_reason(
+    local: SimpleNamespace, raw: str
+) -> None:
+    readings = dict(zip("0123456789#*", "abcdefghijkl", strict=True))
+    text, reason = local.corpus.readable(raw, readings)
+    assert bool(text) != bool(reason)
+    assert text == " ".join(text.split()) == text.lower()
+    assert not re.search(r"[^\w' ]|\d|_", text, re.ASCII if text.isascii() else 0)
+
+
+def test_corpus_counts_add_up(local: SimpleNamespace, corpus: Path) -> None:
+    recordings, dropped, listed = local.corpus.read_corpus(corpus, "en")
+    assert listed == len(corpus_texts()) == len(recordings) + dropped.total()
+    assert dropped == {"not speech": 3, "not readable in one way": 2} | {
+        "remark beside the text": 1
+    }
+    texts = {r.name: r.text for r in recordings}
+    assert texts["demo-two"] == "please press one now or pound to exit"
+    assert texts["demo-seven"] == "it's half past three a m in here"
+
+
+def test_plain_list_and_flat_folder(local: SimpleNamespace, tmp_path: Path) -> None:
+    """The sounds as the exchange's own archives have them: no packages around."""
+    write_corpus(tmp_path / "deb", {"digits/1": "one", "hello": "Hello."})
+    flat = tmp_path / "flat"
+    sound_file(tmp_path / "deb", "hello").parent.rename(flat)
+    (flat / "core-sounds-en.txt").write_text("digits/1: one\nhello: Hello.\n")
+    recordings, _, _ = local.corpus.read_corpus(flat, "en")
+    assert [r.text for r in recordings] == ["one", "hello"]
+
+
+def test_languages_side_by_side(local: SimpleNamespace, tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path, {"digits/1": "one"})
+    other = tmp_path / "usr/share/asterisk/sounds/es_MX_f_Someone/digits"
+    other.mkdir(parents=True)
+    (other / "1.wav").touch()
+    (recording,), _, _ = local.corpus.read_corpus(corpus, "en")
+    assert "en_US_f_Someone" in str(recording.path)
+
+
+# ---------------------------------------------------------------- combinations
+
+
+@given(n=st.integers(0, 10**9 - 1))
+def test_cardinals_say_their_number(local: SimpleNamespace, n: int) -> None:
+    """Reading the names back as arithmetic gives the number."""
+    units = {"hundred": 100, "thousand": 1000, "million": 10**6}
+    total = group = 0
+    for name in local.combine.cardinal(n):
+        stem = name.removeprefix("digits/")
+        if stem == "hundred":
+            group *= 100
+        elif stem in units:
+            total, group = total + group * units[stem], 0
+        else:
+            group += int(stem)
+    assert total + group == n
+
+
+@given(n=st.integers(1, 99))
+def test_ordinals_end_in_one_rank(local: SimpleNamespace, n: int) -> None:
+    *tens, last = local.combine.ordinal(n)
+    rank = int(last.removeprefix("digits/h-"))
+    assert rank + sum(int(t.removeprefix("digits/")) for t in tens) == n
+
+
+def every_name(local: SimpleNamespace) -> dict[str, str]:
+    """All names that the templates may use, each its own word."""
+    drawn = {
+        name
+        for template, _, _ in local.combine.TEMPLATES.values()
+        for seed in range(3000)
+        for name in template(Random(seed), ["spelled"])
+    }
+    return {name: name for name in drawn}
+
+
+def test_held_out_combinations_are_nowhere_in_training(local: SimpleNamespace) -> None:
+    combiner = local.combine.Combiner(every_name(local), english=True, seed=3)
+    test = combiner.draw("test", 150, held_out=True)
+    train = [" ".join(names) for names in combiner.draw("train", 1500, held_out=False)]
+    assert len(set(train)) == len(train) == 1500
+    assert len(test) == 150
+    for names in test:
+        sequence = f" {' '.join(names)} "
+        assert len(names) >= local.combine.MIN_TEST_WORDS
+        assert not any(sequence in f" {text} " for text in train)
+
+
+def test_every_word_is_trained_on(local: SimpleNamespace) -> None:
+    names = every_name(local)
+    combiner = local.combine.Combiner(names, english=True, seed=1)
+    drawn = combiner.draw("train", 2500, held_out=False)
+    uses = [sum(name in combination for combination in drawn) for name in names]
+    assert min(uses) >= 4
+    sizes = [len(combination) for combination in drawn]
+    assert min(sizes) >= 2
+    assert max(sizes) <= 8
+
+
+def test_grammar_used_up(local: SimpleNamespace) -> None:
+    names = {f"digits/{n}": str(n) for n in range(2)}
+    combiner = local.combine.Combiner(names, english=False, seed=1)
+    with pytest.raises(UserError, match=r"test: after .* of 9000 combinations"):
+        combiner.draw("test", 9000, held_out=True)
+
+
+# ---------------------------------------------------------------- sentences
+
+
+def recordings(local: SimpleNamespace, *texts: str) -> list:
+    return [
+        local.corpus.Recording(f"p{n}", text, Path(f"p{n}.wav"))
+        for n, text in enumerate(texts)
+    ]
+
+
+def test_variants_stay_on_one_side(local: SimpleNamespace) -> None:
+    prompts = recordings(
+        local,
+        "press one to hear your new messages",
+        "press two to hear your new messages",
+        "nobody is here to take a call",
+        "weasels have eaten our phone system",
+        "weasels have eaten our phone system",
+        "the number is not in service",
+        "thank you",
+    )
+    for seed in range(20):
+        parts = local.sentences.split_sentences(prompts, [], [2, 2], seed)
+        assert sorted(r.name for part in parts for r in part) == [
+            r.name for r in prompts
+        ]
+        side = {r.name: n for n, part in enumerate(parts) for r in part}
+        assert side["p0"] == side["p1"]
+        assert side["p3"] == side["p4"]
+        assert side["p6"] == 2  # too short to be a sentence
+        assert all(len(part) <= 2 for part in parts[:2])
+        assert parts[0]
+
+
+def test_sentences_like_joined_prompts_are_trained_on(local: SimpleNamespace) -> None:
+    (piece, *prompts) = recordings(
+        local, "there are currently", "currently there are currently", "no one is here"
+    )
+    test, train = local.sentences.split_sentences(prompts, [piece], [5], 1)
+    assert [r.text for r in test] == ["no one is here"]
+    assert [r.text for r in train] == ["currently there are currently"]
+
+
+# ---------------------------------------------------------------- sound
+
+
+def test_trim_leaves_the_sound(local: SimpleNamespace) -> None:
+    samples = np.zeros(FS, dtype=np.float32)
+    samples[3000:5000] = 0.2
+    trimmed = local.sound.trim(samples, FS)
+    margin = round(local.sound.TRIM_MARGIN_SECONDS * FS)
+    assert np.count_nonzero(trimmed) == 2000
+    assert len(trimmed) == 2000 + 2 * margin
+    assert not len(local.sound.trim(np.zeros(FS, dtype=np.float32), FS))
+    assert not len(local.sound.trim(samples[:10], FS))
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1), gain=st.floats(0.01, 1.0), pieces=st.integers(1, 8)
+)
+def test_joined_sound_is_in_range(
+    local: SimpleNamespace, seed: int, gain: float, pieces: int
+) -> None:
+    tone = np.sin(np.arange(4000) * 0.3).astype(np.float32) * np.float32(gain)
+    joined = local.sound.join([tone] * pieces, FS, Random(seed))
+    again = local.sound.join([tone] * pieces, FS, Random(seed))
+    np.testing.assert_array_equal(joined, again)
+    assert joined.dtype == np.float32
+    assert np.abs(joined).max() <= 1.0
+    slowest = pieces * 0.5 / 0.9 + (pieces - 1) * 0.1 + 0.31
+    assert pieces * 0.5 / 1.1 < len(joined) / FS < slowest
+    loudness = 20 * np.log10(np.sqrt(np.mean(joined**2)))
+    assert -28.5 < loudness < -17.5
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def test_data_folders(local: SimpleNamespace, corpus: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    local.prepare.prepare({"en": corpus}, data, sizes(local), seed=1)
+    texts = {name: read_table(data / name / "text") for name in local.prepare.SETS}
+    for name, text in texts.items():
+        paths = read_table(data / name / "wav.scp")
+        speakers = read_table(data / name / "utt2spk")
+        assert list(text) == list(paths) == list(speakers) == sorted(text)
+        spoken = read_table(data / name / "spk2utt")
+        assert spoken == {"en": " ".join(text)}
+        for path in paths.values():
+            info = soundfile.info(path)
+            assert (info.samplerate, info.channels, info.subtype) == (FS, 1, "PCM_16")
+            assert 0.1 < info.duration < 15
+    assert len(texts["test_combinations"]) == 12
+    assert len(texts["test_sentences"]) == 3
+    assert sum("-comb-" in key for key in texts["train"]) == 60
+    assert sum("-comb-" in key for key in texts["valid"]) == 6
+    trained = {f" {text} " for text in texts["train"].values()}
+    for held_out in texts["test_combinations"].values():
+        assert not any(f" {held_out} " in text for text in trained)
+    for held_out in (*texts["test_sentences"].values(), *texts["valid"].values()):
+        assert f" {held_out} " not in trained
+    weasels = {
+        n for n, t in texts.items() if SENTENCES["demo-five"].lower() in t.values()
+    }
+    assert len(weasels) == 1
+
+
+def test_same_seed_same_files(
+    local: SimpleNamespace, corpus: Path, tmp_path: Path
+) -> None:
+    def made(name: str, seed: int) -> dict[str, bytes]:
+        out = tmp_path / name
+        local.prepare.prepare({"en": corpus}, out, sizes(local), seed)
+        files = (p for p in out.rglob("*") if p.is_file() and p.name != "wav.scp")
+        return {str(p.relative_to(out)): p.read_bytes() for p in files}
+
+    first = made("a", 1)
+    assert made("b", 1) == first
+    assert made("c", 2) != first
+
+
+def test_leaks_are_noticed(local: SimpleNamespace) -> None:
+    utterance = local.prepare.Utterance
+    one, two = recordings(local, "a b c", "x y z")
+    sets = {name: [] for name in local.prepare.SETS}
+    sets["test_combinations"] = [utterance("en-comb-test-0", "a b c", (one,))]
+    sets["train"] = [utterance("en-comb-train-0", "q a b c", (one, two))]
+    with pytest.raises(AssertionError, match="en-comb-train-0"):
+        local.prepare.check_apart(sets)
+    sets["train"] = [utterance("en-sent-p1-0", "x y z", (two,))]
+    local.prepare.check_apart(sets)
+    sets["test_sentences"] = [utterance("en-sent-p1-1", "other words", (two,))]
+    with pytest.raises(AssertionError, match=r"p1\.wav"):
+        local.prepare.check_apart(sets)
+
+
+def small_options() -> list[str]:
+    return [word for n, v in SMALL.items() for word in (f"--{n}", str(v))]
+
+
+def test_command(corpus: Path, tmp_path: Path) -> None:
+    done = run_data(tmp_path, "--corpus", str(corpus), *small_options())
+    assert done.returncode == 0, done.stderr
+    assert f"en: {len(corpus_texts())} prompts listed" in done.stdout
+    assert "never stand in training" in done.stdout
+    assert (
+        read_table(tmp_path / "data/train/wav.scp")
+        .popitem()[1]
+        .startswith("data/train")
+    )
+
+
+# ---------------------------------------------------------------- what goes wrong
+
+
+def test_no_corpus_folder(tmp_path: Path) -> None:
+    fails_with(run_data(tmp_path, "--corpus", "nowhere"), "nowhere", "--corpus")
+
+
+def test_size_of_nothing(corpus: Path, tmp_path: Path) -> None:
+    done = run_data(tmp_path, "--corpus", str(corpus), "--test_sentences", "0")
+    fails_with(done, "--test_sentences 0")
+
+
+def test_missing_list_and_sounds(
+    local: SimpleNamespace, corpus: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no core-sounds-en\.txt\.gz.*--corpus"):
+        local.corpus.read_corpus(tmp_path / "empty", "en")
+    sound_file(corpus, "digits/1").unlink()
+    with pytest.raises(
+        UserError, match=r"no digits/1\.wav.*asterisk-core-sounds-en-wav"
+    ):
+        local.corpus.read_corpus(corpus, "en")
+
+
+def test_folder_unpacked_in_part(local: SimpleNamespace, corpus: Path) -> None:
+    for letter in LETTERS[:6]:
+        sound_file(corpus, f"phonetic/{letter}_p").unlink()
+    with pytest.raises(UserError, match=r"6 of the .* sound files .* are missing"):
+        local.corpus.read_corpus(corpus, "en")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("digits/1: one\ndigits/1: two\n", "line 2: a second text"),
+        ("digits/1 one\n", "line 1: no 'name: text'"),
+    ],
+)
+def test_broken_list(
+    local: SimpleNamespace, tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "core-sounds-en.txt"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message):
+        local.corpus.read_transcripts(path)
+
+
+def test_truncated_list(local: SimpleNamespace, corpus: Path) -> None:
+    path = next(corpus.rglob("*.gz"))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match=r"core-sounds-en\.txt\.gz: broken"):
+        local.corpus.read_corpus(corpus, "en")
+
+
+def stereo(path: Path) -> None:
+    soundfile.write(path, np.ones((800, 2)) * 0.1, FS)
+
+
+def wrong_rate(path: Path) -> None:
+    soundfile.write(path, np.ones(800) * 0.1, 16000)
+
+
+def not_a_number(path: Path) -> None:
+    soundfile.write(path, np.full(800, np.nan), FS, subtype="FLOAT")
+
+
+def only_silence(path: Path) -> None:
+    soundfile.write(path, np.zeros(800), FS)
+
+
+def no_samples(path: Path) -> None:
+    soundfile.write(path, np.zeros(0), FS)
+
+
+def no_bytes(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (stereo, "2 channels"),
+        (wrong_rate, "16000 Hz where the corpus has 8000 Hz"),
+        (not_a_number, "no finite numbers"),
+        (only_silence, "no sound in it"),
+        (no_samples, "no sound in it"),
+        (no_bytes, "unreadable sound file"),
+    ],
+)
+def test_bad_sound_names_the_file(
+    local: SimpleNamespace, corpus: Path, tmp_path: Path, spoil: object, message: str
+) -> None:
+    """And nothing is written, not even the sets that come before it."""
+    spoil(sound_file(corpus, "demo-six"))
+    with pytest.raises(UserError, match=rf"demo-six\.wav: .*{message}"):
+        local.prepare.prepare({"en": corpus}, tmp_path / "data", sizes(local), 1)
+    assert not (tmp_path / "data").exists()
+
+
+def test_too_long_is_left_out_and_counted(
+    local: SimpleNamespace, corpus: Path, capsys: pytest.CaptureFixture
+) -> None:
+    time = np.arange(16 * FS) / FS
+    soundfile.write(sound_file(corpus, "demo-six"), 0.1 * np.sin(900 * time), FS)
+    local.prepare.plan("en", corpus, sizes(local), 1, {})
+    assert "1 left out: longer than 15 s" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- fetching
+
+
+def write_tools(folder: Path, apt: str) -> str:
+    """A PATH on which ``apt-get`` runs ``apt`` and ``dpkg -x`` copies the corpus."""
+    folder.mkdir()
+    for name, body in {
+        "apt-get": f'echo "$PWD $*" >>{folder}/calls\n{apt}',
+        "dpkg": f'cp -r {folder.parent}/corpus/. "$3"',
+    }.items():
+        path = folder / name
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+@pytest.mark.usefixtures("corpus")
+def test_fetch_once(tmp_path: Path) -> None:
+    """Index and packages go below downloads/; a second run asks nobody."""
+    touch = 'case "$*" in *download*) for p in %s; do : >"${p}_1_all.deb"; done;; esac'
+    names = "asterisk-core-sounds-en asterisk-core-sounds-en-wav"
+    path = write_tools(tmp_path / "tools", touch % names)
+    for _ in range(2):
+        done = run_data(tmp_path, *small_options(), path=path)
+        assert done.returncode == 0, done.stderr
+    update, download = (tmp_path / "tools/calls").read_text().splitlines()
+    apt = tmp_path / "downloads/apt"
+    assert f"-c {apt}/apt.conf update" in update
+    assert download.startswith(f"{apt}/packages ")
+    assert download.endswith(f"download {names}")
+    config = (apt / "apt.conf").read_text()
+    assert f'Dir::State "{apt}/state"' in config
+    assert f'Dir::Cache "{apt}/cache"' in config
+    assert "://" not in config
+
+
+def test_fetch_failing(tmp_path: Path) -> None:
+    path = write_tools(
+        tmp_path / "tools", "echo W: meh >&2; echo E: no host >&2; exit 100"
+    )
+    done = run_data(tmp_path, path=path)
+    fails_with(done, "(E: no host)", "asterisk-core-sounds-en-wav", "--corpus")
+    assert not (tmp_path / "downloads/corpus-en").exists()
+    assert not (tmp_path / "data").exists()
+
+
+def test_unpacking_failing_leaves_no_folder(tmp_path: Path) -> None:
+    path = write_tools(
+        tmp_path / "tools",
+        "for p in asterisk-core-sounds-en asterisk-core-sounds-en-wav; "
+        'do : >"${p}_1_all.deb"; done',
+    )
+    (tmp_path / "tools/dpkg").write_text(
+        '#!/bin/sh\n: >"$3/half"; echo bad >&2; exit 2'
+    )
+    done = run_data(tmp_path, path=path)
+    fails_with(done, "dpkg -x", "(bad)", "--corpus")
+    assert not (tmp_path / "downloads/corpus-en").exists()
+
+
+def test_no_apt(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    done = run_data(tmp_path, path=str(tmp_path / "tools"))
+    fails_with(done, "no apt-get", "asterisk-core-sounds-en and asterisk", "--corpus")
