@@ -53,7 +53,7 @@ stop_job() { # ends the command that runs now, with all that it has started
 
 end_tree() {
     local child children
-    read -ra children < <(cat "/proc/$1/task/"*/children 2>/dev/null)
+    read -ra children < <(cat "/proc/$1/task/"*/children 2>/dev/null) || true
     for child in ${children[@]+"${children[@]}"}; do end_tree "$child"; done
     kill -TERM "$1" 2>/dev/null || true
 }

@@ -33,7 +33,10 @@ parse_options() {
             *=*) value=${arg#*=} ;;
             *)
                 case $name in
-                    help | dry_run | force) value=true ;;
+                    help | dry_run | force)
+                        value=true
+                        if [[ ${1:-} =~ ^(true|false)$ ]]; then value=$1 && shift; fi
+                        ;;
                     *)
                         [ $# -gt 0 ] || die "--$name needs a value"
                         value=$1
@@ -41,6 +44,10 @@ parse_options() {
                         ;;
                 esac
                 ;;
+        esac
+        case $name=$value in
+            help=true | help=false | dry_run=true | dry_run=false | force=true | force=false) ;;
+            help=* | dry_run=* | force=*) die "--$name: '$value' is not true or false" ;;
         esac
         printf -v "$name" '%s' "$value"
     done

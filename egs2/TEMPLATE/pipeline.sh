@@ -250,7 +250,7 @@ for_each_decoding() { # calls $1 with: label, model folder, decode config, test 
 }
 
 decode_one() {
-    volatile=(--ngpu "$ngpu")
+    volatile=(--ngpu $((ngpu > 0)))
     step inference "$1" "$5" "$2/model.pth" "$3" "$dumpdir/$4" -- \
         --model_dir "$2" --data "$dumpdir/$4" --output_dir "$5" --config "$3"
 }

@@ -3,7 +3,11 @@
 
 volatile=()     # arguments of the next step that change its speed alone, not its result
 resumable=false # whether the next step's command goes on from what stands in its folder
+watcher=""      # process that shows the progress of the command that runs now
 outdated=()     # in a dry run: what the steps so far would make anew
+
+# Settings that a resumed command may change: they say how long, not what, it computes.
+FREE='max_epoch|patience|num_workers|log_interval|log_level'
 
 # step NAME LABEL FOLDER INPUT... -- ARGUMENT...
 # One command with one result. NAME is a command of espnet_mtla.bin, or a script with a
@@ -64,18 +68,23 @@ check_inputs() {
     done
 }
 
-fingerprint() { # one word for the command and for what its inputs hold now
+fingerprint() { # fingerprint [loose]: one word for the command and what its inputs hold
     local input file
     {
-        printf '%s\n' "${command[@]}"
+        printf '%s\n' "${command[@]}" | without_free "$@"
         for input in "${inputs[@]}"; do
             # Hidden files in a folder are marks like ours, no input.
             find -L "$input" -maxdepth 1 -type f '(' -path "$input" -o ! -name '.*' ')' \
                 -print0 2>/dev/null | sort -z | while IFS= read -r -d '' file; do
-                digest "$file"
+                digest "$file" "$@"
             done || true # a dry run may look at what is still to be made
         done
     } | sha256sum | cut -c1-24
+}
+
+without_free() { # when called with loose, drops options of $FREE and their values
+    awk -v free="^--($FREE)\$" -v loose="${1:-}" \
+        'loose && $0 ~ free {getline; next} {print}'
 }
 
 digest() { # small files by content, big ones by size and time, YAML without its comments
@@ -83,7 +92,7 @@ digest() { # small files by content, big ones by size and time, YAML without its
     if [ "$(stat -L -c %s "$1")" -gt 33554432 ]; then
         stat -L -c '%s %Y' "$1"
     elif [ "${1##*.}" = yaml ]; then
-        grep -vE '^[[:space:]]*(#|$)' "$1" | sha256sum
+        grep -vE "^[[:space:]]*(#|\$)${2:+|^($FREE):}" "$1" | sha256sum
     else
         sha256sum <"$1"
     fi
@@ -98,38 +107,38 @@ take_lock() { # two runs side by side, say on two GPUs, share the early stages
 }
 
 run_step() {
-    local log=$expdir/logs code=0 begun=$SECONDS watcher
+    local log=$expdir/logs code=0 begun=$SECONDS
     [ "$stage_index" -gt 5 ] || log=data/logs
     mkdir -p "$log"
     log=$log/${stage_index}_$stage_name.$label.log
     if $resumable; then begin_or_resume; fi
+    rm -f "$mark" # from here on, what it stood for is no longer whole
     say "   $label: log in $log"
     printf '# %s\n# %s\n' "$(date '+%F %T')" "$(as_typed)" >>"$log"
     show_progress "$log" &
     watcher=$!
     dispatch "$log" "${command[@]}" ${volatile[@]+"${volatile[@]}"} || code=$?
-    kill "$watcher" 2>/dev/null || true
-    wait "$watcher" 2>/dev/null || true
+    end_watcher
     [ "$code" -eq 0 ] || report_failure
-    rm -f "$out/.begun.$name"
     printf '%s\nfinished %s\n' "$key" "$(date '+%F %T.%N')" >"$out/.done.new"
     mv "$out/.done.new" "$mark"
     say "   $label: done in $((SECONDS - begun)) s"
 }
 
 begin_or_resume() { # what was begun with other settings is put aside, never gone on from
-    local old aside
-    old=$(head -qn 1 "$out/.begun.$name" "$mark" 2>/dev/null | head -n 1)
-    if [ -n "$old" ] && { $force || [ "$old" != "$key" ]; }; then
+    local begun=$out/.begun.$name old new aside
+    new=$(fingerprint loose)
+    old=$(cat "$begun" 2>/dev/null || true)
+    if [ -n "$old" ] && { $force || [ "$old" != "$new" ]; }; then
         aside=$out.before_$(date +%Y%m%d_%H%M%S)
         mv "$out" "$aside"
-        say "   $label: $out was made with other settings or data (or --force is given):"
-        say "   $label: moved to $aside; starting from the beginning"
+        say "   $label: made with other settings or data, or --force is given: $out is"
+        say "   $label: moved to $aside, and a new one is begun"
     elif [ -n "$old" ]; then
         say "   $label: going on from what $out holds"
     fi
     mkdir -p "$out"
-    echo "$key" >"$out/.begun.$name"
+    echo "$new" >"$begun"
 }
 
 # ---------------------------------------------------------------- what the user sees
@@ -146,9 +155,10 @@ show_and_log() { # standard input to the screen, indented, and to the end of fil
 }
 
 show_progress() { # the log's last line: each second on a terminal, else now and then
-    local line last="" pause=20
+    local line last="" pause=20 never
     [ -z "$clear_line" ] || pause=1
-    while sleep $pause && kill -0 $$ 2>/dev/null; do
+    exec {never}<> <(:) # a pipe that nothing comes from: a sleep that dies with its shell
+    while ! read -rt $pause -u "$never" && kill -0 $$ 2>/dev/null; do
         line=$(tail -c 2000 "$1" | tr '\r' '\n' | grep -v '^ *$' | tail -n 1 | cut -c1-110)
         [ "$line" != "$last" ] || continue
         last=$line
@@ -158,6 +168,13 @@ show_progress() { # the log's last line: each second on a terminal, else now and
             printf '     ... %s\n' "$line"
         fi
     done
+}
+
+end_watcher() {
+    [ -n "$watcher" ] || return 0
+    kill "$watcher" 2>/dev/null || true
+    wait "$watcher" 2>/dev/null || true
+    watcher=""
 }
 
 report_failure() {
@@ -179,6 +196,7 @@ report_failure() {
 interrupted() {
     trap '' INT TERM
     stop_job
+    end_watcher
     printf '%sinterrupted in stage %s (%s): run the same again to go on\n' \
         "$clear_line" "${stage_index:-0}" "${stage_name:-start}" >&2
     exit 130

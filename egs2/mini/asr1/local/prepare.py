@@ -1,8 +1,8 @@
 """Generates a tiny corpus that is spoken by no one: each word is a fixed sound.
 
-A word is a row of syllables, a syllable a harmonic tone shaped by three resonances, much
-as a vowel is. Pitch, tempo, level and noise differ from utterance to utterance, so a
-recogniser has to learn the resonances and nothing else helps it.
+A word is a row of syllables, a syllable a harmonic tone shaped by three resonances,
+much as a vowel is. Pitch, tempo, level and noise differ from utterance to utterance, so
+a recogniser has to learn the resonances and nothing else helps it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SPEAKERS = {"low": 105.0, "mid": 150.0, "high": 210.0}
 
 
 def syllable(name: str, pitch: float, seconds: float) -> np.ndarray:
-    """One syllable, (samples,) in -1..1: harmonics of ``pitch`` under its resonances."""
+    """One syllable, (samples,): harmonics of ``pitch`` under its resonances."""
     time = np.arange(int(seconds * RATE)) / RATE
     frequencies = pitch * np.arange(1, int(4000 / pitch) + 1)
     weights = sum(

@@ -1,0 +1,402 @@
+"""The pipeline's mechanics, with stubs for its commands (stub.py)."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+SMALL = ("--attention", "mha")
+STAGES = (
+    *("data", "speed_perturb", "format", "filter", "tokens", "stats"),
+    *("encoder", "train", "average", "decode", "score", "pack"),
+)
+
+
+def stages_of(output: str) -> list[str]:
+    return re.findall(r"^== stage \d+ (\w+) ==", output, re.MULTILINE)
+
+
+def test_all_stages_run_in_order_and_end_in_the_table(recipe) -> None:
+    output = recipe.run()
+    assert stages_of(output) == list(STAGES)
+    names = recipe.names()
+    expected = (
+        *("data", *["validate_data"] * 3, *["format_audio"] * 3, *["filter_data"] * 3),
+        *("tokenise", *["train"] * 3, *["average"] * 2, *["inference"] * 2),
+        *("score",) * 4,
+        "results",
+    )
+    assert names == list(expected)
+    assert "| mha | 1 |" in output.split("stage 12 pack")[1]
+    assert (recipe.folder / "RESULTS.md").exists()
+    packed = recipe.folder / "exp" / "packed_train_bpe_500"
+    assert (packed / "asr_train_bpe_500_mtla_s2.yaml").exists()
+    assert (packed / "conf" / "attention" / "mha.yaml").exists()
+
+
+def test_a_second_run_calls_nothing_and_shows_the_table(recipe) -> None:
+    recipe.run(*SMALL)
+    recipe.calls()
+    before = recipe.outputs()
+    output = recipe.run(*SMALL)
+    assert recipe.calls() == []
+    assert output.count("already done") == 18
+    assert "| mha | 1 |" in output
+    assert recipe.outputs() == before
+
+
+def test_killed_in_every_stage_and_resumed_equals_a_straight_run(make_recipe) -> None:
+    options = (*SMALL, "--encoder_config", "conf/encoder.yaml")
+    options = (*options, "--speed_factors", "0.9 1.0 1.1")
+    straight = make_recipe("straight")
+    straight.run(*options)
+    killed = make_recipe("killed")
+    for command in (
+        *("data", "validate_data", "perturb_speed", "format_audio", "filter_data"),
+        *("tokenise", "collect_stats", "train", "average", "inference", "score"),
+        "results",
+    ):
+        process = killed.start(*options, STUB_HANG=command)
+        killed.wait_for_hang(process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        killed.release()
+    killed.run(*options)
+    assert killed.outputs() == straight.outputs()
+
+
+def test_resumed_training_goes_on_from_its_last_epoch(recipe) -> None:
+    process = recipe.start(*SMALL, STUB_HANG="train")
+    recipe.wait_for_hang(process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    recipe.release()
+    output = recipe.run(*SMALL)
+    assert "going on from what exp/asr_train_bpe_500_mha holds" in output
+    assert "epoch 2 is there" in output
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_kill_end_the_command_too(recipe, sign: signal.Signals) -> None:
+    process = recipe.start(*SMALL, STUB_HANG="tokenise")
+    command = recipe.wait_for_hang(process)
+    if sign == signal.SIGINT:
+        os.killpg(process.pid, sign)  # as a terminal does
+    else:
+        process.send_signal(sign)
+    output = process.communicate(timeout=10)[0]
+    assert process.returncode == 130, output
+    assert "interrupted in stage 5 (tokens)" in output
+    end = time.monotonic() + 5
+    while Path(f"/proc/{command}").exists():
+        assert time.monotonic() < end, "the command lives on"
+        time.sleep(0.02)
+
+
+def test_a_changed_config_trains_anew_and_keeps_the_old_model(recipe) -> None:
+    recipe.run(*SMALL)
+    old = recipe.outputs()
+    recipe.calls()
+    config = recipe.folder / "conf" / "train.yaml"
+    config.write_text("lr: 2\nmax_epoch: 3\n")
+    output = recipe.run(*SMALL)
+    names = ["train", "train", "average", "inference", "score", "score", "results"]
+    assert recipe.names() == names  # statistics, and all from training on
+    assert "a new one is begun" in output
+    model = "exp/asr_train_bpe_500_mha"
+    (aside,) = recipe.folder.glob(f"{model}.before_*")
+    assert (aside / "model.pth").read_text() == old[f"{model}/model.pth"]
+    assert recipe.outputs()[f"{model}/model.pth"] != old[f"{model}/model.pth"]
+
+
+def test_a_changed_decode_config_decodes_anew(recipe) -> None:
+    recipe.run(*SMALL)
+    recipe.calls()
+    (recipe.folder / "conf" / "decode.yaml").write_text("beam_size: 2\n")
+    recipe.run(*SMALL)
+    assert recipe.names() == ["inference", "score", "score", "results"]
+
+
+def test_more_epochs_go_on_from_the_same_model(recipe) -> None:
+    recipe.run(*SMALL)
+    recipe.calls()
+    config = recipe.folder / "conf" / "train.yaml"
+    config.write_text("lr: 1\nmax_epoch: 4\n")
+    output = recipe.run(*SMALL, "--train_opts", "--max_epoch 5")
+    assert "epoch 3 is there" in output
+    assert not list(recipe.folder.glob("exp/*.before_*"))
+
+
+def test_a_comment_in_a_config_changes_nothing(recipe) -> None:
+    recipe.run(*SMALL)
+    recipe.calls()
+    config = recipe.folder / "conf" / "train.yaml"
+    config.write_text(f"# why\n\n{config.read_text()}")
+    recipe.run(*SMALL)
+    assert recipe.calls() == []
+
+
+def test_force_runs_the_chosen_stages_again(recipe) -> None:
+    recipe.run(*SMALL)
+    recipe.calls()
+    recipe.run(*SMALL, "--force", "--stage", "tokens", "--stop_stage", "tokens")
+    assert recipe.names() == ["tokenise"]
+    # The same tokens came out, so what follows is still good.
+    recipe.run(*SMALL)
+    assert recipe.calls() == []
+
+
+def test_another_attention_type_joins_what_is_there(recipe) -> None:
+    recipe.run(*SMALL)
+    recipe.calls()
+    recipe.run("--attention", "mha mtla_s2")
+    names = ["train", "average", "inference", "score", "score", "results"]
+    assert recipe.names() == names
+
+
+def test_failed_command_shows_itself_and_the_end_of_its_log(recipe) -> None:
+    output = recipe.run(*SMALL, code=1, STUB_FAIL="filter_data")
+    report = output[output.index("error: stage 4 (filter) failed with exit code 1") :]
+    assert re.search(r"command: python3 -m espnet_mtla.bin.filter_data \S+ \S+", report)
+    assert "log: data/logs/4_filter.train.log, which ends:" in report
+    assert "error: train/utt7: the reason" in report
+    assert "line 29" in report and "line 5\n" not in report
+    assert recipe.names()[-1] == "filter_data"
+    assert not (recipe.folder / "dump" / "raw" / "train").exists()
+
+
+def test_missing_corpus_is_one_clear_line(recipe) -> None:
+    options = ("--local_data_opts", "--corpus /no/such/place")
+    output = recipe.run(*SMALL, *options, code=1)
+    assert "error: /no/such/place: no corpus" in output
+    assert not (recipe.folder / "data" / "train").exists()
+
+
+def test_stage_one_must_make_every_set(recipe) -> None:
+    output = recipe.run("--test_sets", "test other", code=1)
+    assert "error: local/data.sh has not made data/other" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--atention", "mha"], "unknown option --atention; did you mean --attention"),
+        (["--zzz=1"], "unknown option --zzz (--help lists all)"),
+        (["mha"], "'mha' is not an option"),
+        (["--nj"], "--nj needs a value"),
+        (["--nj", "0"], "--nj: '0' is not a positive number"),
+        (["--ngpu", "two"], "--ngpu: 'two' is not a number"),
+        (["--stage", "trian"], "there is no stage 'trian'"),
+        (["--stage", "13"], "there is no stage '13'"),
+        (["--skip_stages", "2 x"], "there is no stage 'x'"),
+        (["--stage", "9", "--stop_stage", "3"], "--stage 9 comes after --stop_stage 3"),
+        (["--attention", "mtla_s9"], "no 'mtla_s9' in conf/attention, which has: mha"),
+        (["--attention", ""], "--attention: name at least one"),
+        (["--test_sets", ""], "--test_sets: name at least one"),
+        (["--token_type", "phone"], "--token_type: 'phone' is not bpe"),
+        (["--train_config", "conf/no.yaml"], "conf/no.yaml: no such file"),
+        (["--job", "pbs"], "--job: 'pbs' is not local or slurm"),
+        (["--dry_run=perhaps"], "--dry_run: 'perhaps' is not true or false"),
+    ],
+)
+def test_bad_options_are_one_line_and_nothing_runs(recipe, options, words) -> None:
+    output = recipe.run(*options, code=1)
+    assert output.startswith("error: ") and words in output
+    assert output.count("\n") == 1
+    assert recipe.calls() == []
+
+
+def test_help_lists_stages_and_the_values_that_options_have_here(recipe) -> None:
+    output = recipe.run("--nj", "7", "--help")
+    for number, stage in enumerate(STAGES, 1):
+        assert re.search(rf"^ +{number}  {stage} ", output, re.MULTILINE)
+    assert '--nj "7"' in output and '--nbest "2"' in output
+    assert recipe.calls() == []
+
+
+def test_dry_run_tells_all_and_changes_nothing(recipe) -> None:
+    before = recipe.snapshot()
+    output = recipe.run("--dry_run")
+    assert stages_of(output) == list(STAGES)
+    assert output.count("[to do]") == 23 and "[done ]" not in output
+    assert "--attention mtla_s2" in output
+    assert recipe.snapshot() == before and recipe.calls() == []
+
+
+def test_dry_run_knows_what_is_done_and_what_a_change_makes_old(recipe) -> None:
+    recipe.run(*SMALL)
+    output = recipe.run(*SMALL, "--dry_run")
+    assert "[to do]" not in output
+    (recipe.folder / "conf" / "decode.yaml").write_text("beam_size: 2\n")
+    output = recipe.run(*SMALL, "--dry_run")
+    old = re.findall(r"\[to do\] ([\w.]+):", output)
+    assert old == [
+        *("mha.decode.test", "mha.decode.test.wer", "mha.decode.test.cer", "results")
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--stage", "3", "--stop_stage", "5"],
+        ["--stage=format", "--stop-stage=tokens"],
+        ["--stop_stage", "5", "--skip_stages", "data speed-perturb"],
+        ["--stop-stage", "tokens", "--skip-stages", "1,2"],
+    ],
+)
+def test_stages_by_number_and_name(recipe, options: list[str]) -> None:
+    recipe.run("--stop_stage", "2")
+    recipe.calls()
+    recipe.run(*options)
+    assert set(recipe.names()) == {"format_audio", "filter_data", "tokenise"}
+
+
+def test_a_stage_without_its_input_names_the_stage_that_makes_it(recipe) -> None:
+    output = recipe.run("--stage", "8", code=1)
+    assert "stage 8 (train) needs exp/stats_train_bpe_500/train" in output
+    assert "stage 6 (stats) makes it" in output
+
+
+def test_one_encoder_serves_all_attention_types(recipe) -> None:
+    recipe.run("--encoder_config", "conf/encoder.yaml")
+    trained = [line for line in recipe.calls() if line.startswith("train ")]
+    assert len(trained) == 4  # statistics, the encoder, two models
+    model = "exp/encoder_train_bpe_500/model.pth"
+    for line in trained[2:]:
+        assert f"--init_param {model}:encoder:encoder {model}:ctc:ctc" in line
+    assert "--init_param" not in trained[1]
+
+
+def test_speed_factors_make_a_training_set_of_their_own(recipe) -> None:
+    recipe.run("--speed_factors", "0.9 1.1", "--stop_stage", "stats")
+    calls = recipe.calls()
+    assert "perturb_speed data/train data/train_sp --factors 0.9 1.1" in calls
+    assert any("--train_data dump/raw/train_sp --valid" in line for line in calls)
+
+
+def test_a_test_set_is_never_shortened(recipe) -> None:
+    recipe.run("--stop_stage", "filter", "--min_seconds", "1", "--max_seconds", "9")
+    limits = {
+        line.split()[2]: line.split(" ", 3)[3]
+        for line in recipe.calls()
+        if line.startswith("filter_data")
+    }
+    kept = "--min_seconds 1 --max_seconds 9"
+    assert limits["dump/raw/train"] == limits["dump/raw/valid"] == kept
+    assert limits["dump/raw/test"] == "--min_seconds 0 --max_seconds inf"
+
+
+def test_a_character_model_needs_no_sentencepiece(recipe) -> None:
+    recipe.run("--token_type", "char", "--stop_stage", "stats")
+    tokenise, stats = recipe.calls()[-2:]
+    assert "--vocab_size" not in tokenise and "--bpemodel" not in stats
+
+
+def test_runs_from_any_folder(recipe) -> None:
+    script = str(recipe.folder / "run.sh")
+    shown = subprocess.run(
+        [script, *SMALL, "--stop_stage", "1"],
+        env=recipe.env,
+        cwd="/",
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert "stage 1 data" in shown.stdout
+    assert (recipe.folder / "data" / "train").is_dir()
+
+
+def test_two_runs_at_once_share_the_early_stages(recipe) -> None:
+    first = recipe.start(*SMALL, STUB_HANG="tokenise")
+    recipe.wait_for_hang(first)
+    second = recipe.start("--attention", "mtla_s2")
+    lines = []
+    for line in second.stdout:
+        lines.append(line)
+        if "another run is making data/token_list/bpe_500" in line:
+            break
+    recipe.release()
+    for process in (first, second):
+        output = process.communicate(timeout=60)[0]
+        assert process.returncode == 0, output
+    assert recipe.names().count("tokenise") == 1
+    for attention in ("mha", "mtla_s2"):
+        assert (recipe.folder / f"exp/asr_train_bpe_500_{attention}/model.pth").exists()
+
+
+SBATCH = """#!/usr/bin/env bash
+echo "$@" >>"$STUB_CALLS.sbatch"
+while [ $# -gt 0 ]; do
+    case $1 in --wrap) wrap=$2 ;; --output) log=$2 ;; esac
+    shift
+done
+bash -c "$wrap" >>"$log" 2>&1
+"""
+
+
+def test_slurm_gets_the_commands_and_gives_their_exit_codes(recipe, tmp_path) -> None:
+    sbatch = tmp_path / "slurm" / "sbatch"
+    sbatch.parent.mkdir()
+    sbatch.write_text(SBATCH)
+    sbatch.chmod(0o755)
+    recipe.env["PATH"] = f"{sbatch.parent}:{recipe.env['PATH']}"
+    options = (*SMALL, "--job", "slurm", "--slurm_opts", "--partition fast --mem 8G")
+    output = recipe.run(*options, "--ngpu", "1", STUB_FAIL="average", code=1)
+    assert "error: stage 9 (average) failed with exit code 1" in output
+    assert "error: train/utt7: the reason" in output
+    jobs = Path(f"{recipe.calls_file}.sbatch").read_text()
+    assert jobs.count("--partition fast --mem 8G") == jobs.count("\n") == 14
+    assert "--gres gpu:1" in jobs
+
+
+def test_the_environment_is_installed_only_when_there_is_none(recipe, tmp_path) -> None:
+    fake = tmp_path / "bare" / "python3"
+    fake.parent.mkdir()
+    real = recipe.env["PATH"].split(":")[0]
+    fake.write_text("#!/bin/sh\nexit 1\n")
+    fake.chmod(0o755)
+    tree = recipe.folder.parents[2]
+    install = tree / "utils" / "install.sh"
+    install.parent.mkdir()
+    install.write_text(
+        "#!/bin/sh\necho installing $*\n"
+        f"mkdir -p {tree}/.venv/bin && cd {tree}/.venv/bin\n"
+        f"printf '#!/bin/sh\\nexec {real}/python3 \"$@\"\\n' >python3\n"
+        "chmod +x python3\n"
+    )
+    install.chmod(0o755)
+    recipe.env["PATH"] = f"{fake.parent}:{recipe.env['PATH']}"
+    output = recipe.run("--stop_stage", "2")
+    assert "installing --extras recipes" in output
+    output = recipe.run("--stop_stage", "3")
+    assert "installing" not in output and "already done" in output
+
+
+def test_no_space_left_is_said_and_more_space_mends_it(make_recipe, tmp_path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    try:
+        recipe = make_recipe("tree", disk)
+        recipe.run("--stop_stage", "3", *SMALL)
+        filler = disk / "filler"
+        with pytest.raises(OSError), open(filler, "wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(4096))
+        output = recipe.run(*SMALL, code=1)
+        assert "no space left" in output.lower()
+        filler.unlink()
+        recipe.run(*SMALL)
+        straight = make_recipe("straight")
+        straight.run(*SMALL)
+        assert recipe.outputs() == straight.outputs()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
