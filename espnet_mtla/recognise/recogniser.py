@@ -58,9 +58,16 @@ class Costs:
     wall_seconds: float = 0.0
     encoder_seconds: float = 0.0
     search_seconds: float = 0.0
-    cache_formula: int = 0
     cache_used: int = 0
+    cache_formula: int = 0
     cache_allocated: int = 0
+
+    def note_cache(self, scorer: DecoderScorer) -> None:
+        """Keep the largest of what batches took."""
+        used, formula = scorer.peak_bytes()
+        self.cache_used = max(self.cache_used, used)
+        self.cache_formula = max(self.cache_formula, formula)
+        self.cache_allocated = max(self.cache_allocated, scorer.allocated_bytes)
 
 
 @dataclass
@@ -171,20 +178,8 @@ class Recogniser:
         found = beam_search(
             [(scorer, 1 - weight)], limits, symbols, options, prefix_scorers
         )
-        self._note_cache(scorer, prompt_lens, found)
+        self.costs.note_cache(scorer)
         return found
-
-    def _note_cache(
-        self, scorer: DecoderScorer, prompt_lens: Tensor, found: list[list[Hypothesis]]
-    ) -> None:
-        costs = self.costs
-        costs.cache_used = max(costs.cache_used, scorer.used_bytes)
-        costs.cache_allocated = max(costs.cache_allocated, scorer.allocated_bytes)
-        formula = sum(
-            self.cache_bytes(frames, nbest, self.options.beam_size)
-            for frames, nbest in zip(prompt_lens.tolist(), found, strict=True)
-        )
-        costs.cache_formula = max(costs.cache_formula, formula)
 
     def cache_bytes(
         self, prompt_frames: int, nbest: Sequence[Hypothesis], beam: int

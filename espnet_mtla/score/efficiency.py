@@ -24,9 +24,9 @@ def summarise(
     - ``wall_seconds``: from samples in memory to tokens, summed over batches, after a
       warm-up that is not counted; ``rtf`` is its share of ``audio_seconds``.
     - ``tokens``: of the best hypotheses, without <eos>.
-    - ``cache_bytes_formula``, ``cache_bytes_measured``, ``cache_bytes_allocated``: of
-      the batch with the largest cache, all beams: by formula at the best hypotheses'
-      lengths; slots that were filled; memory that was taken.
+    - ``cache_bytes_measured``, ``cache_bytes_formula``, ``cache_bytes_allocated``: of
+      the batch with the largest cache, all beams, at the step when it was largest:
+      entries that were filled; the same by formula; memory that was taken.
     - ``cache_bytes_per_audio_second``: one hypothesis an utterance, by formula: it
       compares attention types, whatever the batch, the beam and the device.
     """

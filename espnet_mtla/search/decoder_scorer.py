@@ -28,7 +28,7 @@ class DecoderScorer:
         beam: int,
         share_prompt: bool = True,
     ) -> None:
-        self.decoder = decoder
+        self.decoder, self.beam, self.share_prompt = decoder, beam, share_prompt
         # Fed tokens are <sos> and all generated ones: the last is fed to score its
         # <eos>.
         self.state = decoder.prefill(
@@ -38,11 +38,14 @@ class DecoderScorer:
             beam=beam,
             share_prompt=share_prompt,
         )
+        self.prompt_lens, self.itemsize = prompt_lens, prompt.itemsize
+        self.steps = 0
         self.allocated_bytes = self.state.nbytes
-        self._used = 0
+        self._peak = (0, 0)
 
     def score(self, tokens: Tensor) -> Tensor:
         logits = self.decoder.step(tokens, self.state)
+        self.steps += 1
         return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
 
     def reorder(self, rows: Tensor) -> None:
@@ -50,10 +53,16 @@ class DecoderScorer:
 
     def select(self, utterances: Tensor) -> None:
         # The filled part grows with every step and shrinks here alone.
-        self._used = max(self._used, self.state.used_nbytes)
+        self._peak = self.peak_bytes()
         self.state.select(utterances)
+        self.prompt_lens = self.prompt_lens[utterances]
 
-    @property
-    def used_bytes(self) -> int:
-        """Largest filled part of the cache so far."""
-        return max(self._used, self.state.used_nbytes)
+    def peak_bytes(self) -> tuple[int, int]:
+        """Largest filled part of the cache so far: measured, and by the formula."""
+        formula = sum(
+            self.decoder.cache_bytes(
+                frames, self.steps, self.beam, self.share_prompt, self.itemsize
+            )
+            for frames in self.prompt_lens.tolist()
+        )
+        return max(self._peak, (self.state.used_nbytes, formula))

@@ -1,42 +1,20 @@
 import argparse
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
-import yaml
-from tiny_experiment import FS, SECONDS, TOKENS, make_data, make_model
+from tiny_experiment import FS, SECONDS, TOKENS, make_model
 
-from espnet_mtla.bin import check_batching, inference
+from espnet_mtla.bin import inference
 from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.options import read_options
 from espnet_mtla.recognise.recogniser import Recogniser
 
 CONF = Path(__file__).parents[2] / "conf" / "decode"
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("exp") / "asr_tiny")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("data") / "test")
-
-
-@pytest.fixture
-def command(monkeypatch):
-    def call(module, **options):
-        words = [w for k, v in options.items() for w in (f"--{k}", str(v))]
-        monkeypatch.setattr(sys, "argv", ["command", *words])
-        module.main()
-
-    return call
 
 
 def read_output(folder):
@@ -97,7 +75,8 @@ def test_efficiency(model, data, tmp_path, command):
     assert found["tokens"] == sum(line["tokens"] for line in lines)
     shares = sum(line["decode_seconds"] for line in lines)
     assert shares == pytest.approx(found["wall_seconds"], rel=1e-3)
-    assert 0 < found["cache_bytes_measured"] <= found["cache_bytes_allocated"]
+    assert found["cache_bytes_measured"] == found["cache_bytes_formula"] > 0
+    assert found["cache_bytes_measured"] <= found["cache_bytes_allocated"]
     # Two layers of 16 + 4 floats for every two positions.
     positions = [line["prompt_frames"] + line["tokens"] + 1 for line in lines]
     single = sum(2 * 20 * 4 * -(-n // 2) for n in positions)
@@ -130,7 +109,7 @@ def test_mtla_keeps_half_of_what_mla_keeps(data, tmp_path, command):
 @pytest.mark.parametrize("change", ["batch_frames", "order", "ctc", "share_prompt"])
 def test_the_same_result_in_other_batches(change, model, data, tmp_path, command):
     options = {"beam_size": 3, "ctc_weight": 0.3 if change == "ctc" else 0.0}
-    base = {"model_dir": model, "data": data, **options}
+    base = {"model_dir": model, "data": data, "min_length_ratio": 0.15, **options}
     command(inference, **base, output_dir=tmp_path / "a")
     if change == "order":
         base["data"] = tmp_path / "data"
@@ -144,6 +123,7 @@ def test_the_same_result_in_other_batches(change, model, data, tmp_path, command
     command(inference, **base, output_dir=tmp_path / "b")
     first, second = (stable(read_output(tmp_path / name)) for name in "ab")
     assert first == second
+    assert len({line["tokens"] for line in first[1]}) > 2, "too easy a test"
 
 
 def test_ctc_changes_scores_and_greedy_is_beam_1(model, data, tmp_path, command):
@@ -256,120 +236,3 @@ def test_other_errors_of_torch_are_not_taken_for_memory(
     monkeypatch.setattr(Recogniser, "_decode", bug)
     with pytest.raises(RuntimeError, match="shapes"):
         command(inference, model_dir=model, data=data, output_dir=tmp_path / "out")
-
-
-class TestBadInput:
-    @pytest.fixture
-    def fails(self, model, data, tmp_path, command):
-        def call(match, **changes):
-            options = {"model_dir": model, "data": data} | changes
-            with pytest.raises(UserError, match=match) as caught:
-                command(inference, **options, output_dir=tmp_path / "out")
-            assert "\n" not in str(caught.value)
-            assert not (tmp_path / "out").exists()
-
-        return call
-
-    def test_no_folder(self, fails, tmp_path):
-        fails("nowhere: no such folder", model_dir=tmp_path / "nowhere")
-
-    def test_no_parameters(self, fails, model, tmp_path):
-        (tmp_path / "config.yaml").write_text((model / "config.yaml").read_text())
-        fails("model.pth: no such file; .*average", model_dir=tmp_path)
-
-    def test_no_config(self, fails, model, tmp_path):
-        (tmp_path / "model.pth").write_bytes((model / "model.pth").read_bytes())
-        fails("config.yaml: no such file", model_dir=tmp_path)
-
-    def test_no_data(self, fails, tmp_path):
-        fails("nowhere: no such data folder", data=tmp_path / "nowhere")
-
-    def test_empty_data(self, fails, tmp_path):
-        (tmp_path / "wav.scp").write_text("")
-        fails("wav.scp: no utterances", data=tmp_path)
-
-    def test_missing_recording(self, fails, tmp_path):
-        (tmp_path / "wav.scp").write_text(f"u0 {tmp_path}/gone.wav\n")
-        fails("u0: .*gone.wav", data=tmp_path)
-
-    def test_wrong_rate(self, fails, tmp_path):
-        data = make_data(tmp_path / "data", fs=16000)
-        fails("u0: the sound has 16000 Hz, the model takes 8000 Hz", data=data)
-
-    def test_wrong_rate_behind_a_table_of_lengths(self, fails, tmp_path):
-        data = make_data(tmp_path / "data", fs=16000)
-        lines = [f"u{i} {int(s * FS)}\n" for i, s in enumerate(SECONDS)]
-        (data / "utt2num_samples").write_text("".join(lines))
-        fails("u1: the sound has 16000 Hz, the model takes 8000 Hz", data=data)
-
-    def test_nan(self, fails, tmp_path):
-        data = make_data(tmp_path / "data")
-        samples, _ = soundfile.read(data / "u2.wav", dtype="float32")
-        samples[100] = np.nan
-        soundfile.write(data / "u2.wav", samples, FS, subtype="FLOAT")
-        fails("u2: .*NaN", data=data)
-
-    def test_stereo(self, fails, tmp_path):
-        data = make_data(tmp_path / "data")
-        soundfile.write(data / "u2.wav", np.zeros((FS, 2), np.float32), FS)
-        fails("u2: .*2 channels", data=data)
-
-    def test_too_short(self, fails, tmp_path):
-        data = make_data(tmp_path / "data", seconds=[0.5, 0.03])
-        fails("u1: .* too few", data=data)
-
-    def test_unknown_key(self, fails, tmp_path):
-        (tmp_path / "x.yaml").write_text("beam: 10\n")
-        fails(
-            "x.yaml: unknown key 'beam'; valid: beam_size, ", config=tmp_path / "x.yaml"
-        )
-
-    def test_the_command_line_wins_and_beam_0(self, fails, tmp_path):
-        (tmp_path / "x.yaml").write_text("beam_size: 10\n")
-        fails("beam_size: 0 given", config=tmp_path / "x.yaml", beam_size=0)
-
-    def test_ctc_of_a_model_without(self, fails, tmp_path):
-        folder = make_model(tmp_path / "exp", ctc_weight=0.0)
-        fails("ctc_weight 0.3: .* has no CTC", model_dir=folder, ctc_weight=0.3)
-
-    def test_no_gpu(self, fails, monkeypatch):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-        fails("no CUDA device", ngpu=1)
-
-    def test_features(self, fails, model, tmp_path):
-        config = yaml.safe_load((model / "config.yaml").read_text())
-        config |= {"frontend": None, "input_size": 20}
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-        names = torch.load(model / "model.pth", weights_only=True)
-        names = {k: v for k, v in names.items() if not k.startswith("frontend.")}
-        torch.save(names, tmp_path / "model.pth")
-        fails("takes features", model_dir=tmp_path)
-
-    def test_diverged_model(self, fails, model, tmp_path):
-        (tmp_path / "config.yaml").write_text((model / "config.yaml").read_text())
-        parameters = torch.load(model / "model.pth", weights_only=True)
-        parameters["decoder.norm.weight"].fill_(float("nan"))
-        torch.save(parameters, tmp_path / "model.pth")
-        fails("^u1: the model gives it scores that are NaN", model_dir=tmp_path)
-
-
-def test_check_batching_passes(model, data, command, capsys):
-    command(check_batching, model_dir=model, data=data, num_utts=5, beam_size=3)
-    assert "5 utterances alone and 5 at a time: 0 differ" in capsys.readouterr().out
-
-
-def test_check_batching_finds_a_leak(model, data, command, capsys, monkeypatch):
-    """A model whose encoder sees the batch: check_batching must say so."""
-    from espnet_mtla.model.speech import DecoderOnlySpeechModel
-
-    encode = DecoderOnlySpeechModel.encode
-
-    def leaky(self, speech, lengths, keys=()):
-        encoded, frames = encode(self, speech, lengths, keys)
-        return encoded + 0.5 * (len(speech) > 1), frames
-
-    monkeypatch.setattr(DecoderOnlySpeechModel, "encode", leaky)
-    with pytest.raises(UserError, match="depend on the batch"):
-        command(check_batching, model_dir=model, data=data, batch_size=4, beam_size=3)
-    said = capsys.readouterr().out
-    assert "u0\talone -" in said and "6 utterances alone and 4 at a time" in said

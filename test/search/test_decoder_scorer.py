@@ -64,7 +64,8 @@ def decode(decoder, prompt, lengths, options, share_prompt=True):
         share_prompt=share_prompt,
     )
     found = beam_search([(scorer, 1.0)], limits, SYMBOLS, options)
-    assert 0 < scorer.used_bytes <= scorer.allocated_bytes
+    measured, formula = scorer.peak_bytes()
+    assert measured == formula and 0 < measured <= scorer.allocated_bytes
     return found
 
 
