@@ -466,20 +466,24 @@ def test_folder_unpacked_in_part(local: SimpleNamespace, corpus: Path) -> None:
         local.corpus.read_corpus(corpus, "en")
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("digits/1: one\ndigits/1: two\n", "line 2: a second text"),
-        ("digits/1 one\n", "line 1: no 'name: text'"),
-    ],
-)
-def test_broken_list(
-    local: SimpleNamespace, tmp_path: Path, content: str, message: str
-) -> None:
+def test_broken_list(local: SimpleNamespace, tmp_path: Path) -> None:
     path = tmp_path / "core-sounds-en.txt"
-    path.write_text(content)
-    with pytest.raises(UserError, match=message):
+    path.write_text("; a comment: is none\ndigits/1 one\n")
+    with pytest.raises(UserError, match="line 2: no 'name: text': 'digits/1 one'"):
         local.corpus.read_transcripts(path)
+
+
+def test_two_texts_for_one_name(local: SimpleNamespace, tmp_path: Path) -> None:
+    """The Spanish list has them: what is said, it does not tell."""
+    texts = {"digits/1": "one", "hello": "Hello.", "bye": "Bye."}
+    corpus = write_corpus(tmp_path, texts)
+    listing = next(corpus.rglob("*.gz"))
+    more = b"hello: Good day.\nbye: Bye.\n"
+    listing.write_bytes(gzip.compress(gzip.decompress(listing.read_bytes()) + more))
+    recordings, dropped, listed = local.corpus.read_corpus(corpus, "en")
+    assert [r.name for r in recordings] == ["bye", "digits/1"]
+    assert dropped == {local.corpus.CONTRADICTION: 1}
+    assert listed == 3
 
 
 def test_truncated_list(local: SimpleNamespace, corpus: Path) -> None:

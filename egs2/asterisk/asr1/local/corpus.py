@@ -45,6 +45,7 @@ NOT_SPEECH = "not speech"
 REMARK = "remark beside the text"
 AMBIGUOUS = "not readable in one way"
 NO_AUDIO = "no sound file"
+CONTRADICTION = "two texts for one name"
 
 
 @dataclass(frozen=True)
@@ -125,13 +126,14 @@ def read_corpus(
     list_path = _find_list(folder, language)
     sounds = _find_sounds(folder, language)
     texts = read_transcripts(list_path)
-    readings = {str(n): texts.get(f"digits/{n}", "") for n in range(10)}
-    readings |= {s: texts.get(name, "") for s, name in SYMBOL_NAMES.items()}
+    names = {str(n): f"digits/{n}" for n in range(10)} | SYMBOL_NAMES
+    readings = {symbol: texts.get(name, [""])[0] for symbol, name in names.items()}
     recordings: list[Recording] = []
     dropped: Counter[str] = Counter()
     for name, raw in sorted(texts.items()):
         path = sounds / f"{name}.wav"
-        text, reason = readable(raw, readings)
+        text, reason = readable(raw[0], readings)
+        reason = CONTRADICTION if len(raw) > 1 else reason
         if not path.is_file():
             dropped[NO_AUDIO] += 1
         elif reason or name.startswith("silence/"):
@@ -175,10 +177,14 @@ def _find_sounds(folder: Path, language: str) -> Path:
     return found[0]
 
 
-def read_transcripts(path: Path) -> dict[str, str]:
-    """``name: text`` lines as they stand; ``;`` starts a comment line."""
+def read_transcripts(path: Path) -> dict[str, list[str]]:
+    """The different texts of each name, as they stand in ``name: text`` lines.
+
+    ``;`` starts a comment line. Raises UserError for a file that is cut short or has
+    other lines.
+    """
     opened = gzip.open if path.suffix == ".gz" else open
-    texts: dict[str, str] = {}
+    texts: dict[str, list[str]] = {}
     try:
         with opened(path, "rt", encoding="utf-8-sig") as stream:
             lines = stream.read().splitlines()
@@ -188,10 +194,13 @@ def read_transcripts(path: Path) -> dict[str, str]:
         if not line.strip() or line.lstrip().startswith(";"):
             continue
         name, colon, text = line.partition(":")
-        if not colon or name.strip() in texts:
-            what = "a second text for this name" if colon else "no 'name: text'"
-            raise UserError(f"{path}, line {number}: {what}: {line.strip()[:60]!r}")
-        texts[name.strip()] = text.strip()
+        if not colon:
+            raise UserError(
+                f"{path}, line {number}: no 'name: text': {line.strip()[:60]!r}"
+            )
+        known = texts.setdefault(name.strip(), [])
+        if text.strip() not in known:
+            known.append(text.strip())
     return texts
 
 

@@ -34,15 +34,26 @@ SETS = ("train", *HELD_OUT[::-1])
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much to make, for each language."""
+    """How much to make, for each language; what a field is for stands in ``HELP``."""
 
-    train_combinations: int = 2500
-    test_combinations: int = 250
+    train_combinations: int = 2200
     valid_combinations: int = 120
-    test_sentences: int = 80
+    test_combinations: int = 250
     valid_sentences: int = 40
+    test_sentences: int = 80
     sentence_copies: int = 2
     max_seconds: float = 15.0
+
+
+HELP = {
+    "train_combinations": "utterances joined from recorded words, for each language",
+    "valid_combinations": "as many of these are validated on",
+    "test_combinations": "and as many tested on",
+    "valid_sentences": "prompts held out for validation, for each language, at most",
+    "test_sentences": "and for testing",
+    "sentence_copies": "how often the other prompts stand in training, paces varied",
+    "max_seconds": "longer prompts are left out",
+}
 
 
 @dataclass(frozen=True)
@@ -72,9 +83,10 @@ def prepare(
     sets: dict[str, list[Utterance]] = {name: [] for name in SETS}
     sounds: dict[str, np.ndarray] = {}
     for language, folder in folders.items():
-        for name, utterances in plan(language, folder, sizes, seed, sounds).items():
+        planned = plan(language, folder, sizes, seed, sounds)
+        check_apart(planned)
+        for name, utterances in planned.items():
             sets[name].extend(utterances)
-    check_apart(sets)
     print(f"{'set':<20}{'utterances':>10}{'minutes':>9}{'words':>8}{'different':>10}")
     for name, utterances in sets.items():
         seconds = write_set(data / name, utterances, sounds, seed)
@@ -166,7 +178,7 @@ def _sentences(
 
 
 def check_apart(sets: dict[str, list[Utterance]]) -> None:
-    """Raise AssertionError if a held-out utterance has leaked into another set.
+    """Raise AssertionError if a held-out utterance of a language is in another set.
 
     A held-out sentence's recordings and text stand in its own set alone; a held-out
     combination's word sequence is no part of any training text.
@@ -265,7 +277,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", type=Path, default=Path("data"), help="output folder")
     p.add_argument("--seed", type=int, default=1, help="of every random choice")
     for name, value in vars(Sizes()).items():
-        p.add_argument(f"--{name}", type=type(value), default=value, help=" ")
+        p.add_argument(f"--{name}", type=type(value), default=value, help=HELP[name])
     return p
 
 
