@@ -258,6 +258,7 @@ decode_one() {
 score_one() {
     local metric
     for metric in $metrics; do
+        quiet=true
         step score "$1.$metric" "$5/score_$metric" "$dumpdir/$4/text" \
             "$5/1best_recog/text" -- "$metric" --ref "$dumpdir/$4/text" \
             --hyp "$5/1best_recog/text" --output_dir "$5/score_$metric"
@@ -274,6 +275,7 @@ stage_pack() {
     for att in "${attentions[@]}"; do models+=("$(model_of "$att")"); done
     for att in "${decoders[@]}"; do names+=("$(name_of "$att")"); done
     for_each_decoding add_results
+    quiet=true
     step results results "$packed" "${inputs[@]}" -- --exp "${models[@]}" \
         --decodes "${names[@]}" --sets "${tests[@]}" --metric "${metrics%% *}" \
         --output "$packed/RESULTS.md" ${readme:+--readme "$readme"}

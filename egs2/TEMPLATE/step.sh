@@ -2,6 +2,7 @@
 # Sourced by pipeline.sh: `step` runs one command, unless its result is already there.
 
 volatile=()     # arguments of the next step that change its speed alone, not its result
+quiet=false     # whether what the next command prints goes to its log alone
 resumable=false # whether the next step's command goes on from what stands in its folder
 watcher=""      # process that shows the progress of the command that runs now
 outdated=()     # in a dry run: what the steps so far would make anew
@@ -38,7 +39,7 @@ step() {
             exec 9>&- # lets go of the lock
         fi
     fi
-    volatile=() resumable=false
+    volatile=() resumable=false quiet=false
 }
 
 is_done() { ! $force && [ "$(head -n 1 "$mark" 2>/dev/null)" = "$key" ]; }
@@ -149,7 +150,7 @@ clear_line="" # on a terminal: wipes the progress line before anything else is w
 show_and_log() { # standard input to the screen, indented, and to the end of file $1
     local line
     while IFS= read -r line || [ -n "$line" ]; do
-        printf '%s     %s\n' "$clear_line" "$line"
+        $quiet || printf '%s     %s\n' "$clear_line" "$line"
         printf '%s\n' "$line" >>"$1"
     done
 }

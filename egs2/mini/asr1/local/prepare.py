@@ -102,7 +102,7 @@ def get_parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
-    parser.add_argument("--num_train", type=int, default=160, help="utterances")
+    parser.add_argument("--num_train", type=int, default=400, help="utterances")
     parser.add_argument("--num_valid", type=int, default=16, help="utterances")
     parser.add_argument("--num_test", type=int, default=24, help="utterances")
     return parser
