@@ -5,7 +5,8 @@ break that in three places: convolutions inside a block read the frames behind a
 utterance's end, which earlier layers have filled with numbers; subsampling counts one
 frame more for a row that is not the longest; and "legacy" relative positions depend on
 the batch's size (the task refuses those). This module mends the first two from outside,
-leaving parameter names, and so published checkpoints, as they are.
+leaving parameter names, and so published checkpoints, as they are. (The Conformer's
+batch normalisation stays what it is: its statistics, while training, are the batch's.)
 """
 
 from __future__ import annotations

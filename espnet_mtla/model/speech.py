@@ -10,6 +10,7 @@ decoder width, ``U`` tokens, ``V`` vocabulary.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,12 @@ from torch import Tensor, nn
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail
 from espnet_mtla.model.config import ModelConfig
-from espnet_mtla.model.loss import TokenLoss, greedy_ctc_error_rate, shifted
+from espnet_mtla.model.loss import (
+    TokenLoss,
+    frames_for_ctc,
+    greedy_ctc_error_rate,
+    shifted,
+)
 from espnet_mtla.model.padding import (
     lengths_for_encoder,
     mask_convolutions,
@@ -32,6 +38,9 @@ from espnet_mtla.model.projector import FrameStackProjector
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
 
+logger = logging.getLogger(__name__)
+
+MOST_WARNINGS = 10
 Stats = dict[str, Tensor | float | None]
 
 
@@ -72,6 +81,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         self.decoder = decoder
         self.ctc = ctc
         self.token_loss = TokenLoss(len(self.token_list), config) if decoder else None
+        self._warned: set[str] = set()
         if encoder is not None:
             mask_convolutions(encoder)
 
@@ -99,6 +109,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         loss = encoded.new_zeros(())
         stats: Stats = {}
         if self.ctc is not None:
+            self._warn_of_short(lengths, text, text_lengths, utt_id)
             loss_ctc = self.ctc(encoded, lengths, text, text_lengths)
             loss = loss + weight * loss_ctc
             stats["loss_ctc"] = loss_ctc.detach()
@@ -121,6 +132,29 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         given, wanted = shifted(text, text_lengths, self.eos)
         prompt, prompt_lens = self.project(encoded, lengths)
         return self.token_loss(self.decoder(prompt, prompt_lens, given), wanted)
+
+    def _warn_of_short(
+        self,
+        lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        utt_id: Sequence[str],
+    ) -> None:
+        # espnet2's CTC gives such utterances a loss of zero (zero_infinity).
+        needed = frames_for_ctc(text, text_lengths)
+        for row in (needed > lengths).nonzero().flatten().tolist():
+            name = utt_id[row] if len(utt_id) else f"utterance {row} of a batch"
+            if name in self._warned or len(self._warned) == MOST_WARNINGS:
+                continue
+            self._warned.add(name)
+            logger.warning(
+                "%s: CTC needs %d frames and the encoder gives %d: its CTC loss counts "
+                "as zero%s",
+                *(name, int(needed[row]), int(lengths[row])),
+                "; more such are not told"
+                if len(self._warned) == MOST_WARNINGS
+                else "",
+            )
 
     def encode(
         self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str] = ()

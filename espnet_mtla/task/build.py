@@ -17,9 +17,9 @@ from espnet_mtla.task.config import load_yaml
 from espnet_mtla.task.files import use_copies
 from espnet_mtla.task.parts import (
     FRONTEND,
-    NORMALIZE,
     SPECAUG,
     build_encoder,
+    build_normalize,
     build_part,
     naming,
 )
@@ -66,7 +66,7 @@ def build_model(args: Namespace) -> DecoderOnlySpeechModel:
         config,
         frontend=frontend,
         specaug=build_part(SPECAUG, args),
-        normalize=build_part(NORMALIZE, args),
+        normalize=build_normalize(args, input_size),
         encoder=encoder,
         projector=projector,
         decoder=decoder,

@@ -66,6 +66,35 @@ def _archives(folder: Path, sounds: dict[str, str]) -> bool:
     return path.endswith(".ark") and offset.isdigit()
 
 
+def check_rate(source: Source, rate: int) -> None:
+    """Require the sampling rate the front-end is set to, at the first utterance.
+
+    Raises:
+        UserError: names the utterance and both rates.
+    """
+    path, _, kind = source.triples[0]
+    key, value = next(iter(read_table(path).items()))
+    if kind == "sound":
+        import soundfile
+
+        try:
+            found = soundfile.info(value).samplerate
+        except soundfile.LibsndfileError as error:
+            raise UserError(f"{path}: {key}: {value}: {error.error_string}") from None
+    else:
+        import kaldiio
+
+        content = kaldiio.load_mat(value)
+        if not isinstance(content, tuple):
+            return  # an archive of features: there is no rate
+        found = content[0]
+    if found != rate:
+        raise UserError(
+            f"{path}: {key}: {found} Hz, and frontend_conf.fs is {rate}; set it to "
+            f"{found}, or run format_audio --fs {rate}"
+        )
+
+
 def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:
     """Lengths of speech and text collected from just this data.
 

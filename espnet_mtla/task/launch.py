@@ -10,14 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from torch.multiprocessing.spawn import ProcessExitedException
+
 from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.errors import UserError
 from espnet_mtla.task.asr import ASRTask
 from espnet_mtla.task.checks import check_init_param, check_symbols
 from espnet_mtla.task.config import check_keys, load_yaml, overlay
-from espnet_mtla.task.data import Source, open_source, shape_files
+from espnet_mtla.task.data import Source, check_rate, open_source, shape_files
 from espnet_mtla.task.files import keep_copies
-from espnet_mtla.task.parts import check_sections
+from espnet_mtla.task.parts import check_sections, sampling_rate
 from espnet_mtla.task.progress import DONE, describe, finish, is_done, start
 
 logger = logging.getLogger(__name__)
@@ -82,17 +84,13 @@ def read_config(path: Path, attention: Path | None) -> dict[str, Any]:
 
 def collect(args: Namespace, folders: Folders) -> None:
     """Measure both data sets into ``stats_dir``, which appears when it is complete."""
-    sources = {
-        "train": open_source(folders.train_data),
-        "valid": open_source(folders.valid_data),
-    }
+    sources = open_sources(args, folders)
     _refuse_strangers(folders.stats_dir)
     args.collect_stats = True
     args.ngpu = 0  # a front-end alone: reading the sound is what takes time
     # Statistics are what normalisation is made from, and nothing is trained.
     args.normalize, args.specaug = None, None
     args.normalize_conf, args.specaug_conf = {}, {}
-    set_data(args, sources)
     with atomic_folder(folders.stats_dir) as aside:
         args.output_dir = str(aside)
         run(args)
@@ -117,11 +115,7 @@ def _refuse_strangers(stats: Path) -> None:
 def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
     """Train, or go on training, until ``output_dir/.done`` can be written."""
     output = Path(args.output_dir)
-    sources = {
-        "train": open_source(folders.train_data),
-        "valid": open_source(folders.valid_data),
-    }
-    set_data(args, sources)
+    sources = open_sources(args, folders)
     args.train_shape_file = shape_files(folders.stats_dir, "train", sources["train"])
     args.valid_shape_file = shape_files(folders.stats_dir, "valid", sources["valid"])
     if args.normalize == "global_mvn" and "stats_file" not in args.normalize_conf:
@@ -139,14 +133,21 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
     finish(output, identity, args)
 
 
-def set_data(args: Namespace, sources: Mapping[str, Source]) -> None:
-    """Tell AbsTask where the sound and the text are."""
+def open_sources(args: Namespace, folders: Folders) -> dict[str, Source]:
+    """Check both data folders, and tell AbsTask where the sound and the text are."""
+    sources = {
+        "train": open_source(folders.train_data),
+        "valid": open_source(folders.valid_data),
+    }
     for part, source in sources.items():
+        if args.frontend is not None:
+            check_rate(source, sampling_rate(args))
         setattr(args, f"{part}_data_path_and_name_and_type", list(source.triples))
+    return sources
 
 
 def run(args: Namespace) -> None:
-    """AbsTask's main, with what its worker processes raise brought back to one line."""
+    """AbsTask's main, with what its processes raise brought back to one line."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"espnet2?\.")
     try:
         ASRTask.main(args=args)
@@ -154,3 +155,14 @@ def run(args: Namespace) -> None:
         # A DataLoader's worker sends its traceback as the message.
         line = str(error).strip().split("\n")[-1]
         raise UserError(line.split("UserError: ")[-1]) from error
+    except ProcessExitedException:
+        raise UserError(
+            "a process of the training failed; see its error above"
+        ) from None
+    except RuntimeError as error:
+        if "PytorchStreamWriter" not in str(error):
+            raise
+        raise UserError(
+            f"{args.output_dir}: a checkpoint could not be written; is there space left? "
+            "The last whole one is kept: run again to go on from it"
+        ) from error

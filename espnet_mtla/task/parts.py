@@ -71,6 +71,39 @@ def build_part(choices: LazyChoices, args: Namespace) -> nn.Module | None:
         return component(**getattr(args, f"{choices.name}_conf"))
 
 
+def sampling_rate(args: Namespace) -> int:
+    """What the front-end takes its input to be sampled at, in Hz.
+
+    Raises:
+        UserError: no number, and no form such as 16k.
+    """
+    import humanfriendly
+
+    component = FRONTEND.get_class(args.frontend)
+    default = inspect.signature(component.__init__).parameters["fs"].default
+    given = args.frontend_conf.get("fs", default)
+    try:
+        return humanfriendly.parse_size(str(given))
+    except humanfriendly.InvalidSize:
+        raise UserError(f"frontend_conf.fs: {given!r}: a rate such as 16000") from None
+
+
+def build_normalize(args: Namespace, input_size: int) -> nn.Module | None:
+    """Normalisation as chosen; None for none.
+
+    Raises:
+        UserError: its statistics are those of features of another width.
+    """
+    layer = build_part(NORMALIZE, args)
+    mean = getattr(layer, "mean", None)
+    if mean is not None and mean.numel() != input_size:
+        raise UserError(
+            f"{args.normalize_conf['stats_file']}: statistics of {mean.numel()} "
+            f"features, and there are {input_size}; run train --collect_stats again"
+        )
+    return layer
+
+
 def build_encoder(args: Namespace, input_size: int) -> nn.Module | None:
     """The encoder as chosen; None for none.
 

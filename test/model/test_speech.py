@@ -156,9 +156,12 @@ def test_an_utterance_too_short_for_the_encoder_is_named(build):
         model(**batch, utt_id=["long", "short"])
 
 
-def test_an_utterance_too_short_for_ctc_counts_as_zero(build):
+def test_an_utterance_too_short_for_ctc_counts_as_zero_and_is_told_once(build, caplog):
     model = build("none", model_conf={"ctc_weight": 1.0})
-    _, stats, _ = model(**features([3, 40], [5, 5]))
+    for _ in range(2):
+        _, stats, _ = model(**features([3, 40], [5, 5]), utt_id=["short", "long"])
+    assert caplog.text.count("short: CTC needs") == 1
+    assert "long: CTC needs" not in caplog.text
     _, alone, _ = model(**row_of(features([3, 40], [5, 5]), 1))
     torch.testing.assert_close(stats["loss_ctc"], alone["loss_ctc"] / 2)
 

@@ -165,6 +165,7 @@ def test_an_encoder_is_trained_first_and_carried_over(collected, tmp_path):
         ({"model_conf": {"ctc_weight": 2}}, r"model_conf\.ctc_weight: 2 given"),
         ({"frontend_conf": {"n_mel": 12}}, r"frontend_conf\.n_mel: unknown key; did"),
         ({"optim_conf": {"learning_rate": 1}}, r"optim_conf\.learning_rate: unknown"),
+        ({"frontend_conf": {"fs": 8000, "n_mels": 13}}, "statistics of 12 features"),
         ({"optim_conf": {"lr": -1}}, "optim_conf: Invalid learning rate"),
         ({"batch_size": "many"}, "batch_size: 'many'"),
         ({"batch_type": "longest"}, "batch_type: 'longest' given; valid: "),
@@ -235,6 +236,14 @@ def nothing(toy) -> None:
     soundfile.write(toy.train / "train-02.wav", np.zeros(0), 8000)
 
 
+def other_rate(toy) -> None:
+    soundfile.write(toy.train / "train-00.wav", np.zeros(3000), 16000)
+
+
+def no_sound_file(toy) -> None:
+    (toy.train / "train-00.wav").write_bytes(b"text, not sound")
+
+
 def too_short(toy) -> None:
     soundfile.write(toy.train / "train-02.wav", np.zeros(100), 8000)
 
@@ -248,6 +257,8 @@ def too_short(toy) -> None:
         (stereo, r"train-02: sound of shape \(3000, 2\)"),
         (not_a_number, "train-02: NaN or infinite"),
         (nothing, "train-02: no samples"),
+        (other_rate, r"train-00: 16000 Hz, and frontend_conf\.fs is 8000"),
+        (no_sound_file, r"train-00: .*train-00\.wav: Format not recognised"),
     ],
 )
 @pytest.mark.parametrize("workers", [0, 1])
@@ -300,6 +311,25 @@ def test_steps_that_cannot_be_made_are_no_training(collected, tmp_path):
     with pytest.raises(UserError, match="no step of epoch 1 could be made"):
         collected("--output_dir", out, "--accum_grad", 100)
     assert not (out / ".done").exists()
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on(collected, tmp_path, monkeypatch):
+    out, save = tmp_path / "exp", torch.save
+
+    def full(content, path):
+        if content.get("reporter", {}).get("epoch") == 2:
+            path.write_bytes(b"half")
+            raise RuntimeError(
+                "[enforce fail] . PytorchStreamWriter failed writing file"
+            )
+        save(content, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full)
+        with pytest.raises(UserError, match=r"exp: a checkpoint could not be written"):
+            collected("--output_dir", out)
+    collected("--output_dir", out)
+    assert checkpoint.load(out / "checkpoint.pth")["reporter"]["epoch"] == 3
 
 
 def test_the_done_file_names_what_was_done(collected, tmp_path):
