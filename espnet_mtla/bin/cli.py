@@ -9,8 +9,7 @@ import sys
 from collections.abc import Callable
 
 from espnet_mtla.errors import UserError
-
-LOG_FORMAT = "%(asctime)s %(levelname)s: %(message)s"
+from espnet_mtla.logs import LOG_FORMAT, TIME_FORMAT
 
 
 def run(main: Callable[[], None]) -> None:
@@ -20,7 +19,7 @@ def run(main: Callable[[], None]) -> None:
     error and exit code 1; ctrl-C ends in 130, as a shell expects. Everything else is a
     bug and keeps its traceback.
     """
-    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
+    logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=TIME_FORMAT)
     try:
         main()
     except UserError as error:

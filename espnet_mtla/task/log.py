@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
-from espnet_mtla.bin.cli import LOG_FORMAT
+from espnet_mtla.logs import LOG_FORMAT, TIME_FORMAT
 
 
 @contextlib.contextmanager
@@ -19,7 +19,7 @@ def log_to(path: Path | None) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
     if not root.handlers:  # a process of its own, started for distributed training
-        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt="%H:%M:%S")
+        logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=TIME_FORMAT)
     screen = list(root.handlers)
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter(LOG_FORMAT))
