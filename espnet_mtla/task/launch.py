@@ -163,6 +163,6 @@ def run(args: Namespace) -> None:
         if "PytorchStreamWriter" not in str(error):
             raise
         raise UserError(
-            f"{args.output_dir}: a checkpoint could not be written; is there space left? "
-            "The last whole one is kept: run again to go on from it"
+            f"{args.output_dir}: a checkpoint could not be written; is there space "
+            "left? The last whole one is kept: run again to go on from it"
         ) from error
