@@ -1,0 +1,245 @@
+"""The house rules as tests: who imports whom, how long it takes, how big it is."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "espnet_mtla"
+PYTHON_FILES = sorted(
+    path
+    for folder in ("espnet_mtla", "test", "egs2")
+    for path in (ROOT / folder).rglob("*.py")
+)
+SHELL_FILES = sorted(
+    path for folder in ("egs2", "utils") for path in (ROOT / folder).rglob("*.sh")
+)
+COMMANDS = sorted(
+    path.stem
+    for path in (PACKAGE / "bin").glob("*.py")
+    if path.stem not in ("__init__", "cli")
+)
+MAY_IMPORT = {
+    "attention": set(),
+    "decoder": {"attention"},
+    "search": {"decoder", "attention"},
+    "frontend": set(),
+    "model": {"decoder", "attention", "frontend"},
+    "data": set(),
+    "task": {"model", "decoder", "attention", "frontend", "data"},
+    "recognise": {"task", "model", "decoder", "search", "data"},
+    "score": {"data"},
+    "bin": {"task", "recognise", "score", "data", "model", "search", "decoder"},
+}
+"""Which part may use which, besides itself and the modules at the package's top."""
+OF_TORCH = {"filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "sympy"}
+OF_TORCH |= {"triton", "typing_extensions"}
+"""What torch brings along and may load at any time."""
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def python(code: str, *args: str, **env: str) -> str:
+    """Run code in an interpreter of its own; returns what it prints."""
+    shown = subprocess.run(
+        [sys.executable, "-c", code, *args],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
+def best_of_three(measure) -> float:
+    """The smallest of up to three measurements, in seconds: a busy machine adds."""
+    seconds = []
+    while len(seconds) < 3 and min(seconds, default=9.0) >= 1.0:
+        seconds.append(measure())
+    return min(seconds)
+
+
+# ---------------------------------------------------------------- imports
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Full names of the modules that a file imports, but for type checkers alone."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: import modules by their full names"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def test_every_part_has_its_place_in_the_order_of_imports() -> None:
+    parts = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    assert parts == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_arrows_point_one_way(part: str) -> None:
+    for path in (PACKAGE / part).rglob("*.py"):
+        for name in imports(path):
+            top, *rest = name.split(".")
+            if top == "espnet_mtla" and rest and rest[0] in MAY_IMPORT:
+                allowed = MAY_IMPORT[part] | {part}
+                assert rest[0] in allowed, f"{relative(path)} imports {name}"
+
+
+@pytest.mark.parametrize("part", ["attention", "decoder", "search"])
+def test_the_core_needs_torch_alone(part: str) -> None:
+    code = """
+import importlib, pkgutil, sys, torch
+before = set(sys.modules)
+package = importlib.import_module(sys.argv[1])
+for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+    importlib.import_module(module.name)
+tops = {name.split(".")[0] for name in set(sys.modules) - before}
+print(*(tops - {name.split(".")[0] for name in before} - set(sys.stdlib_module_names)))
+"""
+    loaded = set(python(code, f"espnet_mtla.{part}").split())
+    assert loaded <= {"espnet_mtla"} | OF_TORCH
+
+
+def test_asr_tasks_of_espnet_are_never_imported() -> None:
+    for path in PYTHON_FILES:
+        for name in imports(path):
+            assert not name.startswith("espnet2.tasks.asr"), relative(path)
+
+
+def test_importing_the_package_loads_nothing() -> None:
+    code = "import sys, espnet_mtla; print(*sys.modules)"
+    assert not {"torch", "numpy", "yaml"} & set(python(code).split())
+
+
+def test_importing_the_core_is_quick() -> None:
+    code = """
+import time, torch
+start = time.process_time()
+import espnet_mtla
+import espnet_mtla.attention, espnet_mtla.decoder, espnet_mtla.search
+print(time.process_time() - start)
+"""
+    assert best_of_three(lambda: float(python(code))) < 1.0
+
+
+# ---------------------------------------------------------------- commands
+
+
+@functools.cache
+def help_of(*command: str) -> str:
+    shown = subprocess.run(
+        [*command, "--help"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert shown.returncode == 0, shown.stderr
+    return shown.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_takes_under_a_second(command: str) -> None:
+    def measure() -> float:
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        help_of.__wrapped__(sys.executable, "-m", f"espnet_mtla.bin.{command}")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert best_of_three(measure) < 1.0
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def test_files_hold_one_idea() -> None:
+    for path in [*PYTHON_FILES, *SHELL_FILES]:
+        lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert lines <= 450, f"{relative(path)} has {lines} lines"
+
+
+def test_functions_hold_one_idea() -> None:
+    for path in PYTHON_FILES:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= 70, f"{relative(path)}: {node.name} has {lines} lines"
+
+
+def test_a_recipes_run_script_is_choices_and_one_call() -> None:
+    for path in ROOT.glob("egs2/*/*/run.sh"):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 40, relative(path)
+        assert text.rstrip().endswith('"$@"'), f"{relative(path)}: options must pass"
+
+
+def test_the_readme_is_read_in_one_go() -> None:
+    assert len((ROOT / "README.md").read_text().splitlines()) < 200
+
+
+# ---------------------------------------------------------------- YAML
+
+ATTENTIONS = sorted((ROOT / "conf" / "attention").glob("*.yaml"))
+TRAINING = sorted(
+    path
+    for pattern in ("train*.yaml", "encoder*.yaml")
+    for path in ROOT.glob(f"egs2/*/*/conf/**/{pattern}")
+)
+DECODING = sorted(
+    [*ROOT.glob("conf/decode/*.yaml"), *ROOT.glob("egs2/*/*/conf/**/decode*.yaml")]
+)
+
+
+def build(config: Path, attention: Path | None, folder: Path) -> int:
+    """Build the model that a training YAML describes; returns its parameters."""
+    import numpy as np
+
+    from espnet_mtla.task import launch
+    from espnet_mtla.task.build import build_model
+
+    tokens = folder / "tokens.txt"
+    tokens.write_text("<blank>\n<unk>\na\nb\n<sos/eos>\n")
+    options = ["--token_list", str(tokens), "--output_dir", str(folder)]
+    args = launch.parse(launch.read_config(config, attention), options)
+    if args.normalize == "global_mvn":
+        width = args.frontend_conf.get("n_mels", 80)
+        stats = folder / "feats_stats.npz"
+        np.savez(stats, count=2, sum=np.zeros(width), sum_square=np.ones(width))
+        args.normalize_conf = {**args.normalize_conf, "stats_file": str(stats)}
+    return sum(parameter.numel() for parameter in build_model(args).parameters())
+
+
+@pytest.mark.parametrize("config", TRAINING, ids=relative)
+def test_every_training_config_builds_its_model(config: Path, tmp_path: Path) -> None:
+    assert build(config, None, tmp_path) > 0
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS, ids=lambda path: path.stem)
+def test_every_attention_config_builds_a_model(attention: Path, tmp_path: Path) -> None:
+    config = ROOT / "egs2" / "mini" / "asr1" / "conf" / "train.yaml"
+    assert build(config, attention, tmp_path) > 0
+
+
+@pytest.mark.parametrize("config", DECODING, ids=relative)
+def test_every_decode_config_has_known_keys(config: Path) -> None:
+    import yaml
+
+    keys = yaml.safe_load(config.read_text()) or {}
+    text = help_of(sys.executable, "-m", "espnet_mtla.bin.inference")
+    for key in keys:
+        assert f"--{key} " in text, f"{relative(config)}: {key}"
