@@ -70,14 +70,12 @@ def frames_for_ctc(text: Tensor, lengths: Tensor) -> Tensor:
 @torch.no_grad()
 def greedy_ctc_error_rate(
     ctc: CTC, frames: Tensor, frame_lengths: Tensor, text: Tensor, lengths: Tensor
-) -> float | None:
+) -> float:
     """Token error rate (share) of CTC's best path over the batch, blank being id 0.
 
     Args:
         frames: (B, T, E) encoder output, valid up to ``frame_lengths`` (B,).
         text: (B, U) token ids, valid up to ``lengths`` (B,).
-    Returns:
-        None where the batch holds no token.
     """
     best = ctc.argmax(frames).cpu()
     errors = tokens = 0
@@ -87,4 +85,4 @@ def greedy_ctc_error_rate(
         merged = torch.unique_consecutive(path[:size])
         errors += editdistance.eval(merged[merged != 0].tolist(), wanted[:length])
         tokens += length
-    return errors / tokens if tokens else None
+    return errors / max(tokens, 1)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from espnet2.asr.ctc import CTC
+from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_WARNINGS = 10
-Stats = dict[str, Tensor | float | None]
+Stats = dict[str, Tensor | float]
 
 
 class DecoderOnlySpeechModel(AbsESPnetModel):
@@ -99,7 +100,8 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             speech: (B, L) samples or (B, L, F) features; ``text``: (B, U) token ids.
             utt_id: names, for messages alone.
         Returns:
-            loss (), statistics for the log, and the batch size as their weight.
+            loss (1,), statistics for the log, each (1,), and as their weight the batch
+            size (1,): what espnet2 averages over the processes of a distributed run.
         Raises:
             UserError: the loss is not finite, or an utterance is too short.
         """
@@ -124,7 +126,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         if not torch.isfinite(loss):
             raise UserError(_not_finite(loss, utt_id))
         stats["loss"] = loss.detach()
-        return loss, stats, torch.tensor(len(speech), device=loss.device)
+        return force_gatherable((loss, stats, len(speech)), loss.device)
 
     def _token_loss(
         self, encoded: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +16,7 @@ from espnet_mtla.task.tokens import TOKEN_TYPES, read_token_list
 
 with quiet_import():
     from espnet2.tasks.abs_task import AbsTask
+    from espnet2.train.distributed_utils import get_rank
     from espnet2.utils.nested_dict_action import NestedDictAction
     from espnet2.utils.types import int_or_none, str_or_none
 
@@ -97,14 +97,15 @@ class ASRTask(AbsTask):
         )
 
     @classmethod
+    def is_first(cls, args: Namespace) -> bool:
+        """Whether this is the process of a distributed run that writes."""
+        return not get_rank(args.dist_rank, args.dist_launcher)
+
+    @classmethod
     def main_worker(cls, args: Namespace) -> None:
         """One process of a run; the first one keeps a log beside its output."""
-        rank = (
-            args.dist_rank if args.dist_rank is not None else os.environ.get("RANK", 0)
-        )
         name = "collect.log" if args.collect_stats else "train.log"
-        path = Path(args.output_dir) / name if int(rank) == 0 else None
-        with log_to(path):
+        with log_to(Path(args.output_dir) / name if cls.is_first(args) else None):
             super().main_worker(args)
 
     @classmethod

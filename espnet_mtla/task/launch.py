@@ -24,6 +24,8 @@ from espnet_mtla.task.progress import DONE, describe, finish, is_done, start
 
 logger = logging.getLogger(__name__)
 
+_WRITER = ("PytorchStreamWriter", "inline_container")
+
 
 @dataclass(frozen=True)
 class Folders:
@@ -127,6 +129,10 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
         return
     check_symbols(args, sources, allow_unk)
     check_init_param(args.init_param)
+    if not ASRTask.is_first(args):
+        # The others wait for the first one when their processes meet, inside run.
+        run(args)
+        return
     start(output, identity, resume=args.resume)
     keep_copies(args, output)
     run(args)
@@ -160,7 +166,8 @@ def run(args: Namespace) -> None:
             "a process of the training failed; see its error above"
         ) from None
     except RuntimeError as error:
-        if "PytorchStreamWriter" not in str(error):
+        # What torch.save says when the disk is full depends on where it notices.
+        if not any(word in str(error) for word in _WRITER):
             raise
         raise UserError(
             f"{args.output_dir}: a checkpoint could not be written; is there space "
