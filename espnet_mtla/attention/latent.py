@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from espnet_mtla.attention.cache import EntryLayout
 from espnet_mtla.attention.config import LatentConfig, TemporalLatentConfig
@@ -111,21 +112,24 @@ class MultiheadLatentAttention(ReferenceInterface):
     def expand(self, entries: Tensor) -> tuple[Tensor, Tensor]:
         """Entries ``(B, 1, S, r + d_R)`` to keys and values of each head."""
         latent, k_rope = self._split_entry(entries)
-        w_k, w_v = self.up_projections()
-        k_nope = latent @ w_k.transpose(1, 2)  # (B, H, S, d_N)
+        heads = F.linear(latent.squeeze(1), self.wkv_b.weight)
+        heads = heads.unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
+        sizes = (self.config.qk_nope_head_dim, self.config.v_head_dim)
+        k_nope, values = heads.split(sizes, dim=-1)  # (B, H, S, d_N), (B, H, S, d_V)
         k_rope = k_rope.expand(-1, self.config.num_heads, -1, -1)
-        return torch.cat((k_nope, k_rope), dim=-1), latent @ w_v.transpose(1, 2)
+        return torch.cat((k_nope, k_rope), dim=-1), values
 
     def absorb(self, q: Tensor) -> Tensor:
         """Queries ``(N, H, U, d_N + d_R)`` to ``(N, H, U, r + d_R)``."""
         q_nope, q_rope = self._split_query(q)
         w_k, _ = self.up_projections()
-        return torch.cat((q_nope @ w_k, q_rope), dim=-1)
+        q_latent = torch.einsum("nhud,hdr->nhur", q_nope, w_k)
+        return torch.cat((q_latent, q_rope), dim=-1)
 
     def release(self, out: Tensor) -> Tensor:
         """Summed latents ``(N, H, U, r)`` to values ``(N, H, U, d_V)``."""
         _, w_v = self.up_projections()
-        return out @ w_v.transpose(1, 2)
+        return torch.einsum("nhur,hvr->nhuv", out, w_v)
 
     def project_out(self, out: Tensor) -> Tensor:
         """``(B, H, U, d_V) -> (B, U, D)``."""

@@ -67,6 +67,10 @@ def running_sums(
     if start is None:
         return _sum_aligned(exact, stride).to(values.dtype)
     phase = start % stride  # (B,)
+    if values.size(1) == 1 and carry is not None:  # a decoding step
+        is_open = (phase > 0).unsqueeze(1)
+        kept = torch.where(is_open, carry.to(exact), torch.zeros_like(exact[:, 0]))
+        return (exact + kept.unsqueeze(1)).to(values.dtype)
     grid = _shifted_grid(exact, stride, phase, carry)
     sums = _sum_aligned(grid, stride)
     token = phase.unsqueeze(1) + torch.arange(values.size(1), device=values.device)
