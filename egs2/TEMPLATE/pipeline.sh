@@ -50,7 +50,8 @@ train_config=conf/train.yaml # the model and its training
 encoder_config="" # training of the encoder alone, with CTC; empty to go without
 attention="mha mtla_s2" # attention types to compare: names in conf/attention, or files
 train_opts="" # more options for training, such as "--max_epoch 5"
-average_metric=valid.acc.max # by which the best checkpoints are chosen
+encoder_metric=valid.cer_ctc.min # by which the best checkpoints of the encoder are chosen
+average_metric=valid.acc.max # by which the best checkpoints of a model are chosen
 nbest=5 # checkpoints that are averaged
 decode_configs=conf/decode.yaml # how to decode, one or more files; results carry their names
 metrics="wer cer" # what is counted in stage score
@@ -210,7 +211,7 @@ stage_encoder() {
     fi
     train_model train "$encoder" "$encoder_config" --
     step average average "$encoder" "$encoder/.done.train" -- \
-        --exp_dir "$encoder" --metric valid.loss.min --nbest "$nbest"
+        --exp_dir "$encoder" --metric "$encoder_metric" --nbest "$nbest"
 }
 
 stage_train() {

@@ -63,7 +63,11 @@ class ASRTask(AbsTask):
             num_att_plot=0,
             use_matplotlib=False,
             resume=True,
-            best_model_criterion=[["valid", "acc", "max"], ["valid", "loss", "min"]],
+            best_model_criterion=[
+                ["valid", "acc", "max"],
+                ["valid", "cer_ctc", "min"],
+                ["valid", "loss", "min"],
+            ],
         )
 
     @classmethod
