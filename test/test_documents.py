@@ -65,7 +65,7 @@ def test_commands_in_documents_exist_with_their_options(document: Path) -> None:
             script = next(
                 (
                     base / words[0]
-                    for base in (folder, ROOT)
+                    for base in (folder, document.parent, ROOT)
                     if (base / words[0]).exists()
                 ),
                 None,

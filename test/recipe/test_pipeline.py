@@ -40,15 +40,13 @@ def test_all_stages_run_in_order_and_end_in_the_table(recipe) -> None:
     assert (packed / "conf" / "attention" / "mha.yaml").exists()
 
 
-def test_a_second_run_calls_nothing_and_shows_the_table(recipe) -> None:
-    recipe.run(*SMALL)
-    recipe.calls()
-    before = recipe.outputs()
-    output = recipe.run(*SMALL)
-    assert recipe.calls() == []
+def test_a_second_run_calls_nothing_and_shows_the_table(finished) -> None:
+    before = finished.outputs()
+    output = finished.run(*SMALL)
+    assert finished.calls() == []
     assert output.count("already done") == 18
     assert "| mha | 1 |" in output
-    assert recipe.outputs() == before
+    assert finished.outputs() == before
 
 
 def test_killed_in_every_stage_and_resumed_equals_a_straight_run(make_recipe) -> None:
@@ -99,65 +97,54 @@ def test_ctrl_c_and_kill_end_the_command_too(recipe, sign: signal.Signals) -> No
         time.sleep(0.02)
 
 
-def test_a_changed_config_trains_anew_and_keeps_the_old_model(recipe) -> None:
-    recipe.run(*SMALL)
-    old = recipe.outputs()
-    recipe.calls()
-    config = recipe.folder / "conf" / "train.yaml"
+def test_a_changed_config_trains_anew_and_keeps_the_old_model(finished) -> None:
+    old = finished.outputs()
+    finished.calls()
+    config = finished.folder / "conf" / "train.yaml"
     config.write_text("lr: 2\nmax_epoch: 3\n")
-    output = recipe.run(*SMALL)
+    output = finished.run(*SMALL)
     names = ["train", "train", "average", "inference", "score", "score", "results"]
-    assert recipe.names() == names  # statistics, and all from training on
+    assert finished.names() == names  # statistics, and all from training on
     assert "a new one is begun" in output
     model = "exp/asr_train_bpe_500_mha"
-    (aside,) = recipe.folder.glob(f"{model}.before_*")
+    (aside,) = finished.folder.glob(f"{model}.before_*")
     assert (aside / "model.pth").read_text() == old[f"{model}/model.pth"]
-    assert recipe.outputs()[f"{model}/model.pth"] != old[f"{model}/model.pth"]
+    assert finished.outputs()[f"{model}/model.pth"] != old[f"{model}/model.pth"]
 
 
-def test_a_changed_decode_config_decodes_anew(recipe) -> None:
-    recipe.run(*SMALL)
-    recipe.calls()
-    (recipe.folder / "conf" / "decode.yaml").write_text("beam_size: 2\n")
-    recipe.run(*SMALL)
-    assert recipe.names() == ["inference", "score", "score", "results"]
+def test_a_changed_decode_config_decodes_anew(finished) -> None:
+    (finished.folder / "conf" / "decode.yaml").write_text("beam_size: 2\n")
+    finished.run(*SMALL)
+    assert finished.names() == ["inference", "score", "score", "results"]
 
 
-def test_more_epochs_go_on_from_the_same_model(recipe) -> None:
-    recipe.run(*SMALL)
-    recipe.calls()
-    config = recipe.folder / "conf" / "train.yaml"
+def test_more_epochs_go_on_from_the_same_model(finished) -> None:
+    config = finished.folder / "conf" / "train.yaml"
     config.write_text("lr: 1\nmax_epoch: 4\n")
-    output = recipe.run(*SMALL, "--train_opts", "--max_epoch 5")
+    output = finished.run(*SMALL, "--train_opts", "--max_epoch 5")
     assert "epoch 3 is there" in output
-    assert not list(recipe.folder.glob("exp/*.before_*"))
+    assert not list(finished.folder.glob("exp/*.before_*"))
 
 
-def test_a_comment_in_a_config_changes_nothing(recipe) -> None:
-    recipe.run(*SMALL)
-    recipe.calls()
-    config = recipe.folder / "conf" / "train.yaml"
+def test_a_comment_in_a_config_changes_nothing(finished) -> None:
+    config = finished.folder / "conf" / "train.yaml"
     config.write_text(f"# why\n\n{config.read_text()}")
-    recipe.run(*SMALL)
-    assert recipe.calls() == []
+    finished.run(*SMALL)
+    assert finished.calls() == []
 
 
-def test_force_runs_the_chosen_stages_again(recipe) -> None:
-    recipe.run(*SMALL)
-    recipe.calls()
-    recipe.run(*SMALL, "--force", "--stage", "tokens", "--stop_stage", "tokens")
-    assert recipe.names() == ["tokenise"]
+def test_force_runs_the_chosen_stages_again(finished) -> None:
+    finished.run(*SMALL, "--force", "--stage", "tokens", "--stop_stage", "tokens")
+    assert finished.names() == ["tokenise"]
     # The same tokens came out, so what follows is still good.
-    recipe.run(*SMALL)
-    assert recipe.calls() == []
+    finished.run(*SMALL)
+    assert finished.calls() == []
 
 
-def test_another_attention_type_joins_what_is_there(recipe) -> None:
-    recipe.run(*SMALL)
-    recipe.calls()
-    recipe.run("--attention", "mha mtla_s2")
+def test_another_attention_type_joins_what_is_there(finished) -> None:
+    finished.run("--attention", "mha mtla_s2")
     names = ["train", "average", "inference", "score", "score", "results"]
-    assert recipe.names() == names
+    assert finished.names() == names
 
 
 def test_failed_command_shows_itself_and_the_end_of_its_log(recipe) -> None:
@@ -229,12 +216,11 @@ def test_dry_run_tells_all_and_changes_nothing(recipe) -> None:
     assert recipe.snapshot() == before and recipe.calls() == []
 
 
-def test_dry_run_knows_what_is_done_and_what_a_change_makes_old(recipe) -> None:
-    recipe.run(*SMALL)
-    output = recipe.run(*SMALL, "--dry_run")
+def test_dry_run_knows_what_is_done_and_what_a_change_makes_old(finished) -> None:
+    output = finished.run(*SMALL, "--dry_run")
     assert "[to do]" not in output
-    (recipe.folder / "conf" / "decode.yaml").write_text("beam_size: 2\n")
-    output = recipe.run(*SMALL, "--dry_run")
+    (finished.folder / "conf" / "decode.yaml").write_text("beam_size: 2\n")
+    output = finished.run(*SMALL, "--dry_run")
     old = re.findall(r"\[to do\] ([\w.]+):", output)
     assert old == [
         *("mha.decode.test", "mha.decode.test.wer", "mha.decode.test.cer", "results")
