@@ -100,11 +100,11 @@ choose_environment() { # sets env and py
         [ -x "$env/bin/python3" ] || make_venv
     fi
     py=$env/bin/python3
+    [ -x "$py" ] || die "$env is active but has no bin/python3: leave it (deactivate)" \
+        "and run this again"
     [ -z "$python" ] || [ "$(version_of "$python")" = "$(version_of "$py")" ] ||
         die "--python: $env is there already, with Python $(version_of "$py"):" \
             "deactivate or remove it first"
-    [ -x "$py" ] || die "$env is active but has no bin/python3: leave it (deactivate)" \
-        "and run this again"
     fits "$py" || die "$env holds Python $(version_of "$py"), and 3.$OLDEST to" \
         "3.$NEWEST are needed: leave it (deactivate), or remove it if it is .venv," \
         "and run this again"
