@@ -117,9 +117,8 @@ class KVCache:
         cache = cls(layout, entries[:, :, s - 1 :: s].contiguous(), lengths, capacity)
         if s > 1 and entries.size(2) > 0:
             rows = torch.arange(entries.size(0), device=entries.device)
-            newest = entries[rows, :, (lengths - 1).clamp(min=0)]
-            is_open = (lengths % s > 0)[:, None, None]
-            cache.suffix[:, :, 0] = newest.masked_fill(~is_open, 0.0)
+            # Where no chunk is open the first token will write over this unread.
+            cache.suffix[:, :, 0] = entries[rows, :, (lengths - 1).clamp(min=0)]
         return cache
 
     @property
