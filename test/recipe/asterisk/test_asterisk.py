@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import gzip
-import importlib
-import os
 import re
-import stat
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -17,118 +11,21 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
+from asterisk_corpus import (
+    FS,
+    SENTENCES,
+    corpus_texts,
+    run_data,
+    sizes,
+    small_options,
+    sound_file,
+    write_corpus,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
-
-ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "egs2" / "asterisk" / "asr1"
-FS = 8000
-LETTERS = "abcdefghijklmnopqrstuvwxyz"
-SMALL = {
-    "train_combinations": 60,
-    "test_combinations": 12,
-    "valid_combinations": 6,
-    "test_sentences": 3,
-    "valid_sentences": 2,
-}
-SENTENCES = {
-    "demo-one": "The quick brown fox jumps over the lazy dog.",
-    "demo-two": "...please press 1 now, or # to exit!",
-    "demo-three": "Nobody can take your call today.",
-    "demo-four": "All of our lines have been disconnected.",
-    "demo-five": "Weasels have eaten our phone system",
-    "demo-same": "Weasels have eaten our phone system.",
-    "demo-six": "You may hang up whenever you like",
-    "demo-seven": "It's half past three A.M. in here",
-    "hello": "Hello.",
-}
-UNUSED = {
-    "beep": "[this is a simple beep tone]",
-    "confbridge-join": "<beep ascending>",
-    "silence/1": "(1 second of silence)",
-    "demo-dial": "Dial 500 for Bob",
-    "demo-www": "Visit www.example.org today",
-    "demo-remark": "IAX (note: does not say 2)",
-}
-
-
-@pytest.fixture(scope="module")
-def local() -> Iterator[SimpleNamespace]:
-    """The recipe's own modules, found as its stage finds them: by their folder."""
-    names = ("corpus", "combine", "sentences", "sound", "prepare")
-    sys.path.insert(0, str(RECIPE / "local"))
-    yield SimpleNamespace(**{n: importlib.import_module(n) for n in names})
-    sys.path.remove(str(RECIPE / "local"))
-    for name in names:
-        del sys.modules[name]
-
-
-def write_corpus(folder: Path, texts: dict[str, str], bom: bool = False) -> Path:
-    """A folder as ``dpkg -x`` leaves it: a gzipped list and one tone a prompt."""
-    sounds = folder / "usr/share/asterisk/sounds/en_US_f_Someone"
-    for number, name in enumerate(texts):
-        path = sounds / f"{name}.wav"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        time = np.arange(FS // 4) / FS
-        tone = 0.3 * np.sin(2 * np.pi * (200 + 3 * number) * time)
-        silence = np.zeros(FS // 10)
-        sound = np.concatenate([silence, tone, silence])
-        soundfile.write(path, sound, FS, subtype="PCM_16")
-    lines = ["; Core sounds", "", *(f"{name}: {text}" for name, text in texts.items())]
-    listing = folder / "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
-    listing.parent.mkdir(parents=True)
-    mark = "\ufeff" if bom else ""
-    listing.write_bytes(gzip.compress((mark + "\n".join(lines) + "\n").encode()))
-    return folder
-
-
-def corpus_texts() -> dict[str, str]:
-    """Enough recordings for the templates that any language has."""
-    digits = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
-    digits += ["eight", "nine"]
-    texts = {f"digits/{n}": word for n, word in enumerate(digits)}
-    texts |= {"digits/pound": "pound", "digits/star": "star"}
-    texts |= {f"letters/{c}": c for c in LETTERS}
-    texts |= {f"phonetic/{c}_p": f"{c}ish" for c in LETTERS}
-    texts |= {f"letters/{name}": name for name in ("dash", "dot", "slash", "plus")}
-    return texts | SENTENCES | UNUSED
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    return write_corpus(tmp_path / "corpus", corpus_texts(), bom=True)
-
-
-def sizes(local: SimpleNamespace, **changes: int) -> object:
-    return local.prepare.Sizes(**{**SMALL, **changes})
-
-
-def sound_file(corpus: Path, name: str) -> Path:
-    return next(corpus.rglob(f"{name}.wav"))
-
-
-def run_data(
-    tmp_path: Path, *options: str, path: str = ""
-) -> subprocess.CompletedProcess:
-    """``prepare.py`` as stage 1 calls it, in an empty recipe folder."""
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": path or os.environ["PATH"]}
-    command = [sys.executable, str(RECIPE / "local" / "prepare.py"), *options]
-    return subprocess.run(
-        command, cwd=tmp_path, env=env, capture_output=True, text=True
-    )
-
-
-def fails_with(done: subprocess.CompletedProcess, *parts: str) -> None:
-    """One line on standard error that holds ``parts``; exit code 1."""
-    assert done.returncode == 1, done
-    (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ")
-    for part in parts:
-        assert part in line
-
 
 # ---------------------------------------------------------------- texts
 
@@ -418,10 +315,6 @@ def test_leaks_are_noticed(local: SimpleNamespace) -> None:
         local.prepare.check_apart(sets)
 
 
-def small_options() -> list[str]:
-    return [word for n, v in SMALL.items() for word in (f"--{n}", str(v))]
-
-
 def test_command(corpus: Path, tmp_path: Path) -> None:
     done = run_data(tmp_path, "--corpus", str(corpus), *small_options())
     assert done.returncode == 0, done.stderr
@@ -432,45 +325,6 @@ def test_command(corpus: Path, tmp_path: Path) -> None:
         .popitem()[1]
         .startswith("data/train")
     )
-
-
-# ---------------------------------------------------------------- what goes wrong
-
-
-def test_no_corpus_folder(tmp_path: Path) -> None:
-    fails_with(run_data(tmp_path, "--corpus", "nowhere"), "nowhere", "--corpus")
-
-
-def test_size_of_nothing(corpus: Path, tmp_path: Path) -> None:
-    done = run_data(tmp_path, "--corpus", str(corpus), "--test_sentences", "0")
-    fails_with(done, "--test_sentences 0")
-
-
-def test_missing_list_and_sounds(
-    local: SimpleNamespace, corpus: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no core-sounds-en\.txt\.gz.*--corpus"):
-        local.corpus.read_corpus(tmp_path / "empty", "en")
-    sound_file(corpus, "digits/1").unlink()
-    with pytest.raises(
-        UserError, match=r"no digits/1\.wav.*asterisk-core-sounds-en-wav"
-    ):
-        local.corpus.read_corpus(corpus, "en")
-
-
-def test_folder_unpacked_in_part(local: SimpleNamespace, corpus: Path) -> None:
-    for letter in LETTERS[:6]:
-        sound_file(corpus, f"phonetic/{letter}_p").unlink()
-    with pytest.raises(UserError, match=r"6 of the .* sound files .* are missing"):
-        local.corpus.read_corpus(corpus, "en")
-
-
-def test_broken_list(local: SimpleNamespace, tmp_path: Path) -> None:
-    path = tmp_path / "core-sounds-en.txt"
-    path.write_text("; a comment: is none\ndigits/1 one\n")
-    with pytest.raises(UserError, match="line 2: no 'name: text': 'digits/1 one'"):
-        local.corpus.read_transcripts(path)
 
 
 def test_two_texts_for_one_name(local: SimpleNamespace, tmp_path: Path) -> None:
@@ -484,130 +338,3 @@ def test_two_texts_for_one_name(local: SimpleNamespace, tmp_path: Path) -> None:
     assert [r.name for r in recordings] == ["bye", "digits/1"]
     assert dropped == {local.corpus.CONTRADICTION: 1}
     assert listed == 3
-
-
-def test_truncated_list(local: SimpleNamespace, corpus: Path) -> None:
-    path = next(corpus.rglob("*.gz"))
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match=r"core-sounds-en\.txt\.gz: broken"):
-        local.corpus.read_corpus(corpus, "en")
-
-
-def stereo(path: Path) -> None:
-    soundfile.write(path, np.ones((800, 2)) * 0.1, FS)
-
-
-def wrong_rate(path: Path) -> None:
-    soundfile.write(path, np.ones(800) * 0.1, 16000)
-
-
-def not_a_number(path: Path) -> None:
-    soundfile.write(path, np.full(800, np.nan), FS, subtype="FLOAT")
-
-
-def only_silence(path: Path) -> None:
-    soundfile.write(path, np.zeros(800), FS)
-
-
-def no_samples(path: Path) -> None:
-    soundfile.write(path, np.zeros(0), FS)
-
-
-def no_bytes(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize(
-    ("spoil", "message"),
-    [
-        (stereo, "2 channels"),
-        (wrong_rate, "16000 Hz where the corpus has 8000 Hz"),
-        (not_a_number, "no finite numbers"),
-        (only_silence, "no sound in it"),
-        (no_samples, "no sound in it"),
-        (no_bytes, "unreadable sound file"),
-    ],
-)
-def test_bad_sound_names_the_file(
-    local: SimpleNamespace, corpus: Path, tmp_path: Path, spoil: object, message: str
-) -> None:
-    """And nothing is written, not even the sets that come before it."""
-    spoil(sound_file(corpus, "demo-six"))
-    with pytest.raises(UserError, match=rf"demo-six\.wav: .*{message}"):
-        local.prepare.prepare({"en": corpus}, tmp_path / "data", sizes(local), 1)
-    assert not (tmp_path / "data").exists()
-
-
-def test_too_long_is_left_out_and_counted(
-    local: SimpleNamespace, corpus: Path, capsys: pytest.CaptureFixture
-) -> None:
-    time = np.arange(16 * FS) / FS
-    soundfile.write(sound_file(corpus, "demo-six"), 0.1 * np.sin(900 * time), FS)
-    local.prepare.plan("en", corpus, sizes(local), 1, {})
-    assert "1 left out: longer than 15 s" in capsys.readouterr().out
-
-
-# ---------------------------------------------------------------- fetching
-
-
-def write_tools(folder: Path, apt: str) -> str:
-    """A PATH on which ``apt-get`` runs ``apt`` and ``dpkg -x`` copies the corpus."""
-    folder.mkdir()
-    for name, body in {
-        "apt-get": f'echo "$PWD $*" >>{folder}/calls\n{apt}',
-        "dpkg": f'cp -r {folder.parent}/corpus/. "$3"',
-    }.items():
-        path = folder / name
-        path.write_text(f"#!/bin/sh\n{body}\n")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR)
-    return f"{folder}:{os.environ['PATH']}"
-
-
-@pytest.mark.usefixtures("corpus")
-def test_fetch_once(tmp_path: Path) -> None:
-    """Index and packages go below downloads/; a second run asks nobody."""
-    touch = 'case "$*" in *download*) for p in %s; do : >"${p}_1_all.deb"; done;; esac'
-    names = "asterisk-core-sounds-en asterisk-core-sounds-en-wav"
-    path = write_tools(tmp_path / "tools", touch % names)
-    for _ in range(2):
-        done = run_data(tmp_path, *small_options(), path=path)
-        assert done.returncode == 0, done.stderr
-    update, download = (tmp_path / "tools/calls").read_text().splitlines()
-    apt = tmp_path / "downloads/apt"
-    assert f"-c {apt}/apt.conf update" in update
-    assert download.startswith(f"{apt}/packages ")
-    assert download.endswith(f"download {names}")
-    config = (apt / "apt.conf").read_text()
-    assert f'Dir::State "{apt}/state"' in config
-    assert f'Dir::Cache "{apt}/cache"' in config
-    assert "://" not in config
-
-
-def test_fetch_failing(tmp_path: Path) -> None:
-    path = write_tools(
-        tmp_path / "tools", "echo W: meh >&2; echo E: no host >&2; exit 100"
-    )
-    done = run_data(tmp_path, path=path)
-    fails_with(done, "(E: no host)", "asterisk-core-sounds-en-wav", "--corpus")
-    assert not (tmp_path / "downloads/corpus-en").exists()
-    assert not (tmp_path / "data").exists()
-
-
-def test_unpacking_failing_leaves_no_folder(tmp_path: Path) -> None:
-    path = write_tools(
-        tmp_path / "tools",
-        "for p in asterisk-core-sounds-en asterisk-core-sounds-en-wav; "
-        'do : >"${p}_1_all.deb"; done',
-    )
-    (tmp_path / "tools/dpkg").write_text(
-        '#!/bin/sh\n: >"$3/half"; echo bad >&2; exit 2'
-    )
-    done = run_data(tmp_path, path=path)
-    fails_with(done, "dpkg -x", "(bad)", "--corpus")
-    assert not (tmp_path / "downloads/corpus-en").exists()
-
-
-def test_no_apt(tmp_path: Path) -> None:
-    (tmp_path / "tools").mkdir()
-    done = run_data(tmp_path, path=str(tmp_path / "tools"))
-    fails_with(done, "no apt-get", "asterisk-core-sounds-en and asterisk", "--corpus")
