@@ -47,10 +47,13 @@ class Preprocess:
             raise UserError(f"{name}: NaN or infinite samples; repair or drop it")
         out = {"speech": speech}
         if "text" in data:
-            tokens = self.tokeniser.text2tokens(data["text"])
-            ids = [self.ids.get(token, self.unknown) for token in tokens]
-            out["text"] = np.array(ids, dtype=np.int64)
+            out["text"] = np.array(self.token_ids(str(data["text"])), dtype=np.int64)
         return out
+
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of a text's tokens; those outside the list become <unk>."""
+        tokens = self.tokeniser.text2tokens(text)
+        return [self.ids.get(token, self.unknown) for token in tokens]
 
 
 def collate(

@@ -95,6 +95,20 @@ def check_rate(source: Source, rate: int) -> None:
         )
 
 
+def sample_counts(source: Source) -> dict[str, str]:
+    """``utt2num_samples`` of the folder, which format_audio writes; {} without it.
+
+    Raises:
+        UserError: it is not of the folder's utterances.
+    """
+    path = source.folder / "utt2num_samples"
+    if not path.is_file():
+        return {}
+    counts = read_table(path)
+    same_keys(path, counts, source.folder / "text", source.texts)
+    return counts
+
+
 def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:
     """Lengths of speech and text collected from just this data.
 

@@ -13,11 +13,18 @@ from typing import Any, NoReturn
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.folder import write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.task.asr import ASRTask
 from espnet_mtla.task.checks import check_init_param, check_symbols
 from espnet_mtla.task.config import check_keys, load_yaml, overlay
-from espnet_mtla.task.data import Source, check_rate, open_source, shape_files
+from espnet_mtla.task.data import (
+    Source,
+    check_rate,
+    open_source,
+    sample_counts,
+    shape_files,
+)
 from espnet_mtla.task.files import keep_copies
 from espnet_mtla.task.parts import check_sections, sampling_rate
 from espnet_mtla.task.progress import DONE, describe, finish, is_done, start
@@ -85,15 +92,50 @@ def read_config(path: Path, attention: Path | None) -> dict[str, Any]:
 
 
 def collect(args: Namespace, folders: Folders) -> None:
-    """Measure both data sets into ``stats_dir``, which appears when it is complete."""
+    """Measure both data sets into ``stats_dir``, which appears when it is complete.
+
+    Where nothing is normalised by global statistics and the folders tell how many
+    samples an utterance has, lengths are all there is to collect: no sound is read.
+    """
     sources = open_sources(args, folders)
     _refuse_strangers(folders.stats_dir)
+    lengths = {part: sample_counts(source) for part, source in sources.items()}
+    if args.normalize != "global_mvn" and all(lengths.values()):
+        collect_lengths(args, folders.stats_dir, sources, lengths)
+    else:
+        collect_all(args, folders.stats_dir, sources)
+
+
+def collect_lengths(
+    args: Namespace,
+    stats_dir: Path,
+    sources: Mapping[str, Source],
+    lengths: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Shape files from the folders' own counts and from the tokenised text."""
+    prepare = ASRTask.build_preprocess_fn(args, train=False)
+    with atomic_folder(stats_dir) as aside:
+        for part, source in sources.items():
+            tokens = {
+                key: str(len(prepare.token_ids(text)))
+                for key, text in source.texts.items()
+            }
+            write_table(aside / part / "speech_shape", lengths[part])
+            write_table(aside / part / "text_shape", tokens)
+            logger.info("%s: %d utterances, lengths only", part, len(source))
+        (aside / DONE).write_text("", encoding="utf-8")
+
+
+def collect_all(
+    args: Namespace, stats_dir: Path, sources: Mapping[str, Source]
+) -> None:
+    """Read all sound: lengths, and mean and variance of the features."""
     args.collect_stats = True
     args.ngpu = 0  # a front-end alone: reading the sound is what takes time
     # Statistics are what normalisation is made from, and nothing is trained.
     args.normalize, args.specaug = None, None
     args.normalize_conf, args.specaug_conf = {}, {}
-    with atomic_folder(folders.stats_dir) as aside:
+    with atomic_folder(stats_dir) as aside:
         args.output_dir = str(aside)
         run(args)
         (aside / "config.yaml").unlink()

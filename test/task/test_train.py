@@ -39,6 +39,23 @@ def test_statistics_hold_every_utterance(collected):
     assert stats["sum"].shape == (12,)
 
 
+def test_without_global_statistics_lengths_alone_are_collected(toy, collected):
+    """From utt2num_samples, no sound read; the same as reading everything gives."""
+    for folder, part in ((toy.train, "train"), (toy.valid, "valid")):
+        counts = (collected.stats / part / "speech_shape").read_text()
+        (folder / "utt2num_samples").write_text(counts)
+    toy("--collect_stats", normalize="utterance_mvn")
+    assert not (toy.stats / "train" / "feats_stats.npz").exists()
+    for part in ("train", "valid"):
+        for name in ("speech_shape", "text_shape"):
+            read = (collected.stats / part / name).read_text().splitlines()
+            counted = (toy.stats / part / name).read_text().splitlines()
+            assert sorted(counted) == sorted(read)
+    (toy.train / "utt2num_samples").write_text("train-00 1400\n")
+    with pytest.raises(UserError, match="utt2num_samples: utterance train-01"):
+        toy("--collect_stats", normalize="utterance_mvn")
+
+
 def test_statistics_replace_old_ones_and_nothing_else(toy):
     toy.stats.mkdir()
     (toy.stats / "thesis.tex").write_text("years of work")
