@@ -34,6 +34,3 @@ unset -f can_run_recipes enter_environment
 
 export PYTHONPATH="$ROOT${PYTHONPATH:+:$PYTHONPATH}"
 export PYTHONUTF8=1  # tables are UTF-8, whatever the locale
-# Threads that spin while they wait take the cores from those that work: on a machine that
-# is shared, a training of ours took forty times as long.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}

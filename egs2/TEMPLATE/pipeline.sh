@@ -33,6 +33,8 @@ force=false # run the chosen stages even where their results are there
 help=false # print this and stop
 nj=2 # processes that work on data side by side
 ngpu=0 # GPUs for training and decoding; 0 uses the CPU
+threads=0 # CPU threads of training and decoding; 0 leaves it to PyTorch (all cores)
+train_jobs=1 # attention types that train side by side, with so many threads each
 job=local # where commands run: local, or slurm (sbatch)
 slurm_opts="" # more options for sbatch, such as "--partition gpu --time 24:00:00"
 train_set="train" # training set, a folder under data/
@@ -115,6 +117,9 @@ check_options() {
     for file in "${attentions[@]}"; do attention_file "$file" >/dev/null; done
     [[ $nj =~ ^[1-9][0-9]*$ ]] || die "--nj: '$nj' is not a positive number"
     [[ $ngpu =~ ^[0-9]+$ ]] || die "--ngpu: '$ngpu' is not a number"
+    [[ $threads =~ ^[0-9]+$ ]] || die "--threads: '$threads' is not a number"
+    [[ $train_jobs =~ ^[1-9][0-9]*$ ]] ||
+        die "--train_jobs: '$train_jobs' is not a positive number"
     case $token_type in bpe | unigram | char | word) ;; *)
         die "--token_type: '$token_type' is not bpe, unigram, char or word" ;;
     esac
@@ -215,17 +220,21 @@ stage_encoder() {
 }
 
 stage_train() {
-    local att file from=() init=()
+    local att
+    for att in "${attentions[@]}"; do beside train_attention "$att"; done
+    join_them
+}
+
+train_attention() {
+    local att=$1 file from=() init=()
     if [ -n "$encoder_config" ]; then
         from=("$encoder/model.pth")
         init=(--init_param "$encoder/model.pth:encoder:encoder" "$encoder/model.pth:ctc:ctc")
     fi
-    for att in "${attentions[@]}"; do
-        file=$(attention_file "$att")
-        [[ $file == "$ROOT"/* ]] || att=$file
-        train_model "$(name_of "$att")" "$(model_of "$att")" "$train_config" "$file" \
-            ${from[@]+"${from[@]}"} -- --attention "$att" ${init[@]+"${init[@]}"}
-    done
+    file=$(attention_file "$att")
+    [[ $file == "$ROOT"/* ]] || att=$file
+    train_model "$(name_of "$att")" "$(model_of "$att")" "$train_config" "$file" \
+        ${from[@]+"${from[@]}"} -- --attention "$att" ${init[@]+"${init[@]}"}
 }
 
 stage_average() {
@@ -302,6 +311,7 @@ gather_configs() { # what the results were made with, beside them; the weights s
 
 main() {
     check_options
+    if [ "$threads" -gt 0 ]; then export OMP_NUM_THREADS=$threads; fi
     run_stages
 }
 

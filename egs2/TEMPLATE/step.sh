@@ -5,6 +5,8 @@ volatile=()     # arguments of the next step that change its speed alone, not it
 quiet=false     # whether what the next command prints goes to its log alone
 resumable=false # whether the next step's command goes on from what stands in its folder
 watcher=""      # process that shows the progress of the command that runs now
+children=()     # processes that `beside` has started
+failed=false    # whether one of them has failed
 outdated=()     # in a dry run: what the steps so far would make anew
 
 # Settings that a resumed command may change: they say how long, not what, it computes.
@@ -55,6 +57,27 @@ plan_step() {
     done
     [ "$word" = "done " ] || outdated+=("$out")
     say "   [$word] $label: $(as_typed)"
+}
+
+beside() { # beside COMMAND...: in the background, at most $train_jobs at a time
+    if $dry_run || [ "$train_jobs" -eq 1 ]; then
+        "$@"
+        return
+    fi
+    while [ "$(jobs -pr | wc -l)" -ge "$train_jobs" ]; do wait -n || failed=true; done
+    (
+        trap interrupted INT TERM
+        children=()
+        "$@"
+    ) &
+    children+=($!)
+}
+
+join_them() { # waits for all that run beside; the others finish before a failure counts
+    local child
+    for child in ${children[@]+"${children[@]}"}; do wait "$child" || failed=true; done
+    children=()
+    ! $failed || exit 1
 }
 
 as_typed() { # the command as one could type it
@@ -197,6 +220,8 @@ report_failure() {
 interrupted() {
     trap '' INT TERM
     stop_job
+    [ ${#children[@]} -eq 0 ] || kill -TERM "${children[@]}" 2>/dev/null || true
+    wait
     end_watcher
     printf '%sinterrupted in stage %s (%s): run the same again to go on\n' \
         "$clear_line" "${stage_index:-0}" "${stage_name:-start}" >&2
