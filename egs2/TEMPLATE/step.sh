@@ -65,12 +65,14 @@ beside() { # beside COMMAND...: in the background, at most $train_jobs at a time
         return
     fi
     while [ "$(jobs -pr | wc -l)" -ge "$train_jobs" ]; do wait -n || failed=true; done
-    (
-        trap interrupted INT TERM
-        children=()
-        "$@"
-    ) &
+    as_child "$@" &
     children+=($!)
+}
+
+as_child() { # a shell of its own, which ends what it has started when it is ended
+    trap interrupted INT TERM
+    children=()
+    "$@"
 }
 
 join_them() { # waits for all that run beside; the others finish before a failure counts

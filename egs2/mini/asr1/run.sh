@@ -11,4 +11,5 @@ exec ../../TEMPLATE/pipeline.sh \
     --token_type bpe --nbpe 30 \
     --max_seconds 5 \
     --nbest 3 \
+    --threads 1 --train_jobs 2 \
     "$@"
