@@ -223,8 +223,8 @@ interrupted() {
     trap '' INT TERM
     stop_job
     [ ${#children[@]} -eq 0 ] || kill -TERM "${children[@]}" 2>/dev/null || true
-    wait
     end_watcher
+    wait # for the children that have been told; the watcher would never end by itself
     printf '%sinterrupted in stage %s (%s): run the same again to go on\n' \
         "$clear_line" "${stage_index:-0}" "${stage_name:-start}" >&2
     exit 130

@@ -63,12 +63,15 @@ class Recipe:
     def release(self) -> None:
         Path(f"{self.calls_file}.hang").unlink(missing_ok=True)
 
+    def peek(self) -> list[str]:
+        """What was called so far, a line a call."""
+        file = self.calls_file
+        return file.read_text().splitlines() if file.exists() else []
+
     def calls(self) -> list[str]:
         """What was called since the last time this was asked, a line a call."""
-        if not self.calls_file.exists():
-            return []
-        lines = self.calls_file.read_text().splitlines()
-        self.calls_file.unlink()
+        lines = self.peek()
+        self.calls_file.unlink(missing_ok=True)
         return lines
 
     def names(self) -> list[str]:

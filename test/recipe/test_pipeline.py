@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -314,6 +315,42 @@ def test_two_runs_at_once_share_the_early_stages(recipe) -> None:
     assert recipe.names().count("tokenise") == 1
     for attention in ("mha", "mtla_s2"):
         assert (recipe.folder / f"exp/asr_train_bpe_500_{attention}/model.pth").exists()
+
+
+def test_side_by_side_training_gives_the_same_models(finished) -> None:
+    expected = finished.outputs()
+    shutil.rmtree(finished.folder / "exp" / "asr_train_bpe_500_mha")
+    both = ("--attention", "mha mtla_s2", "--train_jobs", "2")
+    process = finished.start(*both, STUB_HANG="train")
+    finished.wait_for_hang(process)
+    end = time.monotonic() + 20
+    while sum(line.startswith("train ") for line in finished.peek()) < 2:
+        assert time.monotonic() < end, "the second training waits for the first"
+        time.sleep(0.02)
+    finished.release()
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, output
+    model = "exp/asr_train_bpe_500_mha/model.pth"
+    assert finished.outputs()[model] == expected[model]
+
+
+def test_ctrl_c_ends_all_that_train_side_by_side(finished) -> None:
+    shutil.rmtree(finished.folder / "exp" / "asr_train_bpe_500_mha")
+    both = ("--attention", "mha mtla_s2", "--train_jobs", "2")
+    process = finished.start(*both, STUB_HANG="train")
+    finished.wait_for_hang(process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=20)[0]  # nobody holds the pipe any more
+    assert process.returncode == 130, output
+    finished.release()
+    finished.run(*both)
+
+
+def test_one_failure_of_two_side_by_side_fails_the_stage(finished) -> None:
+    options = ("--attention", "mtla_s2 mha", "--train_jobs", "2", "--force")
+    output = finished.run(*options, "--stage", "8", code=1, STUB_FAIL="train")
+    assert "error: stage 8 (train) failed with exit code 1" in output
+    assert "stage 9" not in output
 
 
 SBATCH = """#!/usr/bin/env bash
