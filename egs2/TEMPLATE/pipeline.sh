@@ -304,7 +304,7 @@ gather_configs() { # what the results were made with, beside them; the weights s
     cp -r "$token_dir" "$packed"
     cp "$packed"/RESULTS.* .
     say
-    grep '^|' RESULTS.md
+    grep -E '^(#|\|)' RESULTS.md
     say
     say "$PWD/RESULTS.md has it all; $packed holds the configs too"
 }
