@@ -18,6 +18,7 @@ from espnet_mtla.attention.registry import (
     ATTENTIONS,
     attention_settings,
     build_attention,
+    complete_settings,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "MultiheadTemporalLatentCrossAttention",
     "attention_settings",
     "build_attention",
+    "complete_settings",
 ]

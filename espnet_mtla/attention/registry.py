@@ -54,14 +54,10 @@ def paper_sizes(embed_dim: int, num_heads: int) -> dict[str, int]:
     }
 
 
-def build_attention(
-    name: str,
-    embed_dim: int,
-    num_heads: int,
-    dropout: float = 0.0,
-    conf: Mapping[str, object] | None = None,
-) -> CausalAttention:
-    """An attention module by name; ``conf`` holds what differs from the defaults.
+def complete_settings(
+    name: str, embed_dim: int, num_heads: int, conf: Mapping[str, object] | None = None
+) -> dict[str, object]:
+    """Every setting of ``attention_conf``, those that ``conf`` leaves out too.
 
     Latent types scale with the model (:func:`paper_sizes`), so that one YAML fragment
     serves models of all sizes.
@@ -76,9 +72,20 @@ def build_attention(
                 f"attention_conf.{key}: unknown key for {name}; "
                 f"valid: {', '.join(valid)}"
             )
-    module, config, settled = ATTENTIONS[name]
-    scaled = (
-        paper_sizes(embed_dim, num_heads) if issubclass(config, LatentConfig) else {}
-    )
-    settings = {**scaled, **settled, **given}
-    return module(embed_dim, num_heads, dropout=dropout, **settings)
+    _, config, settled = ATTENTIONS[name]
+    latent = issubclass(config, LatentConfig)
+    scaled = paper_sizes(embed_dim, num_heads) if latent else {}
+    complete = config(embed_dim, num_heads, **{**scaled, **settled, **given})
+    return {key: getattr(complete, key) for key in valid}
+
+
+def build_attention(
+    name: str,
+    embed_dim: int,
+    num_heads: int,
+    dropout: float = 0.0,
+    conf: Mapping[str, object] | None = None,
+) -> CausalAttention:
+    """An attention module by name; see :func:`complete_settings` for ``conf``."""
+    settings = complete_settings(name, embed_dim, num_heads, conf)
+    return ATTENTIONS[name][0](embed_dim, num_heads, dropout=dropout, **settings)

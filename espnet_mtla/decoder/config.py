@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from espnet_mtla.attention.config import check_count, require
-from espnet_mtla.attention.registry import attention_settings
+from espnet_mtla.attention.registry import complete_settings
 
 PROMPT_MODES = ("fixed", "recompute")
 
@@ -39,4 +39,18 @@ class DecoderConfig:
         require(
             self.prompt_mode in PROMPT_MODES, "prompt_mode", self.prompt_mode, modes
         )
-        attention_settings(self.attention)  # names an unknown type
+        complete_settings(  # names what is wrong
+            self.attention, self.embed_dim, self.num_heads, self.attention_conf
+        )
+
+    def complete(self) -> dict[str, object]:
+        """All settings but ``vocab_size``, defaults written out.
+
+        A trained model's configuration holds these, so that it can be rebuilt when
+        defaults have changed.
+        """
+        settings = {f.name: getattr(self, f.name) for f in fields(self)[1:]}
+        settings["attention_conf"] = complete_settings(
+            self.attention, self.embed_dim, self.num_heads, self.attention_conf
+        )
+        return settings

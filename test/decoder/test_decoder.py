@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from espnet_mtla.attention import attention_settings
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
 from test.attention.common import HEADS, TYPES, WIDTH
@@ -165,3 +166,12 @@ def test_wrong_shapes_are_named() -> None:
         decoder(prompt[..., :5], lengths, tokens)
     with pytest.raises(UserError, match="prompt_lens: "):
         decoder(prompt, lengths.float(), tokens)
+
+
+@pytest.mark.parametrize("attention", ["mha", "gqa", "mla", "mtla"])
+def test_complete_settings_rebuild_the_same_model(attention: str) -> None:
+    config = DecoderConfig(5, 16, num_layers=1, num_heads=2, attention=attention)
+    complete = config.complete()
+    assert set(complete["attention_conf"]) == set(attention_settings(attention))
+    again = DecoderOnlyTransformer(DecoderConfig(5, **complete))
+    again.load_state_dict(DecoderOnlyTransformer(config).state_dict(), strict=True)

@@ -75,6 +75,7 @@ def test_a_training_leaves_a_folder_that_decodes_anywhere(collected, tmp_path):
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["decoder_conf"]["attention"] == "mtla"
     assert config["decoder_conf"]["embed_dim"] == 8
+    assert "kv_lora_rank" in config["decoder_conf"]["attention_conf"]  # a default
     assert config["token_list"][-1] == "<sos/eos>"
     moved = tmp_path / "elsewhere"
     shutil.move(out, moved)
