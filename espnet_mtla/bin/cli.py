@@ -24,6 +24,11 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         fail(str(error))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package in ("", "espnet_mtla"):
+            raise
+        fail(f"{package}: not installed; utils/install.sh brings what recipes need")
     except BrokenPipeError:  # the reader of our output, such as `head`, has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
