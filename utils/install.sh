@@ -173,7 +173,10 @@ install_packages() {
     fi
     say "installing $(wc -l <<<"$resolved") packages into $env" \
         "(up to 3 GB to fetch the first time)"
-    "${uv[@]}" pip install --python "$py" "${files[@]}" --editable "$ROOT$parts" ||
+    # Byte code now: where Python is told to write none, each command would compile torch
+    # and espnet anew, and a recipe runs dozens of them.
+    "${uv[@]}" pip install --python "$py" "${files[@]}" --compile-bytecode \
+        --editable "$ROOT$parts" ||
         die "the installation into $env broke off (see the lines above); run this" \
             "again, and it goes on where it stopped"
 }
