@@ -35,12 +35,15 @@ class ModelConfig:
     """Losses. ``ctc_weight`` 1.0 trains the encoder alone, 0.0 leaves CTC out.
 
     ``length_normalized_loss`` divides the cross-entropy by the tokens of the batch
-    instead of its utterances.
+    instead of its utterances. ``encoded_cache_mb`` keeps what a frozen encoder made of
+    the utterances in so much memory (MiB, each process), instead of encoding them again
+    in every epoch.
     """
 
     ctc_weight: float = 0.3
     lsm_weight: float = 0.1
     length_normalized_loss: bool = False
+    encoded_cache_mb: int = 0
 
     def __post_init__(self) -> None:
         for field, least, most, shown in (
@@ -53,6 +56,16 @@ class ModelConfig:
                 raise UserError(
                     f"model_conf.{field}: {value!r} given, a number in {shown} needed"
                 )
+        megabytes = self.encoded_cache_mb
+        if (
+            not isinstance(megabytes, int)
+            or isinstance(megabytes, bool)
+            or megabytes < 0
+        ):
+            raise UserError(
+                f"model_conf.encoded_cache_mb: {megabytes!r} given, a whole number "
+                ">= 0 is needed"
+            )
         if not isinstance(self.length_normalized_loss, bool):
             raise UserError(
                 f"model_conf.length_normalized_loss: {self.length_normalized_loss!r} "

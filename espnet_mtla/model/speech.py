@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail
 from espnet_mtla.model.config import ModelConfig
+from espnet_mtla.model.encoded import EncodedUtterances, is_frozen
 from espnet_mtla.model.loss import (
     TokenLoss,
     frames_for_ctc,
@@ -83,6 +84,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         self.ctc = ctc
         self.token_loss = TokenLoss(len(self.token_list), config) if decoder else None
         self._warned: set[str] = set()
+        self._encoded = EncodedUtterances(config.encoded_cache_mb * 2**20)
         if encoder is not None:
             mask_convolutions(encoder)
 
@@ -106,7 +108,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             UserError: the loss is not finite, or an utterance is too short.
         """
         text = text[:, : int(text_lengths.max())]
-        encoded, lengths = self.encode(speech, speech_lengths, utt_id)
+        encoded, lengths = self._encode_once(speech, speech_lengths, utt_id)
         weight = self.config.ctc_weight
         loss = encoded.new_zeros(())
         stats: Stats = {}
@@ -157,6 +159,33 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
                 if len(self._warned) == MOST_WARNINGS
                 else "",
             )
+
+    def train(self, mode: bool = True) -> DecoderOnlySpeechModel:
+        """As torch's, but a frozen front-end or encoder stays in evaluation mode.
+
+        Otherwise its dropout would go on and its batch normalisation go on learning.
+        """
+        super().train(mode)
+        for part in (self.frontend, self.encoder):
+            if part is not None and any(True for _ in part.parameters()):
+                part.train(mode and not is_frozen(part))
+        return self
+
+    def _encode_once(
+        self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
+        """:meth:`encode`, from memory where that was asked for."""
+        if self.config.encoded_cache_mb == 0:
+            return self.encode(speech, speech_lengths, utt_id)
+        if self.specaug is not None or not is_frozen(
+            self.frontend, self.normalize, self.encoder
+        ):
+            raise UserError(
+                "model_conf.encoded_cache_mb: the encoder's output changes from epoch to "
+                "epoch; freeze it (freeze_param: [frontend, encoder]) and leave "
+                "specaug out, or set 0"
+            )
+        return self._encoded.encode(self.encode, speech, speech_lengths, utt_id)
 
     def encode(
         self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str] = ()

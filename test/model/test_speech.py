@@ -33,6 +33,11 @@ def features(
     }
 
 
+def speech_of(lengths: list[int]) -> tuple[Tensor, Tensor]:
+    batch = features(lengths, [1] * len(lengths))
+    return batch["speech"], batch["speech_lengths"]
+
+
 def row_of(batch: dict[str, Tensor], row: int) -> dict[str, Tensor]:
     one = {key: value[row : row + 1] for key, value in batch.items()}
     one["speech"] = one["speech"][:, : int(one["speech_lengths"])]
@@ -78,6 +83,59 @@ def test_the_loss_of_a_batch_is_the_mean_of_its_rows_alone(build, encoder):
     mean = torch.cat([one[0] for one in alone]).mean(0, keepdim=True)
     torch.testing.assert_close(loss, mean, rtol=1e-6, atol=0)
     assert weight.item() == len(LENGTHS)
+
+
+def test_a_frozen_encoder_is_not_changed_by_training(build):
+    model = build("conformer")
+    model.encoder.requires_grad_(False)
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    model.train()
+    loss, _, _ = model(**features(LENGTHS, TEXTS))
+    loss.backward()
+    after = model.encoder.state_dict()  # with the statistics of batch normalisation
+    changed = [name for name, value in before.items() if not value.equal(after[name])]
+    assert changed == []
+    assert model.decoder.training and not model.encoder.training
+
+
+def test_an_encoder_that_is_trained_is_in_training_mode(build):
+    assert build("conformer").train().encoder.training
+
+
+@pytest.mark.parametrize("room", [1, 0.5])
+def test_kept_encoder_output_gives_the_same_losses(build, room, monkeypatch):
+    plain, keeping = (
+        build("conformer"),
+        build("conformer", model_conf={"ctc_weight": 0.3, "encoded_cache_mb": 1}),
+    )
+    for model in (plain, keeping):
+        model.encoder.requires_grad_(False)
+        model.train()
+    whole = sum(frames * 8 * 8 for frames in plain.encode(*speech_of(LENGTHS))[1])
+    keeping._encoded.capacity = int(whole * room)
+    seen = []
+    encode = keeping.encode
+    monkeypatch.setattr(
+        keeping, "encode", lambda *a: (seen.extend(a[2]), encode(*a))[1]
+    )
+    batch = features(LENGTHS, TEXTS)
+    for rows in ([0, 1], [1, 2, 3], [3, 0]):  # utterances meet others than before
+        part = {key: value[rows] for key, value in batch.items()}
+        names = [f"utt{row}" for row in rows]
+        loss, *_ = keeping(**part, utt_id=names)
+        torch.testing.assert_close(loss, plain(**part)[0], rtol=1e-10, atol=1e-12)
+    assert keeping._encoded.nbytes <= whole * room
+    assert (sorted(seen) == ["utt0", "utt1", "utt2", "utt3"]) == (room == 1)
+
+
+@pytest.mark.parametrize("reason", ["trained", "specaug"])
+def test_output_that_changes_is_not_kept(build, reason):
+    model = build("conformer", model_conf={"ctc_weight": 0.3, "encoded_cache_mb": 1})
+    if reason == "specaug":
+        model.encoder.requires_grad_(False)
+        model.specaug = torch.nn.Identity()
+    with pytest.raises(UserError, match=r"encoded_cache_mb.*freeze"):
+        model(**features(LENGTHS, TEXTS), utt_id=["a", "b", "c", "d"])
 
 
 @settings(
