@@ -181,8 +181,8 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             self.frontend, self.normalize, self.encoder
         ):
             raise UserError(
-                "model_conf.encoded_cache_mb: the encoder's output changes from epoch to "
-                "epoch; freeze it (freeze_param: [frontend, encoder]) and leave "
+                "model_conf.encoded_cache_mb: the encoder's output changes as training "
+                "goes on; freeze it (freeze_param: [frontend, encoder]) and leave "
                 "specaug out, or set 0"
             )
         return self._encoded.encode(self.encode, speech, speech_lengths, utt_id)
