@@ -22,6 +22,8 @@ _LEFTOVERS = ("~", ".bak", ".orig", ".old", ".tmp", ".swp", ".gz")
 BACKUP = ".backup"
 # Tables that say how long the sound is: wrong as soon as the sound changes.
 LENGTH_TABLES = ("utt2num_samples", "utt2dur", "utt2num_frames")
+# Where an utterance's sound, or its features, are read from.
+SOUNDS, FEATURES = "wav.scp", "feats.scp"
 _BYTE_ORDER_MARK, _CRLF = "byte-order mark", "line ends are CRLF"
 
 
@@ -182,9 +184,11 @@ def group_by_speaker(utt2spk: Mapping[str, str]) -> dict[str, str]:
 class DataFolder:
     """A data folder in memory: every table shares the same utterances.
 
-    ``tables`` are those with a line an utterance, ``utt2spk`` always among them;
-    ``speaker_tables`` (``spk2gender`` ...) and ``recording_tables`` (``reco2*``) are
-    carried along. ``spk2utt`` is derived when written.
+    ``wav`` is ``wav.scp``, or ``feats.scp`` where ``source`` says so (see
+    :func:`source_table`). ``tables`` are those with a line an utterance, ``utt2spk``
+    always among them; ``speaker_tables`` (``spk2gender`` ...) and
+    ``recording_tables`` (``reco2*``) are carried along. ``spk2utt`` is derived when
+    written.
     """
 
     path: Path
@@ -193,6 +197,7 @@ class DataFolder:
     segments: dict[str, str] | None = None
     speaker_tables: dict[str, dict[str, str]] = field(default_factory=dict)
     recording_tables: dict[str, dict[str, str]] = field(default_factory=dict)
+    source: str = SOUNDS
 
     @classmethod
     def read(cls, path: str | Path) -> DataFolder:
@@ -204,10 +209,13 @@ class DataFolder:
         if not path.is_dir():
             raise UserError(f"{path}: no such data folder")
         names = sorted(item.name for item in path.iterdir() if item.is_file())
-        segmented = "segments" in names
+        source = source_table(path)
+        # Features are cut already.
+        segmented = "segments" in names and source == SOUNDS
         folder = cls(
             path=path,
-            wav=read_table(path / "wav.scp"),
+            source=source,
+            wav=read_table(path / source),
             segments=read_table(path / "segments") if segmented else None,
             tables={n: read_table(path / n) for n in names if is_utterance_table(n)},
             speaker_tables=_read_some(path, names, "spk2", but="spk2utt"),
@@ -259,10 +267,11 @@ class DataFolder:
                 for name, table in self.speaker_tables.items()
             },
             recording_tables=self.recording_tables,
+            source=self.source,
         )
 
     def write(self, path: str | Path) -> None:
-        """Write every table under ``path``; ``wav.scp`` comes last, as the mark."""
+        """Write every table under ``path``; the source comes last, as the mark."""
         path = Path(path)
         for name, table in self.tables.items():
             write_table(path / name, table)
@@ -271,11 +280,11 @@ class DataFolder:
         write_table(path / "spk2utt", group_by_speaker(self.tables["utt2spk"]))
         if self.segments is not None:
             write_table(path / "segments", self.segments)
-        write_table(path / "wav.scp", self.wav)
+        write_table(path / self.source, self.wav)
 
     def _check(self) -> None:
         utterances = set(self.utterances)
-        where = "wav.scp" if self.segments is None else "segments"
+        where = self.source if self.segments is None else "segments"
         if not utterances:
             raise UserError(f"{self.path}/{where}: no utterances")
         advice = f"`python -m espnet_mtla.bin.validate_data {self.path} --fix` drops it"
@@ -289,6 +298,22 @@ class DataFolder:
                         f"{self.path}: utterance {min(wrong)!r} {what} "
                         f"({len(wrong)} such); {advice}"
                     )
+
+
+def source_table(folder: str | Path) -> str:
+    """``wav.scp``, or ``feats.scp`` for a folder of features.
+
+    A folder with both, as Kaldi makes them, is one of sound, unless its file
+    ``feats_type`` names something else than ``raw``.
+    """
+    folder = Path(folder)
+    if not (folder / FEATURES).is_file():
+        return SOUNDS
+    if not (folder / SOUNDS).is_file():
+        return FEATURES
+    kind = folder / "feats_type"
+    named = kind.read_text(encoding="utf-8").strip() if kind.is_file() else "raw"
+    return SOUNDS if named == "raw" else FEATURES
 
 
 def refuse_replacing(source: str | Path, target: str | Path) -> None:
