@@ -38,7 +38,17 @@ MAY_IMPORT = {
     "task": {"model", "decoder", "attention", "frontend", "data"},
     "recognise": {"task", "model", "decoder", "search", "data"},
     "score": {"data"},
-    "bin": {"task", "recognise", "score", "data", "model", "search", "decoder"},
+    "benchmark": {"attention", "decoder", "search", "data", "recognise", "score"},
+    "bin": {
+        "benchmark",
+        "task",
+        "recognise",
+        "score",
+        "data",
+        "model",
+        "search",
+        "decoder",
+    },
 }
 """Which part may use which, besides itself and the modules at the package's top."""
 OF_TORCH = {"filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "sympy"}

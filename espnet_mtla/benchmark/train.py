@@ -1,0 +1,166 @@
+"""One attention layer, forward and backward: time and bytes kept, against SDPA."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from espnet_mtla.benchmark.report import Report, Value
+
+BASE = "sdpa mha"
+"""Whom all are compared with."""
+ATTENTIONS = ["mha", "gqa", "mqa", "mla", "mtla_s2", "mtla_s3", "mtla_s4"]
+GATE_TOKENS = 53
+TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--attention", nargs="+", default=ATTENTIONS, help="names, MTLA with stride")
+    add("--tokens", nargs="+", type=int, default=[1024, 2048, 4096, 8192], help="T")
+    add("--batch_size", type=int, default=1, help="rows")
+    add("--embed_dim", type=int, default=512, help="D")
+    add("--num_heads", type=int, default=8, help="H")
+    add("--dtype", choices=list(TOLERANCE), default="float32", help="of activations")
+    add("--peer_tokens", type=int, default=4096, help="longest row given to `mtla`")
+
+
+def run(args: argparse.Namespace) -> Report:
+    from espnet_mtla.benchmark.report import Plot, Report
+
+    layers, notes = _layers(args)
+    notes += _gate(args)
+    rows: list[dict[str, Value]] = []
+    for tokens in args.tokens:
+        rows += _measure(args, layers, tokens)
+    by_time = Plot("T", "ms", "attention")
+    return Report(
+        part="train",
+        title="One attention layer, forward and backward",
+        rows=rows,
+        plots=[by_time, Plot("T", "kept MB", "attention")],
+        hidden=["ms low", "ms high", "first ms"],
+        notes=notes,
+    )
+
+
+class _Layer:
+    """A module and how it is called on ``(B, T, D)``."""
+
+    def __init__(
+        self, module: nn.Module, forward: Callable[[Tensor], Tensor], longest: int
+    ) -> None:
+        self.module, self.forward, self.longest = module, forward, longest
+
+    def step(self, x: Tensor, direction: Tensor) -> Callable[[], object]:
+        """Forward, and backward to the input and all parameters."""
+        import torch
+
+        leaves = [x, *self.module.parameters()]
+        return lambda: torch.autograd.grad(
+            self.forward(x), leaves, direction, allow_unused=True
+        )
+
+
+def _layers(args: argparse.Namespace) -> tuple[dict[str, _Layer], list[str]]:
+    import torch
+
+    from espnet_mtla.benchmark.peers import SdpaMultihead, mtla_attention, run_mtla
+
+    dtype, notes = getattr(torch, args.dtype), []
+    endless = max(args.tokens)
+    sizes = (args.embed_dim, args.num_heads)
+
+    def ready(module: nn.Module) -> nn.Module:
+        return module.to(args.device, dtype).train()
+
+    base = ready(SdpaMultihead(*sizes))
+    layers = {BASE: _Layer(base, base, endless)}
+    for name in args.attention:
+        module = ready(_build(name, *sizes))
+        layers[name] = _Layer(module, module.attend_all, endless)
+        if not name.startswith("mtla"):
+            continue
+        peer = mtla_attention(*sizes, stride=module.layout.stride)
+        if peer is None:
+            notes.append(f"peer of {name} left out: `mtla` is not installed")
+            continue
+        peer = ready(peer)
+        forward = (lambda p: lambda x: run_mtla(p, x))(peer)
+        layers[f"{name}, reference"] = _Layer(peer, forward, args.peer_tokens)
+    return layers, notes
+
+
+def _build(name: str, embed_dim: int, num_heads: int) -> nn.Module:
+    from espnet_mtla.attention import build_attention
+    from espnet_mtla.errors import UserError
+
+    kind, _, stride = name.partition("_s")
+    if stride and not (kind == "mtla" and stride.isdecimal()):
+        raise UserError(f"--attention: {name!r} given, one like mtla_s2 or mha needed")
+    conf = {"down_rate": int(stride)} if stride else {}
+    return build_attention(kind, embed_dim, num_heads, conf=conf)
+
+
+def _gate(args: argparse.Namespace) -> list[str]:
+    """Each layer's output in the dtype that is timed, against itself, decoded singly.
+
+    Stepping through a cache shares neither kernels nor formulas with training.
+    """
+    import torch
+
+    from espnet_mtla.benchmark.gate import check_close
+
+    worst = 0.0
+    for name in args.attention:
+        torch.manual_seed(0)
+        exact = _build(name, args.embed_dim, args.num_heads).double().eval()
+        x = torch.randn(1, GATE_TOKENS, args.embed_dim, dtype=torch.float64)
+        with torch.no_grad():
+            _, cache = exact.prefill(x[:, :1], torch.ones(1).long(), GATE_TOKENS)
+            first = exact.attend_all(x[:, :1])
+            later = [exact.extend(token, cache) for token in x[:, 1:].split(1, 1)]
+            fast = exact.to(args.device, getattr(torch, args.dtype))
+            result = fast.attend_all(x.to(args.device, getattr(torch, args.dtype)))
+        expected = torch.cat([first, *later], dim=1)
+        tolerance = TOLERANCE[args.dtype]
+        worst = max(worst, check_close(name, result, expected, tolerance))
+    return [f"gate: training equals fp64 decoding, largest difference {worst:.1e}"]
+
+
+def _measure(
+    args: argparse.Namespace, layers: dict[str, _Layer], tokens: int
+) -> list[dict[str, Value]]:
+    import torch
+
+    from espnet_mtla.benchmark.measure import interleaved, kept_bytes, peak_bytes
+
+    device, dtype = torch.device(args.device), getattr(torch, args.dtype)
+    shape = (args.batch_size, tokens, args.embed_dim)
+    x = torch.randn(shape, device=device, dtype=dtype, requires_grad=True)
+    fitting = {k: layer for k, layer in layers.items() if tokens <= layer.longest}
+    direction = torch.randn_like(x)
+    cases = {name: layer.step(x, direction) for name, layer in fitting.items()}
+    timings = interleaved(cases, device, args.rounds, args.warmup, args.max_seconds)
+    rows = []
+    for name, layer in fitting.items():
+        given = (x, *layer.module.parameters())
+        kept = kept_bytes(lambda layer=layer: layer.forward(x), *given)
+        peak = peak_bytes(cases[name], device)
+        rows.append(
+            {
+                "T": tokens,
+                "attention": name,
+                **timings[name].columns(),
+                "time ratio": timings[name].median / timings[BASE].median,
+                "kept MB": kept / 1e6,
+                "peak MB": None if peak is None else peak / 1e6,
+            }
+        )
+    for row in rows:
+        row["kept ratio"] = row["kept MB"] / rows[0]["kept MB"]
+    return rows

@@ -1,0 +1,118 @@
+"""Measure training, decoding and kernels beside their peers, on a CPU or a GPU.
+
+Results are checked before anything is timed; cases take turns, medians are reported.
+JSON, table and plot go to --output_dir.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from espnet_mtla.benchmark import PARTS
+from espnet_mtla.bin.cli import run
+from espnet_mtla.errors import UserError
+
+
+def get_parser() -> argparse.ArgumentParser:
+    form = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    parser = argparse.ArgumentParser(
+        prog="python -m espnet_mtla.bin.benchmark", description=__doc__, **form
+    )
+    parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
+    for name, summary in PARTS.items():
+        part = parts.add_parser(name, help=summary, description=summary, **form)
+        _add_common(part)
+        import_module(f"espnet_mtla.benchmark.{name}").add_arguments(part)
+    show = parts.add_parser(
+        "show", help="print and plot a result that was measured before", **form
+    )
+    show.add_argument("result", type=Path, metavar="RESULT.json")
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda:N")
+    add("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
+    add("--rounds", type=int, default=10, help="timed calls of each case, at most")
+    add("--warmup", type=int, default=2, help="calls of each case before them")
+    add("--max_seconds", type=float, default=60, help="per comparison, for the rounds")
+    add("--output_dir", type=Path, default=Path("benchmarks"), help="for the results")
+    add("--name", default="", help="of the files; default: part, device, dtype")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    args = get_parser().parse_args(arguments)
+    if args.part == "show":
+        show(args.result)
+        return
+    args.device = _device(args.device)
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    from espnet_mtla.benchmark.report import conditions
+
+    before = conditions(args.device, arguments)
+    report = import_module(f"espnet_mtla.benchmark.{args.part}").run(args)
+    load = " ".join(f"{load:.2f}" for load in os.getloadavg())
+    report.conditions = {**before, "load at end": load}
+    kind = args.device.partition(":")[0]
+    parts = [args.part, kind, *([args.dtype] if hasattr(args, "dtype") else [])]
+    stem = args.output_dir / (args.name or "_".join(parts))
+    print(report.table(), *report.notes, sep="\n", flush=True)
+    for path in report.write(stem):
+        logging.info("wrote %s", path)
+    _plot(report, stem)
+
+
+def show(result: Path) -> None:
+    """Print the table of a result and draw its plot beside it."""
+    from espnet_mtla.benchmark.report import Report
+
+    try:
+        report = Report.read(result)
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{result}: no result of this command ({error})") from error
+    print(report.document())
+    _plot(report, result.with_suffix(""))
+
+
+def _plot(report: object, stem: Path) -> None:
+    picture = stem.with_suffix(".png")
+    if not report.plots:
+        return
+    if find_spec("matplotlib") is None:
+        logging.info("no plot: matplotlib is not installed; `show` draws it elsewhere")
+        return
+    from espnet_mtla.benchmark.plot import draw
+
+    draw(report, picture)
+    logging.info("wrote %s", picture)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    there = torch.cuda.is_available()
+    if name == "auto":
+        return "cuda:0" if there else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise UserError(f"--device: {name!r} given, cpu or cuda:N needed") from error
+    if kind == "cuda" and not there:
+        raise UserError(f"--device: {name} given, but torch finds no GPU here")
+    return name
+
+
+if __name__ == "__main__":
+    run(main)
