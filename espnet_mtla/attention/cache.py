@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.backend import choose_backend
+
 
 @dataclass(frozen=True)
 class EntryLayout:
@@ -81,8 +83,10 @@ class KVCache:
         prompt: Tensor,
         prompt_tokens: Tensor,
         capacity: int,
+        backend: str = "auto",
     ) -> None:
         self.layout = layout
+        self.backend = choose_backend(backend, layout, prompt.dtype, prompt.device)
         self.prompt = prompt
         self.whole = prompt_tokens // layout.stride
         self.seen = prompt_tokens.clone()

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from espnet_mtla.attention.attend import attend_cache, attend_causal, attend_strided
+from espnet_mtla.attention.attend import attend_causal, attend_strided
 from espnet_mtla.attention.cache import EntryLayout, KVCache
+from espnet_mtla.attention.cached import attend_cached
 from espnet_mtla.attention.rope import rotary_angles
 
 
@@ -160,20 +161,8 @@ class CausalAttention(nn.Module):
         # A single new token finds its own running entry in the suffix. Of several, each
         # sees its own chunk as it stood then, which later ones have overwritten.
         own = None if single else asking.of(entries.transpose(1, 2)).transpose(1, 2)
-        out = attend_cache(
-            q,
-            (*self._keys_values(cache.prompt), cache.whole),
-            (
-                *self._keys_values(cache.suffix[:, :, : cache.filled]),
-                slot + 1 if single else slot,
-            ),
-            None if own is None else self._keys_values(own),
-            self.scale,
-        )
+        out = attend_cached(q, cache, slot + 1 if single else slot, own, self.scale)
         return self.project_out(self.release(out))
-
-    def _keys_values(self, entries: Tensor) -> tuple[Tensor, Tensor]:
-        return self.layout.keys(entries), self.layout.values(entries)
 
 
 @dataclass(frozen=True)
