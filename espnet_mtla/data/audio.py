@@ -153,7 +153,8 @@ def _find_wav_data(head: bytes) -> tuple[int, int] | None:
 def _check_whole(path: Path) -> None:
     """Refuse a WAV file that ends before it says (libsndfile would take it)."""
     with open(path, "rb") as stream:
-        found = _find_wav_data(stream.read(1 << 16))
+        head = stream.read(4)
+        found = _find_wav_data(head + stream.read(1 << 16)) if head == b"RIFF" else None
     if found is None:
         return
     start, declared = found

@@ -1,8 +1,8 @@
 """Feature matrices in archives: written once, read in any order without unpacking.
 
 Two kinds of archive, told apart by their ending. ``.zip`` is uncompressed and holds an
-``.npy`` file an utterance; a place in it is ``file.zip:offset:length`` in bytes, so that
-one seek and one read give the matrix. ``.ark`` is Kaldi's; a place is
+``.npy`` file an utterance; a place in it is ``file.zip:offset:length`` in bytes, so
+that one seek and one read give the matrix. ``.ark`` is Kaldi's; a place is
 ``file.ark:offset``. Half precision, which Kaldi does not know, goes into an ark as
 kaldiio's ``NPY`` entries.
 

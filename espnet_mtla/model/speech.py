@@ -226,25 +226,35 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
     def extract_feats(
         self, speech: Tensor, speech_lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Features (B, F, input_size) before normalisation and their frames (B,)."""
+        """Features (B, F, input_size) before normalisation and their frames (B,).
+
+        What the front-end would make may be given in place of samples: it was made
+        beforehand and stored.
+        """
         speech = speech[:, : int(speech_lengths.max())]
-        if self.frontend is None:
-            if speech.dim() != 3 or speech.size(2) != self.input_size:
-                raise UserError(
-                    f"features of shape {tuple(speech.shape)} given, (utterances, "
-                    f"frames, {self.input_size}) needed: see --input_size"
-                )
-            return speech.clone(), speech_lengths  # normalisation works in place
-        if speech.dim() != 2:
+        if speech.dim() == 3:
+            return self._stored_feats(speech), speech_lengths
+        if speech.dim() != 2 or self.frontend is None:
             raise UserError(
-                f"speech of shape {tuple(speech.shape)} given, (utterances, samples) "
-                "needed: one channel"
+                f"speech of shape {tuple(speech.shape)} given; needed: "
+                + ("" if self.frontend is None else "(utterances, samples) or ")
+                + f"features (utterances, frames, {self.input_size})"
             )
         stft = getattr(self.frontend, "stft", None)
         if stft is not None and stft.center:
             speech = reflect_tail(speech, speech_lengths, stft.n_fft // 2)
         feats, lengths = self.frontend(speech, speech_lengths)
         return feats[:, : int(lengths.max())], lengths
+
+    def _stored_feats(self, stored: Tensor) -> Tensor:
+        if hasattr(self.frontend, "from_stored"):
+            stored = self.frontend.from_stored(stored)
+        if stored.size(2) != self.input_size:
+            raise UserError(
+                f"features of width {stored.size(2)} given, {self.input_size} needed: "
+                "see input_size, or dump them again"
+            )
+        return stored.clone()  # normalisation works in place
 
     def collect_feats(
         self,

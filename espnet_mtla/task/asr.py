@@ -20,7 +20,11 @@ with quiet_import():
     from espnet2.utils.nested_dict_action import NestedDictAction
     from espnet2.utils.types import int_or_none, str_or_none
 
+    from espnet_mtla.task import dataset
     from espnet_mtla.task.trainer import SafeTrainer
+
+# At import, so that processes of a distributed run have it too.
+dataset.register()
 
 
 class ASRTask(AbsTask):
@@ -97,7 +101,6 @@ class ASRTask(AbsTask):
             args.token_type,
             args.bpemodel,
             args.non_linguistic_symbols,
-            samples=args.frontend is not None,
         )
 
     @classmethod

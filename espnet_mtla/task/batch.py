@@ -29,18 +29,18 @@ class Preprocess:
         token_type: str,
         bpemodel: str | None,
         non_linguistic_symbols: str | None,
-        samples: bool,
     ) -> None:
         self.tokeniser = build_tokeniser(token_type, bpemodel, non_linguistic_symbols)
         self.ids = {token: number for number, token in enumerate(token_list)}
         self.unknown = self.ids[UNKNOWN]
-        self.dimensions = 1 if samples else 2
 
     def __call__(self, name: str, data: dict[str, object]) -> dict[str, NDArray]:
         speech = np.asarray(data["speech"])
-        wanted = "one channel of samples" if self.dimensions == 1 else "(frames, width)"
-        if speech.ndim != self.dimensions:
-            raise UserError(f"{name}: sound of shape {speech.shape}; {wanted} needed")
+        if speech.ndim not in (1, 2):
+            raise UserError(
+                f"{name}: {speech.shape}; (samples,) of one channel or features "
+                "(frames, width) needed"
+            )
         if len(speech) == 0:
             raise UserError(f"{name}: no samples; drop it (filter_data)")
         if not np.isfinite(speech).all():

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+import json
+from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_mtla.data.folder import read_table
+from espnet_mtla.data.features import feature_file, read_features
+from espnet_mtla.data.folder import FEATURES, read_table, source_table
+from espnet_mtla.data.table import TYPE
 from espnet_mtla.errors import UserError
 
 Triple = tuple[str, str, str]
+# How a folder's features were made: a frontend's name and settings.
+MADE_BY = "frontend.json"
 
 
 @dataclass(frozen=True)
 class Source:
-    """One data folder: what to read, and the words of each utterance."""
+    """One data folder: what to read, and the words of each utterance.
+
+    ``width`` is that of its features, None for a folder of sound.
+    """
 
     folder: Path
     triples: tuple[Triple, ...]  # path, name in the batch, espnet2's type
     texts: dict[str, str]
+    width: int | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
 
 
 def open_source(folder: str | Path) -> Source:
-    """Check a formatted folder (wav.scp and text with the same keys, sound in place).
+    """Check a formatted folder: wav.scp (or feats.scp) and text with the same keys,
+    sound or features in place.
 
     Raises:
         UserError: names the file and the first utterance that is wrong.
@@ -33,28 +44,32 @@ def open_source(folder: str | Path) -> Source:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such data folder")
-    sounds, texts = read_table(folder / "wav.scp"), read_table(folder / "text")
-    if not sounds:
-        raise UserError(f"{folder / 'wav.scp'}: no utterances")
-    same_keys(folder / "wav.scp", sounds, folder / "text", texts)
+    table = folder / source_table(folder)
+    places, texts = read_table(table), read_table(folder / "text")
+    if not places:
+        raise UserError(f"{table}: no utterances")
+    same_keys(table, places, folder / "text", texts)
     for key, text in texts.items():
         if not text.strip():
             raise UserError(
                 f"{folder / 'text'}: {key}: no words; drop it with filter_data"
             )
+    if table.name == FEATURES:
+        width = _check_features(table, places)
+    else:
+        width = _check_sounds(folder, table, places)
+    triples = ((str(table), "speech", TYPE), (str(folder / "text"), "text", "text"))
+    return Source(folder, triples, texts, width)
+
+
+def _check_sounds(folder: Path, table: Path, sounds: dict[str, str]) -> None:
     archives = _archives(folder, sounds)
     for key, value in sounds.items():
         path = value.rpartition(":")[0] if archives else value
         if path.rstrip().endswith("|"):
-            raise UserError(f"{folder / 'wav.scp'}: {key}: a pipe; run format_audio")
+            raise UserError(f"{table}: {key}: a pipe; run format_audio")
         if not Path(path).is_file():
-            raise UserError(f"{folder / 'wav.scp'}: {key}: {path}: no such file")
-    kind = "kaldi_ark" if archives else "sound"
-    triples = (
-        (str(folder / "wav.scp"), "speech", kind),
-        (str(folder / "text"), "text", "text"),
-    )
-    return Source(folder, triples, texts)
+            raise UserError(f"{table}: {key}: {path}: no such file")
 
 
 def _archives(folder: Path, sounds: dict[str, str]) -> bool:
@@ -66,28 +81,40 @@ def _archives(folder: Path, sounds: dict[str, str]) -> bool:
     return path.endswith(".ark") and offset.isdigit()
 
 
+def _check_features(table: Path, places: dict[str, str]) -> int:
+    """Every place must be inside its archive; the width of the first one's features."""
+    sizes: dict[Path, int] = {}
+    width = 0
+    for key, place in places.items():
+        try:
+            path, end = feature_file(place)
+            if path not in sizes:
+                if not path.is_file():
+                    raise UserError(f"{path}: no such file")
+                sizes[path] = path.stat().st_size
+            if sizes[path] < end:
+                raise UserError(f"{place}: beyond the end of {path}: is it truncated?")
+            width = width or read_features(place).shape[1]
+        except UserError as error:
+            raise UserError(f"{table}: {key}: {error}") from None
+    return width
+
+
 def check_rate(source: Source, rate: int) -> None:
     """Require the sampling rate the front-end is set to, at the first utterance.
 
     Raises:
         UserError: names the utterance and both rates.
     """
-    path, _, kind = source.triples[0]
+    from espnet_mtla.data.audio import open_audio
+
+    path = source.triples[0][0]
     key, value = next(iter(read_table(path).items()))
-    if kind == "sound":
-        import soundfile
-
-        try:
-            found = soundfile.info(value).samplerate
-        except soundfile.LibsndfileError as error:
-            raise UserError(f"{path}: {key}: {value}: {error.error_string}") from None
-    else:
-        import kaldiio
-
-        content = kaldiio.load_mat(value)
-        if not isinstance(content, tuple):
-            return  # an archive of features: there is no rate
-        found = content[0]
+    try:
+        with open_audio(value) as sound:
+            found = sound.samplerate
+    except UserError as error:
+        raise UserError(f"{path}: {key}: {error}") from None
     if found != rate:
         raise UserError(
             f"{path}: {key}: {found} Hz, and frontend_conf.fs is {rate}; set it to "
@@ -95,18 +122,58 @@ def check_rate(source: Source, rate: int) -> None:
         )
 
 
-def sample_counts(source: Source) -> dict[str, str]:
-    """``utt2num_samples`` of the folder, which format_audio writes; {} without it.
+def check_features(source: Source, args: Namespace) -> None:
+    """Require features that the front-end would have made, or ``frontend: none``.
+
+    With ``none``, ``args.input_size`` becomes their width where it is not given.
 
     Raises:
-        UserError: it is not of the folder's utterances.
+        UserError: features of another front-end or width, or sound for none.
     """
-    path = source.folder / "utt2num_samples"
-    if not path.is_file():
-        return {}
-    counts = read_table(path)
-    same_keys(path, counts, source.folder / "text", source.texts)
-    return counts
+    if args.frontend is None:
+        if source.width is None:
+            raise UserError(
+                f"{source.folder}: holds sound, and frontend none takes features: make "
+                "them with dump_features, or choose a frontend"
+            )
+        args.input_size = args.input_size or source.width
+        if args.input_size != source.width:
+            raise UserError(
+                f"{source.folder}: features of width {source.width}, and input_size is "
+                f"{args.input_size}"
+            )
+        return
+    file = source.folder / MADE_BY
+    made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    wanted = {"frontend": args.frontend, "frontend_conf": args.frontend_conf}
+    if made != wanted:
+        of = json.dumps(made) if made else "an unknown front-end"
+        raise UserError(
+            f"{source.folder}: features of {of}, and the config asks for "
+            f"{json.dumps(wanted)}: dump them again, or set frontend none"
+        )
+
+
+def lengths(source: Source) -> dict[str, str]:
+    """What batches are measured by, as in a shape file; {} where it is not known yet.
+
+    That is ``utt2num_samples``, which format_audio writes; a folder of features made
+    from such sound has it too, so that batches are the same from either. Without it
+    ``utt2num_frames`` times the width.
+
+    Raises:
+        UserError: a table that is not of the folder's utterances.
+    """
+    for name, form in (
+        ("utt2num_samples", "{}"),
+        ("utt2num_frames", f"{{}},{source.width}"),
+    ):
+        path = source.folder / name
+        if path.is_file() and (name == "utt2num_samples" or source.width):
+            counts = read_table(path)
+            same_keys(path, counts, source.folder / "text", source.texts)
+            return {key: form.format(count) for key, count in counts.items()}
+    return {}
 
 
 def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:

@@ -22,9 +22,10 @@ from espnet_mtla.task.checks import check_init_param, check_symbols
 from espnet_mtla.task.config import check_keys, load_yaml, overlay
 from espnet_mtla.task.data import (
     Source,
+    check_features,
     check_rate,
+    lengths,
     open_source,
-    sample_counts,
     shape_files,
 )
 from espnet_mtla.task.files import keep_copies
@@ -96,23 +97,23 @@ def read_config(path: Path, attention: Path | None) -> dict[str, Any]:
 def collect(args: Namespace, folders: Folders) -> None:
     """Measure both data sets into ``stats_dir``, which appears when it is complete.
 
-    Where nothing is normalised by global statistics and the folders tell how many
-    samples an utterance has, lengths are all there is to collect: no sound is read.
+    Where nothing is normalised by global statistics and the folders tell how long an
+    utterance is, lengths are all there is to collect: no sound is read.
     """
     sources = open_sources(args, folders)
     _refuse_strangers(folders.stats_dir)
-    lengths = {part: sample_counts(source) for part, source in sources.items()}
-    if args.normalize != "global_mvn" and all(lengths.values()):
-        collect_lengths(args, folders.stats_dir, sources, lengths)
+    known = {part: lengths(source) for part, source in sources.items()}
+    if args.normalize != "global_mvn" and all(known.values()):
+        collect_lengths(args, folders.stats_dir, sources, known)
     else:
-        collect_all(args, folders.stats_dir, sources)
+        collect_all(args, folders.stats_dir, sources, known)
 
 
 def collect_lengths(
     args: Namespace,
     stats_dir: Path,
     sources: Mapping[str, Source],
-    lengths: Mapping[str, Mapping[str, str]],
+    known: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Shape files from the folders' own counts and from the tokenised text."""
     prepare = ASRTask.build_preprocess_fn(args, train=False)
@@ -122,16 +123,23 @@ def collect_lengths(
                 key: str(len(prepare.token_ids(text)))
                 for key, text in source.texts.items()
             }
-            write_table(aside / part / "speech_shape", lengths[part])
+            write_table(aside / part / "speech_shape", known[part])
             write_table(aside / part / "text_shape", tokens)
             logger.info("%s: %d utterances, lengths only", part, len(source))
         (aside / DONE).write_text("", encoding="utf-8")
 
 
 def collect_all(
-    args: Namespace, stats_dir: Path, sources: Mapping[str, Source]
+    args: Namespace,
+    stats_dir: Path,
+    sources: Mapping[str, Source],
+    known: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Read all sound: lengths, and mean and variance of the features."""
+    """Read all sound: lengths, and mean and variance of the features.
+
+    Lengths that are known stay what batches are measured by: features that are read
+    from an archive must not change them.
+    """
     args.collect_stats = True
     args.ngpu = 0  # a front-end alone: reading the sound is what takes time
     # Statistics are what normalisation is made from, and nothing is trained.
@@ -143,6 +151,8 @@ def collect_all(
         (aside / "config.yaml").unlink()
         for part, source in sources.items():
             shape_files(aside, part, source)
+            if known[part]:
+                write_table(aside / part / "speech_shape", known[part])
             logger.info("%s: %d utterances in, all measured", part, len(source))
         (aside / DONE).write_text("", encoding="utf-8")
 
@@ -186,13 +196,18 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
 
 
 def open_sources(args: Namespace, folders: Folders) -> dict[str, Source]:
-    """Check both data folders, and tell AbsTask where the sound and the text are."""
+    """Check both data folders, and tell AbsTask where sound (or features) and text are.
+
+    Which one it is may differ between the two: the model takes either.
+    """
     sources = {
         "train": open_source(folders.train_data),
         "valid": open_source(folders.valid_data),
     }
     for part, source in sources.items():
-        if args.frontend is not None:
+        if source.width is not None or args.frontend is None:
+            check_features(source, args)
+        else:
             check_rate(source, sampling_rate(args))
         setattr(args, f"{part}_data_path_and_name_and_type", list(source.triples))
     return sources

@@ -57,7 +57,7 @@ def test_a_tokeniser_that_cannot_be_built_is_explained(token_type, bpemodel, mes
 
 
 def test_an_utterance_becomes_ids_with_unk_for_the_rest():
-    prepare = Preprocess(LIST, "word", None, None, samples=True)
+    prepare = Preprocess(LIST, "word", None, None)
     out = prepare("u1", {"speech": np.zeros(5, np.float32), "text": "a x b"})
     assert out["text"].tolist() == [2, 1, 3]
 
@@ -65,14 +65,14 @@ def test_an_utterance_becomes_ids_with_unk_for_the_rest():
 @pytest.mark.parametrize(
     ("speech", "message"),
     [
-        (np.zeros((5, 2)), r"u1: sound of shape \(5, 2\); one channel"),
+        (np.zeros((5, 2, 1)), r"u1: \(5, 2, 1\); \(samples,\) of one channel"),
         (np.zeros(0), "u1: no samples"),
         (np.array([0, np.nan]), "u1: NaN or infinite"),
         (np.array([0, np.inf]), "u1: NaN or infinite"),
     ],
 )
 def test_bad_sound_names_the_utterance(speech, message):
-    prepare = Preprocess(LIST, "word", None, None, samples=True)
+    prepare = Preprocess(LIST, "word", None, None)
     with pytest.raises(UserError, match=message):
         prepare("u1", {"speech": speech, "text": "a"})
 
