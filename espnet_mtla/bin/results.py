@@ -10,6 +10,7 @@ from pathlib import Path
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.errors import UserError
+from espnet_mtla.score.metric import METRICS
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -25,7 +26,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         required=True,
         metavar="EXP",
-        help="experiment folders exp/asr_TAG_ATTENTION; the one ending in mha, or else"
+        help="experiment folders exp/TASK_TAG_ATTENTION; the one ending in mha, or else"
         " the first, is the base of the comparison",
     )
     add(
@@ -42,7 +43,15 @@ def get_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="test sets (EXP/decode_NAME/SET); all that are found if empty",
     )
-    add("--metric", choices=["wer", "cer"], default="wer", help="which scores")
+    add("--metric", choices=METRICS, default="wer", help="which scores")
+    add(
+        "--baselines",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FOLDER",
+        help="folders of the baseline command, FOLDER/SET, scored; rows of each table",
+    )
     add(
         "--output",
         type=Path,
@@ -99,7 +108,9 @@ def main() -> None:
     from espnet_mtla.score.render import terminal
     from espnet_mtla.score.results import collect
 
-    tables = collect(args.exp, args.decodes, args.sets, args.metric, args.partial)
+    tables = collect(
+        args.exp, args.decodes, args.sets, args.metric, args.partial, args.baselines
+    )
     written = write(args, tables)
     print(terminal(tables))
     print(f"written: {', '.join(map(str, written))}")

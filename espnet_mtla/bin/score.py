@@ -1,4 +1,9 @@
-"""Score hypotheses against references: error rates, intervals, aligned texts."""
+"""Score hypotheses against references: the metric, its interval, the worst errors.
+
+wer and cer count errors of words and of characters; bleu is sacrebleu's BLEU and chrF,
+on texts as they are written: cased, not tokenised; intent takes the first word for the
+intent and the rest for the transcript; rouge is rouge-score's ROUGE-1, -2 and -L.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,8 @@ import json
 from pathlib import Path
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.score.metric import METRICS, Report, read_request, resolve
+from espnet_mtla.score.metric import METRICS, Report, Request, resolve
+from espnet_mtla.score.texts import FORMATS, read_request
 
 
 def positive(text: str) -> int:
@@ -25,8 +31,23 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("metric", choices=METRICS, help="what is counted")
-    add("--ref", required=True, metavar="FILE", help="references, Kaldi text")
-    add("--hyp", required=True, metavar="FILE", help="hypotheses, Kaldi text")
+    add(
+        "--ref",
+        required=True,
+        nargs="+",
+        metavar="FILE",
+        help="references; several files for bleu and rouge with several references",
+    )
+    add("--hyp", required=True, metavar="FILE", help="hypotheses")
+    add(
+        "--format",
+        choices=FORMATS,
+        default="auto",
+        help="kaldi: 'key text'; lines: paired by number; jsonl: objects with key (or"
+        " id) and text; auto: jsonl for *.jsonl, else kaldi",
+    )
+    add("--ref_field", default="text", help="the text of a reference in jsonl")
+    add("--hyp_field", default="text", help="the text of a hypothesis in jsonl")
     add(
         "--compare",
         metavar="OTHER_HYP",
@@ -43,6 +64,13 @@ def get_parser() -> argparse.ArgumentParser:
     add("--resamples", type=positive, default=1000, help="draws of the bootstrap")
     add("--seed", type=int, default=0, help="of the bootstrap")
     add("--confusions", type=positive, default=10, help="errors shown of each kind")
+    add("--lowercase", action="store_true", help="bleu: without case")
+    add(
+        "--tokenize",
+        default=Request.tokenize,
+        help="bleu: sacrebleu's tokeniser: 13a, intl, zh, ja-mecab, char, none ...",
+    )
+    add("--no_stem", action="store_true", help="rouge: without Porter's stemmer")
     return parser
 
 
@@ -67,12 +95,18 @@ def main() -> None:
         args.ref,
         args.hyp,
         args.compare,
+        args.format,
+        (args.ref_field, args.hyp_field),
         resamples=args.resamples,
         seed=args.seed,
         confusions=args.confusions,
+        lowercase=args.lowercase,
+        tokenize=args.tokenize,
+        stem=not args.no_stem,
     )
     report = resolve(args.metric)(request)
-    report.summary.update(ref=args.ref, hyp=args.hyp)
+    ref = args.ref[0] if len(args.ref) == 1 else args.ref
+    report.summary.update(ref=ref, hyp=args.hyp)
     if args.compare:
         report.summary["compare"]["hyp"] = args.compare
     if args.output_dir:

@@ -1,11 +1,13 @@
-"""How sure an error rate is: resampling whole utterances with replacement.
+"""How sure a score is: resampling whole utterances with replacement.
 
 Errors within an utterance depend on each other, utterances hardly do: so utterances are
-drawn, not words. Rates are in percent, 100 * errors / reference words.
+drawn, not words. A score is a function of figures summed over utterances: an error rate
+of errors and words, BLEU of matched and possible n-grams.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +17,18 @@ BLOCK = 1_000_000
 
 PERCENTILES = (2.5, 97.5)
 
+Rate = Callable[[np.ndarray], np.ndarray]
+"""Figures summed over utterances, (C, R) of R draws, to R scores."""
+
+
+def ratio(sums: np.ndarray) -> np.ndarray:
+    """Percent: 100 * the first figure / the second."""
+    return 100 * sums[0] / sums[1]
+
 
 @dataclass(frozen=True)
 class Difference:
-    """Rate of a system less that of another, both on the same utterances.
+    """Score of a system less that of another, both on the same utterances.
 
     ``low`` and ``high`` bound 95 % of the resampled differences. ``p`` is two-sided:
     twice the share of resamples on the far side of zero (at most 1).
@@ -28,13 +38,14 @@ class Difference:
     low: float
     high: float
     p: float
+    higher_is_better: bool = False
 
     @property
     def verdict(self) -> str:
         """``better`` or ``worse`` where the interval leaves out 0, else ``same``."""
-        if self.high < 0:
-            return "better"
-        return "worse" if self.low > 0 else "same"
+        if self.low <= 0 <= self.high:
+            return "same"
+        return "better" if (self.low > 0) == self.higher_is_better else "worse"
 
 
 def interval(
@@ -48,8 +59,15 @@ def interval(
         resamples: draws of N utterances.
         seed: the same seed gives the same interval.
     """
-    drawn = _resampled_sums(np.stack([errors, words]), resamples, seed)
-    low, high = np.percentile(100 * drawn[0] / drawn[1], PERCENTILES)
+    return percentiles(np.stack([errors, words]), ratio, resamples, seed)
+
+
+def percentiles(
+    figures: np.ndarray, rate: Rate, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile interval of ``rate``; ``figures`` (C, N) are those it sums."""
+    drawn = rate(_resampled_sums(figures, resamples, seed))
+    low, high = np.percentile(drawn, PERCENTILES)
     return float(low), float(high)
 
 
@@ -60,24 +78,39 @@ def paired(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Difference:
+    """Compare two error rates; all arrays (N,), in the same order of utterances."""
+    ours, base = np.stack([errors, words]), np.stack([base_errors, words])
+    return compare(ours, base, ratio, resamples=resamples, seed=seed)
+
+
+def compare(
+    ours: np.ndarray,
+    base: np.ndarray,
+    rate: Rate,
+    higher_is_better: bool = False,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Difference:
     """Compare two systems on the same draws: what is hard for both cancels out.
 
-    All arrays are (N,), in the same order of utterances. Negative differences say that
-    ``errors`` belongs to the better system.
+    Args:
+        ours, base: (C, N) figures of N utterances, in the same order.
     """
-    surplus = np.asarray(errors) - np.asarray(base_errors)
-    drawn = _resampled_sums(np.stack([surplus, words]), resamples, seed)
-    differences = 100 * drawn[0] / drawn[1]
+    count = len(ours)
+    drawn = _resampled_sums(np.concatenate([ours, base]), resamples, seed)
+    differences = rate(drawn[:count]) - rate(drawn[count:])
     low, high = np.percentile(differences, PERCENTILES)
+    whole = [rate(figures.sum(1, keepdims=True))[0] for figures in (ours, base)]
     # One is added to both counts: p = 0 would claim more than a finite number of draws
     # can show.
     below = (1 + np.count_nonzero(differences <= 0)) / (resamples + 1)
     above = (1 + np.count_nonzero(differences >= 0)) / (resamples + 1)
     return Difference(
-        difference=float(100 * surplus.sum() / np.sum(words)),
+        difference=float(whole[0] - whole[1]),
         low=float(low),
         high=float(high),
         p=float(min(1.0, 2 * min(below, above))),
+        higher_is_better=higher_is_better,
     )
 
 

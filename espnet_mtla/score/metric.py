@@ -1,6 +1,6 @@
 """What a metric is: a function from paired texts to a report, found by its name.
 
-A new metric is one module with one such function, and one line in :data:`METRICS`.
+A new metric is one module with one such function, and one entry in :data:`METRICS`.
 """
 
 from __future__ import annotations
@@ -8,35 +8,109 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
 
-METRICS = {
-    "wer": "espnet_mtla.score.wer:word_report",
-    "cer": "espnet_mtla.score.wer:character_report",
-}
-"""Name on the command line -> ``module:function``, imported when it is used."""
+if TYPE_CHECKING:
+    from espnet_mtla.score.bootstrap import Difference, Rate
 
-SHOWN_KEYS = 3
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is counted, compared and shown.
+
+    ``report`` is ``module:function``, imported when it is used. ``value`` names the
+    score in score.json. ``figures`` are the entries of a line of utterances.jsonl whose
+    sums ``rate`` turns into the score; each is a number or a list of numbers.
+    ``detail`` is filled in from score.json, under the heading ``beside``.
+    """
+
+    report: str
+    label: str
+    value: str
+    figures: tuple[str, ...]
+    beside: str
+    detail: str
+    rate: str = "espnet_mtla.score.bootstrap:ratio"
+    higher_is_better: bool = True
+
+
+def _error_rate(name: str, report: str) -> Metric:
+    return Metric(
+        f"espnet_mtla.score.wer:{report}",
+        label=f"{name} %",
+        value="wer",
+        figures=("errors", "ref_words"),
+        beside="sub/del/ins",
+        detail="{sub}/{del}/{ins}",
+        higher_is_better=False,
+    )
+
+
+METRICS = {
+    "wer": _error_rate("WER", "word_report"),
+    "cer": _error_rate("CER", "character_report"),
+    "bleu": Metric(
+        "espnet_mtla.score.bleu:report",
+        label="BLEU",
+        value="bleu",
+        figures=("bleu_counts",),
+        beside="chrF",
+        detail="{chrf:.1f}",
+        rate="espnet_mtla.score.bleu:bleu_of",
+    ),
+    "intent": Metric(
+        "espnet_mtla.score.intent:report",
+        label="intent accuracy %",
+        value="accuracy",
+        figures=("right", "one"),
+        beside="transcript WER %",
+        detail="{transcript_wer:.1f}",
+    ),
+    "rouge": Metric(
+        "espnet_mtla.score.rouge:report",
+        label="ROUGE-1",
+        value="rouge1",
+        figures=("rouge1", "one"),
+        beside="R-2, R-L",
+        detail="{rouge2:.2f}, {rougeL:.2f}",
+    ),
+}
+"""By the name on the command line."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is scored: three texts an utterance, in the order of the reference.
+    """What is scored, in the order of the reference.
 
     ``others`` are the hypotheses of a second system to compare with, or ``None``.
+    ``more_refs`` are each utterance's references beyond the first. ``lowercase`` and
+    ``tokenize`` are BLEU's, ``stem`` is ROUGE's.
     """
 
     keys: tuple[str, ...]
     refs: tuple[str, ...]
     hyps: tuple[str, ...]
     others: tuple[str, ...] | None = None
+    more_refs: tuple[tuple[str, ...], ...] = ()
     resamples: int = 1000
     seed: int = 0
     confusions: int = 10
+    lowercase: bool = False
+    tokenize: str = "13a"
+    stem: bool = True
+
+    def references(self, index: int) -> list[str]:
+        """All references of one utterance."""
+        return [self.refs[index], *(self.more_refs[index] if self.more_refs else ())]
+
+    def single_reference(self, metric: str) -> None:
+        """Raises :class:`UserError` if any utterance has several references."""
+        if any(self.more_refs):
+            raise UserError(
+                f"{metric} takes one reference an utterance; give one --ref"
+            )
 
 
 @dataclass(frozen=True)
@@ -53,63 +127,32 @@ class Report:
     listing: str
 
 
-Metric = Callable[[Request], Report]
-
-
-def resolve(name: str) -> Metric:
-    """Import the metric called ``name``."""
+def resolve(name: str) -> Callable[[Request], Report]:
+    """Import the report of the metric called ``name``."""
     if name not in METRICS:
         raise UserError(f"no metric {name!r}; there are {', '.join(METRICS)}")
-    module, function = METRICS[name].split(":")
+    return _import(METRICS[name].report)
+
+
+def rate_of(name: str) -> Rate:
+    """Import what turns sums of a metric's figures into its score."""
+    return _import(METRICS[name].rate)
+
+
+def _import(path: str) -> Any:
+    module, function = path.split(":")
     return getattr(import_module(module), function)
 
 
-def read_request(
-    ref: str | Path, hyp: str | Path, other: str | Path | None = None, **options: int
-) -> Request:
-    """Read Kaldi ``text`` files and pair them by key.
-
-    ``options`` are the remaining fields of :class:`Request`. A hypothesis may be empty,
-    a reference may not: an error rate is a share of the reference.
-    """
-    refs = _read_text(ref)
-    for key, words in refs.items():
-        if not words.split():
-            raise UserError(
-                f"{ref}: utterance {key} has an empty reference, which no rate can be"
-                " taken of; remove it from the data folder"
-            )
-    hyps = _read_matching(hyp, ref, refs)
-    others = None if other is None else tuple(_read_matching(other, ref, refs))
-    return Request(tuple(refs), tuple(refs.values()), tuple(hyps), others, **options)
-
-
-def _read_text(path: str | Path) -> dict[str, str]:
-    table = read_table(path)
-    if not table:
-        raise UserError(f"{path}: no utterance in it, nothing to score")
-    return table
-
-
-def _read_matching(
-    path: str | Path, ref: str | Path, refs: dict[str, str]
-) -> list[str]:
-    """The texts of ``path`` in the order of ``refs``; both must hold the same keys."""
-    table = _read_text(path)
-    lacks = [key for key in refs if key not in table]
-    extra = [key for key in table if key not in refs]
-    if lacks or extra:
-        parts = []
-        if lacks:
-            parts.append(f"{path} lacks {len(lacks)} of {len(refs)} ({_first(lacks)})")
-        if extra:
-            parts.append(f"{ref} lacks {len(extra)} of {len(table)} ({_first(extra)})")
-        raise UserError(
-            f"the utterances differ: {'; '.join(parts)}; score the data set that was"
-            " decoded, whole"
-        )
-    return [table[key] for key in refs]
-
-
-def _first(keys: list[str]) -> str:
-    return ", ".join(keys[:SHOWN_KEYS]) + (", ..." if len(keys) > SHOWN_KEYS else "")
+def comparison_line(name: str, score: float, other: float, found: Difference) -> str:
+    """One line that says whether two systems differ, for the terminal."""
+    meaning = {
+        "same": "no difference that this data can show",
+        "better": "better than the other",
+        "worse": "worse than the other",
+    }[found.verdict]
+    return (
+        f"{name} {score:.2f} against {other:.2f}: {found.difference:+.2f}"
+        f" (95 % interval {found.low:+.2f} to {found.high:+.2f}, p = {found.p:.3f}),"
+        f" {meaning}"
+    )

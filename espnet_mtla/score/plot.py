@@ -15,7 +15,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
 from espnet_mtla.data.atomic import atomic_file
-from espnet_mtla.score.render import quantity, title
+from espnet_mtla.score.metric import METRICS
+from espnet_mtla.score.render import quantity, reads_text, title
 from espnet_mtla.score.results import Row, Table
 
 COLOURS = {
@@ -49,7 +50,9 @@ def draw(tables: Sequence[Table]) -> Figure:
             rows = [row for row in table.rows if row.speed and row.quality]
             left.set_title(title(table), loc="left")
             _quality_panel(left, rows, colours)
-            left.set_ylabel(f"{table.metric.upper()} %, 95 % interval")
+            left.set_ylabel(f"{METRICS[table.metric].label}, 95 % interval")
+            unit = "source token" if reads_text(table) else "second of audio"
+            left.set_xlabel(f"KV cache for a {unit} (log scale)")
             _time_panel(right, rows, colours)
         figure.get_layout_engine().set(h_pad=0.12)
         figure.canvas.draw()  # only now is it known where things are
@@ -79,7 +82,7 @@ def _quality_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> 
     for i, row in enumerate(rows):
         if row.speed is None or row.quality is None:
             continue
-        x, y = row.speed.cache_bytes_per_audio_second, row.quality.wer
+        x, y = row.speed.cache_bytes_per_audio_second, row.quality.value
         if x <= 0:  # a model without a cache has no place on a logarithmic axis
             continue
         sizes.append(x)
@@ -110,7 +113,6 @@ def _quality_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> 
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda x, _: quantity(x, "B")))
     axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlabel("KV cache for a second of audio (log scale)")
     axis.grid(alpha=0.25)
 
 

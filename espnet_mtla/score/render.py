@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
+from espnet_mtla.score.metric import METRICS
 from espnet_mtla.score.provenance import Provenance
 from espnet_mtla.score.results import BASE, Row, Table
 from espnet_mtla.score.table import aligned, markdown
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 GAP = "-"
-UNITS = {"wer": "words", "cer": "characters"}
+UNITS = {"cer": "characters"}
 
 
 def quantity(value: float, unit: str) -> str:
@@ -31,34 +33,41 @@ def quantity(value: float, unit: str) -> str:
 
 def header(table: Table) -> list[str]:
     base = f"vs {table.base}" if table.base == BASE else "vs first"
+    metric = METRICS[table.metric]
+    text = reads_text(table)
     return [
         "attention",
         "params",
-        f"{table.metric.upper()} % [95 %]",
-        "sub/del/ins",
+        f"{metric.label} [95 %]",
+        metric.beside,
         base,
         "time s",
         "speed-up",
-        "cache/s",
+        "cache/token" if text else "cache/s",
         "smaller",
         "peak",
-        "RTF",
+        "s/token" if text else "RTF",
     ]
 
 
-def cells(row: Row) -> list[str]:
+def reads_text(table: Table) -> bool:
+    """Whether text was decoded: measured in tokens, where sound is in seconds."""
+    return any((row.conditions or {}).get("input") == "text" for row in table.rows)
+
+
+def cells(row: Row, metric: str) -> list[str]:
     """One table row; gaps where something is missing."""
-    return [row.attention, *_cells(row)]
+    return [row.attention, *_cells(row, metric)]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, metric: str) -> list[str]:
     speed, quality, difference = row.speed, row.quality, row.difference
     counts = [GAP, GAP]
     if quality:
         low, high = quality.ci95
         counts = [
-            f"{quality.wer:.2f} [{low:.2f}, {high:.2f}]",
-            f"{quality.substitutions}/{quality.deletions}/{quality.insertions}",
+            f"{quality.value:.2f} [{low:.2f}, {high:.2f}]",
+            _detail(METRICS[metric].detail, quality.counts),
         ]
     compared = (
         f"{difference.difference:+.2f} {difference.verdict}" if difference else GAP
@@ -76,6 +85,12 @@ def _cells(row: Row) -> list[str]:
         quantity(speed.peak_memory_bytes, "B"),
         f"{speed.rtf:.3f}",
     ]
+
+
+def _detail(form: str, counts: dict[str, Any]) -> str:
+    """``form`` filled in; a gap where the metric had nothing to count."""
+    names = [name for _, name, _, _ in Formatter().parse(form) if name]
+    return GAP if any(counts[n] is None for n in names) else form.format_map(counts)
 
 
 def title(table: Table) -> str:
@@ -97,10 +112,12 @@ def conditions(table: Table) -> list[str]:
             warnings.append(f"Not comparable as they stand, {spoken} differs: {each}.")
     some = next((row for row in table.rows if row.quality and row.speed), None)
     if some and some.quality and some.speed:
+        unit = UNITS.get(table.metric, "words")
         size = (
             f"{some.quality.utterances:,} utterances",
-            f"{some.quality.ref_words:,} {UNITS[table.metric]} of reference",
-            f"{some.speed.audio_seconds:,.0f} s of audio",
+            f"{some.quality.ref_words:,} {unit} of reference",
+            f"{some.speed.audio_seconds:,.0f} "
+            + ("tokens of source" if reads_text(table) else "s of audio"),
         )
         common.insert(0, ", ".join(size))
     return ["; ".join(common) + "."] * bool(common) + warnings
@@ -121,17 +138,17 @@ def terminal(tables: Sequence[Table]) -> str:
     """All tables for a screen of 120 columns."""
     blocks = []
     for table in tables:
-        grid = aligned(header(table), [cells(row) for row in table.rows])
+        grid = aligned(header(table), [cells(row, table.metric) for row in table.rows])
         blocks.append("\n".join([title(table), "", grid, "", *notes(table)]))
     return "\n\n".join(blocks) + "\n"
 
 
 LEGEND = """\
 Intervals hold 95 % of the bootstrap's draws of utterances. The column after the counts
-is the difference in percentage points and its verdict: `same` where the interval of the
-paired bootstrap holds 0. `time s` is that of the whole decoding, encoder included;
-`cache/s` is the decoder's key-value cache for one second of audio, `smaller` how many
-times less that is."""
+is the difference in points and its verdict: `same` where the interval of the paired
+bootstrap holds 0. `time s` is that of the whole decoding, encoder included; `cache/s`
+is the decoder's key-value cache for one second of audio (of text: for one token of the
+source), `smaller` how many times less that is."""
 
 
 def document(
@@ -149,7 +166,9 @@ def document(
     ]
     for table in tables:
         parts.append(f"{marks}# {title(table)}")
-        parts.append(markdown(header(table), [cells(row) for row in table.rows]))
+        parts.append(
+            markdown(header(table), [cells(row, table.metric) for row in table.rows])
+        )
         parts += notes(table)
     return "\n\n".join(parts) + "\n"
 

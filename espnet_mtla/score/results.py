@@ -1,7 +1,8 @@
 """Collects decoded and scored experiments into comparisons of attention types.
 
 Reads ``EXP/decode_NAME/SET/efficiency.json`` (speed, memory) and
-``EXP/decode_NAME/SET/score_METRIC/{score.json,utterances.jsonl}`` (errors).
+``EXP/decode_NAME/SET/score_METRIC/{score.json,utterances.jsonl}`` (quality); of a
+baseline, which is no model, ``BASELINE/SET/score_METRIC/score.json``.
 """
 
 from __future__ import annotations
@@ -10,16 +11,18 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from string import Formatter
 from typing import Any, TypeVar
 
 import numpy as np
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.score.bootstrap import Difference, paired
+from espnet_mtla.score.bootstrap import Difference, compare
+from espnet_mtla.score.metric import METRICS, rate_of
 
 ATTENTIONS = ("mha", "mqa", "gqa", "mla", "mtla")
 BASE = "mha"
-PREFIX = "decode_"
+PREFIX, BASELINE = "decode_", "baseline_"
 STAGES = {"train": 8, "decode": 10, "score": 11}
 """Pipeline stages that make what is read here, for messages."""
 
@@ -46,22 +49,18 @@ class Speed:
 
 @dataclass(frozen=True)
 class Quality:
-    """What score.json tells; ``wer`` and ``ci95`` in percent."""
+    """What score.json tells; ``counts`` is all of it, ``value`` the metric's score."""
 
     utterances: int
     ref_words: int
-    substitutions: int
-    deletions: int
-    insertions: int
-    errors: int
-    wer: float
+    value: float
     ci95: tuple[float, float]
-    sentence_errors: int
+    counts: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One attention type on one test set, decoded in one way.
+    """One attention type on one test set, decoded in one way, or a baseline.
 
     ``missing`` says which file is not there and which stage makes it; what would have
     been read from it is ``None``. ``speedup``, ``cache_factor`` (times smaller) and
@@ -96,6 +95,7 @@ def collect(
     sets: Sequence[str] = (),
     metric: str = "wer",
     partial: bool = False,
+    baselines: Sequence[Path] = (),
 ) -> list[Table]:
     """Read everything and compare with the base: MHA, or else the first experiment.
 
@@ -105,6 +105,7 @@ def collect(
         sets: names of test sets; all that are found if empty.
         metric: which ``score_METRIC`` folder is read.
         partial: leave gaps for what is missing instead of raising.
+        baselines: folders of trivial hypotheses; they come first in each table.
 
     Raises:
         UserError: a file is missing or lacks a key, or rows were scored on different
@@ -127,6 +128,7 @@ def collect(
                 _against(row, rows[base], folder, folders[base], metric)
                 for row, folder in zip(rows, folders, strict=True)
             ]
+            rows = [_read_baseline(path, test_set, metric) for path in baselines] + rows
             tables.append(Table(decode, test_set, metric, labels[base], tuple(rows)))
     return tables
 
@@ -196,11 +198,30 @@ def _read_row(
         row = replace(row, speed=speed, conditions=_conditions(raw))
     score = folder / f"score_{metric}" / "score.json"
     if score.exists():
-        raw = _read_json(score)
-        long = {"sub": "substitutions", "del": "deletions", "ins": "insertions"}
-        raw = {long.get(key, key): value for key, value in raw.items()}
-        row = replace(row, quality=_typed(Quality, raw, score, "score"))
+        row = replace(row, quality=_read_quality(score, metric))
     return replace(row, missing=missing)
+
+
+def _read_baseline(folder: Path, test_set: str, metric: str) -> Row:
+    score = folder / test_set / f"score_{metric}" / "score.json"
+    if not score.exists():
+        raise UserError(f"{score}: missing; {_made_by('score')}")
+    label = folder.name.removeprefix(BASELINE)
+    return Row(label, folder.name, quality=_read_quality(score, metric))
+
+
+def _read_quality(path: Path, metric: str) -> Quality:
+    raw = _read_json(path)
+    entry = METRICS[metric]
+    shown = [name for _, name, _, _ in Formatter().parse(entry.detail) if name]
+    lacks = [name for name in shown if name not in raw]
+    if lacks:
+        raise UserError(
+            f"{path}: lacks {', '.join(lacks)}; delete it and run"
+            f" stage {STAGES['score']} (score) again"
+        )
+    named = {**raw, "value": raw.get(entry.value), "counts": raw}
+    return _typed(Quality, named, path, "score")
 
 
 def _missing(experiment: Path, folder: Path, metric: str) -> str | None:
@@ -259,19 +280,21 @@ def _against(row: Row, base: Row, folder: Path, base_folder: Path, metric: str) 
     ours, theirs = (
         path / f"score_{metric}" / "utterances.jsonl" for path in (folder, base_folder)
     )
-    errors, base_errors, words = _paired_counts(ours, theirs)
-    return replace(row, difference=paired(errors, base_errors, words))
+    figures, base_figures = _paired_figures(ours, theirs, METRICS[metric].figures)
+    higher = METRICS[metric].higher_is_better
+    difference = compare(figures, base_figures, rate_of(metric), higher)
+    return replace(row, difference=difference)
 
 
 def _ratio(base: float, value: float) -> float | None:
     return base / value if value else None
 
 
-def _paired_counts(
-    ours: Path, theirs: Path
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Errors of both and reference words, (N,) each, in one order of utterances."""
-    left, right = _read_counts(ours), _read_counts(theirs)
+def _paired_figures(
+    ours: Path, theirs: Path, names: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The figures of both, (C, N) each, in one order of utterances."""
+    left, right = _read_figures(ours, names), _read_figures(theirs, names)
     differing = sorted(
         key
         for key in left.keys() | right.keys()
@@ -282,28 +305,27 @@ def _paired_counts(
             f"{ours} and {theirs} were not scored on the same references (first:"
             f" {differing[0]}); run stage {STAGES['score']} (score) again for both"
         )
-    keys = list(left)
-    return (
-        np.array([left[key][0] for key in keys]),
-        np.array([right[key][0] for key in keys]),
-        np.array([left[key][1] for key in keys]),
-    )
+    columns = [np.array([table[key][1] for key in left]).T for table in (left, right)]
+    return columns[0], columns[1]
 
 
-def _words(counts: dict[str, tuple[int, int]], key: str) -> int | None:
-    return counts[key][1] if key in counts else None
+def _words(figures: dict[str, tuple[int, list[float]]], key: str) -> int | None:
+    return figures[key][0] if key in figures else None
 
 
-def _read_counts(path: Path) -> dict[str, tuple[int, int]]:
-    """Key -> (errors, reference words)."""
-    counts = {}
+def _read_figures(
+    path: Path, names: tuple[str, ...]
+) -> dict[str, tuple[int, list[float]]]:
+    """Key -> (reference words, figures)."""
+    found = {}
     try:
         with open(path, encoding="utf-8") as lines:
             for item in map(json.loads, lines):
-                counts[item["key"]] = (item["errors"], item["ref_words"])
+                row = np.concatenate([np.atleast_1d(item[name]) for name in names])
+                found[item["key"]] = (item["ref_words"], row.tolist())
     except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"{path}: line {len(counts) + 1} is not as the score command writes it;"
+            f"{path}: line {len(found) + 1} is not as the score command writes it;"
             f" run stage {STAGES['score']} (score) again"
         ) from None
-    return counts
+    return found

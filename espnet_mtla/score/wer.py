@@ -13,7 +13,7 @@ import numpy as np
 
 from espnet_mtla.score.bootstrap import Difference, interval, paired
 from espnet_mtla.score.listing import Step, listing
-from espnet_mtla.score.metric import Report, Request
+from espnet_mtla.score.metric import Report, Request, comparison_line
 from espnet_mtla.score.table import aligned
 
 
@@ -83,6 +83,7 @@ def _steps(
 
 
 def _report(request: Request, metric: str, units: str) -> Report:
+    request.single_reference(metric)
     utterances = align(request.keys, request.refs, request.hyps, units)
     summary = {"metric": metric, **_summary(utterances, request)}
     parts = [_summary_table(summary, units)]
@@ -91,7 +92,7 @@ def _report(request: Request, metric: str, units: str) -> Report:
         found = _compare(utterances, others, request)
         other = _summary(others, request)["wer"]
         summary["compare"] = {"wer": other, **vars(found)}
-        parts.append(_comparison_line(summary["wer"], other, found, metric))
+        parts.append(comparison_line(metric.upper(), summary["wer"], other, found))
     parts.append(_confusion_table(utterances, request.confusions))
     terminal = "\n\n".join(part for part in parts if part)
     return Report(
@@ -154,19 +155,6 @@ def _summary_table(summary: dict[str, Any], units: str) -> str:
     header += [f"{name} %", "95 % interval", "sentences wrong %"]
     row += [f"{summary['wer']:.2f}", f"{low:.2f} to {high:.2f}", f"{wrong:.1f}"]
     return aligned(header, [row], left=0)
-
-
-def _comparison_line(rate: float, other: float, found: Difference, metric: str) -> str:
-    meaning = {
-        "same": "no difference that this data can show",
-        "better": "better than the other",
-        "worse": "worse than the other",
-    }[found.verdict]
-    return (
-        f"{metric.upper()} {rate:.2f} against {other:.2f}: {found.difference:+.2f}"
-        f" (95 % interval {found.low:+.2f} to {found.high:+.2f}, p = {found.p:.3f}),"
-        f" {meaning}"
-    )
 
 
 def _confusion_table(utterances: list[Utterance], most: int) -> str:

@@ -1,0 +1,148 @@
+"""BLEU and chrF by sacrebleu; we resample, compare and list.
+
+Papineni et al., 2002; Popovic, 2015; settings and reporting as in Post, 2018. Texts are
+taken as written, cased and detokenised: sacrebleu splits both sides alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Any
+
+import numpy as np
+from sacrebleu.metrics.bleu import BLEU
+from sacrebleu.metrics.chrf import CHRF
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.score.bootstrap import compare, percentiles
+from espnet_mtla.score.metric import Report, Request, comparison_line
+from espnet_mtla.score.table import aligned
+
+LISTED = 50
+"""Utterances in result.txt, those with the lowest chrF."""
+
+
+class Bleu(BLEU):
+    """sacrebleu's BLEU, with the counts of each sentence within reach."""
+
+    def counts(self, hyps: list[str], refs: list[list[str | None]]) -> np.ndarray:
+        """(10, N): length of hypothesis and reference, 4 matches, 4 possible."""
+        return np.array(self._extract_corpus_statistics(hyps, refs)).T
+
+    def of(self, sums: np.ndarray) -> np.ndarray:
+        """(10, R) summed counts to R scores."""
+        return np.array([self._compute_score_from_stats(list(s)).score for s in sums.T])
+
+
+class Chrf(CHRF):
+    """sacrebleu's chrF2, with the counts of each sentence within reach."""
+
+    def counts(self, hyps: list[str], refs: list[list[str | None]]) -> np.ndarray:
+        """(18, N): n-grams of hypothesis and reference, and matches, n = 1 to 6."""
+        return np.array(self._extract_corpus_statistics(hyps, refs)).T
+
+    def of(self, sums: np.ndarray) -> np.ndarray:
+        """(18, R) summed counts to R scores."""
+        return np.array([self._compute_score_from_stats(list(s)).score for s in sums.T])
+
+
+@cache
+def _plain() -> Bleu:
+    return Bleu()
+
+
+def bleu_of(sums: np.ndarray) -> np.ndarray:
+    """BLEU of summed counts, (10, R) to (R,); how they were counted is no matter."""
+    return _plain().of(sums)
+
+
+def report(request: Request) -> Report:
+    """BLEU, with chrF beside it."""
+    # sacrebleu's own warning names the line of a tokenised text, which is not ours.
+    logging.getLogger("sacrebleu").setLevel(logging.ERROR)
+    bleu, chrf = _bleu(request), Chrf(lowercase=request.lowercase)
+    streams = _streams(request)
+    counts = bleu.counts(list(request.hyps), streams)
+    characters = chrf.counts(list(request.hyps), streams)
+    draws = {"resamples": request.resamples, "seed": request.seed}
+    whole = bleu._compute_score_from_stats(list(counts.sum(1)))
+    words = [len(ref.split()) for ref in request.refs]
+    summary: dict[str, Any] = {
+        "metric": "bleu",
+        "utterances": len(request.keys),
+        "ref_words": sum(words),
+        "bleu": whole.score,
+        "ci95": list(percentiles(counts, bleu.of, **draws)),
+        "precisions": list(whole.precisions),
+        "brevity_penalty": whole.bp,
+        "length_ratio": whole.ratio,
+        "signature": str(bleu.get_signature()),
+        "chrf": float(chrf.of(characters.sum(1, keepdims=True))[0]),
+        "chrf_ci95": list(percentiles(characters, chrf.of, **draws)),
+        "chrf_signature": str(chrf.get_signature()),
+    }
+    parts = [_table(summary), _signatures(summary)]
+    if request.others is not None:
+        base = bleu.counts(list(request.others), streams)
+        found = compare(counts, base, bleu.of, True, **draws)
+        other = float(bleu.of(base.sum(1, keepdims=True))[0])
+        summary["compare"] = {"bleu": other, **vars(found)}
+        parts.append(comparison_line("BLEU", summary["bleu"], other, found))
+    single = chrf.of(characters)
+    rows = zip(request.keys, words, counts.T.tolist(), single, strict=True)
+    utterances = [
+        {"key": key, "ref_words": n, "bleu_counts": row, "chrf": round(float(one), 2)}
+        for key, n, row, one in rows
+    ]
+    terminal = "\n\n".join(parts)
+    return Report(summary, utterances, terminal, _listing(request, single, terminal))
+
+
+def _bleu(request: Request) -> Bleu:
+    try:
+        return Bleu(lowercase=request.lowercase, tokenize=request.tokenize)
+    except (KeyError, ImportError, ValueError, RuntimeError) as error:
+        known = ", ".join(sorted(BLEU.TOKENIZERS))
+        raise UserError(
+            f"--tokenize {request.tokenize}: cannot be used here ({error}); sacrebleu "
+            f"knows {known}"
+        ) from None
+
+
+def _streams(request: Request) -> list[list[str | None]]:
+    """References as sacrebleu wants them: a list a set, None where one has fewer."""
+    rows = [request.references(index) for index in range(len(request.keys))]
+    most = max(map(len, rows))
+    return [[row[i] if i < len(row) else None for row in rows] for i in range(most)]
+
+
+def _table(summary: dict[str, Any]) -> str:
+    header = ["", "score", "95 % interval"]
+    rows = [
+        [name, f"{summary[key]:.2f}", "{:.2f} to {:.2f}".format(*summary[interval])]
+        for name, key, interval in (
+            ("BLEU", "bleu", "ci95"),
+            ("chrF", "chrf", "chrf_ci95"),
+        )
+    ]
+    each = "/".join(f"{p:.1f}" for p in summary["precisions"])
+    count = f"{summary['utterances']:,} utterances, {summary['ref_words']:,} words"
+    return (
+        f"{aligned(header, rows)}\n\n{count}; 1- to 4-grams {each}, brevity penalty "
+        f"{summary['brevity_penalty']:.3f}, length ratio {summary['length_ratio']:.3f}"
+    )
+
+
+def _signatures(summary: dict[str, Any]) -> str:
+    return f"BLEU {summary['signature']}\nchrF {summary['chrf_signature']}"
+
+
+def _listing(request: Request, single: np.ndarray, head: str) -> str:
+    worst = np.argsort(single, kind="stable")[:LISTED]
+    blocks = [head, f"{len(worst)} utterances with the lowest chrF"]
+    for i in map(int, worst):
+        refs = "\n".join(f"  ref  {ref}" for ref in request.references(i))
+        line = f"{request.keys[i]}: chrF {single[i]:.1f}"
+        blocks.append(f"{line}\n{refs}\n  hyp  {request.hyps[i]}")
+    return "\n\n".join(blocks) + "\n"

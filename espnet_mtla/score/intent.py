@@ -1,0 +1,136 @@
+"""Intent accuracy, and the word error rate of the transcript behind the intent.
+
+A text is the intent, one word, then what was said.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from espnet_mtla.score.bootstrap import compare, percentiles, ratio
+from espnet_mtla.score.metric import Report, Request, comparison_line
+from espnet_mtla.score.table import aligned
+from espnet_mtla.score.wer import align
+
+NONE = "(nothing)"
+
+
+def report(request: Request) -> Report:
+    """Share of utterances whose intent is right, in percent."""
+    request.single_reference("intent")
+    wanted, spoken = _split(request.refs)
+    found, heard = _split(request.hyps)
+    right = _right(wanted, found)
+    draws = {"resamples": request.resamples, "seed": request.seed}
+    classes = sorted(set(wanted))
+    strange = Counter(intent for intent in found if intent not in classes)
+    summary: dict[str, Any] = {
+        "metric": "intent",
+        "utterances": len(request.keys),
+        "ref_words": sum(len(ref.split()) for ref in request.refs),
+        "intents": len(classes),
+        "accuracy": 100 * float(right[0].mean()),
+        "ci95": list(percentiles(right, ratio, **draws)),
+        "macro_f1": _macro_f1(wanted, found, classes),
+        "unknown_intents": strange.total(),
+        "transcript_wer": _transcript_wer(request, spoken, heard),
+    }
+    parts = [_table(summary)]
+    if strange:
+        names = ", ".join(f"{name} ({n})" for name, n in strange.most_common(5))
+        parts.append(f"hypotheses with an intent that no reference has: {names}")
+    if request.others is not None:
+        base = _right(wanted, _split(request.others)[0])
+        result = compare(right, base, ratio, True, **draws)
+        other = 100 * float(base[0].mean())
+        summary["compare"] = {"accuracy": other, **vars(result)}
+        line = comparison_line("accuracy", summary["accuracy"], other, result)
+        parts.append(line)
+    parts.append(_confusions(wanted, found, request.confusions))
+    utterances = [
+        {
+            "key": key,
+            "ref_words": len(ref.split()),
+            "intent": intent,
+            "found": other,
+            "right": int(intent == other),
+            "one": 1,
+        }
+        for key, ref, intent, other in zip(
+            request.keys, request.refs, wanted, found, strict=True
+        )
+    ]
+    terminal = "\n\n".join(part for part in parts if part)
+    return Report(summary, utterances, terminal, _listing(request, right, terminal))
+
+
+def _split(texts: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """Intents and transcripts; an empty hypothesis has neither."""
+    parts = [[*text.split(maxsplit=1), "", ""][:2] for text in texts]
+    return [intent or NONE for intent, _ in parts], [words for _, words in parts]
+
+
+def _right(wanted: list[str], found: list[str]) -> np.ndarray:
+    """(2, N): whether each is right, and 1."""
+    hits = [float(a == b) for a, b in zip(wanted, found, strict=True)]
+    return np.array([hits, [1.0] * len(hits)])
+
+
+def _macro_f1(wanted: list[str], found: list[str], classes: list[str]) -> float:
+    """Mean F1 in percent over the intents of the references, each counting alike."""
+    there, said = Counter(wanted), Counter(found)
+    hits = Counter(a for a, b in zip(wanted, found, strict=True) if a == b)
+    scores = [2 * hits[c] / (there[c] + said[c]) for c in classes]
+    return 100 * sum(scores) / len(scores)
+
+
+def _transcript_wer(
+    request: Request, spoken: list[str], heard: list[str]
+) -> float | None:
+    """Percent, over the utterances that have a transcript; None where none has."""
+    rows = [
+        row for row in zip(request.keys, spoken, heard, strict=True) if row[1].split()
+    ]
+    if not rows:
+        return None
+    aligned_rows = align(*map(list, zip(*rows, strict=True)), "words")
+    errors = sum(utterance.errors for utterance in aligned_rows)
+    return 100 * errors / sum(utterance.units for utterance in aligned_rows)
+
+
+def _table(summary: dict[str, Any]) -> str:
+    low, high = summary["ci95"]
+    wer = summary["transcript_wer"]
+    header = ["utterances", "intents", "accuracy %", "95 % interval"]
+    header += ["macro F1 %", "transcript WER %"]
+    row = [f"{summary['utterances']:,}", str(summary["intents"])]
+    row += [f"{summary['accuracy']:.2f}", f"{low:.2f} to {high:.2f}"]
+    row += [f"{summary['macro_f1']:.2f}", "-" if wer is None else f"{wer:.2f}"]
+    return aligned(header, [row], left=0)
+
+
+def _confusions(wanted: list[str], found: list[str], most: int) -> str:
+    """The pairs that are most often taken for one another; empty without errors."""
+    pairs = Counter((a, b) for a, b in zip(wanted, found, strict=True) if a != b)
+    there = Counter(wanted)
+    # Ties are settled by the names, so that the order does not hang on the file's.
+    ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:most]
+    rows = [
+        [a, b, str(n), str(there[a]), f"{100 * n / there[a]:.0f}"]
+        for (a, b), n in ordered
+    ]
+    header = ["intent", "taken for", "times", "of", "%"]
+    return aligned(header, rows, left=2) if rows else ""
+
+
+def _listing(request: Request, right: np.ndarray, head: str) -> str:
+    blocks = [head, f"{int((1 - right[0]).sum())} utterances with a wrong intent"]
+    for key, ref, hyp, hit in zip(
+        request.keys, request.refs, request.hyps, right[0], strict=True
+    ):
+        if not hit:
+            blocks.append(f"{key}\n  ref  {ref}\n  hyp  {hyp}")
+    return "\n\n".join(blocks) + "\n"

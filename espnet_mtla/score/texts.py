@@ -1,0 +1,146 @@
+"""Reading what is scored: Kaldi ``text``, plain lines, or JSONL, paired by key."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from espnet_mtla.data.folder import read_table
+from espnet_mtla.errors import UserError
+from espnet_mtla.score.metric import Request
+
+FORMATS = ("auto", "kaldi", "lines", "jsonl")
+KEYS = ("key", "id", "utt_id")
+SHOWN_KEYS = 3
+
+Texts = dict[str, tuple[str, ...]]
+
+
+def read_request(
+    refs: Sequence[str | Path],
+    hyp: str | Path,
+    other: str | Path | None = None,
+    form: str = "auto",
+    fields: tuple[str, str] = ("text", "text"),
+    **options: Any,
+) -> Request:
+    """Read references (one file or several) and hypotheses, and pair them.
+
+    ``form`` is one of :data:`FORMATS`; ``auto`` is ``jsonl`` for names that end so and
+    ``kaldi`` otherwise. Plain lines are paired by their number. ``fields`` are what
+    JSONL calls the text of references and of hypotheses; a reference may be a list.
+    ``options`` are the remaining fields of :class:`Request`. A hypothesis may be empty,
+    a reference may not: scores are shares of the reference.
+    """
+    first, *more = [_read(path, form, fields[0]) for path in refs]
+    for path, texts in zip(refs, (first, *more), strict=True):
+        _refuse_empty(path, texts)
+    for path, texts in zip(refs[1:], more, strict=True):
+        _same_keys(path, texts, refs[0], first)
+    hyps = _hypotheses(hyp, form, fields[1], refs[0], first)
+    others = None
+    if other is not None:
+        others = _hypotheses(other, form, fields[1], refs[0], first)
+    beyond = tuple(
+        (*texts[1:], *(text for table in more for text in table[key]))
+        for key, texts in first.items()
+    )
+    single = tuple(texts[0] for texts in first.values())
+    return Request(tuple(first), single, hyps, others, beyond, **options)
+
+
+def _read(path: str | Path, form: str, field: str) -> Texts:
+    """Texts of each key; several only for references in JSONL."""
+    if form == "auto":
+        form = "jsonl" if str(path).endswith(".jsonl") else "kaldi"
+    if form == "lines":
+        texts = {str(n): (line,) for n, line in enumerate(_lines(path), 1)}
+    elif form == "jsonl":
+        texts = _read_jsonl(path, field)
+    else:
+        texts = {key: (text,) for key, text in read_table(path).items()}
+    if not texts:
+        raise UserError(f"{path}: no utterance in it, nothing to score")
+    return texts
+
+
+def _lines(path: str | Path) -> list[str]:
+    try:
+        content = Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not UTF-8") from None
+    # Not splitlines(): it would also split at rarer separators inside a text.
+    lines = content.split("\n")
+    return [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+
+
+def _read_jsonl(path: str | Path, field: str) -> Texts:
+    texts: Texts = {}
+    for number, line in enumerate(_lines(path), 1):
+        place = f"{path}:{number}"
+        try:
+            item = json.loads(line)
+        except ValueError:
+            raise UserError(f"{place}: not JSON") from None
+        if not isinstance(item, dict) or field not in item:
+            there = ", ".join(item) if isinstance(item, dict) else "no object"
+            raise UserError(
+                f"{place}: no field {field!r} (there is: {there}); see --ref_field and "
+                "--hyp_field"
+            )
+        key = next((str(item[name]) for name in KEYS if name in item), None)
+        if key is None:
+            raise UserError(f"{place}: no key; one of {', '.join(KEYS)} is needed")
+        if key in texts:
+            raise UserError(f"{place}: key {key!r} stands twice")
+        given = item[field] if isinstance(item[field], list) else [item[field]]
+        if not given or not all(isinstance(text, str) for text in given):
+            raise UserError(f"{place}: {key}: {field!r} is neither text nor texts")
+        texts[key] = tuple(given)
+    return texts
+
+
+def _refuse_empty(path: str | Path, texts: Texts) -> None:
+    for key, given in texts.items():
+        if not all(text.strip() for text in given):
+            raise UserError(
+                f"{path}: utterance {key} has an empty reference, which no rate can be"
+                " taken of; remove it from the data folder"
+            )
+
+
+def _hypotheses(
+    path: str | Path, form: str, field: str, ref: str | Path, refs: Texts
+) -> tuple[str, ...]:
+    """The texts of ``path`` in the order of ``refs``."""
+    table = _read(path, form, field)
+    _same_keys(path, table, ref, refs)
+    for key, texts in table.items():
+        if len(texts) > 1:
+            raise UserError(f"{path}: {key}: {len(texts)} hypotheses; one is scored")
+    return tuple(table[key][0] for key in refs)
+
+
+def _same_keys(path: str | Path, table: Texts, ref: str | Path, refs: Texts) -> None:
+    lacks = [key for key in refs if key not in table]
+    extra = [key for key in table if key not in refs]
+    if not lacks and not extra:
+        return
+    parts = []
+    if lacks:
+        parts.append(f"{path} lacks {len(lacks)} of {len(refs)} ({_first(lacks)})")
+    if extra:
+        parts.append(f"{ref} lacks {len(extra)} of {len(table)} ({_first(extra)})")
+    hint = ""
+    if len(lacks) == len(refs):
+        hint = "; or are these plain lines? --format lines"
+    raise UserError(
+        f"the utterances differ: {'; '.join(parts)}; score the data set that was"
+        f" decoded, whole{hint}"
+    )
+
+
+def _first(keys: list[str]) -> str:
+    return ", ".join(keys[:SHOWN_KEYS]) + (", ..." if len(keys) > SHOWN_KEYS else "")
