@@ -45,7 +45,7 @@ class DecoderOnlyTransformer(nn.Module):
             ``(B, U, V)``; those of padding mean nothing.
         """
         self._check(prompt, prompt_lens)
-        text = self._embed(tokens)
+        text = self.embed(tokens)
         text = self.prompt_mode.run(self.layers, prompt, prompt_lens, text)
         return self.output(self.norm(text))
 
@@ -77,7 +77,7 @@ class DecoderOnlyTransformer(nn.Module):
 
     def extend(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Logits ``(N, L, V)`` after each of L more tokens a row, ``(N, L)``."""
-        x = self._embed(tokens)
+        x = self.embed(tokens)
         for layer, cache in zip(self.layers, state.caches, strict=True):
             x = layer.step(x, cache)
         return self.output(self.norm(x))
@@ -98,7 +98,8 @@ class DecoderOnlyTransformer(nn.Module):
             for layer in self.layers
         )
 
-    def _embed(self, tokens: Tensor) -> Tensor:
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Vectors of token ids, ``(..., U)`` to ``(..., U, D)``."""
         return self.embedding(tokens) * self.config.embed_dim**0.5
 
     def _check(self, prompt: Tensor, prompt_lens: Tensor) -> None:

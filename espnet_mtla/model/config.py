@@ -34,6 +34,9 @@ class ProjectorConfig:
 class ModelConfig:
     """Losses. ``ctc_weight`` 1.0 trains the encoder alone, 0.0 leaves CTC out.
 
+    ``intent_weight`` is that of the intent's own cross-entropy, which is added to the
+    rest where a task has intents.
+
     ``length_normalized_loss`` divides the cross-entropy by the tokens of the batch
     instead of its utterances. ``encoded_cache_mb`` keeps what a frozen encoder made of
     the utterances in so much memory (MiB, each process), instead of encoding them again
@@ -42,6 +45,7 @@ class ModelConfig:
 
     ctc_weight: float = 0.3
     lsm_weight: float = 0.1
+    intent_weight: float = 1.0
     length_normalized_loss: bool = False
     encoded_cache_mb: int = 0
 
@@ -49,6 +53,7 @@ class ModelConfig:
         for field, least, most, shown in (
             ("ctc_weight", 0.0, 1.0, "[0, 1]"),
             ("lsm_weight", 0.0, 0.99, "[0, 1)"),
+            ("intent_weight", 0.0, 100.0, "[0, 100]"),
         ):
             value = getattr(self, field)
             number = isinstance(value, int | float) and not isinstance(value, bool)

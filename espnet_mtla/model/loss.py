@@ -55,6 +55,27 @@ class TokenLoss(nn.Module):
         return self.criterion(logits, target), accuracy
 
 
+def intent_loss(
+    logits: Tensor, target: Tensor, counts: Tensor
+) -> tuple[Tensor, Tensor]:
+    """How well the intent is told, which is the first tokens of each text.
+
+    Args:
+        logits: (B, U, V); target: (B, U) token ids; counts: (B,) tokens of the intent.
+    Returns:
+        -log p of the whole intent, mean over utterances (), and the share of utterances
+        whose intent would be guessed right ().
+    """
+    most = int(counts.max())
+    logits, target = logits[:, :most], target[:, :most]
+    inside = valid_frames(counts, most)
+    each = nn.functional.cross_entropy(
+        logits.transpose(1, 2).float(), target.clamp(min=0), reduction="none"
+    )
+    right = ((logits.argmax(-1) == target) | ~inside).all(1)
+    return each.masked_fill(~inside, 0.0).sum(1).mean(), right.float().mean()
+
+
 def frames_for_ctc(text: Tensor, lengths: Tensor) -> Tensor:
     """Encoder frames CTC needs for each row: a token each, and a blank inside repeats.
 

@@ -28,6 +28,7 @@ from espnet_mtla.model.loss import (
     TokenLoss,
     frames_for_ctc,
     greedy_ctc_error_rate,
+    intent_loss,
     shifted,
 )
 from espnet_mtla.model.padding import (
@@ -94,12 +95,19 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         speech_lengths: Tensor,
         text: Tensor,
         text_lengths: Tensor,
+        source: Tensor | None = None,
+        source_lengths: Tensor | None = None,
+        intent: Tensor | None = None,
         utt_id: Sequence[str] = (),
+        **_: Tensor,
     ) -> tuple[Tensor, Stats, Tensor]:
         """Loss of one batch.
 
         Args:
             speech: (B, L) samples or (B, L, F) features; ``text``: (B, U) token ids.
+            source: (B, W) token ids of what was said, where the text is something else
+                (a translation): CTC's target then.
+            intent: (B, 1) tokens of the intent, which each text begins with.
             utt_id: names, for messages alone.
         Returns:
             loss (1,), statistics for the log, each (1,), and as their weight the batch
@@ -113,29 +121,62 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         loss = encoded.new_zeros(())
         stats: Stats = {}
         if self.ctc is not None:
-            self._warn_of_short(lengths, text, text_lengths, utt_id)
-            loss_ctc = self.ctc(encoded, lengths, text, text_lengths)
-            loss = loss + weight * loss_ctc
-            stats["loss_ctc"] = loss_ctc.detach()
-            if not self.training:
-                stats["cer_ctc"] = greedy_ctc_error_rate(
-                    self.ctc, encoded, lengths, text, text_lengths
+            said, said_lengths = text, text_lengths
+            if source is not None and source_lengths is not None:
+                said, said_lengths = (
+                    source[:, : int(source_lengths.max())],
+                    source_lengths,
                 )
+            loss_ctc, found = self._ctc_loss(
+                encoded, lengths, said, said_lengths, utt_id
+            )
+            loss, stats = loss + weight * loss_ctc, found
         if self.decoder is not None:
-            loss_att, accuracy = self._token_loss(encoded, lengths, text, text_lengths)
-            loss = loss + (1 - weight) * loss_att
-            stats |= {"loss_att": loss_att.detach(), "acc": accuracy}
+            loss_att, found = self._token_loss(
+                encoded, lengths, text, text_lengths, intent
+            )
+            loss, stats = loss + loss_att, stats | found
         if not torch.isfinite(loss):
             raise UserError(_not_finite(loss, utt_id))
         stats["loss"] = loss.detach()
         return force_gatherable((loss, stats, len(speech)), loss.device)
 
+    def _ctc_loss(
+        self,
+        encoded: Tensor,
+        lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        utt_id: Sequence[str],
+    ) -> tuple[Tensor, Stats]:
+        self._warn_of_short(lengths, text, text_lengths, utt_id)
+        loss = self.ctc(encoded, lengths, text, text_lengths)
+        stats: Stats = {"loss_ctc": loss.detach()}
+        if not self.training:
+            stats["cer_ctc"] = greedy_ctc_error_rate(
+                self.ctc, encoded, lengths, text, text_lengths
+            )
+        return loss, stats
+
     def _token_loss(
-        self, encoded: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
-    ) -> tuple[Tensor, float]:
+        self,
+        encoded: Tensor,
+        lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        intent: Tensor | None,
+    ) -> tuple[Tensor, Stats]:
         given, wanted = shifted(text, text_lengths, self.eos)
         prompt, prompt_lens = self.project(encoded, lengths)
-        return self.token_loss(self.decoder(prompt, prompt_lens, given), wanted)
+        logits = self.decoder(prompt, prompt_lens, given)
+        loss, accuracy = self.token_loss(logits, wanted)
+        stats: Stats = {"loss_att": loss.detach(), "acc": accuracy}
+        loss = (1 - self.config.ctc_weight) * loss
+        if intent is not None:
+            loss_intent, right = intent_loss(logits, wanted, intent[:, 0])
+            loss = loss + self.config.intent_weight * loss_intent
+            stats |= {"loss_intent": loss_intent.detach(), "acc_intent": right}
+        return loss, stats
 
     def _warn_of_short(
         self,
