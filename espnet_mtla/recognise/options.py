@@ -27,6 +27,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ngpu", type=int, choices=(0, 1), default=0, help="0: CPU (default), 1: GPU"
     )
+    add_decoding_options(parser)
+
+
+def add_decoding_options(parser: argparse.ArgumentParser) -> None:
+    """An option for each field of :class:`DecodeOptions`, left out unless given."""
     group = parser.add_argument_group("decoding options")
     for option in fields(DecodeOptions):
         kind = type(option.default)
@@ -59,7 +64,7 @@ def read_options(args: argparse.Namespace) -> DecodeOptions:
     from espnet_mtla.task.config import load_yaml
 
     known = [option.name for option in fields(DecodeOptions)]
-    values = {}
+    values: dict[str, object] = {}
     if args.config is not None:
         values = load_yaml(args.config)
         for key in values:
@@ -67,5 +72,10 @@ def read_options(args: argparse.Namespace) -> DecodeOptions:
                 raise UserError(
                     f"{args.config}: unknown key {key!r}; valid: {', '.join(known)}"
                 )
-    given = {name: value for name, value in vars(args).items() if name in known}
-    return DecodeOptions(**{**values, **given})
+    return DecodeOptions(**{**values, **given_options(args)})
+
+
+def given_options(args: argparse.Namespace) -> dict[str, object]:
+    """The decoding options that stood on the command line."""
+    known = [option.name for option in fields(DecodeOptions)]
+    return {name: value for name, value in vars(args).items() if name in known}

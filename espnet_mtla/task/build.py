@@ -6,7 +6,10 @@ Decoding needs this alone: espnet2's AbsTask, whose import takes seconds, stays 
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+
+from torch import Tensor
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
@@ -98,11 +101,27 @@ def load_model(
     use_copies(args, Path(config_file).parent)
     model = build_model(args)
     if model_file is not None:
+        parameters = load(model_file)
+        _check_vocabulary(parameters, model, model_file)
         try:
-            model.load_state_dict(load(model_file))
+            model.load_state_dict(parameters)
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{model_file}: does not fit {config_file}: {reason}"
             ) from None
     return model.to(device), args
+
+
+def _check_vocabulary(
+    parameters: Mapping[str, Tensor],
+    model: DecoderOnlySpeechModel,
+    model_file: str | Path,
+) -> None:
+    """The commonest misfit, said in words before torch says it in shapes."""
+    for name in ("decoder.output.weight", "ctc.ctc_lo.weight"):
+        if name in parameters and len(parameters[name]) != len(model.token_list):
+            raise UserError(
+                f"{model_file}: trained with {len(parameters[name])} tokens, and the "
+                f"token list has {len(model.token_list)}; put back the one it came with"
+            )

@@ -21,6 +21,7 @@ import torch
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
 
+SAFE = ".safetensors"
 NAMES = CHECKPOINT, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
 # The reporter's statistics hold these besides numbers and strings.
 _PLAIN = [
@@ -41,6 +42,8 @@ class Unreadable(UserError):
 def load(path: str | Path, device: str = "cpu") -> dict[str, Any]:
     """Load a file of tensors and plain values; nothing in it is executed.
 
+    A name that ends in ``.safetensors`` is read as that, any other as torch's own.
+
     Raises:
         Unreadable: cut off or not a torch file.
         UserError: missing, or holding other objects than plain ones.
@@ -48,6 +51,8 @@ def load(path: str | Path, device: str = "cpu") -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    if path.suffix == SAFE:
+        return _load_safe(path, device)
     try:
         with torch.serialization.safe_globals(_PLAIN):
             return torch.load(path, map_location=device, weights_only=True)
@@ -59,6 +64,18 @@ def load(path: str | Path, device: str = "cpu") -> dict[str, Any]:
         raise Unreadable(f"{path}: cut off or not a torch file; remove it") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError):
         raise Unreadable(f"{path}: cut off or not a torch file; remove it") from None
+
+
+def _load_safe(path: Path, device: str) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path, device)
+    except SafetensorError as error:
+        raise Unreadable(
+            f"{path}: cut off or not a safetensors file ({error}); get it again"
+        ) from None
 
 
 def save(content: dict[str, Any], path: str | Path) -> None:

@@ -10,6 +10,7 @@ from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
 
 STATS, TOKENISER, SYMBOLS = "feats_stats.npz", "bpe.model", "nlsyms.txt"
+TOKENS = "tokens.txt"
 
 
 def keep_copies(args: Namespace, folder: str | Path) -> None:
@@ -31,6 +32,8 @@ def use_copies(args: Namespace, folder: Path) -> None:
     if args.normalize == "global_mvn" and (folder / STATS).exists():
         stats = {"stats_file": str(folder / STATS)}
         args.normalize_conf = {**args.normalize_conf, **stats}
+    if isinstance(args.token_list, str) and (folder / TOKENS).exists():
+        args.token_list = str(folder / TOKENS)
     for option, name in (("bpemodel", TOKENISER), ("non_linguistic_symbols", SYMBOLS)):
         if getattr(args, option) is not None and (folder / name).exists():
             setattr(args, option, str(folder / name))

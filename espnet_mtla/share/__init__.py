@@ -1,0 +1,1 @@
+"""Models as folders that others can use: packing, the hub, model cards."""

@@ -1,0 +1,176 @@
+"""When each word was said: CTC's best alignment of a given token sequence.
+
+The path is torchaudio's; what it means in seconds and words is worked out here. CTC
+marks a token for a frame or a few, not for as long as it sounds, so a word runs from
+its first token's first frame to its last token's last.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.speech2text.result import Word
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from espnet_mtla.model.speech import DecoderOnlySpeechModel
+    from espnet_mtla.recognise.load import TrainedModel
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Span:
+    """Encoder frames ``first`` to ``last`` of one token, and its log-probability."""
+
+    first: int
+    last: int
+    score: float
+
+
+def align(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> list[Span]:
+    """Where CTC's most probable alignment of ``tokens`` puts each of them.
+
+    Args:
+        log_probs: ``(T, V)`` of one utterance.
+    Raises:
+        ValueError: fewer frames than :func:`frames_needed`.
+    """
+    from torchaudio.functional import forced_align
+
+    if frames_needed(tokens) > len(log_probs):
+        raise ValueError(f"{len(tokens)} tokens in {len(log_probs)} frames")
+    if not tokens:
+        return []
+    labels = torch.tensor([tokens], dtype=torch.int32, device=log_probs.device)
+    path, scores = forced_align(log_probs.float().unsqueeze(0), labels, blank=blank)
+    spans: list[Span] = []
+    before, total, first = blank, 0.0, 0
+    for frame, (label, score) in enumerate(
+        zip([*path[0].tolist(), blank], [*scores[0].tolist(), 0.0], strict=True)
+    ):
+        if label != before:
+            if before != blank:
+                spans.append(Span(first, frame - 1, total))
+            first, total = frame, 0.0
+        before, total = label, total + score
+    if len(spans) != len(tokens):
+        raise AssertionError(f"{len(tokens)} tokens in, {len(spans)} spans out")
+    return spans
+
+
+def frames_needed(tokens: Sequence[int]) -> int:
+    """A frame a token, and a blank between two that are the same."""
+    return len(tokens) + sum(a == b for a, b in pairwise(tokens))
+
+
+def spread(words: Sequence[str], seconds: float) -> list[Word]:
+    """Words of equal length over ``seconds``, with no confidence at all."""
+    step = seconds / max(1, len(words))
+    ends = [round(place * step, 3) for place in range(len(words) + 1)]
+    return [
+        Word(text, start, end, 0.0)
+        for text, (start, end) in zip(words, pairwise(ends), strict=True)
+    ]
+
+
+def group_words(
+    tokens: Sequence[str], to_text: Callable[[Sequence[str]], str]
+) -> list[tuple[str, list[int]]]:
+    """Words of the text, each with the places of the tokens it is made of.
+
+    The tokeniser itself says where words are: a token belongs to the word that the text
+    up to it ends in, if it adds to that text at all.
+    """
+    words = to_text(tokens).split()
+    places: list[list[int]] = [[] for _ in words]
+    before = ""
+    for place in range(len(tokens)):
+        text = to_text(tokens[: place + 1]).strip()
+        if text and text != before:
+            places[min(len(text.split()), len(words)) - 1].append(place)
+        before = text
+    return [(word, at) for word, at in zip(words, places, strict=True) if at]
+
+
+def seconds_per_frame(model: DecoderOnlySpeechModel, fs: int) -> float:
+    """Seconds from one encoder frame to the next.
+
+    Raises:
+        UserError: the front-end does not tell its hop.
+    """
+    from espnet_mtla.model.padding import subsampled_lengths
+
+    hop = getattr(model.frontend, "hop_length", None)
+    if hop is None:
+        raise UserError("timestamps: the model's front-end does not tell its hop")
+    factor = 1.0
+    if model.encoder is not None:
+        count = 100_000
+        short, long = subsampled_lengths(
+            model.encoder, torch.tensor([count, 2 * count])
+        ).tolist()
+        factor = round(count / (long - short))
+    return hop * factor / fs
+
+
+@dataclass(frozen=True)
+class WordTimes:
+    """Times of the words of a hypothesis, for a model that has a CTC.
+
+    Raises:
+        UserError: it has none.
+    """
+
+    trained: TrainedModel
+
+    def __post_init__(self) -> None:
+        if self.trained.model.ctc is None:
+            raise UserError(
+                "timestamps: the model has no CTC (trained with model_conf.ctc_weight "
+                "0), from which they are taken"
+            )
+
+    @torch.inference_mode()
+    def __call__(
+        self, key: str, samples: np.ndarray, tokens: Sequence[int]
+    ) -> list[Word]:
+        """Words of ``tokens``, said in ``samples (n,)``."""
+        trained = self.trained
+        speech = torch.from_numpy(samples).to(trained.device).unsqueeze(0)
+        lengths = torch.tensor([speech.size(1)], device=trained.device)
+        encoded, frames = trained.model.encode(speech, lengths, [key])
+        log_probs = trained.model.ctc.log_softmax(encoded)[0, : int(frames[0])]
+        shift = seconds_per_frame(trained.model, trained.fs)
+        longest = len(samples) / trained.fs
+        if frames_needed(tokens) > len(log_probs):
+            logger.warning(
+                "%s: %d tokens cannot be aligned with %d encoder frames (a hypothesis "
+                "that repeats itself?): its words are spread evenly, with confidence 0",
+                *(key, len(tokens), len(log_probs)),
+            )
+            return spread(trained.to_text(self._names(tokens)).split(), longest)
+        spans = align(log_probs, tokens)
+        words = []
+        for text, places in group_words(self._names(tokens), trained.to_text):
+            of_word = [spans[place] for place in places]
+            count = sum(span.last - span.first + 1 for span in of_word)
+            start = of_word[0].first * shift
+            end = min((of_word[-1].last + 1) * shift, longest)
+            score = sum(span.score for span in of_word) / count
+            words.append(Word(text, round(start, 3), round(end, 3), math.exp(score)))
+        return words
+
+    def _names(self, tokens: Sequence[int]) -> list[str]:
+        return [self.trained.model.token_list[token] for token in tokens]

@@ -1,0 +1,82 @@
+"""Transcripts as files: plain text, JSON, SubRip (SRT)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+from espnet_mtla.speech2text.result import Transcript, Word
+
+LONGEST_LINE = 42
+"""Characters of a subtitle's line; two lines make a subtitle."""
+LONGEST_SECONDS = 7.0
+LONGEST_PAUSE = 1.0
+"""A longer silence between two words begins a new subtitle."""
+SHORTEST_SECONDS = 0.7
+"""A subtitle stays at least so long, unless the next one comes earlier."""
+
+
+def plain(transcript: Transcript) -> str:
+    return transcript.text + "\n"
+
+
+def as_json(transcript: Transcript) -> str:
+    return json.dumps(transcript.as_dict(), ensure_ascii=False) + "\n"
+
+
+def srt(transcript: Transcript) -> str:
+    """Numbered subtitles with their times; the transcript must have words."""
+    if transcript.words is None:
+        raise ValueError("subtitles need timestamps")
+    groups = list(group(transcript.words))
+    starts = [words[0].start for words in groups] + [float("inf")]
+    blocks = []
+    for number, words in enumerate(groups):
+        end = max(words[-1].end, words[0].start + SHORTEST_SECONDS)
+        end = max(min(end, starts[number + 1]), words[-1].end)
+        times = f"{clock(words[0].start)} --> {clock(end)}"
+        lines = "\n".join(wrapped([word.text for word in words]))
+        blocks.append(f"{number + 1}\n{times}\n{lines}\n")
+    return "\n".join(blocks)
+
+
+def group(words: Sequence[Word]) -> Iterator[list[Word]]:
+    """Words of one subtitle each: short enough to read, broken at pauses."""
+    current: list[Word] = []
+    for word in words:
+        if current:
+            lines = wrapped([w.text for w in [*current, word]])
+            too_long = word.end - current[0].start > LONGEST_SECONDS
+            pause = word.start - current[-1].end > LONGEST_PAUSE
+            if len(lines) > 2 or too_long or pause:
+                yield current
+                current = []
+        current.append(word)
+    if current:
+        yield current
+
+
+def wrapped(words: Sequence[str]) -> list[str]:
+    """Lines of at most :data:`LONGEST_LINE` characters, but for a longer word."""
+    lines: list[str] = []
+    for word in words:
+        if lines and len(lines[-1]) + 1 + len(word) <= LONGEST_LINE:
+            lines[-1] += f" {word}"
+        else:
+            lines.append(word)
+    return lines
+
+
+def clock(seconds: float) -> str:
+    """``3661.5`` -> ``01:01:01,500``."""
+    total, thousandths = divmod(round(seconds * 1000), 1000)
+    minutes, second = divmod(total, 60)
+    hour, minute = divmod(minutes, 60)
+    return f"{hour:02d}:{minute:02d}:{second:02d},{thousandths:03d}"
+
+
+WRITERS: dict[str, Callable[[Transcript], str]] = {
+    "plain": plain,
+    "json": as_json,
+    "srt": srt,
+}
