@@ -239,7 +239,7 @@ def write_kernel(
         f = tl.arange(0, BLOCK_FEATURES)
         of_chunk = tl.zeros((BLOCK_N, BLOCK_FEATURES), tl.float32)
         of_latent = tl.zeros((BLOCK_N, BLOCK_FEATURES), tl.float32)
-        for start in tl.static_range(0, RANK, BLOCK_K):
+        for start in tl.range(0, RANK, BLOCK_K):
             k = start + tl.arange(0, BLOCK_K)
             # Sine, cosine in turn: pairs of columns share a frequency.
             frequency = tl.exp2((k // 2 * 2).to(tl.float32) * (-13.28771238 / RANK))

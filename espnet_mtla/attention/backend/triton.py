@@ -1,0 +1,287 @@
+"""The back-end of our own Triton kernels: split-KV attention, fused small steps.
+
+The kernels are in :mod:`.triton_kernels`; here are their shapes and grids. A tile of
+latent entries is read once and serves as key and as value. A long row is split among
+programs and the parts are merged in a fixed order, so that results do not change from
+run to run.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from espnet_mtla.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from espnet_mtla.attention.cache import EntryLayout
+    from espnet_mtla.attention.merge import HyperNetwork
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+WIDEST = 512
+"""Widest value, or key beside the rotary part, that fits a program's registers."""
+TILE_BYTES = 40 * 1024
+"""A tile of entries; three in flight and two programs on a processor fit an H100."""
+LEAST_SPLIT, USUAL_SPLIT = 128, 512
+"""Entries of a split: fewer cost more in merging than they gain."""
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How the attention kernel is cut: block sizes, programs a row, warps, stages."""
+
+    block_m: int
+    block_s: int
+    splits: int
+    warps: int
+    stages: int
+
+
+def plan(
+    layout: EntryLayout,
+    itemsize: int,
+    groups: int,
+    queries: int,
+    slots: int,
+    processors: int,
+) -> Launch:
+    """Block sizes from the shapes alone: nothing is timed, nothing asks the device.
+
+    Args:
+        itemsize: bytes of a number.
+        groups: rows times entry heads; queries: of each; slots: entries allocated.
+        processors: of the device.
+    """
+    block_m = min(max(_power(queries), 16), 64)
+    if itemsize == 4:
+        block_m = min(block_m, 32)
+    read = layout.width * itemsize
+    block_s = min(max(_power(TILE_BYTES // read + 1) // 2, 16), 128)
+    programs = groups * -(-queries // block_m)
+    few = min(-(-processors // programs), slots // LEAST_SPLIT)
+    usual = min(-(-8 * processors // programs), slots // USUAL_SPLIT)
+    wide = block_m == 64 and layout.value_width > 256
+    return Launch(
+        block_m,
+        block_s,
+        splits=max(few, usual, 1),
+        warps=8 if wide else 4,
+        stages=3 if block_m < 64 else 2,
+    )
+
+
+class TritonBackend:
+    """See :class:`~espnet_mtla.attention.backend.DecodeBackend`.
+
+    Args:
+        devices: types of device to run on; the CPU only where Triton interprets.
+    """
+
+    name = "triton"
+
+    def __init__(self, devices: Sequence[str] = ("cuda",)) -> None:
+        self.devices = devices
+
+    def unfit(
+        self, layout: EntryLayout, dtype: torch.dtype, device: torch.device
+    ) -> str | None:
+        if find_spec("triton") is None:
+            return "Triton is not installed: pip install triton"
+        if device.type not in self.devices:
+            return f"its kernels need a CUDA device, {device} given"
+        if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
+            return "its kernels need a GPU of compute capability 8.0 or later"
+        if dtype not in DTYPES:
+            return f"no {dtype} kernels; bfloat16, float16 or float32 is needed"
+        main, _ = _key_parts(layout)
+        if max(main, layout.value_width) > WIDEST:
+            return f"keys or values wider than {WIDEST}"
+        return None
+
+    def attend(
+        self,
+        q: Tensor,
+        entries: Tensor,
+        layout: EntryLayout,
+        visible: Tensor,
+        scale: float,
+    ) -> tuple[Tensor, Tensor]:
+        _refuse_gradients(q, entries)
+        rows, heads, queries, _ = q.shape
+        launch = plan(
+            layout,
+            q.itemsize,
+            rows * heads,
+            queries,
+            entries.size(2),
+            _processors(q.device),
+        )
+        return attend(q, entries, layout, visible, scale, launch)
+
+    def merge(self, a: Tensor, lse_a: Tensor, b: Tensor, lse_b: Tensor) -> Tensor:
+        _refuse_gradients(a, b)
+        a, b, width = a.contiguous(), b.contiguous(), a.size(-1)
+        out, rows = torch.empty_like(a), a.numel() // width
+        block = _power(width)
+        block_rows = max(2048 // block, 1)
+        _kernels().merge_kernel[(-(-rows // block_rows),)](
+            *(a, lse_a.contiguous(), b, lse_b.contiguous(), out, rows),
+            WIDTH=width,
+            BLOCK=block,
+            BLOCK_ROWS=block_rows,
+        )
+        return out
+
+    def write_token(
+        self,
+        raw: Tensor,
+        norm: nn.LayerNorm,
+        hypernet: HyperNetwork | None,
+        angles: Tensor,
+        suffix: Tensor,
+        seen: Tensor,
+        base: Tensor,
+        stride: int,
+    ) -> None:
+        """Merge one new token a row into its latent entry, in place, in one launch.
+
+        Does what ``entries`` and ``KVCache.append`` do for a single token of MLA
+        (``hypernet=None``) and MTLA (:mod:`espnet_mtla.attention.merge`).
+
+        Args:
+            raw: ``(N, r + d_R)``, what ``wkv_a`` made of the tokens.
+            norm: of the latent; hypernet: merge weights.
+            angles: rotary angles of the tokens ``(N or 1, d_R / 2)``, float32.
+            suffix: the cache's ``(N, 1, S, r + d_R)``, written at one slot a row.
+            seen: tokens of each row before this one, ``(N,)`` int64.
+            base: chunk index of each row's slot 0, ``(N,)`` int64.
+            stride: tokens of a chunk.
+        """
+        _refuse_gradients(raw, suffix)
+        rows, width = raw.shape
+        rank = norm.normalized_shape[0]
+        # Not read without a hyper-network, but a kernel's argument needs an address.
+        linears = (hypernet.fc_c, hypernet.fc_p) if hypernet else (norm, norm)
+        weights = [t for linear in linears for t in (linear.weight, linear.bias)]
+        _kernels().write_kernel[(-(-rows // 16),)](
+            *(raw, norm.weight, norm.bias, angles, seen, base, *weights, suffix),
+            *(raw.stride(0), angles.stride(0) if len(angles) > 1 else 0),
+            *(suffix.stride(0), suffix.stride(2), rows, norm.eps),
+            STRIDE=stride,
+            MERGES=hypernet is not None,
+            RANK=rank,
+            ROPE=width - rank,
+            FEATURES=rank // 4,
+            BLOCK_N=16,
+            BLOCK_RANK=_block(rank),
+            BLOCK_ROPE=_block((width - rank) // 2),
+            BLOCK_FEATURES=_block(rank // 4),
+            BLOCK_K=min(_block(rank), 64),
+            PRECISION=_precision(raw.dtype),
+        )
+
+
+def attend(
+    q: Tensor,
+    entries: Tensor,
+    layout: EntryLayout,
+    visible: Tensor,
+    scale: float,
+    launch: Launch,
+) -> tuple[Tensor, Tensor]:
+    """:meth:`TritonBackend.attend`, cut as ``launch`` says; the result is the same."""
+    kernels = _kernels()
+    (rows, heads, queries, _), width = q.shape, layout.value_width
+    main, tail = _key_parts(layout)
+    splits, shape = launch.splits, (rows, heads, queries)
+    out, lse = q.new_empty(*shape, width), q.new_empty(shape, dtype=torch.float32)
+    parts, part_lse = out, lse
+    if splits > 1:
+        parts = lse.new_empty(splits, *shape, width)
+        part_lse = lse.new_empty(splits, *shape)
+    kernels.attend_kernel[(rows * heads * -(-queries // launch.block_m), splits)](
+        *(q, entries, visible, parts, part_lse, scale, heads, queries),
+        *(*q.stride()[:3], *entries.stride()[:3], visible.stride(0)),
+        visible.stride(1) if visible.size(1) > 1 else 0,
+        MAIN=main,
+        TAIL=tail,
+        VALUE=width,
+        VALUE_START=layout.value_start,
+        SHARED=_shared(layout),
+        BLOCK_M=launch.block_m,
+        BLOCK_S=launch.block_s,
+        BLOCK_MAIN=_block(main),
+        BLOCK_TAIL=_block(tail),
+        BLOCK_VALUE=_block(width),
+        PRECISION=_precision(q.dtype),
+        num_warps=launch.warps,
+        num_stages=launch.stages,
+    )
+    if splits > 1:
+        count, block = lse.numel(), min(_power(width), 128)
+        kernels.reduce_kernel[(count, -(-width // block))](
+            *(parts, part_lse, out, lse, count, splits),
+            WIDTH=width,
+            BLOCK=block,
+            PARTS=_power(splits),
+        )
+    return out, lse
+
+
+def _shared(layout: EntryLayout) -> bool:
+    """Whether values are the beginning of the keys, as in a latent entry."""
+    return layout.value_start == 0 and layout.value_width <= layout.key_width
+
+
+def _key_parts(layout: EntryLayout) -> tuple[int, int]:
+    """Width of a key's main part, which is the value where shared, and the rest."""
+    main = layout.value_width if _shared(layout) else layout.key_width
+    return main, layout.key_width - main
+
+
+def _power(number: int) -> int:
+    """The next power of two."""
+    return 1 << max(number - 1, 0).bit_length()
+
+
+def _block(width: int) -> int:
+    """The width of a tile for matrix products: a power of two, 16 at least."""
+    return max(_power(width), 16)
+
+
+def _precision(dtype: torch.dtype) -> str:
+    """Three products of tf32 stand for one of float32: the error is float32's."""
+    return "tf32x3" if dtype == torch.float32 else "ieee"
+
+
+def _refuse_gradients(*tensors: Tensor) -> None:
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        raise UserError(
+            "backend triton: its kernels have no gradients; decode under "
+            "torch.no_grad(), or set backend: torch"
+        )
+
+
+@functools.cache
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def _kernels() -> object:
+    from espnet_mtla.attention.backend import triton_kernels
+
+    return triton_kernels
+
+
+BACKEND = TritonBackend()

@@ -1,0 +1,49 @@
+"""What every test needs to be set before the first import of Triton.
+
+Where there is no GPU, Triton's kernels run in its interpreter, on the CPU. That is
+settled when a kernel is defined, and for Triton's own functions when it is imported, so
+it is set here, before any test module is read.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def _mend_the_interpreter() -> None:
+    """Two things that Triton 3.6 interprets wrongly, put right.
+
+    Loop bounds are arrays of one number, which NumPy 2.4 no longer takes for integers.
+    And a product of bfloat16 tiles, which are kept as bits, multiplies the bits.
+    """
+    import numpy as np
+    from triton import language as tl
+    from triton.runtime import interpreter
+
+    patch_tensor = interpreter._patch_lang_tensor
+    dot = interpreter.InterpreterBuilder.create_dot
+
+    def patch(tensor: type, scope: object) -> None:
+        patch_tensor(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+    def widened(tile: object) -> object:
+        if tile.dtype.scalar != tl.bfloat16:
+            return tile
+        numbers = (tile.data.astype(np.uint32) << 16).view(np.float32)
+        return interpreter.TensorHandle(numbers, tl.float32)
+
+    def create_dot(self: object, a: object, b: object, *rest: object) -> object:
+        return dot(self, widened(a), widened(b), *rest)
+
+    interpreter._patch_lang_tensor = patch
+    interpreter.InterpreterBuilder.create_dot = create_dot
+
+
+if os.environ.get("TRITON_INTERPRET") == "1":
+    _mend_the_interpreter()
