@@ -1,0 +1,139 @@
+"""AMI's manual annotations as they are published: NXT XML, one file an agent and layer.
+
+An agent is a letter, a seat at the table; ``meetings.xml`` says who sat there and which
+headset microphone it was. The words layer holds words, and beside them sounds, gaps and
+marks, in the order in which they were heard; the segments layer cuts that row.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+from espnet_mtla.errors import UserError
+
+_NITE = "{http://nite.sourceforge.net/}"
+_HREF = re.compile(r"#id\(([^()]+)\)(?:\.\.id\(([^()]+)\))?$")
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """Who an agent of a meeting is, and the number of the headset's channel."""
+
+    name: str
+    channel: str
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Seconds of the meeting; None where the transcriber set no time.
+
+    ``ranges`` are first and last id of the words layer, both included.
+    """
+
+    name: str
+    start: float | None
+    end: float | None
+    ranges: tuple[tuple[str, str], ...]
+
+
+def read_xml(path: Path) -> ElementTree.Element:
+    """The root element; UserError where the file is missing or no XML."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        return ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise UserError(f"{path}: broken XML ({error}); get the file again") from None
+
+
+def read_meetings(path: Path) -> dict[str, dict[str, Speaker]]:
+    """Meeting to agent to speaker, from ``corpusResources/meetings.xml``."""
+    meetings: dict[str, dict[str, Speaker]] = {}
+    for meeting in read_xml(path).iter("meeting"):
+        name = meeting.get("observation", "")
+        agents = meetings.setdefault(name, {})
+        for speaker in meeting.iter("speaker"):
+            fields = [speaker.get(f) for f in ("nxt_agent", "global_name", "channel")]
+            if not all(fields):
+                raise UserError(
+                    f"{path}: meeting {name}: a speaker without nxt_agent, global_name "
+                    f"or channel: {speaker.attrib}"
+                )
+            agents[fields[0]] = Speaker(fields[1], fields[2])
+    if not meetings:
+        raise UserError(f"{path}: no <meeting> in it; get the file again")
+    return meetings
+
+
+def read_words(path: Path) -> dict[str, str]:
+    """Id to word of all that the layer holds, in its order; "" for what is no word.
+
+    Laughter, coughs, gaps and marks of disfluency are no words, nor is punctuation. A
+    word that breaks off is one: it was heard. Times are not looked at, and may be
+    missing.
+    """
+    words: dict[str, str] = {}
+    for element in read_xml(path):
+        name = element.get(f"{_NITE}id")
+        if name is None:
+            raise UserError(f"{path}: <{element.tag}> without nite:id")
+        if name in words:
+            raise UserError(f"{path}: {name} stands twice")
+        spoken = element.tag == "w" and element.get("punc") != "true"
+        words[name] = clean("".join(element.itertext())) if spoken else ""
+    return words
+
+
+def clean(word: str) -> str:
+    """Lower case; letters, digits and ``' - _ .`` inside; "" if no letter is left.
+
+    Abbreviations are spelled ``t_v_`` and stay so; a dot only stands in initials.
+    """
+    word = word.lower().replace("\u2019", "'").replace("`", "'")
+    kept = re.sub(r"[^\w'._-]", "", word).strip("-.")
+    return kept if re.search(r"[^\W_]", kept) else ""
+
+
+def read_segments(path: Path) -> list[Segment]:
+    """The segments of one agent, in the order of the file."""
+    segments = []
+    for element in read_xml(path).iter("segment"):
+        name = element.get(f"{_NITE}id", "?")
+        ranges = []
+        for child in element.iter(f"{_NITE}child"):
+            href = child.get("href", "")
+            found = _HREF.search(href)
+            if not found:
+                raise UserError(f"{path}: {name}: cannot read the href {href!r}")
+            ranges.append((found[1], found[2] or found[1]))
+        times = [
+            _seconds(element.get(f"transcriber_{end}")) for end in ("start", "end")
+        ]
+        segments.append(Segment(name, *times, tuple(ranges)))
+    return segments
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        return float(value) if value is not None else None
+    except ValueError:
+        return None
+
+
+class Words:
+    """The words layer of one agent, to be cut by ids."""
+
+    def __init__(self, path: Path) -> None:
+        words = read_words(path)
+        self._words = list(words.values())
+        self._place = {name: place for place, name in enumerate(words)}
+
+    def cut(self, ranges: tuple[tuple[str, str], ...]) -> str:
+        """The words of the ranges; KeyError with an id that is not in the layer."""
+        cut: list[str] = []
+        for first, last in ranges:
+            cut += self._words[self._place[first] : self._place[last] + 1]
+        return " ".join(filter(None, cut))

@@ -1,0 +1,226 @@
+"""XSum to data folders of texts: train, validation and test, articles and one sentence.
+
+Rows have ``document``, ``summary`` and ``id``, as on the datasets hub. A local copy may
+be jsonl, parquet, or the arrow folder that ``save_to_disk`` writes; without one the
+parquet files of the hub are fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from espnet_mtla.bin.cli import run
+from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.tally import Tally
+from espnet_mtla.errors import UserError
+
+# Held-out sets first: what stands twice is then theirs.
+SETS = {
+    "test": ("test",),
+    "validation": ("validation", "valid", "val", "dev"),
+    "train": ("train",),
+}
+"""Each set, and what its files or their folder may be called."""
+FORMATS = (".arrow", ".parquet", ".jsonl", ".json")
+FIELDS = ("id", "document", "summary")
+HUB = "EdinburghNLP/xsum"
+
+
+def prepare(
+    corpus: Path, data: Path, source_name: str, max_words: int, drop_bad: bool = False
+) -> None:
+    """Write ``data/SET`` for each set: summaries as ``text``, the articles beside it.
+
+    ``max_words`` cuts articles, 0 leaves them whole. Nothing is written before all is
+    read. Raises UserError naming the file or row that cannot be used.
+    """
+    files = find_files(corpus)
+    seen: dict[str, str] = {}
+    tables = {
+        name: read_set(name, files[name], seen, max_words, drop_bad) for name in SETS
+    }
+    for name, (documents, summaries) in tables.items():
+        with atomic_folder(data / name) as aside:
+            write_table(aside / source_name, documents)
+            write_table(aside / "text", summaries)
+
+
+def read_set(
+    name: str, files: list[Path], seen: dict[str, str], max_words: int, drop_bad: bool
+) -> tuple[dict[str, str], dict[str, str]]:
+    """Articles and summaries by id; each row is kept or counted.
+
+    ``seen`` maps an id to the set that has it, and is added to.
+    """
+    documents: dict[str, str] = {}
+    summaries: dict[str, str] = {}
+    cut = 0
+    tally = Tally(name, "articles", drop_bad, files[0].parent)
+    for file in files:
+        for key, document, summary in read_rows(file):
+            words, summary = document.split(), " ".join(summary.split())
+            if len(key.split()) != 1:
+                tally.refuse("without an id", f"{file.name}: {summary[:60]!r}")
+            elif key in seen:
+                tally.refuse("with an id that stands twice", f"{key} (in {seen[key]})")
+            elif not words:
+                tally.drop("with an empty document", key)
+            elif not summary:
+                tally.drop("with an empty summary", key)
+            else:
+                seen[key] = name
+                cut += 0 < max_words < len(words)
+                documents[key] = " ".join(words[: max_words or None])
+                summaries[key] = summary
+                tally.keep()
+    tally.close()
+    if max_words:
+        print(f"{name}: {cut:,} articles cut to their first {max_words:,} words")
+    return documents, summaries
+
+
+def find_files(corpus: Path) -> dict[str, list[Path]]:
+    """The files of each set, all in one format; UserError if a set has none."""
+    if not corpus.is_dir():
+        raise UserError(f"--corpus {corpus}: no such folder")
+    every = sorted(path for path in corpus.rglob("*") if path.suffix in FORMATS)
+    for ending in FORMATS:
+        some = [path for path in every if path.suffix == ending]
+        found = {
+            name: [path for path in some if belongs(path.relative_to(corpus), names)]
+            for name, names in SETS.items()
+        }
+        if all(found.values()):
+            return found
+    raise UserError(
+        f"{corpus}: no files of all of {', '.join(SETS)} in one of the formats "
+        f"{', '.join(FORMATS)}, such as train.jsonl or train/data-00000-of-00001.arrow"
+    )
+
+
+def belongs(path: Path, names: tuple[str, ...]) -> bool:
+    """Whether a file is of the set that goes by ``names``.
+
+    The last folder with the name of a set counts, else a word of the file's own name.
+    """
+    known = {name for aliases in SETS.values() for name in aliases}
+    # Beside the data lie the states of save_to_disk and the caches of its functions.
+    if path.name in ("state.json", "dataset_info.json", "dataset_dict.json"):
+        return False
+    if path.name.startswith((".", "cache-")):
+        return False
+    folders = [part for part in path.parts[:-1] if part in known]
+    if folders:
+        return folders[-1] in names
+    words = [word for word in re.split(r"[-_.]", path.stem) if word in known]
+    return bool(words) and words[-1] in names
+
+
+def read_rows(path: Path) -> Iterator[tuple[str, str, str]]:
+    """Id, document and summary of each row; UserError for another kind of file."""
+    read = read_json if path.suffix in (".jsonl", ".json") else read_arrow
+    for number, row in enumerate(read(path), 1):
+        missing = [name for name in FIELDS if name not in row]
+        if missing:
+            raise UserError(f"{path}: row {number} has no {missing[0]!r}: {list(row)}")
+        yield tuple("" if row[name] is None else str(row[name]) for name in FIELDS)
+
+
+def read_json(path: Path) -> Iterator[dict]:
+    """One JSON object a line."""
+    with open(path, encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: no JSON ({error})") from None
+            if not isinstance(row, dict):
+                raise UserError(f"{path}:{number}: no JSON object")
+            yield row
+
+
+def read_arrow(path: Path) -> Iterator[dict]:
+    """Rows of a parquet file, or of an arrow stream as ``datasets`` writes it."""
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        if path.suffix == ".parquet":
+            batches = pyarrow.parquet.ParquetFile(path).iter_batches(1000)
+        else:
+            batches = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
+        for batch in batches:
+            yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        said = str(error).splitlines()[0]
+        raise UserError(f"{path}: broken ({said}); get the file again") from None
+
+
+def fetch(hub: str) -> Path:
+    """Download the data set's parquet files from the hub; the folder they lie in.
+
+    What is in the hub's own cache is not downloaded again.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        folder = huggingface_hub.snapshot_download(
+            hub,
+            repo_type="dataset",
+            # Where the hub keeps every data set as parquet, whatever it came as.
+            revision="refs/convert/parquet",
+            allow_patterns="*.parquet",
+        )
+    except (OSError, HfHubHTTPError, HFValidationError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{huggingface_hub.constants.ENDPOINT}/datasets/{hub}: cannot be fetched "
+            f"({type(error).__name__}: {said}); name a local copy with --corpus"
+        ) from None
+    return Path(folder)
+
+
+def get_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--corpus",
+        type=Path,
+        help="folder of a local copy; without it the hub is asked",
+    )
+    parser.add_argument("--hub", default=HUB, help="data set on the hub")
+    parser.add_argument("--data", type=Path, default=Path("data"), help="output folder")
+    parser.add_argument(
+        "--source", default="text.source", help="file for the articles, beside text"
+    )
+    parser.add_argument(
+        "--max_words",
+        type=int,
+        default=0,
+        help="cut articles here; 0 leaves them whole",
+    )
+    parser.add_argument(
+        "--drop_bad",
+        action="store_true",
+        help="leave out rows without an id or with one that stands twice",
+    )
+    return parser
+
+
+def main() -> None:
+    args = get_parser().parse_args()
+    if args.max_words < 0:
+        raise UserError(f"--max_words {args.max_words}: must not be negative")
+    corpus = args.corpus or fetch(args.hub)
+    prepare(corpus, args.data, args.source, args.max_words, args.drop_bad)
+
+
+if __name__ == "__main__":
+    run(main)
