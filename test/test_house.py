@@ -69,7 +69,7 @@ def python(code: str, *args: str, **env: str) -> str:
     shown = subprocess.run(
         [sys.executable, "-c", code, *args],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0", **env},
         capture_output=True,
         text=True,
     )
