@@ -1,4 +1,4 @@
-"""Train a decoder-only speech model, or collect the statistics that training needs.
+"""Train a decoder-only model of speech or text, or collect the statistics for it.
 
 Options not listed here are espnet2's (AbsTask's) and are passed on: --ngpu,
 --max_epoch, --init_param, --decoder_conf attention_conf.down_rate=3 and so on
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.errors import UserError
+from espnet_mtla.task.tasks import TASKS
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,10 +23,11 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = parser.add_argument
+    add("--task", choices=TASKS, default="asr", help="what the model learns to do")
     add("--config", type=Path, help="training YAML")
     add("--attention", help="attention YAML laid over it: a name or a path")
-    add("--train_data", type=Path, help="formatted folder (wav.scp, text)")
-    add("--valid_data", type=Path, help="formatted folder (wav.scp, text)")
+    add("--train_data", type=Path, help="formatted folder (wav.scp, texts)")
+    add("--valid_data", type=Path, help="formatted folder (wav.scp, texts)")
     add("--stats_dir", type=Path, help="statistics: written by --collect_stats")
     add("--output_dir", type=Path, help="experiment folder; continued if it is there")
     add("--collect_stats", action="store_true", help="collect statistics, no training")
@@ -73,7 +75,7 @@ def main() -> None:
     if options.help_all:
         from espnet_mtla.task.launch import show_all_options
 
-        show_all_options()
+        show_all_options(options.task)
         return
     needed = ["config", "train_data", "valid_data", "stats_dir"]
     if not options.collect_stats:
@@ -86,7 +88,7 @@ def main() -> None:
     from espnet_mtla.task import launch
 
     config = launch.read_config(options.config, attention)
-    args = launch.parse(config, rest)
+    args = launch.parse(config, rest, options.task)
     folders = launch.Folders(options.train_data, options.valid_data, options.stats_dir)
     if options.collect_stats:
         launch.collect(args, folders)

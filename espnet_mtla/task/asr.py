@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from espnet_mtla.model.speech import DecoderOnlySpeechModel
 from espnet_mtla.task.batch import Preprocess, collate
 from espnet_mtla.task.build import build_model, load_model
+from espnet_mtla.task.checks import check_symbols
 from espnet_mtla.task.choices import quiet_import
+from espnet_mtla.task.data import Source, lengths
 from espnet_mtla.task.log import log_to
 from espnet_mtla.task.parts import CHOICES
 from espnet_mtla.task.tokens import TOKEN_TYPES, read_token_list
@@ -30,6 +32,8 @@ dataset.register()
 class ASRTask(AbsTask):
     """Train :class:`DecoderOnlySpeechModel` with espnet2's trainer and samplers."""
 
+    name = "asr"
+    reads_sound = True
     trainer = SafeTrainer
     class_choices_list = CHOICES
 
@@ -37,6 +41,18 @@ class ASRTask(AbsTask):
     def add_task_arguments(cls, parser: ArgumentParser) -> None:
         """Model options; their defaults are those of the parts themselves."""
         group = parser.add_argument_group("Task related")
+        group.add_argument("--task", choices=[cls.name], default=cls.name)
+        group.add_argument(
+            "--target_text",
+            default="text",
+            help="Table of the data folders with the text that is to come out",
+        )
+        group.add_argument(
+            "--source_text",
+            default="",
+            help="Table with the words spoken, for CTC, where the text is something "
+            "else; in summarisation the text that is summed up",
+        )
         group.add_argument("--token_list", type=str_or_none, default=None)
         group.add_argument("--token_type", choices=TOKEN_TYPES, default="bpe")
         group.add_argument("--bpemodel", type=str_or_none, default=None)
@@ -86,7 +102,7 @@ class ASRTask(AbsTask):
         cls, train: bool = True, inference: bool = False
     ) -> tuple[str, ...]:
         del train
-        return ("text",) if inference else ()
+        return ("source", "text") if inference else ("source",)
 
     @classmethod
     def build_collate_fn(cls, args: Namespace, train: bool) -> Callable:
@@ -102,6 +118,19 @@ class ASRTask(AbsTask):
             args.bpemodel,
             args.non_linguistic_symbols,
         )
+
+    @classmethod
+    def input_lengths(cls, args: Namespace, source: Source) -> dict[str, str]:
+        """What batches are measured by; see :func:`espnet_mtla.task.data.lengths`."""
+        del args
+        return lengths(source)
+
+    @classmethod
+    def check_texts(
+        cls, args: Namespace, sources: Mapping[str, Source], allow_unk: bool
+    ) -> None:
+        """What the texts must be, before training; raises :class:`UserError`."""
+        check_symbols(args, sources, allow_unk)
 
     @classmethod
     def is_first(cls, args: Namespace) -> bool:

@@ -17,8 +17,9 @@ TOKEN_PADDING, SAMPLE_PADDING = -1, 0.0
 
 
 class Preprocess:
-    """Check the sound of an utterance and turn its text into token ids.
+    """Check the sound of an utterance and turn its texts into token ids.
 
+    With ``intents``, ``intent`` says how many tokens the text's first word takes.
     Called as espnet2's datasets do: ``(name, {"speech": array, "text": str})``. It goes
     to worker processes, so it holds what can be pickled.
     """
@@ -29,31 +30,42 @@ class Preprocess:
         token_type: str,
         bpemodel: str | None,
         non_linguistic_symbols: str | None,
+        intents: bool = False,
     ) -> None:
         self.tokeniser = build_tokeniser(token_type, bpemodel, non_linguistic_symbols)
         self.ids = {token: number for number, token in enumerate(token_list)}
         self.unknown = self.ids[UNKNOWN]
+        self.intents = intents
 
     def __call__(self, name: str, data: dict[str, object]) -> dict[str, NDArray]:
-        speech = np.asarray(data["speech"])
-        if speech.ndim not in (1, 2):
-            raise UserError(
-                f"{name}: {speech.shape}; (samples,) of one channel or features "
-                "(frames, width) needed"
-            )
-        if len(speech) == 0:
-            raise UserError(f"{name}: no samples; drop it (filter_data)")
-        if not np.isfinite(speech).all():
-            raise UserError(f"{name}: NaN or infinite samples; repair or drop it")
-        out = {"speech": speech}
-        if "text" in data:
-            out["text"] = np.array(self.token_ids(str(data["text"])), dtype=np.int64)
+        out = {}
+        if "speech" in data:
+            out["speech"] = _checked(name, np.asarray(data["speech"]))
+        for kind in ("source", "text"):
+            if kind in data:
+                out[kind] = np.array(self.token_ids(str(data[kind])), dtype=np.int64)
+        if self.intents and "text" in data:
+            intent = str(data["text"]).split(maxsplit=1)[0]
+            out["intent"] = np.array([len(self.token_ids(intent))], dtype=np.int64)
         return out
 
     def token_ids(self, text: str) -> list[int]:
         """Ids of a text's tokens; those outside the list become <unk>."""
         tokens = self.tokeniser.text2tokens(text)
         return [self.ids.get(token, self.unknown) for token in tokens]
+
+
+def _checked(name: str, speech: NDArray) -> NDArray:
+    if speech.ndim not in (1, 2):
+        raise UserError(
+            f"{name}: {speech.shape}; (samples,) of one channel or features "
+            "(frames, width) needed"
+        )
+    if len(speech) == 0:
+        raise UserError(f"{name}: no samples; drop it (filter_data)")
+    if not np.isfinite(speech).all():
+        raise UserError(f"{name}: NaN or infinite samples; repair or drop it")
+    return speech
 
 
 def collate(

@@ -19,6 +19,7 @@ from espnet_mtla.task.choices import quiet_import
 from espnet_mtla.task.config import load_yaml
 from espnet_mtla.task.files import use_copies
 from espnet_mtla.task.parts import (
+    CHOICES,
     FRONTEND,
     SPECAUG,
     build_encoder,
@@ -33,6 +34,7 @@ with quiet_import():
 
     from espnet_mtla.model.projector import FrameStackProjector
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
+    from espnet_mtla.model.text import DecoderOnlyTextModel
 
 
 def build_model(args: Namespace) -> DecoderOnlySpeechModel:
@@ -78,6 +80,22 @@ def build_model(args: Namespace) -> DecoderOnlySpeechModel:
     )
 
 
+def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
+    """Build a model of text to text; see :func:`build_model`."""
+    args.token_list = read_token_list(args.token_list)
+    for choices in CHOICES:
+        if getattr(args, choices.name) is not None:
+            raise UserError(f"{choices.name}: text needs none; leave it out")
+    with naming("model_conf"):
+        config = ModelConfig(**{"ctc_weight": 0.0, **args.model_conf})
+    if config.uses_ctc:
+        raise UserError("model_conf.ctc_weight: 0 for text, which has no frames")
+    with naming("decoder_conf"):
+        settings = DecoderConfig(vocab_size=len(args.token_list), **args.decoder_conf)
+    decoder = DecoderOnlyTransformer(settings)
+    return DecoderOnlyTextModel(args.token_list, config, decoder)
+
+
 def load_model(
     config_file: str | Path | None = None,
     model_file: str | Path | None = None,
@@ -99,7 +117,8 @@ def load_model(
         config_file = Path(model_file).parent / "config.yaml"
     args = Namespace(**load_yaml(config_file))
     use_copies(args, Path(config_file).parent)
-    model = build_model(args)
+    text = getattr(args, "task", "asr") == "sum"
+    model = build_text_model(args) if text else build_model(args)
     if model_file is not None:
         parameters = load(model_file)
         _check_vocabulary(parameters, model, model_file)

@@ -28,10 +28,14 @@ def check_symbols(
     )
     for part, source in sources.items():
         found = find_unknown(source.texts, tokeniser, token_list)
+        table = source.target
+        if not found.total:
+            found = find_unknown(source.source_texts, tokeniser, token_list)
+            table = source.folder / args.source_text
         logger.info("%s: %d symbols outside the token list", part, found.total)
         if found.total and not allow_unk:
             raise UserError(
-                f"{source.folder / 'text'}: {found.first_utterance}: symbol "
+                f"{table}: {found.first_utterance}: symbol "
                 f"{found.first_symbol!r} is not in the token list ({found.total} such "
                 "in all); make the list from this text too, or give --allow_unk true"
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,21 +22,39 @@ MADE_BY = "frontend.json"
 class Source:
     """One data folder: what to read, and the words of each utterance.
 
-    ``width`` is that of its features, None for a folder of sound.
+    ``source_texts`` is what was said, or what is summed up, where a task has it.
+    ``width`` is that of its features, None for a folder of sound or of texts.
     """
 
     folder: Path
     triples: tuple[Triple, ...]  # path, name in the batch, espnet2's type
     texts: dict[str, str]
+    source_texts: dict[str, str]
     width: int | None = None
+
+    @property
+    def target(self) -> Path:
+        """Where ``texts`` stand; always the last of what is read."""
+        return Path(self.triples[-1][0])
+
+    @property
+    def inputs(self) -> str:
+        """The name of the model's input: ``speech``, or ``source`` for text."""
+        return self.triples[0][1]
 
     def __len__(self) -> int:
         return len(self.texts)
 
 
-def open_source(folder: str | Path) -> Source:
+def open_source(
+    folder: str | Path, target: str = "text", source: str = "", sound: bool = True
+) -> Source:
     """Check a formatted folder: wav.scp (or feats.scp) and text with the same keys,
     sound or features in place.
+
+    Args:
+        target, source: names of the tables of texts; none for no source.
+        sound: False where the source's text is all the input there is.
 
     Raises:
         UserError: names the file and the first utterance that is wrong.
@@ -44,22 +62,35 @@ def open_source(folder: str | Path) -> Source:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such data folder")
+    triples: tuple[Triple, ...] = ((str(folder / target), "text", "text"),)
+    texts, source_texts = _read_texts(folder / target), {}
+    if source:
+        source_texts = _read_texts(folder / source)
+        same_keys(folder / source, source_texts, folder / target, texts)
+        triples = ((str(folder / source), "source", "text"), *triples)
+    if not sound:
+        return Source(folder, triples, texts, source_texts)
     table = folder / source_table(folder)
-    places, texts = read_table(table), read_table(folder / "text")
+    places = read_table(table)
     if not places:
         raise UserError(f"{table}: no utterances")
-    same_keys(table, places, folder / "text", texts)
-    for key, text in texts.items():
-        if not text.strip():
-            raise UserError(
-                f"{folder / 'text'}: {key}: no words; drop it with filter_data"
-            )
+    same_keys(table, places, folder / target, texts)
     if table.name == FEATURES:
         width = _check_features(table, places)
     else:
         width = _check_sounds(folder, table, places)
-    triples = ((str(table), "speech", TYPE), (str(folder / "text"), "text", "text"))
-    return Source(folder, triples, texts, width)
+    triples = ((str(table), "speech", TYPE), *triples)
+    return Source(folder, triples, texts, source_texts, width)
+
+
+def _read_texts(path: Path) -> dict[str, str]:
+    texts = read_table(path)
+    if not texts:
+        raise UserError(f"{path}: no utterances")
+    for key, text in texts.items():
+        if not text.strip():
+            raise UserError(f"{path}: {key}: no words; drop it with filter_data")
+    return texts
 
 
 def _check_sounds(folder: Path, table: Path, sounds: dict[str, str]) -> None:
@@ -143,14 +174,25 @@ def check_features(source: Source, args: Namespace) -> None:
                 f"{args.input_size}"
             )
         return
-    file = source.folder / MADE_BY
+    check_made_by(source.folder, args.frontend, args.frontend_conf)
+
+
+def check_made_by(
+    folder: Path, frontend: str | None, settings: Mapping[str, object]
+) -> None:
+    """Require that a folder's features were made by this front-end, set like this.
+
+    Raises:
+        UserError: they were not, or the folder does not say.
+    """
+    file = folder / MADE_BY
     made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    wanted = {"frontend": args.frontend, "frontend_conf": args.frontend_conf}
+    wanted = {"frontend": frontend, "frontend_conf": settings}
     if made != wanted:
         of = json.dumps(made) if made else "an unknown front-end"
         raise UserError(
-            f"{source.folder}: features of {of}, and the config asks for "
-            f"{json.dumps(wanted)}: dump them again, or set frontend none"
+            f"{folder}: features of {of}, and the model takes those of "
+            f"{json.dumps(wanted)}: dump them again, or train with frontend none"
         )
 
 
@@ -171,23 +213,23 @@ def lengths(source: Source) -> dict[str, str]:
         path = source.folder / name
         if path.is_file() and (name == "utt2num_samples" or source.width):
             counts = read_table(path)
-            same_keys(path, counts, source.folder / "text", source.texts)
+            same_keys(path, counts, source.target, source.texts)
             return {key: form.format(count) for key, count in counts.items()}
     return {}
 
 
 def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:
-    """Lengths of speech and text collected from just this data.
+    """Lengths of input and text collected from just this data.
 
     Raises:
         UserError: not collected yet, or from other data.
     """
-    paths = [Path(stats) / part / f"{name}_shape" for name in ("speech", "text")]
+    paths = [Path(stats) / part / f"{name}_shape" for name in (source.inputs, "text")]
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such file; run train --collect_stats first")
         try:
-            same_keys(path, read_table(path), source.folder / "text", source.texts)
+            same_keys(path, read_table(path), source.target, source.texts)
         except UserError as error:
             raise UserError(f"{error}; run train --collect_stats again") from None
     return [str(path) for path in paths]

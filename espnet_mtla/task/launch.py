@@ -17,20 +17,19 @@ from espnet_mtla.data.folder import write_table
 from espnet_mtla.decoder import DecoderConfig
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.config import ModelConfig
-from espnet_mtla.task.asr import ASRTask
-from espnet_mtla.task.checks import check_init_param, check_symbols
+from espnet_mtla.task.checks import check_init_param
 from espnet_mtla.task.config import check_keys, load_yaml, overlay
 from espnet_mtla.task.data import (
     Source,
     check_features,
     check_rate,
-    lengths,
     open_source,
     shape_files,
 )
 from espnet_mtla.task.files import keep_copies
 from espnet_mtla.task.parts import check_sections, sampling_rate
 from espnet_mtla.task.progress import DONE, describe, finish, is_done, start
+from espnet_mtla.task.tasks import task_class
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +45,15 @@ class Folders:
     stats_dir: Path
 
 
-def parse(config: Mapping[str, Any], rest: Sequence[str]) -> Namespace:
+def parse(
+    config: Mapping[str, Any], rest: Sequence[str], task: str = "asr"
+) -> Namespace:
     """Options of AbsTask: defaults, then the YAML's, then those of the command line.
 
     Raises:
         UserError: an unknown key or option, or a value that does not fit.
     """
-    parser = ASRTask.get_parser()
+    parser = task_class(task).get_parser()
     parser.allow_abbrev = False
     parser.error = _refuse
     actions = {a.dest: a for a in parser._actions if a.dest not in ("help", "config")}
@@ -83,9 +84,9 @@ def _value(action: Action, value: Any) -> Any:
     return value
 
 
-def show_all_options() -> None:
+def show_all_options(task: str) -> None:
     """Print every option, AbsTask's among them."""
-    ASRTask.get_parser().print_help()
+    task_class(task).get_parser().print_help()
 
 
 def read_config(path: Path, attention: Path | None) -> dict[str, Any]:
@@ -102,7 +103,8 @@ def collect(args: Namespace, folders: Folders) -> None:
     """
     sources = open_sources(args, folders)
     _refuse_strangers(folders.stats_dir)
-    known = {part: lengths(source) for part, source in sources.items()}
+    task = task_class(args.task)
+    known = {part: task.input_lengths(args, sources[part]) for part in sources}
     if args.normalize != "global_mvn" and all(known.values()):
         collect_lengths(args, folders.stats_dir, sources, known)
     else:
@@ -116,14 +118,14 @@ def collect_lengths(
     known: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Shape files from the folders' own counts and from the tokenised text."""
-    prepare = ASRTask.build_preprocess_fn(args, train=False)
+    prepare = task_class(args.task).build_preprocess_fn(args, train=False)
     with atomic_folder(stats_dir) as aside:
         for part, source in sources.items():
             tokens = {
                 key: str(len(prepare.token_ids(text)))
                 for key, text in source.texts.items()
             }
-            write_table(aside / part / "speech_shape", known[part])
+            write_table(aside / part / f"{source.inputs}_shape", known[part])
             write_table(aside / part / "text_shape", tokens)
             logger.info("%s: %d utterances, lengths only", part, len(source))
         (aside / DONE).write_text("", encoding="utf-8")
@@ -152,7 +154,7 @@ def collect_all(
         for part, source in sources.items():
             shape_files(aside, part, source)
             if known[part]:
-                write_table(aside / part / "speech_shape", known[part])
+                write_table(aside / part / f"{source.inputs}_shape", known[part])
             logger.info("%s: %d utterances in, all measured", part, len(source))
         (aside / DONE).write_text("", encoding="utf-8")
 
@@ -183,9 +185,10 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
     if is_done(output, identity, args.max_epoch):
         logger.info("%s: trained already", output)
         return
-    check_symbols(args, sources, allow_unk)
+    task = task_class(args.task)
+    task.check_texts(args, sources, allow_unk)
     check_init_param(args.init_param)
-    if not ASRTask.is_first(args):
+    if not task.is_first(args):
         # The others wait for the first one when their processes meet, inside run.
         run(args)
         return
@@ -200,12 +203,16 @@ def open_sources(args: Namespace, folders: Folders) -> dict[str, Source]:
 
     Which one it is may differ between the two: the model takes either.
     """
+    sound = task_class(args.task).reads_sound
+    given = {"train": folders.train_data, "valid": folders.valid_data}
     sources = {
-        "train": open_source(folders.train_data),
-        "valid": open_source(folders.valid_data),
+        part: open_source(folder, args.target_text, args.source_text, sound)
+        for part, folder in given.items()
     }
     for part, source in sources.items():
-        if source.width is not None or args.frontend is None:
+        if not sound:
+            pass  # neither rate nor width: there are tokens alone
+        elif source.width is not None or args.frontend is None:
             check_features(source, args)
         else:
             check_rate(source, sampling_rate(args))
@@ -217,7 +224,7 @@ def run(args: Namespace) -> None:
     """AbsTask's main, with what its processes raise brought back to one line."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"espnet2?\.")
     try:
-        ASRTask.main(args=args)
+        task_class(args.task).main(args=args)
     except UserError as error:
         # A DataLoader's worker sends its traceback as the message.
         line = str(error).strip().split("\n")[-1]
