@@ -33,7 +33,7 @@ parse_options() {
             *=*) value=${arg#*=} ;;
             *)
                 case $name in
-                    help | dry_run | force)
+                    help | dry_run | force | drop_bad)
                         value=true
                         if [[ ${1:-} =~ ^(true|false)$ ]]; then value=$1 && shift; fi
                         ;;
@@ -46,8 +46,9 @@ parse_options() {
                 ;;
         esac
         case $name=$value in
-            help=true | help=false | dry_run=true | dry_run=false | force=true | force=false) ;;
-            help=* | dry_run=* | force=*) die "--$name: '$value' is not true or false" ;;
+            help=true | dry_run=true | force=true | drop_bad=true) ;;
+            help=false | dry_run=false | force=false | drop_bad=false) ;;
+            help=* | dry_run=* | force=* | drop_bad=*) die "--$name: '$value' is not true or false" ;;
         esac
         printf -v "$name" '%s' "$value"
     done

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The road from recordings to a table of results, shared by all recipes. A recipe's
+# The road from recordings (or texts) to a table of results, shared by all recipes. A recipe's
 # run.sh sets the options below and calls this from the recipe's folder.
 set -euo pipefail
 
@@ -20,7 +20,7 @@ STAGES=(
     "train: train a model for each attention type"
     "average: average each model's best checkpoints"
     "decode: recognise each test set, with each decode config"
-    "score: count the errors"
+    "score: count the errors, those of the baselines too"
     "pack: write RESULTS.md, and gather the configs beside it"
 )
 
@@ -37,6 +37,9 @@ threads=0 # CPU threads of training and decoding; 0 leaves it to PyTorch (all co
 train_jobs=1 # attention types that train side by side, with so many threads each
 job=local # where commands run: local, or slurm (sbatch)
 slurm_opts="" # more options for sbatch, such as "--partition gpu --time 24:00:00"
+task=asr # what is learnt: asr, st (translation), slu (intents) or sum (summaries)
+target_text=text # table of the data folders with the text that is to come out
+source_text="" # st, slu: table of the words spoken, for CTC; sum: table of the sources
 train_set="train" # training set, a folder under data/
 valid_set="valid" # validation set
 test_sets="test" # test sets, one or more
@@ -44,8 +47,11 @@ local_data_opts="" # options for the recipe's local/data.sh
 speed_factors="" # speeds for the training set, such as "0.9 1.0 1.1"; empty for none
 fs=16000 # sampling rate in Hz that all audio is brought to
 audio_format=flac # how audio is stored: flac, flac.ark or wav
+channel="" # of recordings with several: a number from 0, or mean; empty refuses them
+drop_bad=false # leave out recordings that cannot be read, and list them, instead of stopping
 min_seconds=0.1 # shorter training and validation utterances are dropped
 max_seconds=30 # longer training and validation utterances are dropped
+max_words=400 # sum: sources are cut to so many words
 token_type=bpe # text units: bpe, unigram, char or word
 nbpe=500 # number of units for bpe and unigram
 train_config=conf/train.yaml # the model and its training
@@ -56,7 +62,8 @@ encoder_metric=valid.cer_ctc.min # by which the best checkpoints of the encoder 
 average_metric=valid.acc.max # by which the best checkpoints of a model are chosen
 nbest=5 # checkpoints that are averaged
 decode_configs=conf/decode.yaml # how to decode, one or more files; results carry their names
-metrics="wer cer" # what is counted in stage score
+metrics="" # what is counted in stage score, the table's first; empty for the task's own
+baselines="" # trivial systems to show beside: most_frequent, majority, first_sentence
 readme="" # a README.md whose results block is replaced by this run's; empty for none
 expdir=exp # folder for models and results
 dumpdir=dump/raw # folder for formatted audio
@@ -77,11 +84,14 @@ esac
 if [ -z "$tag" ]; then
     tag=$(basename "$train_config" .yaml)_${token_dir##*/}${speed_factors:+_sp}
 fi
+if [ -z "$metrics" ]; then
+    case $task in st) metrics=bleu ;; slu) metrics=intent ;; sum) metrics=rouge ;; *) metrics="wer cer" ;; esac
+fi
 stats=$expdir/stats_$tag
 encoder=$expdir/encoder_$tag
 
 name_of() { basename "$1" .yaml; }
-model_of() { echo "$expdir/asr_${tag}_$(name_of "$1")"; }
+model_of() { echo "$expdir/${task}_${tag}_$(name_of "$1")"; }
 
 maker_of() { # who makes INPUT, for the message when it is missing
     case $1 in
@@ -123,6 +133,10 @@ check_options() {
     case $token_type in bpe | unigram | char | word) ;; *)
         die "--token_type: '$token_type' is not bpe, unigram, char or word" ;;
     esac
+    case $task in asr | st | slu) ;; sum)
+        [ -n "$source_text" ] || die "--task sum needs --source_text, the table of sources"
+        ;; *) die "--task: '$task' is not asr, st, slu or sum" ;;
+    esac
     case $job in local | slurm) ;; *) die "--job: '$job' is not local or slurm" ;; esac
     [ "${#attentions[@]}" -gt 0 ] || die "--attention: name at least one"
     [ "${#tests[@]}" -gt 0 ] || die "--test_sets: name at least one"
@@ -141,9 +155,15 @@ stage_data() {
 }
 
 stage_speed_perturb() {
-    local set
+    local set no_text=()
+    if [ "$task" = sum ]; then
+        say "   no sound to check or perturb; stage 4 checks the texts"
+        return
+    fi
+    [ "$target_text" = text ] || no_text=(--no_text) # the others are checked all the same
     for set in "$train_set" "${held_out[@]}"; do
-        step validate_data "check.$set" "data/$set" "data/$set" -- "data/$set"
+        step validate_data "check.$set" "data/$set" "data/$set" -- "data/$set" \
+            ${no_text[@]+"${no_text[@]}"}
     done
     [ -n "$speed_factors" ] || return 0
     # shellcheck disable=SC2086 # a list of factors
@@ -152,17 +172,30 @@ stage_speed_perturb() {
 }
 
 stage_format() {
-    local set
+    local set extra=()
+    if [ "$task" = sum ]; then
+        say "   no sound to format"
+        return
+    fi
+    if [ -n "$channel" ]; then extra+=(--channel "$channel"); fi
+    if $drop_bad; then extra+=(--drop_bad); fi
     for set in "$TRAIN" "${held_out[@]}"; do
         volatile=(--nj "$nj")
         step format_audio "$set" "$dumpdir/org/$set" "data/$set" -- \
-            "data/$set" "$dumpdir/org/$set" --fs "$fs" --audio_format "$audio_format"
+            "data/$set" "$dumpdir/org/$set" --fs "$fs" --audio_format "$audio_format" \
+            ${extra[@]+"${extra[@]}"}
     done
 }
 
 stage_filter() {
     local set limits
     for set in "$TRAIN" "${held_out[@]}"; do
+        if [ "$task" = sum ]; then
+            step filter_texts "$set" "$dumpdir/$set" "data/$set" -- \
+                "data/$set" "$dumpdir/$set" --source_text "$source_text" \
+                --target_text "$target_text" --max_words "$max_words"
+            continue
+        fi
         limits=(--min_seconds "$min_seconds" --max_seconds "$max_seconds")
         # A test set stays whole, or results could not be compared.
         [[ " $test_sets " != *" $set "* ]] || limits=(--min_seconds 0 --max_seconds inf)
@@ -172,10 +205,11 @@ stage_filter() {
 }
 
 stage_tokens() {
-    local size=()
+    local size=() texts=("$dumpdir/$TRAIN/$target_text")
+    [ -z "$source_text" ] || texts+=("$dumpdir/$TRAIN/$source_text") # one list for both
     case $token_type in bpe | unigram) size=(--vocab_size "$nbpe") ;; esac
-    step tokenise "${token_dir##*/}" "$token_dir" "$dumpdir/$TRAIN/text" -- \
-        --text "$dumpdir/$TRAIN/text" --output_dir "$token_dir" \
+    step tokenise "${token_dir##*/}" "$token_dir" "${texts[@]}" -- \
+        --text "${texts[@]}" --output_dir "$token_dir" \
         --token_type "$token_type" ${size[@]+"${size[@]}"}
 }
 
@@ -183,7 +217,8 @@ set_train_args() { # arguments that all training shares
     train_args=(
         --token_list "$token_dir/tokens.txt" --token_type "$token_type"
         --train_data "$dumpdir/$TRAIN" --valid_data "$dumpdir/$valid_set"
-        --stats_dir "$stats"
+        --stats_dir "$stats" --task "$task" --target_text "$target_text"
+        --source_text "$source_text"
     )
     train_inputs=("$token_dir" "$dumpdir/$TRAIN" "$dumpdir/$valid_set")
     case $token_type in bpe | unigram) train_args+=(--bpemodel "$token_dir/bpe.model") ;; esac
@@ -269,26 +304,51 @@ score_one() {
     local metric
     for metric in $metrics; do
         quiet=true
-        step score "$1.$metric" "$5/score_$metric" "$dumpdir/$4/text" \
-            "$5/1best_recog/text" -- "$metric" --ref "$dumpdir/$4/text" \
+        step score "$1.$metric" "$5/score_$metric" "$dumpdir/$4/$target_text" \
+            "$5/1best_recog/text" -- "$metric" --ref "$dumpdir/$4/$target_text" \
             --hyp "$5/1best_recog/text" --output_dir "$5/score_$metric"
     done
 }
 
+make_baselines() { # what a system scores that has learnt next to nothing
+    local name set folder
+    for name in $baselines; do
+        for set in "${tests[@]}"; do
+            folder=$expdir/baseline_$name/$set
+            quiet=true
+            step baseline "$name.$set" "$folder" "$dumpdir/$TRAIN/$target_text" \
+                "$dumpdir/$set" -- "$name" --train "$dumpdir/$TRAIN" \
+                --data "$dumpdir/$set" --target_text "$target_text" \
+                --source_text "$source_text" --output_dir "$folder"
+            score_one "$name.$set" "" "" "$set" "$folder"
+        done
+    done
+}
+
 stage_decode() { for_each_decoding decode_one; }
-stage_score() { for_each_decoding score_one; }
+stage_score() {
+    make_baselines
+    for_each_decoding score_one
+}
 
 add_results() { inputs+=("$5/efficiency.json" "$5/score_${metrics%% *}/score.json"); }
 
 stage_pack() {
-    local packed=$expdir/packed_$tag att models=() names=() inputs=()
+    local packed=$expdir/packed_$tag att set models=() names=() inputs=() trivial=()
     for att in "${attentions[@]}"; do models+=("$(model_of "$att")"); done
     for att in "${decoders[@]}"; do names+=("$(name_of "$att")"); done
+    for att in $baselines; do
+        trivial+=("$expdir/baseline_$att")
+        for set in "${tests[@]}"; do
+            inputs+=("$expdir/baseline_$att/$set/score_${metrics%% *}/score.json")
+        done
+    done
     for_each_decoding add_results
     quiet=true
     step results results "$packed" "${inputs[@]}" -- --exp "${models[@]}" \
         --decodes "${names[@]}" --sets "${tests[@]}" --metric "${metrics%% *}" \
-        --output "$packed/RESULTS.md" ${readme:+--readme "$readme"}
+        --output "$packed/RESULTS.md" ${trivial[@]+--baselines "${trivial[@]}"} \
+        ${readme:+--readme "$readme"}
     $dry_run || gather_configs
 }
 
