@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # at run time ``torch`` is a module of this package
 
     from espnet_mtla.attention.cache import EntryLayout
 
-FASTEST_FIRST = ("triton", "torch")
+FASTEST_FIRST = ("triton", "flash_attn", "torch")
 """What ``auto`` tries, in this order; the names of this package's modules."""
 CHOICES = ("auto", *FASTEST_FIRST)
 

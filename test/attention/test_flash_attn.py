@@ -1,0 +1,118 @@
+"""How we call FlashAttention, checked with stand-ins; the package itself is not run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from espnet_mtla.attention import EntryLayout
+from espnet_mtla.attention.backend import choose_backend
+from espnet_mtla.attention.backend import flash_attn as calls
+from espnet_mtla.attention.backend.flash_attn import FlashAttnBackend
+from espnet_mtla.errors import UserError
+from test.attention import flash_stand_in
+from test.attention.kernel_checks import (
+    check_attention,
+    dense,
+    head_layout,
+    latent_layout,
+    poisoned_case,
+)
+
+CPU = torch.device("cpu")
+FLASH = FlashAttnBackend(("cpu",))
+PAPER, HEADS = latent_layout(256, 32), head_layout(2, 16)
+VISIBLE = [torch.tensor([[5], [0]]), torch.tensor([[3, 0, 5], [0, 0, 0]])]
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> Iterator[None]:
+    calls._kernel.cache_clear()
+    yield
+    calls._kernel.cache_clear()
+
+
+def install_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    flash_stand_in.install(
+        monkeypatch, "flash_attn", flash_attn_with_kvcache=flash_stand_in.two
+    )
+
+
+def install_mtla(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = SimpleNamespace(fwd_kvcache_mtla=flash_stand_in.mtla)
+    flash_stand_in.install(
+        monkeypatch,
+        "flash_attn",
+        flash_attn_with_kvcache=flash_stand_in.two_before_lse,
+        flash_attn_with_kvcache_mtla=None,
+        flash_attn_interface=SimpleNamespace(flash_attn_cuda=compiled),
+    )
+
+
+def install_three(monkeypatch: pytest.MonkeyPatch) -> None:
+    flash_stand_in.install(
+        monkeypatch,
+        "flash_attn_interface",
+        flash_attn_with_kvcache=flash_stand_in.three,
+    )
+
+
+@pytest.mark.parametrize("visible", VISIBLE, ids=["a row's", "a query's"])
+@pytest.mark.parametrize(
+    ("install", "layout"),
+    [
+        (install_two, HEADS),
+        (install_mtla, PAPER),
+        (install_three, HEADS),
+        (install_three, PAPER),
+        (install_three, latent_layout(512, 64)),
+    ],
+)
+def test_each_kernel_is_called_as_it_demands(
+    install, layout: EntryLayout, visible: torch.Tensor, monkeypatch
+) -> None:
+    install(monkeypatch)
+    assert FLASH.unfit(layout, torch.bfloat16, CPU) is None
+    q, entries = poisoned_case(layout, visible, 3, 6, torch.bfloat16)
+    result = FLASH.attend(q, entries, layout, visible, 0.2)
+    check_attention(result, dense(q, entries, layout, visible, 0.2), torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("install", "layout", "reason"),
+    [
+        (None, HEADS, "flash_attn is not installed: pip install flash-attn"),
+        (None, PAPER, "build https://github.com/D-Keqi/flash-attention"),
+        (install_two, PAPER, "this flash-attn has no kernel for latent entries"),
+        (install_two, head_layout(1, 20), "a multiple of 8 up to 256: 20"),
+        (install_mtla, HEADS, "returns no log-sum-exp: pip install 'flash-attn>=2.7'"),
+        (install_mtla, latent_layout(128, 32), "for entries of 256+32, 128+32 given"),
+        (install_three, latent_layout(128, 32), "no kernel for entries of 128+32"),
+    ],
+)
+def test_what_to_install_is_said(
+    install, layout: EntryLayout, reason: str, monkeypatch
+) -> None:
+    if install is not None:
+        install(monkeypatch)
+    assert reason in FLASH.unfit(layout, torch.float16, CPU)
+
+
+def test_a_build_for_another_torch_is_named(monkeypatch) -> None:
+    install_two(monkeypatch)
+
+    def broken(name: str) -> None:
+        raise ImportError(f"{name}.so: undefined symbol: _ZN3c104cuda")
+
+    monkeypatch.setattr(calls, "import_module", broken)
+    why = FLASH.unfit(HEADS, torch.float16, CPU)
+    assert "can't be loaded (flash_attn.so: undefined symbol" in why
+
+
+def test_an_explicit_request_that_cannot_be_met_is_an_error() -> None:
+    with pytest.raises(UserError, match="flash_attn: FlashAttention needs a CUDA dev"):
+        choose_backend("flash_attn", PAPER, torch.bfloat16, CPU)
+    assert "float32 given" in FLASH.unfit(PAPER, torch.float32, CPU)
