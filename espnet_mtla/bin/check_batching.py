@@ -53,12 +53,17 @@ def main() -> None:
             raise UserError(f"--{name} {getattr(args, name)}: at least 1 is needed")
 
     from espnet_mtla.recognise.load import choose_device, load_model
-    from espnet_mtla.recognise.recogniser import Recogniser, Sound
-    from espnet_mtla.recognise.utterances import list_utterances, read_sound
+    from espnet_mtla.recognise.recogniser import Recogniser
+    from espnet_mtla.recognise.utterances import (
+        check_input,
+        list_utterances,
+        load_sound,
+    )
 
     trained = load_model(args.model_dir, choose_device(args.ngpu), options)
+    check_input(args.data, trained)
     utterances = list_utterances(args.data, trained.fs)[: args.num_utts]
-    sounds = [Sound(u.key, read_sound(u, trained.fs)) for u in utterances]
+    sounds = [load_sound(u, trained.fs) for u in utterances]
     recogniser = Recogniser(trained, options)
     alone = [result for sound in sounds for result in recogniser([sound])]
     together = []

@@ -26,6 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--task", choices=TASKS, default="asr", help="what the model learns to do")
     add("--config", type=Path, help="training YAML")
     add("--attention", help="attention YAML laid over it: a name or a path")
+    add("--frontend_config", help="front-end YAML laid over it: a name or a path")
     add("--train_data", type=Path, help="formatted folder (wav.scp, texts)")
     add("--valid_data", type=Path, help="formatted folder (wav.scp, texts)")
     add("--stats_dir", type=Path, help="statistics: written by --collect_stats")
@@ -48,8 +49,8 @@ def boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-def find_attention(name: str | None) -> Path | None:
-    """``conf/attention/NAME.yaml``, or the path that was given.
+def find_fragment(kind: str, name: str | None) -> Path | None:
+    """``conf/KIND/NAME.yaml``, or the path that was given.
 
     Raises:
         UserError: neither is there; lists the names.
@@ -60,12 +61,11 @@ def find_attention(name: str | None) -> Path | None:
         return Path(name)
     package = Path(__file__).resolve().parents[1]
     # The folder of a checkout, or where setup.py installs it.
-    folders = [root / "conf" / "attention" for root in (package.parent, package)]
+    folders = [root / "conf" / kind for root in (package.parent, package)]
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     if name not in known:
         raise UserError(
-            f"--attention {name}: no such file, and no name among "
-            f"{', '.join(sorted(known))}"
+            f"{kind} {name}: no such file, and no name among {', '.join(sorted(known))}"
         )
     return known[name]
 
@@ -83,11 +83,12 @@ def main() -> None:
     missing = [f"--{name}" for name in needed if getattr(options, name) is None]
     if missing:
         raise UserError(f"missing: {', '.join(missing)}")
-    attention = find_attention(options.attention)
+    attention = find_fragment("attention", options.attention)
+    frontend = find_fragment("frontend", options.frontend_config)
 
     from espnet_mtla.task import launch
 
-    config = launch.read_config(options.config, attention)
+    config = launch.read_config(options.config, attention, frontend)
     args = launch.parse(config, rest, options.task)
     folders = launch.Folders(options.train_data, options.valid_data, options.stats_dir)
     if options.collect_stats:

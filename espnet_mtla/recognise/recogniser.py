@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.recognise.utterances import Sound
 from espnet_mtla.search.beam import BrokenScores, Hypothesis, Symbols, beam_search
 from espnet_mtla.search.ctc import CTCPrefixScorer, best_path
 from espnet_mtla.search.decoder_scorer import DecoderScorer
@@ -19,24 +20,14 @@ from espnet_mtla.search.limits import length_limits
 from espnet_mtla.search.options import DecodeOptions
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from espnet_mtla.recognise.load import TrainedModel
-
-
-@dataclass(frozen=True)
-class Sound:
-    """Samples of one utterance, ``(n,)`` float32."""
-
-    key: str
-    samples: np.ndarray
 
 
 @dataclass(frozen=True)
 class Recognised:
     """Hypotheses of one utterance, best first, and its sizes.
 
-    ``decode_seconds`` is its share, by samples, of the time its batch took.
+    ``decode_seconds`` is its share, by length, of the time its batch took.
     """
 
     key: str
@@ -99,7 +90,7 @@ class Recogniser:
         if self.trained.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(batch) == 1:
-            seconds = len(batch[0].samples) / self.trained.fs
+            seconds = self._seconds(batch[0])
             raise UserError(
                 f"{batch[0].key}: {seconds:.1f} s alone do not fit into the memory of "
                 f"{self.trained.device}; lower beam_size or max_length_ratio, or "
@@ -132,14 +123,18 @@ class Recogniser:
         self.costs.wall_seconds += ended - began
         self.costs.encoder_seconds += between - began
         self.costs.search_seconds += ended - between
-        samples = lengths.tolist()
+        seconds = [self._seconds(sound) for sound in batch]
         prompts = [0] * len(batch) if prompt_lens is None else prompt_lens.tolist()
-        per_sample = (ended - began) / sum(samples)
-        columns = zip(keys, samples, frames.tolist(), prompts, found, strict=True)
+        factor = (ended - began) / sum(seconds)
+        columns = zip(keys, seconds, frames.tolist(), prompts, found, strict=True)
         return [
-            Recognised(key, n / self.trained.fs, t, p, nbest, n * per_sample)
-            for key, n, t, p, nbest in columns
+            Recognised(key, s, t, p, nbest, s * factor)
+            for key, s, t, p, nbest in columns
         ]
+
+    def _seconds(self, sound: Sound) -> float:
+        known = sound.seconds
+        return len(sound.samples) / self.trained.fs if known is None else known
 
     def _pad(self, batch: Sequence[Sound]) -> tuple[Tensor, Tensor]:
         rows = [torch.from_numpy(sound.samples) for sound in batch]

@@ -15,23 +15,40 @@ if TYPE_CHECKING:
     import soundfile
 
     from espnet_mtla.data.folder import DataFolder
+    from espnet_mtla.recognise.load import TrainedModel
 
 FRAMES_PER_SECOND = 100  # unit of --batch_frames, whatever the front-end's hop
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """``seconds`` says where to put it in a batch; the sound itself is read later."""
+    """``seconds`` says where to put it in a batch; the sound itself is read later.
+
+    ``features``: the source is a place in an archive of features.
+    """
 
     key: str
     source: str
     start: float
     end: float | None
     seconds: float
+    features: bool = False
 
     @property
     def frames(self) -> int:
         return max(1, round(self.seconds * FRAMES_PER_SECOND))
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Samples of one utterance, ``(n,)`` float32, or features ``(frames, width)``.
+
+    ``seconds`` is how long the sound was that features were made from.
+    """
+
+    key: str
+    samples: np.ndarray
+    seconds: float | None = None
 
 
 def list_utterances(data: Path, fs: int) -> list[Utterance]:
@@ -41,9 +58,11 @@ def list_utterances(data: Path, fs: int) -> list[Utterance]:
         UserError: The folder is missing, empty or inconsistent, a recording is missing
             or has another sampling rate than ``fs``.
     """
-    from espnet_mtla.data.folder import DataFolder
+    from espnet_mtla.data.folder import FEATURES, DataFolder
 
     folder = DataFolder.read(data)
+    if folder.source == FEATURES:
+        return [_describe_features(folder, key, fs) for key in folder.utterances]
     samples = folder.tables.get("utt2num_samples", {})
     return [_describe(folder, key, samples.get(key), fs) for key in folder.utterances]
 
@@ -58,6 +77,54 @@ def _describe(folder: DataFolder, key: str, samples: str | None, fs: int) -> Utt
     else:
         seconds = _duration(key, source, fs) - span.start
     return Utterance(key, source, span.start, span.end, seconds)
+
+
+def check_input(data: Path, trained: TrainedModel) -> None:
+    """Require a folder that this model can read: sound, or features made as its own.
+
+    Raises:
+        UserError: names the folder and what the model takes.
+    """
+    from espnet_mtla.data.folder import FEATURES, source_table
+    from espnet_mtla.task.data import check_made_by
+
+    features = source_table(data) == FEATURES
+    if trained.frontend is None and not features:
+        raise UserError(
+            f"{data}: holds sound, and the model takes features (frontend none); make "
+            "them with dump_features, as for its training"
+        )
+    if trained.frontend is not None and features:
+        check_made_by(data, trained.frontend, trained.frontend_conf)
+
+
+def _describe_features(folder: DataFolder, key: str, fs: int) -> Utterance:
+    tables, place = folder.tables, folder.wav[key]
+    for name, per_second in (
+        ("utt2dur", 1.0),
+        ("utt2num_samples", fs),
+        ("utt2num_frames", FRAMES_PER_SECOND),
+    ):
+        if name in tables:
+            try:
+                seconds = float(tables[name][key]) / per_second
+            except ValueError:
+                raise UserError(
+                    f"{folder.path}/{name}: {key}: {tables[name][key]!r} is no length"
+                ) from None
+            break
+    else:
+        seconds = len(_read_features(key, place)) / FRAMES_PER_SECOND
+    return Utterance(key, place, 0.0, None, seconds, features=True)
+
+
+def _read_features(key: str, place: str) -> np.ndarray:
+    from espnet_mtla.data.features import read_features
+
+    try:
+        return read_features(place).astype("float32")
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from None
 
 
 @contextmanager
@@ -83,15 +150,23 @@ def _duration(key: str, source: str, fs: int) -> float:
 
 
 def read_sound(utterance: Utterance, fs: int) -> np.ndarray:
-    """Samples of one channel, ``(n,)`` float32.
+    """Samples of one channel, ``(n,)``, or features ``(frames, width)``; float32.
 
     Raises:
         UserError: Names the utterance: unreadable, wrong rate, several channels, NaN.
     """
     from espnet_mtla.data.audio import read_span
 
+    if utterance.features:
+        return _read_features(utterance.key, utterance.source)
     with _opened(utterance.key, utterance.source, fs) as sound:
         return read_span(sound, utterance.source, utterance.start, utterance.end)
+
+
+def load_sound(utterance: Utterance, fs: int) -> Sound:
+    """:func:`read_sound` with key and length, as a recogniser takes it."""
+    seconds = utterance.seconds if utterance.features else None
+    return Sound(utterance.key, read_sound(utterance, fs), seconds)
 
 
 def make_batches(

@@ -89,10 +89,12 @@ def show_all_options(task: str) -> None:
     task_class(task).get_parser().print_help()
 
 
-def read_config(path: Path, attention: Path | None) -> dict[str, Any]:
-    """The training YAML with an attention fragment laid over it."""
+def read_config(path: Path, *fragments: Path | None) -> dict[str, Any]:
+    """The training YAML with fragments (attention, front-end) laid over it."""
     config = load_yaml(path)
-    return overlay(config, load_yaml(attention)) if attention else config
+    for fragment in filter(None, fragments):
+        config = overlay(config, load_yaml(fragment))
+    return config
 
 
 def collect(args: Namespace, folders: Folders) -> None:

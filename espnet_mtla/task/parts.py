@@ -18,7 +18,13 @@ from espnet_mtla.task.choices import LazyChoices, setting_names
 from espnet_mtla.task.config import check_keys
 
 FRONTEND = LazyChoices(
-    "frontend", {"default": "espnet2.asr.frontend.default:DefaultFrontend"}, "default"
+    "frontend",
+    {
+        "default": "espnet2.asr.frontend.default:DefaultFrontend",
+        "fbank": "espnet_mtla.frontend.fbank:FbankFrontend",
+        "s3prl": "espnet_mtla.frontend.s3prl:S3PRLFrontend",
+    },
+    "default",
 )
 SPECAUG = LazyChoices(
     "specaug", {"specaug": "espnet2.asr.specaug.specaug:SpecAug"}, None

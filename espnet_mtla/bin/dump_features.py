@@ -1,0 +1,63 @@
+"""Make the features of a data folder once, with the front-end of a training YAML.
+
+OUTPUT becomes a copy of the folder with feats.scp for wav.scp. Training with the same
+YAML, and decoding, read either folder; with `frontend: s3prl` the upstream then runs
+once instead of in every epoch. An estimate of the disk space comes first. A run that
+was killed continues when it is started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from espnet_mtla.bin.cli import run
+from espnet_mtla.errors import UserError
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(
+        prog="python -m espnet_mtla.bin.dump_features",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("input", type=Path, help="formatted data folder (wav.scp)")
+    add("output", type=Path, help="data folder to write (feats.scp)")
+    add("--config", type=Path, required=True, help="YAML with frontend, frontend_conf")
+    add("--frontend_config", help="front-end YAML laid over it: a name or a path")
+    add(
+        "--archive",
+        choices=("zip", "ark"),
+        default="zip",
+        help="uncompressed zip with byte offsets, or Kaldi's ark",
+    )
+    add("--dtype", choices=("float32", "float16"), default="float32", help="of numbers")
+    add("--shard", type=int, default=1000, help="utterances in an archive")
+    add("--nj", type=int, default=min(4, os.cpu_count() or 1), help="processes, on CPU")
+    add("--ngpu", type=int, choices=(0, 1), default=0, help="1: on a GPU, one process")
+    return parser
+
+
+def main() -> None:
+    """Run the command."""
+    options = get_parser().parse_args()
+    if options.shard < 1:
+        raise UserError(f"--shard {options.shard}: at least 1 is needed")
+
+    from espnet_mtla.bin.train import find_fragment
+    from espnet_mtla.recognise.load import choose_device
+    from espnet_mtla.task.dump import Storage, dump_features, read_frontend
+
+    over = options.frontend_config
+    args = read_frontend(options.config, over and find_fragment("frontend", over))
+    storage = Storage(options.archive, options.dtype, options.shard)
+    device = str(choose_device(options.ngpu))
+    nj = 1 if options.ngpu else options.nj
+    dump_features(options.input, options.output, args, storage, nj, device)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,129 @@
+"""Self-supervised models as front-ends, through S3PRL, alike in any batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from espnet2.asr.frontend.abs_frontend import AbsFrontend
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.frontend.upstream import checkpoint_digest, load_upstream
+
+FS = 16000
+# Shorter sound has no frame in some upstream.
+MIN_SAMPLES = 800
+
+
+class S3PRLFrontend(AbsFrontend):
+    """Hidden states of an upstream: one layer, or a learned weighted sum of all.
+
+    Each utterance goes through the upstream by itself. Several upstreams normalise over
+    time, padding included, so in no other way is the result, and its length, the same
+    in any batch. What that costs in speed is saved by storing the states once
+    (``dump_features``), and training from them with the same configuration.
+
+    A frozen upstream is no part of checkpoints: it is read from ``path`` each time.
+
+    Args:
+        upstream: a name of S3PRL's, such as ``wavlm_local`` or ``hf_hubert_custom``.
+        path: its checkpoint, a file or a folder of this machine.
+        layer: 0 is what the first layer is given, -1 the last layer's output; None for
+            the weighted sum.
+        finetune: train the upstream too.
+        fs: must be 16000.
+    """
+
+    def __init__(
+        self,
+        upstream: str,
+        path: str | None = None,
+        layer: int | None = None,
+        finetune: bool = False,
+        fs: int | str = FS,
+    ) -> None:
+        super().__init__()
+        if fs not in (FS, "16k", "16000"):
+            raise UserError(f"fs: {fs!r}: upstreams take {FS} Hz")
+        self.name, self.path, self.finetune = upstream, path, finetune
+        model = load_upstream(upstream, path)
+        if finetune:
+            self.upstream = model
+        else:
+            # In a list, so that torch takes it for no part of this module.
+            self._frozen = [model.eval().requires_grad_(False)]
+        self.layer = None
+        with torch.no_grad():
+            states = self._states(torch.zeros(FS))
+        if layer is None and len(states) == 1:
+            layer = 0
+        if layer is not None:
+            if not -len(states) <= layer < len(states):
+                raise UserError(
+                    f"layer: {layer}: {upstream} has 0 to {len(states) - 1}"
+                )
+            self.layer = layer % len(states)
+            states = [states[layer]]
+        widths = {state.size(-1) for state in states}
+        if len(widths) > 1:
+            raise UserError(f"layer: needed: layers of {upstream} differ in width")
+        self.width = widths.pop()
+        self.layers = len(states)
+        if self.layer is None:
+            self.weights = nn.Parameter(torch.zeros(self.layers))
+
+    def output_size(self) -> int:
+        """Features a frame."""
+        return self.width
+
+    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, T, width), zero behind an utterance's end, and frames (B,).
+
+        Args:
+            speech: (B, L) samples in [-1, 1]; lengths: (B,). Sound of less than 0.05 s
+                has no frames.
+        """
+        rows = [
+            self.from_stored(self.to_store(row[:length]))
+            for row, length in zip(speech, lengths.tolist(), strict=True)
+        ]
+        counts = torch.tensor([len(row) for row in rows], device=speech.device)
+        return pad_sequence(rows, batch_first=True), counts
+
+    def to_store(self, samples: Tensor) -> Tensor:
+        """What is stored of one utterance (n,): (T, layers x width)."""
+        if len(samples) < MIN_SAMPLES:
+            return samples.new_zeros(0, self.layers * self.width)
+        with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
+            states = self._states(samples.float())
+        frames = min(state.size(1) for state in states)
+        return torch.cat([state[0, :frames] for state in states], -1)
+
+    def from_stored(self, stored: Tensor) -> Tensor:
+        """Features (..., T, width) from what is stored (..., T, layers x width).
+
+        Another width comes back as it is, for the model to refuse.
+        """
+        if self.layer is not None or stored.size(-1) != self.layers * self.width:
+            return stored
+        states = stored.unflatten(-1, (self.layers, self.width))
+        return torch.einsum("...ld,l->...d", states, self.weights.softmax(0))
+
+    def identity(self) -> str:
+        """What stored states depend on besides the settings: the checkpoint."""
+        return checkpoint_digest(self.path)
+
+    def _states(self, samples: Tensor) -> list[Tensor]:
+        """The chosen hidden states (1, T, width) of samples (n,)."""
+        model = self.upstream if self.finetune else self._frozen[0]
+        states = list(model([samples])["hidden_states"])
+        return states if self.layer is None else [states[self.layer]]
+
+    def _apply(self, change: Callable[[Tensor], Tensor], *rest: bool) -> S3PRLFrontend:
+        """Move a frozen upstream along; it stays in single precision."""
+        super()._apply(change, *rest)
+        if not self.finetune:
+            self._frozen[0].to(change(torch.zeros(0)).device)
+        return self

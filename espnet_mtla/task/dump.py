@@ -1,0 +1,324 @@
+"""Features of a data folder, made once by a front-end and stored in archives.
+
+The work is cut into shards, each an archive of some hundred utterances that appears
+whole or not at all, with a mark that says from what it was made: front-end, settings,
+checkpoint, sound. A run that was killed, or is repeated with other utterances, keeps
+the shards whose mark still fits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from espnet_mtla.data import workers
+from espnet_mtla.data.atomic import atomic_file
+from espnet_mtla.data.audio import open_audio, read_span, source_file
+from espnet_mtla.data.features import Written, write_features
+from espnet_mtla.data.folder import FEATURES, SOUNDS, DataFolder
+from espnet_mtla.errors import UserError
+from espnet_mtla.task.choices import setting_names
+from espnet_mtla.task.config import check_keys, load_yaml, overlay
+from espnet_mtla.task.data import MADE_BY
+from espnet_mtla.task.parts import FRONTEND, build_part, sampling_rate
+
+if TYPE_CHECKING:
+    import numpy as np
+
+_BYTES_PER_ENTRY = 300  # headers, index and padding of an utterance, at most
+# What forked workers find here: a model is too big to be sent to them with each job.
+_inherited: tuple[Maker, Storage, dict[Path, str]]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How features are stored: ``kind`` is zip or ark, ``size`` utterances a shard."""
+
+    kind: str = "zip"
+    dtype: str = "float32"
+    size: int = 1000
+
+
+class Maker:
+    """A front-end in evaluation mode that makes what is stored of one utterance."""
+
+    def __init__(self, args: Namespace, device: str) -> None:
+        if args.frontend is None:
+            raise UserError("frontend: none makes no features")
+        if args.frontend_conf.get("finetune"):
+            raise UserError(
+                "frontend_conf.finetune: what the upstream gives changes while it is "
+                "trained; dump features of a frozen one"
+            )
+        self.module: nn.Module = build_part(FRONTEND, args).eval().to(device)
+        self.device = device
+        self.rate = sampling_rate(args)
+        self.settings = {
+            "frontend": args.frontend,
+            "frontend_conf": args.frontend_conf,
+        }
+
+    def identity(self) -> dict[str, object]:
+        """What the features depend on besides the sound."""
+        known = getattr(self.module, "identity", None)
+        return {**self.settings, "checkpoint": known() if known else ""}
+
+    @torch.inference_mode()
+    def __call__(self, key: str, source: str) -> np.ndarray:
+        """(frames, width) float32.
+
+        Raises:
+            UserError: names the utterance: unreadable, another rate, too short.
+        """
+        try:
+            samples = torch.from_numpy(self._read(source)).to(self.device)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+        if hasattr(self.module, "to_store"):
+            features = self.module.to_store(samples)
+        else:
+            lengths = torch.tensor([len(samples)], device=self.device)
+            rows, counts = self.module(samples.unsqueeze(0), lengths)
+            features = rows[0, : int(counts)]
+        if not len(features):
+            raise UserError(
+                f"{key}: {len(samples)} samples are too few for a frame; drop such "
+                "ones (filter_data --min_seconds)"
+            )
+        return features.float().cpu().numpy()
+
+    def _read(self, source: str) -> np.ndarray:
+        with open_audio(source) as sound:
+            if sound.samplerate != self.rate:
+                raise UserError(
+                    f"{source}: {sound.samplerate} Hz, and the front-end takes "
+                    f"{self.rate}; run format_audio --fs {self.rate}"
+                )
+            return read_span(sound, source)
+
+
+def read_frontend(config: Path, fragment: Path | None = None) -> Namespace:
+    """``frontend`` and ``frontend_conf`` of a training YAML, a fragment laid over it.
+
+    Raises:
+        UserError: an unknown front-end or setting.
+    """
+    given = load_yaml(config)
+    if fragment:
+        given = overlay(given, load_yaml(fragment))
+    name = given.get("frontend", FRONTEND.default)
+    settings = given.get("frontend_conf", {})
+    args = Namespace(frontend=None if name == "none" else name, frontend_conf=settings)
+    component = FRONTEND.get_class(args.frontend)
+    check_keys("frontend_conf", settings, setting_names(component) if component else [])
+    return args
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One archive to make: its path and the sources of its utterances by key."""
+
+    path: Path
+    sources: dict[str, str]
+
+    @property
+    def mark(self) -> Path:
+        return self.path.with_suffix(".json")
+
+    def key(self, maker: dict[str, object], storage: Storage) -> str:
+        """A hash of all that the archive is made from."""
+        files = {}
+        for source in self.sources.values():
+            path = source_file(source)
+            if path is not None and path.is_file():
+                files[str(path)] = [path.stat().st_size, path.stat().st_mtime_ns]
+        content = [maker, storage.kind, storage.dtype, self.sources, files]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def dump_features(
+    data: str | Path,
+    target: str | Path,
+    args: Namespace,
+    storage: Storage,
+    nj: int = 1,
+    device: str = "cpu",
+) -> DataFolder:
+    """Write ``target``, a copy of the folder ``data`` with features for its sound.
+
+    Args:
+        args: ``frontend`` and ``frontend_conf``, as in a training configuration.
+    Raises:
+        UserError: sound that cannot be read, or a disk without room for the estimate.
+    """
+    data, target = Path(data), Path(target)
+    if target.resolve() == data.resolve():
+        raise UserError(f"{target}: input and output are the same folder")
+    folder = DataFolder.read(data)
+    if folder.source != SOUNDS or folder.segments is not None:
+        raise UserError(f"{data}: sound without segments needed: run format_audio")
+    if nj > 1:
+        torch.set_num_threads(1)  # forked workers must not share a pool of threads
+    maker = Maker(args, device)
+    with workers.lock_folder(target):
+        check_room(folder, maker, storage, target)
+        shards = make_shards(folder, target, storage)
+        written = _make_all(shards, maker, storage, nj)
+        return _write_tables(folder, target, maker, storage, written)
+
+
+def check_room(
+    folder: DataFolder, maker: Maker, storage: Storage, target: Path
+) -> None:
+    """Say how much will be written, and refuse what does not fit the disk.
+
+    Raises:
+        UserError: names both sizes.
+    """
+    seconds = _seconds(folder, maker.rate)
+    key = max(seconds, key=seconds.__getitem__)
+    features = maker(key, folder.wav[key])
+    per_second = len(features) / seconds[key]
+    width = features.shape[1]
+    item = 2 if storage.dtype == "float16" else 4
+    total = sum(seconds.values())
+    needed = total * per_second * width * item + len(seconds) * _BYTES_PER_ENTRY
+    free = shutil.disk_usage(target).free
+    logging.info(
+        "%d utterances, %.2f hours, %.0f frames a second of %d x %s: about %.3f GB; "
+        "%.1f GB are free",
+        *(len(seconds), total / 3600, per_second, width, storage.dtype),
+        *(needed / 1e9, free / 1e9),
+    )
+    there = sum(file.stat().st_size for file in target.glob("data/feats.*"))
+    if needed > free + there:
+        raise UserError(
+            f"{target}: about {needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free; "
+            "choose one layer, --dtype float16 or another disk"
+        )
+
+
+def _seconds(folder: DataFolder, rate: int) -> dict[str, float]:
+    samples = folder.tables.get("utt2num_samples", {})
+    seconds = {}
+    for key, source in folder.wav.items():
+        if samples.get(key, "").isdigit():
+            seconds[key] = int(samples[key]) / rate
+        else:
+            try:
+                with open_audio(source) as sound:
+                    seconds[key] = sound.frames / sound.samplerate
+            except UserError as error:
+                raise UserError(f"{key}: {error}") from None
+    return seconds
+
+
+def make_shards(folder: DataFolder, target: Path, storage: Storage) -> list[Shard]:
+    """Cut a folder into archives of ``storage.size`` utterances, in order of keys."""
+    keys = folder.utterances
+    parts = [keys[i : i + storage.size] for i in range(0, len(keys), storage.size)]
+    digits = len(str(len(parts) - 1))
+    return [
+        Shard(
+            target / "data" / f"feats.{number:0{digits}}.{storage.kind}",
+            {key: folder.wav[key] for key in part},
+        )
+        for number, part in enumerate(parts)
+    ]
+
+
+def _make_all(
+    shards: Sequence[Shard], maker: Maker, storage: Storage, nj: int
+) -> dict[Path, Written]:
+    from tqdm import tqdm
+
+    identity = maker.identity()
+    keys = {shard.path: shard.key(identity, storage) for shard in shards}
+    written = {}
+    for shard in shards:
+        found = _load_mark(shard, keys[shard.path])
+        if found is not None:
+            written[shard.path] = found
+    missing = [shard for shard in shards if shard.path not in written]
+    if written:
+        logging.info("%d of %d archives are there already", len(written), len(shards))
+    if missing:
+        # The mark of a complete folder goes before anything it points to changes.
+        (shards[0].path.parents[1] / FEATURES).unlink(missing_ok=True)
+
+    global _inherited
+    _inherited = (maker, storage, keys)
+    total = sum(len(shard.sources) for shard in missing)
+    with tqdm(total=total, unit="utt", disable=None, desc="features") as bar:
+        for shard, made in workers.map_unordered(_work, missing, nj):
+            written[shard.path] = made
+            bar.update(len(shard.sources))
+    return written
+
+
+def _work(shard: Shard) -> Written:
+    maker, storage, keys = _inherited
+    return _make_shard(shard, maker, storage, keys[shard.path])
+
+
+def _make_shard(shard: Shard, maker: Maker, storage: Storage, key: str) -> Written:
+    shard.mark.unlink(missing_ok=True)
+
+    def rows() -> Iterator[tuple[str, np.ndarray]]:
+        for name, source in shard.sources.items():
+            yield name, maker(name, source)
+
+    written = write_features(shard.path, rows(), storage.dtype)
+    with atomic_file(shard.mark) as stream:
+        json.dump({"key": key, "written": asdict(written)}, stream)
+    return written
+
+
+def _load_mark(shard: Shard, key: str) -> Written | None:
+    if not (shard.mark.is_file() and shard.path.is_file()):
+        return None
+    content = json.loads(shard.mark.read_text(encoding="utf-8"))
+    return Written(**content["written"]) if content["key"] == key else None
+
+
+def _write_tables(
+    folder: DataFolder,
+    target: Path,
+    maker: Maker,
+    storage: Storage,
+    written: dict[Path, Written],
+) -> DataFolder:
+    places, frames = {}, {}
+    for path, made in written.items():
+        places |= made.places_in(path.parent)
+        frames |= {key: str(count) for key, count in made.frames.items()}
+    if len(places) != len(folder.utterances):
+        raise RuntimeError(f"{len(folder.utterances)} in, {len(places)} out")
+    used = {name for path in written for name in (path.name, f"{path.stem}.json")}
+    for file in (target / "data").glob("feats.*"):
+        if file.name not in used:
+            file.unlink()
+    with atomic_file(target / MADE_BY) as stream:
+        json.dump(maker.settings, stream, indent=2)
+    with atomic_file(target / "feats_type") as stream:
+        stream.write(f"features_{storage.kind}\n")
+    made = DataFolder(
+        path=target,
+        wav=places,
+        tables={**folder.tables, "utt2num_frames": frames},
+        speaker_tables=folder.speaker_tables,
+        source=FEATURES,
+    )
+    made.write(target)
+    logging.info("in %d = written %d utterances", len(folder.utterances), len(places))
+    return made
