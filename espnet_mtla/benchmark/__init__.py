@@ -14,5 +14,6 @@ from __future__ import annotations
 
 PARTS = {
     "train": "one attention layer, forward and backward: time and kept bytes",
+    "kernel": "attention over a cache: bytes and products a second",
 }
 """Part and what it measures, in the order ``all`` runs them."""
