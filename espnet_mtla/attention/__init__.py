@@ -1,9 +1,9 @@
 """MHA, GQA, MQA, MLA and MTLA over one cache. Needs torch alone.
 
 Read in this order: ``config`` (settings), ``rope``, ``merge`` (temporal merging),
-``cache``, ``attend`` (the arithmetic), ``causal`` (training, prefill, step),
-``multihead`` and ``latent`` (the types), ``cross``, ``interface`` (the reference's
-signature).
+``timeline`` and ``cache``, ``attend`` (training), ``backend`` and ``cached``
+(decoding), ``causal`` (training, prefill, step), ``multihead`` and ``latent`` (the
+types), ``cross``, ``interface`` (the reference's signature).
 """
 
 from espnet_mtla.attention.cache import EntryLayout, KVCache
@@ -20,6 +20,7 @@ from espnet_mtla.attention.registry import (
     build_attention,
     complete_settings,
 )
+from espnet_mtla.attention.timeline import NewTokens, Timeline
 
 __all__ = [
     "ATTENTIONS",
@@ -31,6 +32,8 @@ __all__ = [
     "MultiheadLatentAttention",
     "MultiheadTemporalLatentAttention",
     "MultiheadTemporalLatentCrossAttention",
+    "NewTokens",
+    "Timeline",
     "attention_settings",
     "build_attention",
     "complete_settings",

@@ -6,7 +6,7 @@ GQA, MQA). Lengths in tokens are called ``seen``; lengths in entries ``entries``
 ``slots``.
 
 Letters: ``B`` utterances, ``K`` hypotheses each, ``N = B K`` rows, ``G`` entry heads,
-``P`` prompt slots, ``S`` suffix slots, ``w`` entry width.
+``P`` prompt slots, ``S`` suffix slots, ``L`` new tokens, ``w`` entry width.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention.backend import choose_backend
+from espnet_mtla.attention.timeline import NewTokens, Timeline
 
 
 @dataclass(frozen=True)
@@ -69,46 +70,47 @@ class KVCache:
     ``prompt (B, G, P, w)`` holds the prompt's finished chunks. ``suffix (N, G, S, w)``
     starts with the prompt's open chunk, if any, and grows with the tokens; each row
     owns its own, so that merging a token into an open chunk never reaches a sibling.
+    What stands in a slot that nothing was written to is never used.
 
-    Attributes:
-        whole: finished chunks of each prompt, ``(B,)``.
-        seen: tokens of each row, those of the prompt included, ``(N,)``.
-        appended: tokens of a row after the prompt, counted on the host.
-        capacity: how many of them there is room for.
+    ``timeline`` says which slots these are. The layers of a decoder share one; then the
+    decoder moves it, and the caches by :meth:`move` and :meth:`take` alone.
     """
 
     def __init__(
         self,
         layout: EntryLayout,
         prompt: Tensor,
-        prompt_tokens: Tensor,
-        capacity: int,
+        timeline: Timeline,
         backend: str = "auto",
     ) -> None:
-        self.layout = layout
+        self.layout = self.prompt_layout = layout
         self.backend = choose_backend(backend, layout, prompt.dtype, prompt.device)
-        self.prompt = prompt
-        self.whole = prompt_tokens // layout.stride
-        self.seen = prompt_tokens.clone()
-        self.appended = 0
-        self.capacity = capacity
-        slots = layout.slots(layout.stride - 1 + capacity)
-        shape = (prompt.size(0), layout.heads, slots, layout.width)
-        self.suffix = prompt.new_zeros(shape)
-        self._private_prompt = False
+        self.prompt, self.timeline = prompt, timeline
+        rows = len(timeline.seen)
+        self.suffix = prompt.new_zeros(rows, layout.heads, timeline.slots, layout.width)
 
     @classmethod
     def empty(
-        cls, layout: EntryLayout, rows: int, capacity: int, like: Tensor
+        cls,
+        layout: EntryLayout,
+        rows: int,
+        capacity: int,
+        like: Tensor,
+        backend: str = "auto",
     ) -> KVCache:
         """No prompt part; dtype and device are those of ``like``."""
         prompt = like.new_zeros(rows, layout.heads, 0, layout.width)
         nothing = torch.zeros(rows, dtype=torch.long, device=like.device)
-        return cls(layout, prompt, nothing, capacity)
+        return cls(layout, prompt, Timeline(nothing, layout.stride, capacity), backend)
 
     @classmethod
     def from_prompt(
-        cls, layout: EntryLayout, entries: Tensor, lengths: Tensor, capacity: int
+        cls,
+        layout: EntryLayout,
+        entries: Tensor,
+        lengths: Tensor,
+        capacity: int,
+        backend: str = "auto",
     ) -> KVCache:
         """Keep a prompt's finished chunks; its open one becomes the suffix's first.
 
@@ -117,12 +119,13 @@ class KVCache:
             lengths: prompt tokens of each row, ``(B,)``; those behind are padding.
             capacity: room for so many tokens a row after the prompt.
         """
-        s = layout.stride
-        cache = cls(layout, entries[:, :, s - 1 :: s].contiguous(), lengths, capacity)
+        s, timeline = layout.stride, Timeline(lengths, layout.stride, capacity)
+        finished = entries[:, :, s - 1 :: s].contiguous()
+        cache = cls(layout, finished, timeline, backend)
         if s > 1 and entries.size(2) > 0:
-            rows = torch.arange(entries.size(0), device=entries.device)
             # Where no chunk is open the first token will write over this unread.
-            cache.suffix[:, :, 0] = entries[rows, :, (lengths - 1).clamp(min=0)]
+            last = (lengths - 1).clamp(min=0)
+            cache.suffix[:, :, 0] = entries[timeline.rows, :, last]
         return cache
 
     @property
@@ -131,14 +134,9 @@ class KVCache:
         return self.suffix.size(0) // self.prompt.size(0)
 
     @property
-    def base(self) -> Tensor:
-        """Chunk index of each row's first suffix slot, ``(N,)``."""
-        return self.whole.repeat_interleave(self.beam)
-
-    @property
-    def filled(self) -> int:
-        """Suffix slots that the fullest row can be using."""
-        return self.layout.slots(self.layout.stride - 1 + self.appended)
+    def seen(self) -> Tensor:
+        """Tokens of each row, those of the prompt included, ``(N,)``."""
+        return self.timeline.seen
 
     @property
     def nbytes(self) -> int:
@@ -148,93 +146,93 @@ class KVCache:
     @property
     def used_nbytes(self) -> int:
         """Bytes of the entries that hold something."""
-        in_prompt = int(self.whole.sum())
-        chunks = -(-self.seen // self.layout.stride)
-        in_suffix = int((chunks - self.base).sum())
-        return self.layout.nbytes(in_prompt + in_suffix, self.suffix.itemsize)
+        time = self.timeline
+        in_prompt = int(time.whole.sum())
+        in_suffix = int((-(-time.seen // self.layout.stride) - time.base).sum())
+        itemsize = self.suffix.itemsize
+        return self.prompt_layout.nbytes(in_prompt, itemsize) + self.layout.nbytes(
+            in_suffix, itemsize
+        )
 
     def fork(self, beam: int, share_prompt: bool = True) -> None:
         """Turn each row into ``beam`` rows beside each other."""
-        self.suffix = self.suffix.repeat_interleave(beam, dim=0)
-        self.seen = self.seen.repeat_interleave(beam)
+        self.timeline.fork(beam, share_prompt)
+        self.spread(beam, share_prompt)
+
+    def spread(self, beam: int, share_prompt: bool = True) -> None:
+        """:meth:`fork` without the timeline."""
+        old, filled = self.suffix, self.timeline.filled
+        self.suffix = old.new_zeros(len(old) * beam, *old.shape[1:])
+        self.suffix[:, :, :filled] = old[:, :, :filled].repeat_interleave(beam, 0)
         if not share_prompt:
             self.prompt = self.prompt.repeat_interleave(beam, dim=0)
-            self.whole = self.whole.repeat_interleave(beam)
-            self._private_prompt = True
 
-    def open_entry(self) -> Tensor:
-        """Each row's newest suffix entry ``(N, G, w)``; read it where one is open."""
-        newest = (self.seen - 1) // self.layout.stride - self.base
-        rows = torch.arange(newest.size(0), device=newest.device)
-        return self.suffix[rows, :, newest.clamp(min=0)]
+    def open_entry(self, new: NewTokens) -> Tensor:
+        """The entry that the first new token goes on with ``(N, G, w)``.
 
-    def append(self, entries: Tensor, lengths: Tensor | None = None) -> None:
+        It means something where ``new.is_open``.
+        """
+        return self.suffix[self.timeline.rows, :, new.slot[:, 0]]
+
+    def write(
+        self, entries: Tensor, new: NewTokens, lengths: Tensor | None = None
+    ) -> None:
         """Write the running entries ``(N, G, L, w)`` of L new tokens a row.
 
         ``lengths (N,)`` says how many of them are real, where rows differ. A token of
         an open chunk replaces the chunk's entry, since its running sum includes it.
-
-        Raises:
-            IndexError: more tokens than the capacity that was asked for.
         """
-        new, s = entries.size(2), self.layout.stride
-        if self.appended + new > self.capacity:
-            raise IndexError(
-                f"the cache has room for {self.capacity} tokens after the prompt, "
-                f"{self.appended + new} are needed; ask for more when it is made"
-            )
-        self.appended += new
-        if new == 1 and lengths is None:
-            rows = torch.arange(entries.size(0), device=entries.device)
-            self.suffix[rows, :, self.seen // s - self.base] = entries[:, :, 0]
-            self.seen = self.seen + 1
+        tokens, s = entries.size(2), self.layout.stride
+        if tokens == 1 and lengths is None:
+            self.suffix[self.timeline.rows, :, new.slot[:, 0]] = entries[:, :, 0]
             return
-        count = torch.full_like(self.seen, new) if lengths is None else lengths
-        step = torch.arange(new, device=entries.device)
-        token = self.seen.unsqueeze(1) + step  # (N, L)
-        ends = ((token + 1) % s == 0) | (step == count.unsqueeze(1) - 1)
+        step = torch.arange(tokens, device=entries.device)
+        count = torch.full_like(new.start, tokens) if lengths is None else lengths
+        ends = ((new.index + 1) % s == 0) | (step == count.unsqueeze(1) - 1)
         row, column = (ends & (step < count.unsqueeze(1))).nonzero(as_tuple=True)
-        slot = token[row, column] // s - self.base[row]
-        self.suffix[row, :, slot] = entries[row, :, column]
-        self.seen = self.seen + count
+        self.suffix[row, :, new.slot[row, column]] = entries[row, :, column]
+
+    def suffix_entries(self) -> Tensor:
+        """The suffix as far as any row can have come, ``(N, G, S', w)``."""
+        return self.suffix[:, :, : self.timeline.filled]
 
     def reorder(self, rows: Tensor) -> None:
         """Row i goes on as row ``rows[i]`` was, one of the same utterance's."""
-        used = self.suffix[:, :, : self.filled]
-        used.copy_(used.index_select(0, rows))
-        self.seen = self.seen.index_select(0, rows)
-        if self._private_prompt:
-            self.prompt = self.prompt.index_select(0, rows)
-            self.whole = self.whole.index_select(0, rows)
+        self.move(rows, torch.empty_like(self.suffix))
+        self.timeline.reorder(rows)
 
-    def select(self, utterances: Tensor, beam: int) -> None:
-        """Keep the ``(B',)`` utterances, each with its ``beam`` rows, in this order."""
-        offsets = torch.arange(beam, device=utterances.device)
-        rows = (utterances.unsqueeze(1) * beam + offsets).flatten()
-        kept = rows if self._private_prompt else utterances
-        self.prompt = self.prompt.index_select(0, kept)
-        self.whole = self.whole.index_select(0, kept)
+    @torch.no_grad()
+    def move(self, rows: Tensor, spare: Tensor) -> Tensor:
+        """:meth:`reorder` without the timeline, by way of a spare suffix.
+
+        No gradient goes through it.
+
+        Returns:
+            What is spare from now on.
+        """
+        filled, old = self.timeline.filled, self.suffix
+        torch.index_select(old[:, :, :filled], 0, rows, out=spare[:, :, :filled])
+        self.suffix = spare
+        if len(self.prompt) == len(old):  # a copy each: moved, as is the paper's
+            self.prompt = self.prompt.index_select(0, rows)
+        return old
+
+    def take(self, prompts: Tensor, rows: Tensor, timeline: Timeline) -> None:
+        """Keep these prompt copies and rows, in this order."""
+        self.prompt = self.prompt.index_select(0, prompts)
         self.suffix = self.suffix.index_select(0, rows)
-        self.seen = self.seen.index_select(0, rows)
+        self.timeline = timeline
 
     def copy(self, rows: Tensor | None = None, capacity: int | None = None) -> KVCache:
         """An independent cache for ``rows`` of this one, with room for more tokens.
 
         Only for caches whose rows share no prompt.
         """
-        rows = (
-            torch.arange(len(self.seen), device=self.seen.device)
-            if rows is None
-            else rows
-        )
-        new = KVCache(
-            self.layout,
-            self.prompt.index_select(0, rows),
-            self.whole.index_select(0, rows) * self.layout.stride,
-            self.capacity if capacity is None else capacity,
-        )
-        new.seen, new.appended = self.seen.index_select(0, rows), self.appended
-        used = self.suffix[:, :, : self.filled]
-        new.suffix[:, :, : self.filled] = used.index_select(0, rows)
-        new._private_prompt = self._private_prompt
+        rows = self.timeline.rows if rows is None else rows
+        timeline = self.timeline.take(rows, rows)
+        timeline.capacity = capacity or timeline.capacity
+        prompt = self.prompt.index_select(0, rows)
+        new = KVCache(self.layout, prompt, timeline, self.backend.name)
+        filled = timeline.filled
+        new.suffix[:, :, :filled] = self.suffix[:, :, :filled].index_select(0, rows)
         return new

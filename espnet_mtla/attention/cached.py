@@ -10,15 +10,40 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.backend import DecodeBackend
 from espnet_mtla.attention.cache import EntryLayout, KVCache
 
 
-def attend_cached(
-    q: Tensor, cache: KVCache, visible: Tensor, own: Tensor | None, scale: float
-) -> Tensor:
-    """Queries over the prompt that K hypotheses share and over each row's own suffix.
+def attend_prompt(
+    q: Tensor,
+    entries: Tensor,
+    layout: EntryLayout,
+    cache: KVCache,
+    scale: float,
+) -> tuple[Tensor, Tensor]:
+    """All hypotheses of an utterance over its one prompt, in one product.
 
-    The prompt is read once an utterance, by the queries of all its hypotheses.
+    Args:
+        q: ``(N, H, L, d)``, in the space of the entries.
+        entries: the prompt's, ``(B, G, P, w)``, as ``layout`` says.
+
+    Returns:
+        Output ``(N, H, L, e)`` and log-sum-exp ``(N, H, L)``.
+    """
+    (rows, heads, tokens, _), (prompts, groups) = q.shape, entries.shape[:2]
+    q = q.reshape(prompts, rows // prompts, groups, heads // groups * tokens, -1)
+    q = q.transpose(1, 2).flatten(2, 3)  # (B, G, K M, d)
+    whole = cache.timeline.whole.unsqueeze(1)
+    out, lse = cache.backend.attend(q, entries, layout, whole, scale)
+    out = out.unflatten(2, (rows // prompts, -1)).transpose(1, 2)  # (B, K, G, M, e)
+    lse = lse.unflatten(2, (rows // prompts, -1)).transpose(1, 2)
+    return out.reshape(rows, heads, tokens, -1), lse.reshape(rows, heads, tokens)
+
+
+def attend_suffix(
+    q: Tensor, cache: KVCache, visible: Tensor, own: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Each row over its own suffix.
 
     Args:
         q: ``(N, H, L, d)``, in the space of the entries.
@@ -27,50 +52,29 @@ def attend_cached(
             show it: with several queries a row.
 
     Returns:
-        ``(N, H, L, e)``.
+        Output ``(N, H, L, e)`` and log-sum-exp ``(N, H, L)``.
     """
     (rows, heads, tokens, _), layout = q.shape, cache.layout
-    attend, merge = cache.backend.attend, cache.backend.merge
     per_group = heads // layout.heads
     q = q.reshape(rows, layout.heads, per_group * tokens, -1)  # (N, G, M, d)
     seen = visible if tokens == 1 else visible.repeat(1, per_group)
-    used = cache.suffix[:, :, : cache.filled]
-    out, lse = attend(q, used, layout, seen, scale)
+    out, lse = cache.backend.attend(q, cache.suffix_entries(), layout, seen, scale)
     if own is not None:
-        own_out, own_lse = _attend_own(q, own, layout, scale)
-        out = merge(own_out, own_lse, out, lse)
-        lse = torch.logaddexp(own_lse, lse)
-    if cache.prompt.size(2) > 0:
-        asked = _by_utterance(q, cache.prompt.size(0))
-        whole = cache.whole.unsqueeze(1)
-        found, found_lse = attend(asked, cache.prompt, layout, whole, scale)
-        found_lse = _by_row(found_lse.unsqueeze(-1), rows).squeeze(-1)
-        out = merge(_by_row(found, rows), found_lse, out, lse)
-    return out.reshape(rows, heads, tokens, -1)
+        out, lse = _with_own(q, own, out, lse, cache.backend, layout, scale)
+    return out.reshape(rows, heads, tokens, -1), lse.reshape(rows, heads, tokens)
 
 
-def _by_utterance(x: Tensor, utterances: int) -> Tensor:
-    """``(N, G, M, w) -> (B, G, K M, w)``: an utterance's rows beside each other."""
-    rows, groups, queries, width = x.shape
-    beam = rows // utterances
-    x = x.view(utterances, beam, groups, queries, width)
-    return x.transpose(1, 2).reshape(utterances, groups, beam * queries, width)
-
-
-def _by_row(x: Tensor, rows: int) -> Tensor:
-    """The inverse of :func:`_by_utterance`."""
-    utterances, groups, queries, width = x.shape
-    beam = rows // utterances
-    x = x.view(utterances, groups, beam, queries // beam, width)
-    return x.transpose(1, 2).reshape(rows, groups, queries // beam, width)
-
-
-def _attend_own(
-    q: Tensor, own: Tensor, layout: EntryLayout, scale: float
+def _with_own(
+    q: Tensor,
+    own: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    backend: DecodeBackend,
+    layout: EntryLayout,
+    scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Each query over one entry: its value, and its score as the log-sum-exp."""
-    per_group = q.size(2) // own.size(2)
-    own = own.repeat(1, 1, per_group, 1)  # (N, G, M, w)
-    score = (q * layout.keys(own)).sum(-1) * scale
-    exact = torch.float64 if q.dtype == torch.float64 else torch.float32
-    return layout.values(own), score.to(exact)
+    """Merge in one entry a query: its value, and its score as the log-sum-exp."""
+    own = own.repeat(1, 1, q.size(2) // own.size(2), 1)  # (N, G, M, w)
+    score = ((q * layout.keys(own)).sum(-1) * scale).to(lse.dtype)
+    out = backend.merge(layout.values(own).to(out.dtype), score, out, lse)
+    return out, torch.logaddexp(score, lse)

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from espnet_mtla.attention.attend import attend_causal, attend_strided
+from espnet_mtla.attention.attend import take
 from espnet_mtla.attention.cache import EntryLayout, KVCache
-from espnet_mtla.attention.cached import attend_cached
+from espnet_mtla.attention.cached import attend_prompt, attend_suffix
 from espnet_mtla.attention.rope import rotary_angles
+from espnet_mtla.attention.timeline import NewTokens, Timeline
 
 
 class CausalAttention(nn.Module):
@@ -40,18 +41,29 @@ class CausalAttention(nn.Module):
         self,
         x: Tensor,
         angles: Tensor,
-        start: Tensor | None = None,
+        new: NewTokens | None = None,
         carry: Tensor | None = None,
     ) -> Tensor:
         """Running entries ``(B, G, T, w)``: what the cache holds after each token.
 
-        ``start (B,)`` tokens came before, and ``carry (B, G, w)`` is the newest entry
-        then; None where rows begin here.
+        ``new`` says where the tokens stand, and ``carry (B, G, w)`` is the entry that
+        the first goes on with; None where rows begin here.
         """
         raise NotImplementedError
 
-    def expand(self, entries: Tensor) -> tuple[Tensor, Tensor]:
-        """Entries ``(B, G, S, w)`` to keys and values a head, for training."""
+    def chunk_codes(self, index: Tensor, dtype: torch.dtype) -> Tensor | None:
+        """What merging needs to know of the chunks of tokens ``index (N, L)``."""
+        del index, dtype
+        return None
+
+    def attend(
+        self, q: Tensor, entries: Tensor, rank: Tensor | None, dropout: float
+    ) -> Tensor:
+        """Queries ``(B, H, U, d)`` over the running entries of whole rows, in training.
+
+        ``rank (B or 1, U)`` is where a query stands in its row; None: query i is
+        token i. Returns heads ``(B, H, U, e)``.
+        """
         raise NotImplementedError
 
     def absorb(self, q: Tensor) -> Tensor:
@@ -98,18 +110,9 @@ class CausalAttention(nn.Module):
     def _attend_entries(
         self, entries: Tensor, asking: Asking, angles: Tensor
     ) -> Tensor:
-        stride, dropout = self.layout.stride, self.dropout if self.training else 0.0
         q = self.queries(asking.x, asking.of(angles))
-        if stride == 1:
-            keys, values = self.expand(entries)
-            visible = asking.index + 1
-            out = attend_causal(q, keys, values, visible, self.scale, dropout)
-        else:
-            finished = self.expand(entries[:, :, stride - 1 :: stride])
-            own = self.expand(asking.of(entries.transpose(1, 2)).transpose(1, 2))
-            visible = asking.index // stride
-            out = attend_strided(q, finished, own, visible, self.scale, dropout)
-        return self.project_out(out)
+        dropout = self.dropout if self.training else 0.0
+        return self.project_out(self.attend(q, entries, asking.rank, dropout))
 
     def prefill(
         self, x: Tensor, lengths: Tensor, capacity: int, ask: bool = True
@@ -130,6 +133,27 @@ class CausalAttention(nn.Module):
         out = self._attend_entries(entries, Asking.all_of(x), angles) if ask else None
         return out, cache
 
+    def place(
+        self, timeline: Timeline, x: Tensor, position: Tensor | None = None
+    ) -> NewTokens:
+        """Take room for the new tokens ``x (N, L, .)`` of all rows and place them.
+
+        ``position``: rotary positions ``(N or 1, L)``; None: tokens seen by the row.
+        """
+        timeline.claim(x.size(1))
+        start = timeline.seen.clone()
+        step = torch.arange(x.size(1), device=x.device)
+        index = start.unsqueeze(1) + step
+        stride = self.layout.stride
+        return NewTokens(
+            start=start,
+            index=index,
+            slot=index // stride - timeline.base.unsqueeze(1),
+            angles=self.angles(index if position is None else position, x.dtype),
+            is_open=(start % stride > 0).unsqueeze(1),
+            codes=self.chunk_codes(index, x.dtype),
+        )
+
     def extend(
         self,
         x: Tensor,
@@ -138,7 +162,7 @@ class CausalAttention(nn.Module):
         asking: Asking | None = None,
         position: Tensor | None = None,
     ) -> Tensor:
-        """Append L tokens a row to the cache; each sees all before it and itself.
+        """Append L tokens a row to a cache; each sees all before it and itself.
 
         Args:
             x: ``(N, L, D)``, packed; a decoding step has L = 1.
@@ -149,20 +173,44 @@ class CausalAttention(nn.Module):
         Returns:
             ``(N, U, D)``.
         """
-        stride, single = self.layout.stride, x.size(1) == 1 and lengths is None
+        new = self.place(cache.timeline, x, position)
+        out = self.extend_placed(x, cache, new, lengths, asking)
+        cache.timeline.advance(x.size(1) if lengths is None else lengths)
+        return out
+
+    def extend_placed(
+        self,
+        x: Tensor,
+        cache: KVCache,
+        new: NewTokens,
+        lengths: Tensor | None = None,
+        asking: Asking | None = None,
+    ) -> Tensor:
+        """:meth:`extend` for tokens that are placed already; the timeline stays."""
         asking = asking or Asking.all_of(x)
-        token = cache.seen.unsqueeze(1) + torch.arange(x.size(1), device=x.device)
-        angles = self.angles(token if position is None else position, x.dtype)
-        carry = cache.open_entry() if stride > 1 else None
-        entries = self.entries(x, angles, cache.seen, carry)
-        q = self.absorb(self.queries(asking.x, asking.of(angles)))
-        slot = asking.of(token) // stride - cache.base.unsqueeze(1)
-        cache.append(entries, lengths)
-        # A single new token finds its own running entry in the suffix. Of several, each
-        # sees its own chunk as it stood then, which later ones have overwritten.
-        own = None if single else asking.of(entries.transpose(1, 2)).transpose(1, 2)
-        out = attend_cached(q, cache, slot + 1 if single else slot, own, self.scale)
-        return self.project_out(self.release(out))
+        q = self.queries(asking.x, asking.of(new.angles))
+        carry = cache.open_entry(new) if self.layout.stride > 1 else None
+        entries = self.entries(x, new.angles, new, carry)
+        cache.write(entries, new, lengths)
+        own, visible = None, new.slot + 1
+        if x.size(1) > 1 or lengths is not None:
+            # A single new token finds its own running entry in the suffix. Of several,
+            # each sees its own chunk as it stood then, which later ones overwrote.
+            own = asking.of(entries.transpose(1, 2)).transpose(1, 2)
+            visible = asking.of(new.slot)
+        return self.project_out(self._attend_cached(q, cache, visible, own))
+
+    def _attend_cached(
+        self, q: Tensor, cache: KVCache, visible: Tensor, own: Tensor | None
+    ) -> Tensor:
+        """Queries ``(N, H, L, .)`` over prompt and suffix: ``(N, H, L, d_V)``."""
+        absorbed = self.absorb(q)
+        out, lse = attend_suffix(absorbed, cache, visible, own, self.scale)
+        if cache.prompt.size(2) == 0:
+            return self.release(out)
+        entries, layout = cache.prompt, cache.prompt_layout
+        found = attend_prompt(absorbed, entries, layout, cache, self.scale)
+        return self.release(cache.backend.merge(*found, out, lse))
 
 
 @dataclass(frozen=True)
@@ -191,9 +239,3 @@ class Asking:
         """What ``values (B or 1, T, ...)`` holds for them: ``(B or 1, U, ...)``."""
         return values if self.rank is None else take(values, self.rank)
 
-
-def take(x: Tensor, index: Tensor) -> Tensor:
-    """``x (B or 1, T, ...)`` at ``index (B or 1, U)`` of its second dimension."""
-    batch = max(x.size(0), index.size(0))
-    rows = torch.arange(batch, device=x.device).unsqueeze(1)
-    return x.expand(batch, *x.shape[1:])[rows, index.expand(batch, -1)]

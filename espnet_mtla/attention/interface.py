@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.attend import take
 from espnet_mtla.attention.cache import KVCache
-from espnet_mtla.attention.causal import Asking, CausalAttention, take
+from espnet_mtla.attention.causal import Asking, CausalAttention
 from espnet_mtla.errors import UserError
 
 IncrementalState = dict[str, KVCache]
@@ -102,10 +103,8 @@ class ReferenceInterface(CausalAttention):
                 f"key: {new.size(0)} rows given, the incremental state has "
                 f"{cache.suffix.size(0)}; reorder it first"
             )
-        need = cache.appended + new.size(1)
-        return cache.copy(
-            capacity=max(cache.capacity, 2 * need * (need > cache.capacity))
-        )
+        need, room = cache.timeline.appended + new.size(1), cache.timeline.capacity
+        return cache.copy(capacity=max(room, 2 * need * (need > room)))
 
     def _check(
         self, query: Tensor, key: Tensor, pad: Tensor | None, mask: Tensor | None

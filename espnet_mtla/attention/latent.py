@@ -17,11 +17,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_mtla.attention.attend import attend_latents
 from espnet_mtla.attention.cache import EntryLayout
 from espnet_mtla.attention.config import LatentConfig, TemporalLatentConfig
 from espnet_mtla.attention.interface import ReferenceInterface
-from espnet_mtla.attention.merge import HyperNetwork, running_sums
+from espnet_mtla.attention.merge import (
+    HyperNetwork,
+    add_to_open,
+    chunk_encoding,
+    running_sums,
+)
 from espnet_mtla.attention.rope import rotate
+from espnet_mtla.attention.timeline import NewTokens
 
 
 class MultiheadLatentAttention(ReferenceInterface):
@@ -82,32 +89,43 @@ class MultiheadLatentAttention(ReferenceInterface):
             q = self.wq(x)
         else:
             q = self.wq_b(self.q_norm(self.wq_a(x)))
-        q = q.unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
-        q_nope, q_rope = self._split_query(q)
-        return torch.cat((q_nope, rotate(q_rope, angles.unsqueeze(1))), dim=-1)
+        q_nope, q_rope = self._split_query(q.unflatten(-1, (self.config.num_heads, -1)))
+        q_rope = self.rotate(q_rope, angles.unsqueeze(2))  # (B, U, H, d_R)
+        return torch.cat((q_nope, q_rope), dim=-1).transpose(1, 2)
 
     def entries(
         self,
         x: Tensor,
         angles: Tensor,
-        start: Tensor | None = None,
+        new: NewTokens | None = None,
         carry: Tensor | None = None,
     ) -> Tensor:
         latent, k_rope = self._split_entry(self.wkv_a(x))
-        merged = self.merge(self.kv_norm(latent), start, carry)
-        return torch.cat((merged, rotate(k_rope, angles)), dim=-1).unsqueeze(1)
+        merged = self.merge(self.kv_norm(latent), new, carry)
+        return torch.cat((merged, self.rotate(k_rope, angles)), dim=-1).unsqueeze(1)
+
+    def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
+        """Rotary parts ``(..., d_R)`` turned; a subclass may lay them out otherwise."""
+        return rotate(x, angles)
 
     def merge(
-        self, latent: Tensor, start: Tensor | None, carry: Tensor | None
+        self, latent: Tensor, new: NewTokens | None, carry: Tensor | None
     ) -> Tensor:
         """Latents ``(B, T, r)`` as the cache holds them; MLA keeps them as they are."""
-        del start, carry
+        del new, carry
         return latent
 
     def up_projections(self) -> tuple[Tensor, Tensor]:
         """W_k ``(H, d_N, r)`` and W_v ``(H, d_V, r)``."""
         weight = self.wkv_b.weight.unflatten(0, (self.config.num_heads, -1))
         return weight.split((self.config.qk_nope_head_dim, self.config.v_head_dim), 1)
+
+    def attend(
+        self, q: Tensor, entries: Tensor, rank: Tensor | None, dropout: float
+    ) -> Tensor:
+        weight, stride = self.wkv_b.weight, self.layout.stride
+        entries = entries.squeeze(1)
+        return attend_latents(q, entries, weight, rank, stride, self.scale, dropout)
 
     def expand(self, entries: Tensor) -> tuple[Tensor, Tensor]:
         """Entries ``(B, 1, S, r + d_R)`` to keys and values of each head."""
@@ -177,13 +195,20 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         self.cross_att = cross_att
         self.hypernet_down = HyperNetwork(self.config.kv_lora_rank)
 
+    def chunk_codes(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+        chunks = index // self.layout.stride
+        return chunk_encoding(chunks, self.config.kv_lora_rank).to(dtype)
+
     def merge(
-        self, latent: Tensor, start: Tensor | None, carry: Tensor | None
+        self, latent: Tensor, new: NewTokens | None, carry: Tensor | None
     ) -> Tensor:
-        stride = self.layout.stride
-        token = torch.arange(latent.size(1), device=latent.device).unsqueeze(0)
-        if start is not None:
-            token = token + start.unsqueeze(1)
-        weighted = self.hypernet_down(latent, token // stride) * latent
-        summed = None if carry is None else carry[:, 0, : latent.size(-1)]
-        return running_sums(weighted, stride, start, summed)
+        stride, rank = self.layout.stride, latent.size(-1)
+        if new is None:
+            token = torch.arange(latent.size(1), device=latent.device).unsqueeze(0)
+            weights = self.hypernet_down(latent, token // stride)
+            return running_sums(weights * latent, stride)
+        weighted = self.hypernet_down.weigh(latent, new.codes) * latent
+        summed = None if carry is None else carry[:, 0, :rank]
+        if latent.size(1) == 1 and summed is not None:
+            return add_to_open(weighted, summed, new.is_open)
+        return running_sums(weighted, stride, new.start, summed)

@@ -33,8 +33,11 @@ class HyperNetwork(nn.Module):
 
     def forward(self, latents: Tensor, chunks: Tensor) -> Tensor:
         """Weights ``(B, T, 1)`` of ``latents (B, T, r)`` in ``chunks (B or 1, T)``."""
-        code = chunk_encoding(chunks, self.rank).to(latents.dtype)
-        score = (self.fc_c(code) * self.fc_p(latents)).sum(-1, keepdim=True)
+        return self.weigh(latents, chunk_encoding(chunks, self.rank).to(latents.dtype))
+
+    def weigh(self, latents: Tensor, codes: Tensor) -> Tensor:
+        """:meth:`forward` where the chunks are encoded, ``(B or 1, T, r)``."""
+        score = (self.fc_c(codes) * self.fc_p(latents)).sum(-1, keepdim=True)
         return torch.sigmoid(score)
 
 
@@ -67,15 +70,20 @@ def running_sums(
     if start is None:
         return _sum_aligned(exact, stride).to(values.dtype)
     phase = start % stride  # (B,)
-    if values.size(1) == 1 and carry is not None:  # a decoding step
-        is_open = (phase > 0).unsqueeze(1)
-        kept = torch.where(is_open, carry.to(exact), torch.zeros_like(exact[:, 0]))
-        return (exact + kept.unsqueeze(1)).to(values.dtype)
     grid = _shifted_grid(exact, stride, phase, carry)
     sums = _sum_aligned(grid, stride)
     token = phase.unsqueeze(1) + torch.arange(values.size(1), device=values.device)
     index = token.unsqueeze(-1).expand(values.shape)
     return sums.gather(1, index).to(values.dtype)
+
+
+def add_to_open(value: Tensor, carry: Tensor, is_open: Tensor) -> Tensor:
+    """:func:`running_sums` of a single token a row, ``(B, 1, r)``.
+
+    ``carry (B, r)`` is read where ``is_open (B, 1)``. Half precision needs no float32
+    here: the sum of two numbers is rounded once in any case.
+    """
+    return value + carry.masked_fill(~is_open, 0.0).unsqueeze(1)
 
 
 def _sum_aligned(values: Tensor, stride: int) -> Tensor:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from espnet_mtla.attention.attend import attend_heads
 from espnet_mtla.attention.cache import EntryLayout
 from espnet_mtla.attention.config import MultiheadConfig
 from espnet_mtla.attention.interface import ReferenceInterface
 from espnet_mtla.attention.rope import rotate
+from espnet_mtla.attention.timeline import NewTokens
 
 
 class MultiheadAttention(ReferenceInterface):
@@ -45,15 +47,18 @@ class MultiheadAttention(ReferenceInterface):
         self,
         x: Tensor,
         angles: Tensor,
-        start: Tensor | None = None,
+        new: NewTokens | None = None,
         carry: Tensor | None = None,
     ) -> Tensor:
-        del start, carry  # a token's entry is its own: nothing is merged
+        del new, carry  # a token's entry is its own: nothing is merged
         k = rotate(self._heads(self.wk(x)), angles.unsqueeze(1))
         return torch.cat((k, self._heads(self.wv(x))), dim=-1)
 
-    def expand(self, entries: Tensor) -> tuple[Tensor, Tensor]:
-        return self.layout.keys(entries), self.layout.values(entries)
+    def attend(
+        self, q: Tensor, entries: Tensor, rank: Tensor | None, dropout: float
+    ) -> Tensor:
+        k, v = self.layout.keys(entries), self.layout.values(entries)
+        return attend_heads(q, k, v, rank, self.scale, dropout)
 
     def absorb(self, q: Tensor) -> Tensor:
         return q

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from espnet_mtla.attention import Asking, KVCache, build_attention
+from espnet_mtla.attention import Asking, KVCache, NewTokens, build_attention
 from espnet_mtla.decoder.config import DecoderConfig
 
 
@@ -47,9 +47,9 @@ class DecoderLayer(nn.Module):
             prompt = self.feed_forward(prompt + self.dropout(attended))
         return prompt, cache
 
-    def step(self, x: Tensor, cache: KVCache) -> Tensor:
+    def step(self, x: Tensor, cache: KVCache, new: NewTokens) -> Tensor:
         """New tokens ``(N, L, D)`` behind those in the cache, updated."""
-        attended = self.attention.extend(self.attention_norm(x), cache)
+        attended = self.attention.extend_placed(self.attention_norm(x), cache, new)
         return self.feed_forward(x + self.dropout(attended))
 
     def feed_forward(self, x: Tensor) -> Tensor:

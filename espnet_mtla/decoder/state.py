@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from espnet_mtla.attention import KVCache
@@ -10,29 +11,45 @@ from espnet_mtla.attention import KVCache
 class DecoderState:
     """Caches of all layers for ``B`` utterances of ``beam`` hypotheses each.
 
-    Row ``b * beam + k`` is hypothesis k of utterance b.
+    Row ``b * beam + k`` is hypothesis k of utterance b. The layers share one timeline,
+    and one suffix more than there are layers: a layer is reordered into the spare one,
+    and what it leaves is spare for the next.
     """
 
     def __init__(self, caches: list[KVCache], beam: int, share_prompt: bool) -> None:
-        self.caches = caches
-        self.beam = beam
+        self.caches, self.beam = caches, beam
+        self.timeline = caches[0].timeline
+        self.timeline.fork(beam, share_prompt)
         for cache in caches:
-            cache.fork(beam, share_prompt)
+            cache.timeline = self.timeline
+            cache.spread(beam, share_prompt)
+        self.spare = torch.zeros_like(caches[0].suffix) if beam > 1 else None
 
     def reorder(self, rows: Tensor) -> None:
         """Row i continues what row ``rows[i]`` was, ``(N,)``; same utterance only."""
+        if self.spare is None:  # one hypothesis each: it can but continue itself
+            return
         for cache in self.caches:
-            cache.reorder(rows)
+            self.spare = cache.move(rows, self.spare)
+        self.timeline.reorder(rows)
 
     def select(self, utterances: Tensor) -> None:
         """Keep utterances ``(B',)`` with all their hypotheses, in this order."""
+        beam = torch.arange(self.beam, device=utterances.device)
+        rows = (utterances.unsqueeze(1) * self.beam + beam).flatten()
+        private = self.caches[0].beam < self.beam
+        prompts = rows if private else utterances
+        self.timeline = self.timeline.take(prompts, rows)
         for cache in self.caches:
-            cache.select(utterances, self.beam)
+            cache.take(prompts, rows, self.timeline)
+        if self.spare is not None:
+            self.spare = self.spare[: len(rows)].clone()
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated by all layers."""
-        return sum(cache.nbytes for cache in self.caches)
+        spare = 0 if self.spare is None else self.spare.nbytes
+        return spare + sum(cache.nbytes for cache in self.caches)
 
     @property
     def used_nbytes(self) -> int:

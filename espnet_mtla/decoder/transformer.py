@@ -78,8 +78,10 @@ class DecoderOnlyTransformer(nn.Module):
     def extend(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Logits ``(N, L, V)`` after each of L more tokens a row, ``(N, L)``."""
         x = self.embed(tokens)
+        new = self.layers[0].attention.place(state.timeline, x)
         for layer, cache in zip(self.layers, state.caches, strict=True):
-            x = layer.step(x, cache)
+            x = layer.step(x, cache, new)
+        state.timeline.advance(tokens.size(1))
         return self.output(self.norm(x))
 
     def cache_bytes(

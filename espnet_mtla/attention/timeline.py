@@ -1,0 +1,102 @@
+"""How far each row has come: counted once, for the caches of all layers.
+
+Letters: ``B`` utterances, ``K`` hypotheses each, ``N = B K`` rows, ``L`` new tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Timeline:
+    """Tokens and chunks of rows that started from ``prompt_tokens (B,)``.
+
+    Attributes:
+        whole: finished chunks of each prompt copy, ``(B,)``; ``(N,)`` where each row
+            has a copy.
+        base: chunk index of each row's first suffix slot, ``(N,)``.
+        seen: tokens of each row, those of the prompt included, ``(N,)``.
+        rows: 0 .. N - 1, for indexing.
+        appended: tokens of a row after the prompt, counted on the host.
+        capacity: how many of them there is room for.
+    """
+
+    def __init__(self, prompt_tokens: Tensor, stride: int, capacity: int) -> None:
+        self.stride, self.capacity = stride, capacity
+        self.whole = prompt_tokens // stride
+        self.base = self.whole
+        self.seen = prompt_tokens.clone()
+        self.rows = torch.arange(len(prompt_tokens), device=prompt_tokens.device)
+        self.appended = 0
+
+    @property
+    def filled(self) -> int:
+        """Suffix slots that the fullest row can be using."""
+        return -(-(self.stride - 1 + self.appended) // self.stride)
+
+    @property
+    def slots(self) -> int:
+        """Suffix slots that the capacity needs: the prompt may leave a chunk open."""
+        return -(-(self.stride - 1 + self.capacity) // self.stride)
+
+    def fork(self, beam: int, share_prompt: bool) -> None:
+        """Turn each row into ``beam`` rows beside each other."""
+        self.base = self.base.repeat_interleave(beam)
+        self.seen = self.seen.repeat_interleave(beam)
+        self.rows = torch.arange(len(self.seen), device=self.seen.device)
+        if not share_prompt:
+            self.whole = self.base
+
+    def claim(self, tokens: int) -> None:
+        """Take room for ``tokens`` more in every row.
+
+        Raises:
+            IndexError: more tokens than the capacity that was asked for.
+        """
+        if self.appended + tokens > self.capacity:
+            raise IndexError(
+                f"the cache has room for {self.capacity} tokens after the prompt, "
+                f"{self.appended + tokens} are needed; ask for more when it is made"
+            )
+        self.appended += tokens
+
+    def advance(self, tokens: int | Tensor) -> None:
+        """Count new tokens, of each row ``(N,)`` where they differ."""
+        self.seen += tokens
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i goes on as row ``rows[i]`` was, one of the same utterance's."""
+        self.seen.copy_(self.seen.index_select(0, rows))
+
+    def take(self, prompts: Tensor, rows: Tensor) -> Timeline:
+        """A timeline of some prompt copies and some rows of this one."""
+        new = object.__new__(Timeline)
+        new.stride, new.capacity = self.stride, self.capacity
+        new.whole, new.base = self.whole[prompts], self.base[rows]
+        new.seen, new.appended = self.seen[rows], self.appended
+        new.rows = torch.arange(len(rows), device=rows.device)
+        return new
+
+
+@dataclass(frozen=True)
+class NewTokens:
+    """Where L new tokens a row stand. All layers take this, so it is computed once.
+
+    Attributes:
+        start: tokens of the row before them, ``(N,)``.
+        index: of each in its row, ``(N, L)``.
+        slot: suffix slot of each one's chunk, ``(N, L)``.
+        angles: rotary angles, ``(N or 1, L, .)``.
+        is_open: whether the first goes on with a chunk, ``(N, 1)``.
+        codes: encoded chunk index of each, ``(N, L, r)``; None where nothing is merged.
+    """
+
+    start: Tensor
+    index: Tensor
+    slot: Tensor
+    angles: Tensor
+    is_open: Tensor
+    codes: Tensor | None
