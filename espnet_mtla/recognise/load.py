@@ -22,7 +22,9 @@ class TrainedModel:
     """``fs`` is what the front-end was built for, in Hz.
 
     Without front-end (None) the model takes features alone, and ``fs`` is how many
-    frames a second they are taken to have.
+    frames a second they are taken to have. A model of text has ``read_source``, which
+    turns a text of table ``source_text`` into token ids; its unit of time is a token
+    and ``fs`` is 1.
     """
 
     model: DecoderOnlySpeechModel
@@ -31,6 +33,8 @@ class TrainedModel:
     to_text: Callable[[Sequence[str]], str]
     frontend: str | None = "default"
     frontend_conf: Mapping[str, object] = field(default_factory=dict)
+    source_text: str = ""
+    read_source: Callable[[str], list[int]] | None = None
 
 
 def choose_device(ngpu: int) -> torch.device:
@@ -81,11 +85,25 @@ def load_model(
             f"ctc_weight {options.ctc_weight}: the model in {folder} has no CTC "
             "(trained with model_conf.ctc_weight 0); decode with ctc_weight 0"
         )
+    source_text = getattr(args, "source_text", "")
+    if options.ctc_weight > 0 and source_text:
+        raise UserError(
+            f"ctc_weight {options.ctc_weight}: the CTC of the model in {folder} tells "
+            f"the words spoken ({source_text}), not the text; decode with ctc_weight 0"
+        )
     if model.decoder is not None:
         model.decoder.to(getattr(torch, options.dtype))
     tokeniser = build_tokeniser(
         args.token_type, args.bpemodel, args.non_linguistic_symbols
     )
+    if getattr(args, "task", "asr") == "sum":
+        prepare = ASRTask.build_preprocess_fn(args, train=False)
+        return TrainedModel(
+            *(model.eval(), device, 1, tokeniser.tokens2text),
+            frontend=None,
+            source_text=source_text,
+            read_source=prepare.token_ids,
+        )
     frontend = None if args.frontend in (None, "none") else args.frontend
     return TrainedModel(
         model.eval(),

@@ -29,6 +29,8 @@ def summarise(
       entries that were filled; the same by formula; memory that was taken.
     - ``cache_bytes_per_audio_second``: one hypothesis an utterance, by formula: it
       compares attention types, whatever the batch, the beam and the device.
+    - ``input``: ``text`` where text was decoded; a second then stands for a token of
+      the source, in all figures that are said to be of the audio.
     """
     trained, options, costs = recogniser.trained, recogniser.options, recogniser.costs
     audio = sum(result.audio_seconds for result in recognised)
@@ -61,6 +63,7 @@ def summarise(
         "device": device_name(trained.device),
         "cores": _threads(),
         "versions": _versions(),
+        **({"input": "text"} if trained.read_source else {}),
     }
 
 
@@ -110,19 +113,24 @@ def _versions() -> dict[str, str]:
 def table(summary: dict[str, object]) -> str:
     """The figures of one decoding for the screen."""
     mega = 2**20
+    text = summary.get("input") == "text"
+    length = f"{summary['audio_seconds']:.0f} tokens"
     rows = [
         ("utterances", f"{summary['utterances']}"),
-        ("audio", f"{summary['audio_seconds']:.1f} s"),
+        ("source", length) if text else ("audio", f"{summary['audio_seconds']:.1f} s"),
         ("wall time", f"{summary['wall_seconds']:.2f} s"),
         ("  encoder", f"{summary['encoder_seconds']:.2f} s"),
         ("  search", f"{summary['search_seconds']:.2f} s"),
-        ("RTF", f"{summary['rtf']:.4f}"),
+        ("s a source token" if text else "RTF", f"{summary['rtf']:.4f}"),
         ("tokens", f"{summary['tokens']}"),
         ("tokens a second", f"{summary['tokens_per_second']:.1f}"),
         ("cache, formula", f"{summary['cache_bytes_formula'] / mega:.2f} MiB"),
         ("cache, measured", f"{summary['cache_bytes_measured'] / mega:.2f} MiB"),
         ("cache, allocated", f"{summary['cache_bytes_allocated'] / mega:.2f} MiB"),
-        ("cache a second", f"{summary['cache_bytes_per_audio_second']:.0f} bytes"),
+        (
+            "cache a token" if text else "cache a second",
+            f"{summary['cache_bytes_per_audio_second']:.0f} bytes",
+        ),
         ("peak memory", f"{summary['peak_memory_bytes'] / mega:.0f} MiB"),
         ("device", f"{summary['device']}"),
     ]

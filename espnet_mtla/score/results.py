@@ -239,7 +239,15 @@ def _missing(experiment: Path, folder: Path, metric: str) -> str | None:
 
 def _conditions(raw: dict[str, Any]) -> dict[str, Any]:
     """Under what the figures were taken: compared between rows, and printed."""
-    names = ("device", "cores", "dtype", "beam_size", "ctc_weight", "share_prompt")
+    names = (
+        "input",
+        "device",
+        "cores",
+        "dtype",
+        "beam_size",
+        "ctc_weight",
+        "share_prompt",
+    )
     return {name: raw[name] for name in names if name in raw}
 
 

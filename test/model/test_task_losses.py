@@ -1,0 +1,55 @@
+"""The losses that tasks add, by hand; text as a prompt."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
+from espnet_mtla.model.config import ModelConfig
+from espnet_mtla.model.loss import IGNORE, intent_loss
+from espnet_mtla.model.text import DecoderOnlyTextModel
+
+TOKENS = ["<blank>", "<unk>", *"abcdef", "<sos/eos>"]
+
+
+def test_intent_loss_by_hand():
+    """Two intents of 1 and 2 tokens; what follows them is of no matter."""
+    p = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [1 / 3] * 3])
+    logits = torch.stack([p.log(), p.flip(0).log()])
+    target = torch.tensor([[0, 2, 1], [2, 1, IGNORE]])
+    loss, right = intent_loss(logits, target, torch.tensor([1, 2]))
+    expected = (-math.log(0.7) - math.log(1 / 3) - math.log(0.6)) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert right.item() == 0.5  # of the second, 1/3 each is not a guess of token 2
+    logits[0, 1:], logits[1, 2:] = 5.0, -9.0
+    assert intent_loss(logits, target, torch.tensor([1, 2]))[0].item() == loss.item()
+
+
+@pytest.mark.parametrize("mode", ["fixed", "recompute"])
+@pytest.mark.parametrize("attention", ["mha", "mtla"])
+def test_text_model_is_the_same_alone_and_in_a_batch(mode, attention):
+    torch.manual_seed(0)
+    config = DecoderConfig(
+        *(len(TOKENS), 16, 2, 2, 24, 0.0, attention), prompt_mode=mode
+    )
+    decoder = DecoderOnlyTransformer(config)
+    model = DecoderOnlyTextModel(TOKENS, ModelConfig(ctc_weight=0), decoder)
+    model = model.double().eval()
+    source = torch.tensor([[2, 3, 4, 5, 6], [7, 2, 3, -1, -1]])
+    text = torch.tensor([[3, 4, 5], [6, -1, -1]])
+    lengths, text_lengths = torch.tensor([5, 3]), torch.tensor([3, 1])
+    loss, stats, weight = model(source, lengths, text, text_lengths)
+    assert weight == 2 and set(stats) == {"loss", "loss_att", "acc"}
+    alone = [
+        model(source[i : i + 1], lengths[i : i + 1], text[i : i + 1, :u], u_lens)[0]
+        for i, (u, u_lens) in enumerate(((3, text_lengths[:1]), (1, text_lengths[1:])))
+    ]
+    torch.testing.assert_close(loss, (alone[0] + alone[1]) / 2)
+    changed = source.clone()
+    changed[0, 0] = 7
+    assert model(changed, lengths, text, text_lengths)[0] != loss
+    loss.backward()
+    assert decoder.embedding.weight.grad.abs().sum() > 0
