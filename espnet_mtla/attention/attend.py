@@ -1,7 +1,11 @@
 """Attention in training: all queries of a row at once, over its entries.
 
-Letters: ``B`` rows, ``H`` query heads, ``G`` heads of the entries, ``T`` queries, ``S``
-entries, ``d`` key width, ``e`` value width.
+Nothing kept for the backward grows with the square of a row's length. Which kernel
+runs is told in :mod:`.flash`; queries that are not simply all tokens of the row, and
+dropout on CPUs, go through :mod:`.blocked`.
+
+Letters: ``B`` rows, ``H`` query heads, ``G`` heads of the entries, ``T`` tokens, ``U``
+queries, ``S`` entries, ``d`` key width, ``e`` value width, ``w`` width of an entry.
 """
 
 from __future__ import annotations
@@ -10,63 +14,102 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from espnet_mtla.attention.flash import BLOCKED, choose_kernel
+from espnet_mtla.attention.operators import counted, latents
 
-def attend_causal(
-    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, dropout: float
+
+def attend_heads(
+    q: Tensor, k: Tensor, v: Tensor, rank: Tensor | None, scale: float, dropout: float
 ) -> Tensor:
-    """Query t sees the first ``visible[b, t]`` entries.
+    """MHA, GQA, MQA: the token of rank i sees tokens 0 to i.
 
     Args:
-        q: ``(B, H, T, d)``; k: ``(B, G, S, d)``; v: ``(B, G, S, e)``, G divides H.
-        visible: ``(B or 1, T)``, at least 1.
+        q: ``(B, H, U, d)``; k: ``(B, G, T, d)``; v: ``(B, G, T, e)``, G divides H.
+        rank: of each query, ``(B or 1, U)``; None: query i is token i.
 
     Returns:
-        ``(B, H, T, e)``.
+        ``(B, H, U, e)``.
     """
-    mask = _first(visible, k.size(2)).unsqueeze(1)  # (B, 1, T, S)
-    return F.scaled_dot_product_attention(
-        q,
-        k,
-        v,
-        attn_mask=mask,
-        dropout_p=dropout,
-        scale=scale,
-        enable_gqa=k.size(1) != q.size(1),
-    )
+    if rank is None and choose_kernel(q, dropout) != BLOCKED:
+        grouped = k.size(1) != q.size(1)
+        return F.scaled_dot_product_attention(
+            q, k, v, None, dropout, is_causal=True, scale=scale, enable_gqa=grouped
+        )
+    return attend_counted(q, k, v, _index(q, rank) + 1, scale, dropout)
 
 
-def attend_strided(
+def attend_counted(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, dropout: float
+) -> Tensor:
+    """Query u of row b sees the first ``visible[b, u]`` entries.
+
+    Args:
+        q: ``(B, H, U, d)``; k: ``(B, G, S, d)``; v: ``(B, G, S, e)``, G divides H.
+        visible: ``(B or 1, U)``; where it is 0 the output is 0.
+
+    Returns:
+        ``(B, H, U, e)``.
+    """
+    q, k, v = _autocast(q, k, v)
+    return counted(q, k, v, visible, _seed(dropout), scale, dropout)[0]
+
+
+def attend_latents(
     q: Tensor,
-    finished: tuple[Tensor, Tensor],
-    own: tuple[Tensor, Tensor],
-    visible: Tensor,
+    entries: Tensor,
+    weight: Tensor,
+    rank: Tensor | None,
+    stride: int,
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """Query t sees the first ``visible[b, t]`` finished chunks and its own running one.
-
-    This is the stride-aware causal mask (paper section 4.3) without the T x T matrix.
+    """MLA and MTLA: finished chunks of ``stride`` tokens and one's own running chunk.
 
     Args:
-        q: ``(B, H, T, d)``.
-        finished: keys ``(B, H, S, d)`` and values ``(B, H, S, e)`` of finished chunks.
-        own: keys ``(B, H, T, d)`` and values ``(B, H, T, e)`` of each query's own
-            chunk, summed up to the query.
-        visible: ``(B or 1, T)``, chunks finished before the query's own began.
+        q: ``(B, H, U, d)``.
+        entries: running entry of each token, latent then rotary key, ``(B, T, w)``.
+        weight: expands latents to heads, ``(H (d_N + e), r)``.
+        rank: of each query in its row, ``(B or 1, U)``; None: query i is token i.
 
     Returns:
-        ``(B, H, T, e)``.
+        ``(B, H, U, e)``.
     """
-    (k, v), (own_k, own_v) = finished, own
-    scores = (q @ k.transpose(2, 3)) * scale
-    hidden = ~_first(visible, k.size(2)).unsqueeze(1)
-    scores = scores.masked_fill(hidden, float("-inf"))
-    own_score = (q * own_k).sum(-1, keepdim=True) * scale
-    weights = torch.softmax(torch.cat((scores, own_score), dim=-1), dim=-1)
-    weights = F.dropout(weights, dropout, training=dropout > 0)
-    return weights[..., :-1] @ v + weights[..., -1:] * own_v
+    q, entries, weight = _autocast(q, entries, weight)
+    finished = entries[:, stride - 1 :: stride]
+    own = entries if rank is None else take(entries, rank)
+    if stride == 1:  # a token's own chunk is finished
+        own = entries[:, :0]
+    kernel = choose_kernel(q, dropout) if rank is None else BLOCKED
+    visible = _index(q, rank)
+    visible = visible + 1 if stride == 1 else visible // stride
+    q = q.transpose(1, 2)
+    settings = (kernel, stride, scale, dropout)
+    out, *_ = latents(q, finished, own, weight, visible, _seed(dropout), *settings)
+    return out.transpose(1, 2)
 
 
-def _first(count: Tensor, size: int) -> Tensor:
-    """``(..., size)``: true for the first ``count`` of ``size`` places."""
-    return torch.arange(size, device=count.device) < count.unsqueeze(-1)
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """``x (B or 1, T, ...)`` at ``index (B or 1, U)`` of its second dimension."""
+    batch = max(x.size(0), index.size(0))
+    rows = torch.arange(batch, device=x.device).unsqueeze(1)
+    return x.expand(batch, *x.shape[1:])[rows, index.expand(batch, -1)]
+
+
+def _index(q: Tensor, rank: Tensor | None) -> Tensor:
+    if rank is not None:
+        return rank
+    return torch.arange(q.size(2), device=q.device).unsqueeze(0)
+
+
+def _seed(dropout: float) -> Tensor:
+    """What dropout draws from: one number of PyTorch's CPU generator."""
+    return torch.randint(2**62, (1,)) if dropout > 0 else torch.zeros(1).long()
+
+
+def _autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Cast as the matrix products of an autocast region would be."""
+    device = tensors[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return tensors
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(x.to(dtype) if x.dtype != torch.float64 else x for x in tensors)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.attend import attend_causal
-from espnet_mtla.attention.causal import take
+from espnet_mtla.attention.attend import attend_counted, take
 from espnet_mtla.attention.interface import IncrementalState
 from espnet_mtla.attention.latent import MultiheadTemporalLatentAttention
 from espnet_mtla.errors import UserError
@@ -59,7 +58,7 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
         q = self.queries(query, no_angles)
         visible = count.unsqueeze(1).expand(-1, query.size(1))
         dropout = self.dropout if self.training else 0.0
-        out = attend_causal(q, keys, values, visible, self.scale, dropout)
+        out = attend_counted(q, keys, values, visible, self.scale, dropout)
         return self.project_out(out)
 
     def reorder_incremental_state(

@@ -1,0 +1,285 @@
+"""Attention over merged latents in training, without any T x T matrix (section 4.3).
+
+Token i sees the chunks that were finished before its own began, and its own running
+one. Latents are expanded to heads, so that a flash kernel can be used, and tokens are
+split by i mod s. Those that finish a chunk see finished chunks alone: plain causal
+attention, T / s against T / s. Each other class is causal attention too, from its
+second query on and up to the last key but one, and has one own entry a token, which is
+merged by log-sum-exp:
+
+    lse = log(exp(lse_flash) + exp(q . k_own)),
+    out = exp(lse_flash - lse) out_flash + exp(q . k_own - lse) v_own
+
+So s kernel calls of size T / s do it, T^2 / 2s scores in all. Backward runs the
+kernel's own backward with the final ``out`` and ``lse``. Kept for it are queries,
+latents and output; heads are expanded again, a few hundredths of a layer's work.
+
+Letters: ``B`` rows, ``T`` tokens, ``U`` that ask, ``H`` heads, ``S`` finished chunks,
+``r`` latent width, ``w = r + d_R`` entry width, ``d = d_N + d_R`` width of a head's
+query and key, ``e`` of its value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from espnet_mtla.attention.blocked import Blocked, exact
+from espnet_mtla.attention.flash import BLOCKED, KERNELS
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Queries of one kernel call; the first ``shift`` see no finished chunk."""
+
+    queries: slice
+    shift: int
+    own: bool  # whether each one's running chunk is merged in
+
+
+@dataclass(frozen=True)
+class StridedAttention:
+    """One call, the same in both directions.
+
+    Attributes:
+        q: ``(B, U, H, d)``.
+        finished: entries of finished chunks, ``(B, S, w)``.
+        own: running entry of each asking token, ``(B, U, w)``.
+        weight: expands latents to heads, ``(H (d_N + e), r)``.
+        visible: finished chunks that a query sees, ``(B or 1, U)``. The blocked kernel
+            alone reads it; for the others query i is token i of its row.
+        seed: one number on the CPU, for dropout.
+        kernel: a name of :data:`KERNELS`, or ``blocked``.
+    """
+
+    q: Tensor
+    finished: Tensor
+    own: Tensor
+    weight: Tensor
+    visible: Tensor
+    seed: Tensor
+    kernel: str
+    stride: int
+    scale: float
+    dropout: float
+
+    def forward(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Output ``(B, U, H, e)``, log-sum-exp ``(B, U, H)``, random states."""
+        keys, values = self._keys_values()
+        out = self.q.new_empty(*self.q.shape[:3], self._e)
+        lse = torch.empty(self.q.shape[:3], dtype=self._exact, device=self.q.device)
+        states = []
+        for piece in self._pieces():
+            place = out[:, piece.queries], lse[:, piece.queries]
+            if piece.own:
+                self._begin_with_own(piece, *place)
+            states.append(self._merge_finished(piece, keys, values, *place))
+        return out, lse, torch.stack(states)
+
+    def backward(
+        self, grad: Tensor, out: Tensor, lse: Tensor, states: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Gradients of q, finished, own and weight."""
+        keys, values = self._keys_values()
+        dq, d_own = torch.zeros_like(self.q), torch.zeros_like(self.own)
+        d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
+        d_weight = torch.zeros_like(self.weight)
+        for piece, state in zip(self._pieces(), states.unbind(), strict=True):
+            final = _Final(*(x[:, piece.queries] for x in (grad, out, lse, dq)))
+            found = self._finished_backward(piece, keys, values, final, state)
+            if found is not None:
+                count = found[0].size(2)
+                d_keys[:, :, :count] += found[0]
+                d_values[:, :, :count] += found[1]
+            if piece.own:
+                d_own[:, piece.queries] = self._own_backward(piece, final, d_weight)
+        d_nope, d_rope = d_keys[..., : self._n], d_keys[..., self._n : self._d]
+        d_heads = torch.cat((d_nope, d_values[..., : self._e]), -1).transpose(1, 2)
+        d_finished = self._contract(self.finished, d_heads, d_rope.sum(1), d_weight)
+        return dq, d_finished, d_own, d_weight
+
+    # Finished chunks: a kernel's work ------------------------------------------------
+
+    def _pieces(self) -> list[Piece]:
+        s = self.stride
+        if self.kernel == BLOCKED:
+            return [Piece(slice(None), 0, s > 1)]
+        classes = [Piece(slice(c, None, s), 1, True) for c in range(s - 1)]
+        return [*classes, Piece(slice(s - 1, None, s), 0, False)]
+
+    def _keys_values(self) -> tuple[Tensor, Tensor]:
+        """``(B, H, S, .)`` of the finished chunks, as wide as the kernel wants them."""
+        heads = self._expand(self.finished).transpose(1, 2)
+        keys = heads.new_empty(*heads.shape[:3], self._d)
+        keys[..., : self._n] = heads[..., : self._n]
+        keys[..., self._n :] = self.finished[:, None, :, self._r :]
+        return self._widened(keys), self._widened(heads[..., self._n :])
+
+    def _merge_finished(
+        self, piece: Piece, keys: Tensor, values: Tensor, out: Tensor, lse: Tensor
+    ) -> Tensor:
+        """Merge what a kernel finds into ``out`` and ``lse``; returns its state."""
+        q, count = self._asked(piece)
+        nothing = self.seed.new_zeros(2, device=q.device)
+        if q.size(2) == 0 or count == 0:
+            return nothing
+        keys, values = keys[:, :, :count], values[:, :, :count]
+        if self.kernel == BLOCKED:
+            found, found_lse = self._blocked().forward(q, keys, values)
+            state = nothing
+        else:
+            found, found_lse, state = KERNELS[self.kernel].forward(
+                q, keys, values, self.scale, self.dropout
+            )
+        found, found_lse = found[..., : self._e].transpose(1, 2), found_lse.mT
+        out, lse = out[:, piece.shift :], lse[:, piece.shift :]
+        if piece.own:
+            merged = torch.logaddexp(lse, found_lse)
+            out.mul_((lse - merged).exp_().unsqueeze(-1))
+            out.addcmul_(found, (found_lse - merged).exp_().unsqueeze(-1).to(out))
+            lse.copy_(merged)
+        else:
+            out.copy_(found)
+            lse.copy_(found_lse)
+        return state
+
+    def _finished_backward(
+        self, piece: Piece, keys: Tensor, values: Tensor, final: _Final, state: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """Writes the share of ``dq``; returns those of keys and values, if any."""
+        q, count = self._asked(piece)
+        if q.size(2) == 0 or count == 0:
+            return None
+        qkv = q, keys[:, :, :count], values[:, :, :count]
+        grad, out, lse, dq = (x[:, piece.shift :].transpose(1, 2) for x in final)
+        if self.kernel == BLOCKED:
+            found = self._blocked().backward(grad, qkv, (out, lse))
+        else:
+            found = KERNELS[self.kernel].backward(
+                self._widened(grad),
+                qkv,
+                (self._widened(out), lse),
+                state,
+                self.scale,
+                self.dropout,
+            )
+        dq.copy_(found[0][..., : self._d])
+        return found[1], found[2]
+
+    def _asked(self, piece: Piece) -> tuple[Tensor, int]:
+        """Queries ``(B, H, n, d)`` of a piece, and how many chunks they may see."""
+        q = self.q[:, piece.queries][:, piece.shift :].transpose(1, 2)
+        count = self.finished.size(1) if self.kernel == BLOCKED else q.size(2)
+        return self._widened(q), count
+
+    def _blocked(self) -> Blocked:
+        return Blocked(self.visible, self.scale, self.dropout, self.seed)
+
+    def _widened(self, x: Tensor) -> Tensor:
+        """Zeros at the end of queries, keys or values that must be equally wide."""
+        if self.kernel == BLOCKED or not KERNELS[self.kernel].equal_widths:
+            return x
+        missing = max(self._d, self._e) - x.size(-1)
+        return F.pad(x, (0, missing)) if missing else x
+
+    # The own chunk: elementwise ------------------------------------------------------
+
+    def _begin_with_own(self, piece: Piece, out: Tensor, lse: Tensor) -> None:
+        entries = self.own[:, piece.queries]
+        heads = self._expand(entries)
+        lse.copy_(self._own_scores(piece, entries, heads))
+        out.copy_(heads[..., self._n :])
+        if self.dropout > 0:
+            out.mul_(self._own_keep(piece, lse))
+
+    def _own_backward(self, piece: Piece, final: _Final, d_weight: Tensor) -> Tensor:
+        """Gradient of the pieces's own entries; adds to ``dq`` and ``d_weight``."""
+        grad, out, lse, dq = final
+        entries, q = self.own[:, piece.queries], self.q[:, piece.queries]
+        heads, rope = self._expand(entries), entries[:, :, None, self._r :]
+        share = (self._own_scores(piece, entries, heads) - lse).exp_().unsqueeze(-1)
+        d_share = _dot(grad, heads[..., self._n :])
+        keep = self._own_keep(piece, lse) if self.dropout > 0 else 1.0
+        d_scores = (d_share * keep - _dot(grad, out)) * share * self.scale
+        d_scores, share = d_scores.to(q.dtype), (share * keep).to(q.dtype)
+        dq[..., : self._n].addcmul_(heads[..., : self._n], d_scores)
+        dq[..., self._n :].addcmul_(rope, d_scores)
+        d_heads = torch.empty_like(heads)
+        torch.mul(q[..., : self._n], d_scores, out=d_heads[..., : self._n])
+        torch.mul(grad, share, out=d_heads[..., self._n :])
+        d_rope = (q[..., self._n :] * d_scores).sum(2)
+        return self._contract(entries, d_heads, d_rope, d_weight)
+
+    def _own_scores(self, piece: Piece, entries: Tensor, heads: Tensor) -> Tensor:
+        """``(B, n, H)``."""
+        q, rope = self.q[:, piece.queries], entries[:, :, None, self._r :]
+        scores = _dot(q[..., : self._n], heads[..., : self._n])
+        return (scores + _dot(q[..., self._n :], rope)).squeeze(-1) * self.scale
+
+    def _own_keep(self, piece: Piece, lse: Tensor) -> Tensor:
+        """0, or 1 / (1 - dropout), for each own entry's weight: ``(B, n, H, 1)``."""
+        generator = torch.Generator(lse.device)
+        generator.manual_seed(int(self.seed) // 2 + (piece.queries.start or 0))
+        keep = torch.empty(lse.shape, dtype=self.q.dtype, device=lse.device)
+        keep.bernoulli_(1 - self.dropout, generator=generator)
+        return keep.mul_(1 / (1 - self.dropout)).unsqueeze(-1)
+
+    # Latents to heads and back -------------------------------------------------------
+
+    def _expand(self, entries: Tensor) -> Tensor:
+        """``(B, n, w) -> (B, n, H, d_N + e)``."""
+        heads = F.linear(entries[..., : self._r], self.weight)
+        return heads.unflatten(-1, (self.q.size(2), -1))
+
+    def _contract(
+        self, entries: Tensor, d_heads: Tensor, d_rope: Tensor, d_weight: Tensor
+    ) -> Tensor:
+        """The gradient of entries from those of :meth:`_expand` and of rotary keys."""
+        d_heads = d_heads.flatten(2)
+        d_weight.addmm_(d_heads.flatten(0, 1).mT, entries[..., : self._r].flatten(0, 1))
+        return torch.cat((d_heads @ self.weight, d_rope), dim=-1)
+
+    # Sizes ---------------------------------------------------------------------------
+
+    @property
+    def _exact(self) -> torch.dtype:
+        return exact(self.q.dtype)
+
+    @property
+    def _r(self) -> int:
+        return self.weight.size(1)
+
+    @property
+    def _d(self) -> int:
+        return self.q.size(-1)
+
+    @property
+    def _n(self) -> int:
+        return self._d - (self.finished.size(-1) - self._r)
+
+    @property
+    def _e(self) -> int:
+        return self.weight.size(0) // self.q.size(2) - self._n
+
+
+@dataclass(frozen=True)
+class _Final:
+    """A piece's rows of the gradient, the final output, its lse, and dq to write."""
+
+    grad: Tensor
+    out: Tensor
+    lse: Tensor
+    dq: Tensor
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.grad, self.out, self.lse, self.dq))
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """``(..., 1)``, in the type that sums are made in."""
+    kind = exact(a.dtype)
+    return (a.to(kind) * b.to(kind)).sum(-1, keepdim=True)
