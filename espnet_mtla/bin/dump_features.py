@@ -51,8 +51,8 @@ def main() -> None:
     from espnet_mtla.recognise.load import choose_device
     from espnet_mtla.task.dump import Storage, dump_features, read_frontend
 
-    over = options.frontend_config
-    args = read_frontend(options.config, over and find_fragment("frontend", over))
+    fragment = find_fragment("frontend_config", options.frontend_config)
+    args = read_frontend(options.config, fragment)
     storage = Storage(options.archive, options.dtype, options.shard)
     device = str(choose_device(options.ngpu))
     nj = 1 if options.ngpu else options.nj

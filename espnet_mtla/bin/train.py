@@ -49,8 +49,8 @@ def boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-def find_fragment(kind: str, name: str | None) -> Path | None:
-    """``conf/KIND/NAME.yaml``, or the path that was given.
+def find_fragment(option: str, name: str | None) -> Path | None:
+    """The file of ``--attention`` or ``--frontend_config``: a path, or a name in conf.
 
     Raises:
         UserError: neither is there; lists the names.
@@ -59,13 +59,14 @@ def find_fragment(kind: str, name: str | None) -> Path | None:
         return None
     if Path(name).is_file():
         return Path(name)
+    kind = option.removesuffix("_config")
     package = Path(__file__).resolve().parents[1]
     # The folder of a checkout, or where setup.py installs it.
     folders = [root / "conf" / kind for root in (package.parent, package)]
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     if name not in known:
         raise UserError(
-            f"{kind} {name}: no such file, and no name among {', '.join(sorted(known))}"
+            f"--{option} {name}: no such file, and no name among {', '.join(sorted(known))}"
         )
     return known[name]
 
@@ -84,7 +85,7 @@ def main() -> None:
     if missing:
         raise UserError(f"missing: {', '.join(missing)}")
     attention = find_fragment("attention", options.attention)
-    frontend = find_fragment("frontend", options.frontend_config)
+    frontend = find_fragment("frontend_config", options.frontend_config)
 
     from espnet_mtla.task import launch
 

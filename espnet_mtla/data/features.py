@@ -22,6 +22,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -77,11 +78,11 @@ def write_features(
     written = Written()
     with atomic_file(path, "wb") as stream:
         archive = _ZipArchive(stream) if path.suffix == ".zip" else _ArkArchive(stream)
-        for key, matrix in rows:
-            matrix = _checked(written, path, key, matrix, dtype)
-            written.places[key] = f"{path.name}:{archive.add(key, matrix)}"
-            written.frames[key] = len(matrix)
-        archive.close()
+        with closing(archive):
+            for key, matrix in rows:
+                matrix = _checked(written, path, key, matrix, dtype)
+                written.places[key] = f"{path.name}:{archive.add(key, matrix)}"
+                written.frames[key] = len(matrix)
     return written
 
 
