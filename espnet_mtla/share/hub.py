@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.share.files import CONFIG, README, WEIGHTS
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -38,7 +41,6 @@ def find_model(model: str | Path, revision: str | None = None) -> Path:
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
     """What the hub's client raises, as one line that says the way out."""
-    import httpx
     from huggingface_hub import errors
 
     try:
@@ -59,5 +61,48 @@ def hub_errors(name: str) -> Iterator[None]:
         code = error.response.status_code
         hint = "; is the token right?" if code in (401, 403) else ""
         raise UserError(f"{name}: the hub answers {code}{hint}") from None
-    except httpx.HTTPError as error:
+    except _transport_errors() as error:
         raise UserError(f"{name}: the hub cannot be reached: {error}") from None
+
+
+def _transport_errors() -> tuple[type[Exception], ...]:
+    """What the HTTP library raises; which one it is depends on the client's version."""
+    bases = {
+        "httpx2": "HTTPError",
+        "httpx": "HTTPError",
+        "requests": "RequestException",
+    }
+    return tuple(
+        getattr(import_module(module), base)
+        for module, base in bases.items()
+        if find_spec(module)
+    )
+
+
+def upload(folder: Path, name: str, token: str, private: bool = False) -> str:
+    """Put a packed model on the hub, in one commit; returns its address.
+
+    Raises:
+        UserError: no packed model, a name that is none, or the hub refuses.
+    """
+    from huggingface_hub import HfApi
+
+    for file in (WEIGHTS, CONFIG, README):
+        if not (folder / file).is_file():
+            raise UserError(
+                f"{folder}: no {file}; python -m espnet_mtla.bin.pack makes such a "
+                "folder"
+            )
+    if not _NAME.fullmatch(name):
+        raise UserError(f"{name}: owner/name is needed")
+    api = HfApi(token=token)
+    with hub_errors(name):
+        api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(
+            repo_id=name,
+            folder_path=folder,
+            commit_message="A model packed by espnet_mtla",
+            # Marks of the pipeline, and the like.
+            ignore_patterns=[".*"],
+        )
+    return f"{api.endpoint}/{name}"

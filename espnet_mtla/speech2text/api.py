@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.options import DecodeOptions
+from espnet_mtla.share.files import CONFIG, DECODE
 from espnet_mtla.speech2text.result import Alternative, Transcript, joined
 from espnet_mtla.speech2text.sound import FRAMES_PER_SECOND, Clip, SoundReader
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DECODE_FILE = "decode.yaml"
 LONGEST_SECONDS = 30.0
 """Longer recordings are cut: recipes train on utterances of up to 30 seconds."""
 
@@ -36,6 +36,8 @@ class Speech2Text:
     Args:
         longest_seconds: longer recordings are cut at quiet places and their parts
             decoded one by one; None never cuts.
+        task: ``slu`` takes the first word of a hypothesis as the intent.
+        words_spoken: the model's CTC is on another text than it writes.
     """
 
     def __init__(
@@ -43,13 +45,18 @@ class Speech2Text:
         trained: TrainedModel,
         options: DecodeOptions,
         longest_seconds: float | None = LONGEST_SECONDS,
+        task: str = "asr",
+        words_spoken: bool = False,
     ) -> None:
         from espnet_mtla.recognise.recogniser import Recogniser
 
+        if trained.frontend is None:
+            raise UserError("the model takes features (frontend none), and not sound")
         if longest_seconds is not None and longest_seconds <= 0:
             raise UserError(f"longest_seconds: {longest_seconds} given, > 0 needed")
         self.trained, self.options = trained, options
         self.longest_seconds = longest_seconds
+        self.task, self.words_spoken = task, words_spoken
         self.reader = SoundReader(trained.fs)
         self._recogniser = Recogniser(trained, options)
 
@@ -77,11 +84,19 @@ class Speech2Text:
         """
         from espnet_mtla.recognise.load import load_model
         from espnet_mtla.share.hub import find_model
+        from espnet_mtla.task.config import load_yaml
 
         folder = find_model(model, revision)
         chosen = decode_options(folder, options)
         trained = load_model(folder, find_device(device), chosen)
-        return cls(trained, chosen, longest_seconds)
+        settings = load_yaml(folder / CONFIG)
+        return cls(
+            trained,
+            chosen,
+            longest_seconds,
+            settings.get("task", "asr"),
+            bool(settings.get("source_text")),
+        )
 
     def __call__(
         self,
@@ -130,9 +145,7 @@ class Speech2Text:
             failed: called with key and reason where a sound cannot be read or decoded,
                 which is then left out; None raises instead.
         """
-        from espnet_mtla.speech2text.align import WordTimes
-
-        times = WordTimes(self.trained) if timestamps else None
+        times = self._word_times() if timestamps else None
         for places in self._batches(clips):
             read = [(place, self._read(clips[place], failed)) for place in places]
             there = [(place, sound) for place, sound in read if sound is not None]
@@ -140,6 +153,15 @@ class Speech2Text:
             for (place, _), transcript in zip(there, found, strict=True):
                 if transcript is not None:
                     yield place, transcript
+
+    def _word_times(self) -> WordTimes:
+        from espnet_mtla.speech2text.align import WordTimes
+
+        if self.words_spoken:
+            raise UserError(
+                "timestamps: the model's CTC tells the words spoken, not those written"
+            )
+        return WordTimes(self.trained)
 
     def _batches(self, clips: Sequence[Clip]) -> Iterator[list[int]]:
         """Places in ``clips``, those of like length together; long ones stay alone."""
@@ -215,10 +237,14 @@ class Speech2Text:
         words = None
         if times is not None:
             words = tuple(times(sound.key, sound.samples, result.nbest[0].tokens))
-        best = nbest[0]
-        seconds = self._seconds(sound)
+        best, seconds = nbest[0], self._seconds(sound)
+        text, intent = best.text, None
+        if self.task == "slu":
+            intent, _, text = best.text.partition(" ")
+            words = None if words is None else words[1:]
         return Transcript(
-            sound.key, seconds, best.text, best.score, tuple(nbest), words
+            *(sound.key, seconds, text, best.score, tuple(nbest), words),
+            intent=intent,
         )
 
     def _seconds(self, sound: Sound) -> float:
@@ -234,7 +260,7 @@ def decode_options(folder: Path, given: Mapping[str, object]) -> DecodeOptions:
     from espnet_mtla.task.config import load_yaml
 
     known = [field.name for field in fields(DecodeOptions)]
-    file = folder / DECODE_FILE
+    file = folder / DECODE
     packed = load_yaml(file) if file.is_file() else {}
     for source, values in ((f"{file}: ", packed), ("", given)):
         for name in values:

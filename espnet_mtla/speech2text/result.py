@@ -31,6 +31,9 @@ class Alternative:
 class Transcript:
     """What was recognised in one recording of ``seconds``.
 
+    ``text`` is what was said or, from a model of translation, what it means. A model of
+    understanding also gives the ``intent``, with which its ``nbest`` texts begin.
+
     ``nbest`` holds the hypotheses, the best first, of which ``text`` and ``score`` are
     copies. ``words`` is None unless timestamps were asked for. ``parts`` is how many
     pieces a long recording was cut into; its ``nbest`` has one entry then.
@@ -43,6 +46,7 @@ class Transcript:
     nbest: tuple[Alternative, ...]
     words: tuple[Word, ...] | None = None
     parts: int = 1
+    intent: str | None = None
 
     def __str__(self) -> str:
         return self.text
@@ -50,9 +54,7 @@ class Transcript:
     def as_dict(self) -> dict[str, object]:
         """Plain values, for JSON; keys without content are left out."""
         plain = asdict(self)
-        if self.words is None:
-            del plain["words"]
-        return plain
+        return {k: v for k, v in plain.items() if v is not None}
 
 
 def joined(key: str, pieces: list[Transcript], starts: list[float]) -> Transcript:
@@ -72,12 +74,8 @@ def joined(key: str, pieces: list[Transcript], starts: list[float]) -> Transcrip
             for piece, start in zip(pieces, starts, strict=True)
             for w in piece.words or ()
         )
-    return Transcript(
-        key,
-        sum(piece.seconds for piece in pieces),
-        text,
-        score,
-        (Alternative(text, tokens, score),),
-        words,
-        len(pieces),
-    )
+    seconds = sum(piece.seconds for piece in pieces)
+    nbest = (Alternative(text, tokens, score),)
+    # Of a long recording nobody knows which part holds what is wanted.
+    intent = pieces[0].intent
+    return Transcript(key, seconds, text, score, nbest, words, len(pieces), intent)

@@ -141,6 +141,25 @@ def test_options_come_from_the_folder_unless_given(model, tmp_path):
         load(tmp_path)
 
 
+def test_intents_and_translations_come_by_the_same_call(model, data, tmp_path):
+    config = yaml.safe_load((model / "config.yaml").read_text())
+    (tmp_path / "model.pth").write_bytes((model / "model.pth").read_bytes())
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({**config, "task": "slu"}))
+    options = {"device": "cpu", "beam_size": 3, "min_length_ratio": 0.15}
+    plain = Speech2Text.from_pretrained(model, **options)(data / "u2.wav")
+    found = Speech2Text.from_pretrained(tmp_path, **options)(
+        data / "u2.wav", timestamps=True
+    )
+    assert found.intent and f"{found.intent} {found.text}".strip() == plain.text
+    assert len(found.words) == len(found.text.split()) and plain.intent is None
+    config |= {"task": "st", "source_text": "text.en"}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    translating = Speech2Text.from_pretrained(tmp_path, **options)
+    assert translating(data / "u2.wav").text == plain.text
+    with pytest.raises(UserError, match="CTC tells the words spoken, not those wri"):
+        translating(data / "u2.wav", timestamps=True)
+
+
 def test_importing_it_is_light():
     code = (
         "import sys; from espnet_mtla import speech2text; import espnet_mtla;"

@@ -1,0 +1,212 @@
+"""The model card: what the model is, how to use it, what it was measured to do."""
+
+from __future__ import annotations
+
+import re
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from espnet_mtla.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from espnet_mtla.score.results import Table
+    from espnet_mtla.search.options import DecodeOptions
+
+PIPELINES = {
+    "asr": "automatic-speech-recognition",
+    "st": "translation",
+    "slu": "audio-classification",
+    "sum": "summarization",
+}
+"""The hub's words for our tasks."""
+
+TAGS = ("espnet_mtla", "mtla", "speech", "decoder-only")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What only a person knows. ``name`` is owner/name on the hub, or a short name;
+    ``license`` and ``language`` are identifiers such as apache-2.0 and en."""
+
+    name: str
+    license: str | None = None
+    language: str | None = None
+    about: str | None = None
+
+
+USE = """\
+## Use
+
+```bash
+pip install "espnet-mtla[recipes]"
+espnet-mtla transcribe recording.wav --model {name}
+```
+
+```python
+from espnet_mtla import Speech2Text
+
+speech2text = Speech2Text.from_pretrained("{name}")
+print(speech2text("recording.wav"))
+```
+
+{name} may be this folder's path or its name on the hub. Sound of any rate and any
+number of channels is brought to one channel of {fs} Hz."""
+
+
+def describe(
+    folder: Path,
+    model: nn.Module,
+    config: Mapping[str, Any],
+    options: DecodeOptions,
+    card: Card,
+) -> str:
+    """The card as Markdown with the hub's YAML header.
+
+    Args:
+        folder: the experiment, whose decodings and scores are shown.
+    """
+    import yaml
+
+    from espnet_mtla.task.parts import sampling_rate
+
+    tables = scored(folder)
+    task = PIPELINES[config.get("task", "asr")]
+    header = yaml.safe_dump(
+        _header(card, task, tables), sort_keys=False, allow_unicode=True
+    )
+    decoding = f"beam {options.beam_size}, CTC weight {options.ctc_weight:g}"
+    use = []
+    if config["frontend"] not in (None, "none"):
+        use = [USE.format(name=card.name, fs=sampling_rate(Namespace(**config)))]
+    parts = [
+        f"---\n{header}---",
+        f"# {card.name}",
+        *([card.about] if card.about else []),
+        _model(model, config),
+        *use,
+        "## Results",
+        _results(tables),
+        f"`decode.yaml` holds the settings used unless others are given: {decoding}.",
+        _made(),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def scored(folder: Path) -> list[Table]:
+    """Every decoded and scored test set of an experiment, a table each and metric."""
+    from espnet_mtla.score.metric import METRICS
+    from espnet_mtla.score.results import collect
+
+    tables = []
+    for metric in METRICS:
+        if not any(folder.glob(f"decode_*/*/score_{metric}/score.json")):
+            continue
+        for table in collect([folder], metric=metric, partial=True):
+            if table.rows[0].quality:
+                tables.append(table)
+    return tables
+
+
+def _header(card: Card, task: str, tables: list[Table]) -> dict[str, Any]:
+    header: dict[str, Any] = {
+        "library_name": "espnet_mtla",
+        "pipeline_tag": task,
+        "tags": list(TAGS),
+    }
+    for key in ("license", "language"):
+        if getattr(card, key):
+            header[key] = getattr(card, key)
+    results = [
+        {
+            "task": {"type": task},
+            "dataset": {"name": table.test_set, "type": table.test_set},
+            "metrics": [
+                {
+                    "type": table.metric,
+                    "value": round(table.rows[0].quality.value, 2),
+                    "name": f"{table.metric}, decoded with {table.decode}",
+                }
+            ],
+        }
+        for table in tables
+        if table.rows[0].quality
+    ]
+    if results:
+        header["model-index"] = [{"name": card.name, "results": results}]
+    return header
+
+
+def _model(model: nn.Module, config: Mapping[str, Any]) -> str:
+    count = sum(parameter.numel() for parameter in model.parameters())
+    lines = [f"{count:,} parameters, {len(model.token_list):,} tokens."]
+    encoder = config.get("encoder")
+    if encoder not in (None, "none"):
+        shown = _settings(config["encoder_conf"])
+        lines.append(f"Encoder: {encoder}{shown}.")
+    if model.decoder is not None:
+        decoder = model.decoder.config
+        conf = _settings(decoder.complete()["attention_conf"])
+        lines.append(
+            f"Decoder-only: {decoder.num_layers} layers of width {decoder.embed_dim}, "
+            f"{decoder.num_heads} heads, attention {decoder.attention}{conf}."
+        )
+    return "\n".join(["## Model", "", *(f"- {line}" for line in lines)])
+
+
+def _settings(conf: Mapping[str, Any]) -> str:
+    shown = ", ".join(f"{key} {value}" for key, value in conf.items())
+    return f" ({shown})" if shown else ""
+
+
+def _results(tables: list[Table]) -> str:
+    from espnet_mtla.score.metric import METRICS
+    from espnet_mtla.score.render import conditions, quantity
+    from espnet_mtla.score.table import markdown
+
+    if not tables:
+        return "None were measured when this was packed."
+    rows = []
+    for table in tables:
+        row = table.rows[0]
+        low, high = row.quality.ci95
+        speed = row.speed
+        rows.append(
+            [
+                table.test_set,
+                table.decode,
+                METRICS[table.metric].label,
+                f"{row.quality.value:.2f} [{low:.2f}, {high:.2f}]",
+                f"{speed.rtf:.3f}" if speed else "-",
+                quantity(speed.cache_bytes_per_audio_second, "B") if speed else "-",
+            ]
+        )
+    header = ["test set", "decoded with", "metric", "value [95 %]", "RTF", "cache/s"]
+    notes = [f"{table.test_set}: {' '.join(conditions(table))}" for table in tables]
+    return "\n\n".join([markdown(header, rows), *dict.fromkeys(notes)])
+
+
+def _made() -> str:
+    from espnet_mtla.score.provenance import provenance
+
+    made = provenance()
+    versions = ", ".join(f"{name} {number}" for name, number in made.versions.items())
+    commit = f", commit {made.commit}" if made.commit else ""
+    return f"Packed on {made.date} with {versions}{commit}."
+
+
+def check_name(name: str) -> str:
+    """The name that a card and the hub know a model by.
+
+    Raises:
+        UserError: characters that the hub refuses.
+    """
+    if not re.fullmatch(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", name):
+        raise UserError(
+            f"--name {name}: owner/name of letters, digits, '-', '_' and '.' is needed"
+        )
+    return name

@@ -1,0 +1,6 @@
+"""What a packed model's files are called."""
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.yaml"
+DECODE = "decode.yaml"
+README = "README.md"

@@ -1,0 +1,175 @@
+"""A packed model is whole, portable and the same model."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny_experiment import TOKENS, make_model
+
+from espnet_mtla import Speech2Text
+from espnet_mtla.bin import pack as command
+from espnet_mtla.errors import UserError
+
+FILES = {"README.md", "config.yaml", "decode.yaml", "model.safetensors", "tokens.txt"}
+OPTIONS = {"min_length_ratio": 0.15, "device": "cpu"}
+
+
+def run(monkeypatch, *words):
+    monkeypatch.setattr(sys, "argv", ["pack", *map(str, words)])
+    command.main()
+
+
+def test_the_packed_model_says_what_the_trained_one_says(model, packed, data):
+    assert {path.name for path in packed.iterdir()} == FILES
+    files = sorted(data.glob("*.wav"))
+    packed_model = Speech2Text.from_pretrained(packed, **OPTIONS)
+    trained = Speech2Text.from_pretrained(model, beam_size=3, **OPTIONS)
+    assert packed_model.options.beam_size == 3, "as decode.yaml says"
+    pairs = list(zip(packed_model(files), trained(files), strict=True))
+    assert all(a == b for a, b in pairs) and len({str(a) for a, _ in pairs}) > 2
+
+
+def test_it_works_elsewhere_by_itself(packed, data, tmp_path):
+    """Moved, in another process, another folder and an environment without paths."""
+    moved = tmp_path / "moved"
+    shutil.copytree(packed, moved)
+    root = str(command.__file__).rsplit("/espnet_mtla/", 1)[0]
+    code = (
+        f"import sys; sys.path.insert(0, {root!r})\n"
+        "from espnet_mtla import Speech2Text\n"
+        f"print(Speech2Text.from_pretrained({str(moved)!r}, device='cpu',"
+        f"min_length_ratio=0.15)({str(data / 'u2.wav')!r}))"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-I", "-c", code],
+        cwd=tmp_path,
+        env={"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert shown.returncode == 0, shown.stderr
+    here = Speech2Text.from_pretrained(packed, **OPTIONS)(data / "u2.wav")
+    assert shown.stdout == f"{here}\n" and here.text
+
+
+def test_nothing_in_it_names_this_machine(packed, model):
+    for path in packed.iterdir():
+        for word in (str(model), str(model.parent), str(packed.parent)):
+            assert word.encode() not in path.read_bytes(), path.name
+    config = yaml.safe_load((packed / "config.yaml").read_text())
+    assert config["decoder_conf"]["attention_conf"]["down_rate"] == 2
+    assert "output_dir" not in config and config["token_list"] == "tokens.txt"
+    assert (packed / "tokens.txt").read_text().splitlines() == TOKENS
+
+
+def test_the_card_tells_scores_and_use(packed):
+    text = (packed / "README.md").read_text()
+    header = yaml.safe_load(text.split("---")[1])
+    assert header["license"] == "apache-2.0" and header["language"] == "en"
+    (result,) = header["model-index"][0]["results"]
+    assert result["metrics"][0]["value"] == 3.0 and result["dataset"]["name"] == "test"
+    assert "3.00 [2.00, 4.50]" in text and "On noise." in text
+    assert 'Speech2Text.from_pretrained("me/tiny")' in text
+    assert "attention mtla (" in text and "down_rate 2" in text
+
+
+def test_statistics_travel(tmp_path, data):
+    folder = make_model(tmp_path / "exp")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    stats = folder / "feats_stats.npz"
+    width = config["frontend_conf"]["n_mels"]
+    np.savez(stats, count=2, sum=np.ones(width), sum_square=3 * np.ones(width))
+    config |= {"normalize": "global_mvn", "normalize_conf": {"stats_file": str(stats)}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    from espnet_mtla.task.build import load_model
+
+    model, _ = load_model(folder / "config.yaml")
+    torch.save(model.state_dict(), folder / "model.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        run(patch, "--model_dir", folder, "--output_dir", tmp_path / "packed")
+    before = Speech2Text.from_pretrained(folder, **OPTIONS)(data / "u1.wav")
+    shutil.rmtree(folder)
+    assert (tmp_path / "packed" / "feats_stats.npz").is_file()
+    after = Speech2Text.from_pretrained(tmp_path / "packed", **OPTIONS)
+    assert after(data / "u1.wav") == before
+
+
+def test_packing_again_replaces(packed, model, tmp_path, monkeypatch, capsys):
+    target = tmp_path / "again"
+    for _ in range(2):
+        run(monkeypatch, "--model_dir", model, "--output_dir", target, "--name", "a/b")
+    assert {path.name for path in target.iterdir()} == FILES
+    assert f"{target}: " in capsys.readouterr().out
+    assert (target / "model.safetensors").read_bytes() == (
+        packed / "model.safetensors"
+    ).read_bytes()
+
+
+def test_what_cannot_be_packed(model, tmp_path, monkeypatch):
+    target = tmp_path / "target"
+    base = ["--model_dir", model, "--output_dir", target]
+    with pytest.raises(UserError, match="name a b: owner/name of letters"):
+        run(monkeypatch, *base, "--name", "a b")
+    with pytest.raises(UserError, match=r"model\.pth: no such file; .*average"):
+        run(monkeypatch, "--model_dir", tmp_path, "--output_dir", target)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="full: holds something else"):
+        run(monkeypatch, "--model_dir", model, "--output_dir", tmp_path / "full")
+    from espnet_mtla.share.pack import portable
+
+    config = yaml.safe_load((model / "config.yaml").read_text())
+    config["ctc_conf"] = {"x": "/a"}
+    with pytest.raises(UserError, match=r"ctc_conf\.x: /a is a file of this machine"):
+        portable(config, model / "config.yaml")
+    assert not target.exists()
+
+
+@pytest.fixture
+def broken(packed, tmp_path):
+    shutil.copytree(packed, tmp_path / "broken")
+    return tmp_path / "broken"
+
+
+def fails(folder, match):
+    with pytest.raises(UserError, match=match) as caught:
+        Speech2Text.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_cut_off(broken):
+    whole = (broken / "model.safetensors").read_bytes()
+    for size in (len(whole) // 2, 5, 0):
+        (broken / "model.safetensors").write_bytes(whole[:size])
+        fails(broken, r"model\.safetensors: cut off or not a safetensors file")
+
+
+def test_a_pickle_by_the_name_of_safetensors(broken, model):
+    (broken / "model.safetensors").write_bytes((model / "model.pth").read_bytes())
+    fails(broken, r"model\.safetensors: cut off or not a safetensors file")
+
+
+def test_a_token_list_of_another_size(broken):
+    text = (broken / "tokens.txt").read_text()
+    (broken / "tokens.txt").write_text(text.replace("a\n", ""))
+    fails(broken, "trained with 11 tokens, and the token list has 10")
+
+
+def test_parameters_missing_and_too_many(broken):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(broken / "model.safetensors")
+    weights["decoder.other"] = weights.pop("decoder.norm.weight")
+    save_file(weights, broken / "model.safetensors")
+    fails(broken, r"does not fit .*decoder\.norm\.weight.*decoder\.other")
+
+
+def test_a_config_is_missing(broken):
+    (broken / "config.yaml").unlink()
+    fails(broken, r"config\.yaml: no such file")
