@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from espnet_mtla.attention.cache import EntryLayout
 
 NEVER = float("-inf")
+ROW_QUERIES = 64
+"""Queries of a row from which rows of different lengths are computed singly."""
 
 
 class TorchBackend:
@@ -32,28 +34,77 @@ class TorchBackend:
         visible: Tensor,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        slot = torch.arange(entries.size(2), device=entries.device)
-        written = slot < visible.amax(1, keepdim=True)  # (R, S)
-        # Selected, not multiplied: a weight of 0 does not undo a NaN.
-        entries = entries.masked_fill(~written[:, None, :, None], 0.0)
-        scores = (q @ layout.keys(entries).transpose(2, 3)) * scale
-        hidden = slot >= visible.unsqueeze(-1)  # (R, M or 1, S)
-        scores = scores.masked_fill(hidden.unsqueeze(1), NEVER)
-        return _weigh(scores, layout.values(entries))
+        low, top = _bounds(visible, entries.size(2))
+        if _by_row(q, visible, low, top):
+            each = [
+                self.attend(*row, layout, count, scale)
+                for *row, count in zip(
+                    q.split(1), entries.split(1), visible.split(1), strict=True
+                )
+            ]
+            return tuple(torch.cat(part) for part in zip(*each, strict=True))
+        entries = entries[:, :, :top]
+        scores = _scores(q, layout.keys(entries), scale)
+        if low < top:
+            slot = torch.arange(top, device=q.device)
+            hidden = slot >= visible.unsqueeze(-1)  # (R, M or 1, S)
+            scores.masked_fill_(hidden.unsqueeze(1), NEVER)
+        peak, total = _exponentials(scores)
+        values, weights = layout.values(entries), scores.to(entries.dtype)
+        out = weights[..., :low] @ values[:, :, :low]
+        if low < top:
+            # Selected, not multiplied: a weight of 0 does not undo a NaN.
+            unwritten = slot[low:] >= visible.amax(1, keepdim=True)  # (R, S - low)
+            clean = values[:, :, low:].masked_fill(unwritten[:, None, :, None], 0.0)
+            out = out + weights[..., low:] @ clean
+        # The denominator is 1 at least, but where nothing is visible.
+        out = (out / total.clamp(min=0.5)).to(q.dtype)
+        return out, (peak + total.log()).squeeze(-1)
 
     def merge(self, a: Tensor, lse_a: Tensor, b: Tensor, lse_b: Tensor) -> Tensor:
         share = torch.sigmoid(lse_a - lse_b).unsqueeze(-1)
         return torch.lerp(b.to(share.dtype), a.to(share.dtype), share).to(a.dtype)
 
 
-def _weigh(scores: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-    """Values ``(R, G, S, e)`` weighed by ``scores (R, G, M, S)``, and the lse."""
-    exact = scores.double() if scores.dtype == torch.float64 else scores.float()
-    lse = exact.logsumexp(-1)
-    # Where nothing is visible, any finite number in place of -inf gives zeros.
-    floor = lse.clamp(min=torch.finfo(lse.dtype).min)
-    weights = (exact - floor.unsqueeze(-1)).exp()
-    return weights.to(values.dtype) @ values, lse
+def _bounds(visible: Tensor, slots: int) -> tuple[int, int]:
+    """Slots that all queries see, and those that any may see.
+
+    Known on the CPU alone: asking a GPU would be waiting for it.
+    """
+    if slots == 0 or visible.device.type != "cpu":
+        return 0, slots
+    low, top = torch.aminmax(visible)
+    return int(low), int(top)
+
+
+def _by_row(q: Tensor, visible: Tensor, low: int, top: int) -> bool:
+    """Whether rows of different lengths had better be computed one after another.
+
+    Each without masks and without padding, which pays where a row has many queries.
+    """
+    several = q.size(0) > 1 and visible.size(1) == 1 and low < top
+    return several and q.device.type == "cpu" and q.size(1) * q.size(2) >= ROW_QUERIES
+
+
+def _scores(q: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """``(R, G, M, S)``, float32 or float64."""
+    if q.dtype in (torch.float32, torch.float64):
+        return (q * scale) @ keys.transpose(2, 3)
+    return (q @ keys.transpose(2, 3)).float() * scale
+
+
+def _exponentials(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(score - largest), in place; the largest and the sum, ``(R, G, M, 1)``.
+
+    Where nothing is visible these are the smallest number and 0.
+    """
+    smallest = torch.finfo(scores.dtype).min
+    if scores.size(-1) == 0:
+        none = scores.new_zeros(*scores.shape[:-1], 1)
+        return none + smallest, none
+    peak = scores.amax(-1, keepdim=True).clamp_(min=smallest)
+    scores.sub_(peak).exp_()
+    return peak, scores.sum(-1, keepdim=True)
 
 
 BACKEND = TorchBackend()
