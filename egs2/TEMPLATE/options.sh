@@ -9,9 +9,15 @@ die() {
 
 # ---------------------------------------------------------------- options
 # An option is a line `name=value # help` between the marks in pipeline.sh: the default,
-# the help and the list of what may stand on the command line are that one line.
+# the help and the list of what may stand on the command line are that one line. A recipe
+# has more of them by `--option "name=value # help"`, which it gives before its others.
 
-option_lines() { sed -n '/^# options/,/^# end of options/{/^[a-z_]*=/p}' "$PIPELINE"; }
+own=() # lines of the recipe's own options
+
+option_lines() {
+    sed -n '/^# options/,/^# end of options/{/^[a-z_]*=/p}' "$PIPELINE"
+    [ ${#own[@]} -eq 0 ] || printf '%s\n' "${own[@]}"
+}
 option_names() { option_lines | cut -d= -f1; }
 
 closest() { # closest WORD CANDIDATE...: the candidates most like WORD
@@ -51,7 +57,39 @@ parse_options() {
             help=* | dry_run=* | force=* | drop_bad=*) die "--$name: '$value' is not true or false" ;;
         esac
         printf -v "$name" '%s' "$value"
+        if [ "$name" = option ]; then
+            add_option "$value"
+            names+=("${value%%=*}")
+        fi
     done
+    fill_in
+}
+
+add_option() { # add_option LINE: the recipe's own
+    local name=${1%%=*} value=${1#*=}
+    [[ $1 =~ ^[a-z_]+=[^#]*\ #\  ]] || die "--option '$1' is not 'name=value # help'"
+    own+=("$1")
+    printf -v "$name" '%s' "${value%% # *}"
+}
+
+fill_in() { # {NAME} in any option is the value of the recipe's own option of that name
+    local line name value mine
+    while IFS= read -r line; do
+        name=${line%%=*}
+        value=${!name}
+        for mine in ${own[@]+"${own[@]%%=*}"}; do value=${value//"{$mine}"/${!mine}}; done
+        printf -v "$name" '%s' "$value"
+    done < <(option_lines)
+}
+
+own_arguments() { # for local/data.sh, a word a line
+    local name
+    for name in ${own[@]+"${own[@]%%=*}"}; do printf '%s\n' "--$name" "${!name}"; done
+}
+
+own_values() { # what names of models and token lists begin with
+    local name
+    for name in ${own[@]+"${own[@]%%=*}"}; do printf '%s_' "${!name}"; done
 }
 
 unknown_option() { # unknown_option ARGUMENT NAME KNOWN...
