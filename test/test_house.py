@@ -226,18 +226,21 @@ def build(config: Path, attention: Path | None, folder: Path) -> int:
     import numpy as np
 
     from espnet_mtla.task import launch
-    from espnet_mtla.task.build import build_model
+    from espnet_mtla.task.tasks import task_class
 
+    # egs2/CORPUS/TASK1/conf: the recipe's folder says what is learnt.
+    task = config.relative_to(ROOT / "egs2").parts[1].rstrip("0123456789")
     tokens = folder / "tokens.txt"
     tokens.write_text("<blank>\n<unk>\na\nb\n<sos/eos>\n")
     options = ["--token_list", str(tokens), "--output_dir", str(folder)]
-    args = launch.parse(launch.read_config(config, attention), options)
+    args = launch.parse(launch.read_config(config, attention), options, task)
     if args.normalize == "global_mvn":
         width = args.frontend_conf.get("n_mels", 80)
         stats = folder / "feats_stats.npz"
         np.savez(stats, count=2, sum=np.zeros(width), sum_square=np.ones(width))
         args.normalize_conf = {**args.normalize_conf, "stats_file": str(stats)}
-    return sum(parameter.numel() for parameter in build_model(args).parameters())
+    model = task_class(task).build_model(args)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("config", TRAINING, ids=relative)

@@ -10,26 +10,12 @@ from __future__ import annotations
 
 import gzip
 import re
-import shutil
-import subprocess
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_mtla.data.atomic import atomic_file, atomic_folder
+from espnet_mtla.data import apt
 from espnet_mtla.errors import UserError
-
-# Everything apt writes goes below one folder of ours, and hooks of the system's own apt
-# configuration (cleaning of caches, indexes of desktops) are not for us to run.
-APT_CONFIG = """\
-Dir::State "{root}/state";
-Dir::Cache "{root}/cache";
-Acquire::Languages "none";
-APT::Sandbox::User "root";
-#clear APT::Update::Pre-Invoke;
-#clear APT::Update::Post-Invoke;
-#clear APT::Update::Post-Invoke-Success;
-"""
 
 # Slips of the pen in the English list; what is heard was checked nowhere else.
 CORRECTIONS = {
@@ -69,50 +55,13 @@ def fetch_packages(language: str, downloads: Path) -> Path:
     into place last, and is returned as it is. Raises UserError, naming the packages and
     the option for a folder of one's own, where apt is missing or fails.
     """
-    target = downloads / f"corpus-{language}"
-    if target.is_dir():
-        print(f"fetch: {target} is there already", flush=True)
-        return target
     instead = (
         f"unpack the Debian packages {' and '.join(packages(language))} into a folder "
         "by other means and name it with --corpus"
     )
-    missing = [tool for tool in ("apt-get", "dpkg") if shutil.which(tool) is None]
-    if missing:
-        raise UserError(f"this machine has no {missing[0]}: {instead}")
-    debs = downloads / "apt" / "packages"
-    _download(packages(language), downloads / "apt", debs, instead)
-    with atomic_folder(target) as aside:
-        for name in packages(language):
-            # The versions of a name differ after its first underscore; newest last.
-            archive = max(debs.glob(f"{name}_*.deb"), key=lambda p: p.stat().st_mtime)
-            print(f"fetch: unpacking {archive.name}", flush=True)
-            _call(["dpkg", "-x", str(archive), str(aside)], Path.cwd(), instead)
-    return target
-
-
-def _download(names: list[str], root: Path, debs: Path, instead: str) -> None:
-    """Get ``names`` into ``debs`` through a private apt state below ``root``."""
-    root = root.resolve()
-    for folder in ("state/lists/partial", "cache/archives/partial"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    debs.mkdir(parents=True, exist_ok=True)
-    with atomic_file(root / "apt.conf") as stream:
-        stream.write(APT_CONFIG.format(root=root))
-    apt = ["apt-get", "-q", "-c", str(root / "apt.conf")]
-    print(f"fetch: package index, into {root / 'state'}", flush=True)
-    _call([*apt, "update"], root, instead)
-    print(f"fetch: {' '.join(names)}", flush=True)
-    _call([*apt, "download", *names], debs, instead)
-
-
-def _call(command: list[str], folder: Path, instead: str) -> None:
-    """Run ``command`` in ``folder``; its last complaint becomes the UserError."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode != 0:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        said = next((line for line in lines if line.startswith("E:")), lines[-1])
-        raise UserError(f"{' '.join(command)} failed ({said}): {instead}")
+    return apt.fetch_packages(
+        packages(language), downloads / f"corpus-{language}", instead
+    )
 
 
 def read_corpus(
@@ -123,11 +72,10 @@ def read_corpus(
     The list may be gzipped or not. Raises UserError when list or sound is missing, or
     when a twentieth of the sound files is: then the folder was not unpacked to the end.
     """
-    list_path = _find_list(folder, language)
+    list_path = find_list(folder, language)
     sounds = _find_sounds(folder, language)
     texts = read_transcripts(list_path)
-    names = {str(n): f"digits/{n}" for n in range(10)} | SYMBOL_NAMES
-    readings = {symbol: texts.get(name, [""])[0] for symbol, name in names.items()}
+    readings = symbol_readings(texts)
     recordings: list[Recording] = []
     dropped: Counter[str] = Counter()
     for name, raw in sorted(texts.items()):
@@ -148,7 +96,13 @@ def read_corpus(
     return recordings, dropped, len(texts)
 
 
-def _find_list(folder: Path, language: str) -> Path:
+def symbol_readings(texts: dict[str, list[str]]) -> dict[str, str]:
+    """How a language says single digits and the two keys beside them."""
+    names = {str(n): f"digits/{n}" for n in range(10)} | SYMBOL_NAMES
+    return {symbol: texts.get(name, [""])[0] for symbol, name in names.items()}
+
+
+def find_list(folder: Path, language: str) -> Path:
     """The transcript list below ``folder``."""
     found = sorted(folder.rglob(f"core-sounds-{language}.txt*"))
     if not found:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -120,10 +121,10 @@ def plan(
     print(f"{language}: {listed} prompts listed, {len(kept)} used")
     for reason, count in sorted(dropped.items()):
         print(f"{language}: {count} left out: {reason}")
-    return _split(language, kept, sizes, seed)
+    return split(language, kept, sizes, seed)
 
 
-def _split(
+def split(
     language: str, recordings: list[Recording], sizes: Sizes, seed: int
 ) -> dict[str, list[Utterance]]:
     """Draw combinations, held-out ones first, then share out the sentences."""
@@ -204,9 +205,16 @@ def check_apart(sets: dict[str, list[Utterance]]) -> None:
 
 
 def write_set(
-    folder: Path, utterances: list[Utterance], sounds: dict[str, np.ndarray], seed: int
+    folder: Path,
+    utterances: list[Utterance],
+    sounds: dict[str, np.ndarray],
+    seed: int,
+    tables: Mapping[str, dict[str, str]] | None = None,
 ) -> float:
-    """Write one data folder with its 16-bit sound below it; its length in seconds."""
+    """Write one data folder with its 16-bit sound below it; its length in seconds.
+
+    ``tables`` are further ones, or others in place of ``text``.
+    """
     import soundfile
     from sound import join
 
@@ -226,6 +234,8 @@ def write_set(
         write_table(aside / "text", {u.key: u.text for u in utterances})
         write_table(aside / "utt2spk", speakers)
         write_table(aside / "spk2utt", invert(speakers))
+        for name, table in (tables or {}).items():
+            write_table(aside / name, table)
     return samples_written / FS
 
 

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Makes data/{train,valid,test_combinations,test_sentences} with text (the translation)
+# and text.spoken; called in the recipe's folder by the pipeline's stage 1.
+set -euo pipefail
+exec python3 local/translate.py "$@"

@@ -1,0 +1,191 @@
+"""Telephone prompts in one language, their texts in another: Kaldi data folders.
+
+Names of prompts are the same in all languages, so the lists are parallel. Sound and
+sets are made as in ../asr1; a combination's translation is that of its prompts, in
+their order, which is how an exchange speaks the other language.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "asr1" / "local"))
+
+from corpus import (
+    Recording,
+    find_list,
+    packages,
+    read_corpus,
+    read_transcripts,
+    readable,
+    symbol_readings,
+)
+from prepare import (
+    FS,
+    HELD_OUT,
+    HELP,
+    LANGUAGES,
+    Sizes,
+    Utterance,
+    check_apart,
+    report_overlap,
+    split,
+    write_set,
+)
+
+from espnet_mtla.bin.cli import run
+from espnet_mtla.data import apt
+from espnet_mtla.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+SPOKEN = "text.spoken"
+
+
+def fetch(spoken: str, written: str, downloads: Path) -> Path:
+    """Sound and list of one language, the list of another; the folder they lie in."""
+    names = [*packages(spoken), packages(written)[0]]
+    instead = (
+        f"unpack the Debian packages {', '.join(names)} into a folder by other means "
+        "and name it with --corpus"
+    )
+    return apt.fetch_packages(names, downloads / f"corpus-{spoken}-{written}", instead)
+
+
+def translations(folder: Path, language: str) -> dict[str, str]:
+    """Texts by name of prompt, of those that can be read in one way."""
+    texts = read_transcripts(find_list(folder, language))
+    readings = symbol_readings(texts)
+    read = {
+        name: readable(raw[0], readings)[0]
+        for name, raw in texts.items()
+        if len(raw) == 1
+    }
+    return {name: text for name, text in read.items() if text}
+
+
+def plan(
+    folder: Path, spoken: str, written: str, sizes: Sizes, seed: int
+) -> tuple[dict[str, list[Utterance]], dict[str, str], dict[str, np.ndarray]]:
+    """Who goes where; translations by name of prompt; sounds by path."""
+    from sound import load
+
+    recordings, dropped, listed = read_corpus(folder, spoken)
+    target = translations(folder, written)
+    kept: list[Recording] = []
+    sounds = {}
+    for recording in recordings:
+        samples = load(recording.path, FS)
+        if recording.name not in target:
+            dropped[f"no usable text in {written}"] += 1
+        elif len(samples) > sizes.max_seconds * FS:
+            dropped[f"longer than {sizes.max_seconds:g} s"] += 1
+        else:
+            sounds[str(recording.path)] = samples
+            kept.append(recording)
+    if listed != len(kept) + dropped.total():
+        raise AssertionError(f"{listed} prompts in, not as many out")
+    print(f"{spoken}: {listed} prompts listed, {len(kept)} used")
+    for reason, count in sorted(dropped.items()):
+        print(f"{spoken}: {count} left out: {reason}")
+    return split(spoken, kept, sizes, seed), target, sounds
+
+
+def translate(utterance: Utterance, target: dict[str, str]) -> Utterance:
+    """The same sound with the text in the other language."""
+    text = " ".join(target[piece.name] for piece in utterance.pieces)
+    return replace(utterance, text=text)
+
+
+def drop_known(
+    train: list[Utterance], held_out: list[Utterance], target: dict[str, str]
+) -> list[Utterance]:
+    """Training utterances whose translation is not that of a held-out one.
+
+    Different prompts may have the same translation; those held out were kept apart by
+    what is spoken.
+    """
+    known = {translate(u, target).text for u in held_out}
+    kept = [u for u in train if translate(u, target).text not in known]
+    print(f"train: {len(train) - len(kept)} dropped: translation is a held-out one")
+    return kept
+
+
+def prepare(
+    folder: Path, pair: tuple[str, str], data: Path, sizes: Sizes, seed: int
+) -> None:
+    """Write the four sets below ``data``; the same input gives the same files."""
+    sets, target, sounds = plan(folder, *pair, sizes, seed)
+    held_out = [u for name in HELD_OUT for u in sets[name]]
+    sets["train"] = drop_known(sets["train"], held_out, target)
+    check_apart(sets)
+    written = {
+        name: [translate(u, target) for u in utterances]
+        for name, utterances in sets.items()
+    }
+    print(f"{'set':<20}{'utterances':>10}{'minutes':>9}{'words':>8}{'different':>10}")
+    for name, utterances in written.items():
+        spoken = {u.key: u.text for u in sets[name]}
+        tables = {SPOKEN: spoken}
+        seconds = write_set(data / name, utterances, sounds, seed, tables)
+        words = Counter(word for u in utterances for word in u.text.split())
+        print(
+            f"{name:<20}{len(utterances):>10}{seconds / 60:>9.1f}{words.total():>8}"
+            f"{len(words):>10}",
+            flush=True,
+        )
+    report_overlap(written)
+
+
+def parse_pair(text: str) -> tuple[str, str]:
+    """``en-fr``: two languages of :data:`LANGUAGES`."""
+    spoken, _, written = text.partition("-")
+    if spoken not in LANGUAGES or written not in LANGUAGES or spoken == written:
+        raise UserError(
+            f"--pair {text}: two different ones of {' '.join(LANGUAGES)} are needed, "
+            "such as en-fr"
+        )
+    return spoken, written
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options; sizes are those of :class:`Sizes`."""
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    p.add_argument("--pair", default="en-fr", help="language spoken, and written")
+    p.add_argument(
+        "--corpus",
+        type=Path,
+        help="folder with the packages unpacked (/usr/share where they are installed); "
+        "without it they are downloaded by apt",
+    )
+    p.add_argument("--downloads", type=Path, default=Path("downloads"), help="for apt")
+    p.add_argument("--data", type=Path, default=Path("data"), help="output folder")
+    p.add_argument("--seed", type=int, default=1, help="of every random choice")
+    for name, value in vars(Sizes()).items():
+        p.add_argument(f"--{name}", type=type(value), default=value, help=HELP[name])
+    return p
+
+
+def main() -> None:
+    args = parser().parse_args()
+    pair = parse_pair(args.pair)
+    if args.corpus and not args.corpus.is_dir():
+        raise UserError(f"--corpus {args.corpus}: no such folder")
+    sizes = Sizes(**{name: getattr(args, name) for name in vars(Sizes())})
+    for name, value in vars(sizes).items():
+        if value <= 0:
+            raise UserError(f"--{name} {value}: must be above zero")
+    folder = args.corpus or fetch(*pair, args.downloads)
+    prepare(folder, pair, args.data, sizes, args.seed)
+
+
+if __name__ == "__main__":
+    run(main)
