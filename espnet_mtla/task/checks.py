@@ -60,3 +60,11 @@ def check_init_param(specs: Sequence[str]) -> None:
         if source and not any(name.startswith(f"{source}.") for name in states):
             parts = ", ".join(sorted({name.split(".")[0] for name in states}))
             raise UserError(f"init_param: {path}: has no {source}; it has {parts}")
+
+
+def without_ctc(specs: Sequence[str]) -> list[str]:
+    """``specs`` for a model without CTC: it takes the recogniser's encoder alone."""
+    kept = [spec for spec in specs if spec.split(":")[2:3] != ["ctc"]]
+    if len(kept) < len(specs):
+        logger.info("init_param: this model has no CTC: the recogniser's is left out")
+    return kept

@@ -17,7 +17,7 @@ from espnet_mtla.data.folder import write_table
 from espnet_mtla.decoder import DecoderConfig
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.config import ModelConfig
-from espnet_mtla.task.checks import check_init_param
+from espnet_mtla.task.checks import check_init_param, without_ctc
 from espnet_mtla.task.config import check_keys, load_yaml, overlay
 from espnet_mtla.task.data import (
     Source,
@@ -181,8 +181,11 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
     if args.normalize == "global_mvn" and "stats_file" not in args.normalize_conf:
         stats = str(folders.stats_dir / "train" / "feats_stats.npz")
         args.normalize_conf = {**args.normalize_conf, "stats_file": stats}
-    if ModelConfig(**args.model_conf).uses_decoder:
+    losses = ModelConfig(**args.model_conf)
+    if losses.uses_decoder:
         args.decoder_conf = DecoderConfig(1, **args.decoder_conf).complete()
+    if not losses.uses_ctc:
+        args.init_param = without_ctc(args.init_param)
     identity = describe(args)
     if is_done(output, identity, args.max_epoch):
         logger.info("%s: trained already", output)
