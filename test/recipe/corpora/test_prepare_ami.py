@@ -44,7 +44,7 @@ def prepare(
     """Train, as it was written."""
     source = ami.Source(corpus.audio, corpus.annotations, mic, drop_bad)
     ami.prepare(source, LOCAL / "split", corpus.top / "data")
-    return DataFolder.read(corpus.top / "data" / "train")
+    return DataFolder.read(corpus.top / "data" / f"train_{mic}")
 
 
 # ---------------------------------------------------------------- what is written

@@ -35,14 +35,14 @@ def rewrite(
 def prepare(must_c: ModuleType, data: Path, drop_bad: bool = False) -> DataFolder:
     """Train of the corpus, as it was written."""
     must_c.prepare(data, "de", data.parent / "out", drop_bad=drop_bad)
-    return DataFolder.read(data.parent / "out" / "train")
+    return DataFolder.read(data.parent / "out" / "train.en-de")
 
 
 def test_all_that_is_written(must_c: ModuleType, tmp_path: Path, capsys) -> None:
     write_must_c(tmp_path, talks=2, entries=5)
     must_c.prepare(tmp_path, "de", tmp_path / "data")
     folders = {
-        name: DataFolder.read(tmp_path / "data" / name)
+        name: DataFolder.read(tmp_path / "data" / f"{name}.en-de")
         for name in ("train", "dev", "tst-COMMON", "tst-HE")
     }
     assert {n: len(f.utterances) for n, f in folders.items()} == {
@@ -72,7 +72,7 @@ def test_all_that_is_written(must_c: ModuleType, tmp_path: Path, capsys) -> None
 def test_another_language_stands_beside_it(must_c: ModuleType, tmp_path: Path) -> None:
     for language in ("de", "fr"):
         write_must_c(tmp_path, language, talks=1, entries=1)
-        must_c.prepare(tmp_path, language, tmp_path / "data", f".en-{language}")
+        must_c.prepare(tmp_path, language, tmp_path / "data")
     folder = DataFolder.read(tmp_path / "data" / "dev.en-fr")
     assert folder.tables["text"] == {
         "ted_13_0000": "C'est vraiment un honneur d'être ici."

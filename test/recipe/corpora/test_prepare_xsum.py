@@ -24,11 +24,11 @@ def xsum(load_local) -> ModuleType:
 
 
 def prepare(
-    xsum: ModuleType, corpus: Path, max_words: int = 0, drop_bad: bool = False
+    xsum: ModuleType, corpus: Path, drop_bad: bool = False
 ) -> dict[str, dict[str, str]]:
     """Summaries of train and its articles, as they were written."""
     data = corpus.parent / "data"
-    xsum.prepare(corpus, data, SOURCE, max_words, drop_bad)
+    xsum.prepare(corpus, data, drop_bad)
     return {name: read_table(data / "train" / name) for name in ("text", SOURCE)}
 
 
@@ -62,12 +62,6 @@ def test_forms(xsum: ModuleType, tmp_path: Path, capsys, form: str) -> None:
 def test_which_set_a_file_is_of(xsum: ModuleType, path: str, owner: str) -> None:
     owners = [n for n, names in xsum.SETS.items() if xsum.belongs(Path(path), names)]
     assert owners == ([owner] if owner else [])
-
-
-def test_articles_cut(xsum: ModuleType, tmp_path: Path, capsys) -> None:
-    train = prepare(xsum, write_xsum(tmp_path / "corpus", "jsonl"), max_words=4)
-    assert train[SOURCE]["10000000"] == "It was day 0"
-    assert "train: 24 articles cut to their first 4 words" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])

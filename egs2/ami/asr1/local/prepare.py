@@ -41,10 +41,8 @@ class Source:
     drop_bad: bool = False
 
 
-def prepare(
-    source: Source, split: Path, data: Path, suffix: str = ""
-) -> dict[str, DataFolder]:
-    """Write ``data/SET`` plus ``suffix`` for the meetings listed in ``split/SET.txt``.
+def prepare(source: Source, split: Path, data: Path) -> None:
+    """Write ``data/SET_MIC`` for the meetings listed in ``split/SET.txt``.
 
     Meetings without a folder are left out and counted. Raises UserError for a file that
     is missing or broken inside of a meeting, unless ``source.drop_bad`` is true.
@@ -61,9 +59,8 @@ def prepare(
             collector.add_meeting(meeting, speakers.get(meeting, {}))
         folders[name] = collector.folder()
     for name, folder in folders.items():
-        with atomic_folder(data / f"{name}{suffix}") as aside:
+        with atomic_folder(data / f"{name}_{source.mic}") as aside:
             folder.write(aside)
-    return folders
 
 
 def read_list(path: Path) -> list[str]:
@@ -227,9 +224,6 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--data", type=Path, default=Path("data"), help="output folder")
     parser.add_argument(
-        "--suffix", default="", help="put behind the names of the sets, such as _sdm1"
-    )
-    parser.add_argument(
         "--drop_bad",
         action="store_true",
         help="leave out speakers and segments that cannot be used, and count them",
@@ -245,7 +239,7 @@ def main() -> None:
     audio = nested if nested.is_dir() else args.corpus
     annotations = find_annotations(args.corpus, args.annotations)
     source = Source(audio, annotations, args.mic, args.drop_bad)
-    prepare(source, args.split, args.data, args.suffix)
+    prepare(source, args.split, args.data)
 
 
 if __name__ == "__main__":

@@ -37,10 +37,8 @@ class Entry:
     duration: float
 
 
-def prepare(
-    corpus: Path, language: str, data: Path, suffix: str = "", drop_bad: bool = False
-) -> None:
-    """Write ``data/SPLIT`` plus ``suffix`` for each of :data:`SPLITS`.
+def prepare(corpus: Path, language: str, data: Path, drop_bad: bool = False) -> None:
+    """Write ``data/SPLIT.en-LANG`` for each of :data:`SPLITS`.
 
     Nothing is written before all are read. Raises UserError naming the file or entry
     that cannot be used.
@@ -50,7 +48,7 @@ def prepare(
         split: read_split(root / split, split, language, drop_bad) for split in SPLITS
     }
     for split, folder in folders.items():
-        with atomic_folder(data / f"{split}{suffix}") as aside:
+        with atomic_folder(data / f"{split}.en-{language}") as aside:
             folder.write(aside)
     report_shared_talks(folders)
 
@@ -223,9 +221,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--lang", default="de", choices=LANGUAGES, help="translations")
     parser.add_argument("--data", type=Path, default=Path("data"), help="output folder")
     parser.add_argument(
-        "--suffix", default="", help="put behind the names of the sets, such as .en-fr"
-    )
-    parser.add_argument(
         "--drop_bad",
         action="store_true",
         help="leave out entries whose sound is missing or too short, and count them",
@@ -235,7 +230,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
-    prepare(args.corpus, args.lang, args.data, args.suffix, args.drop_bad)
+    prepare(args.corpus, args.lang, args.data, args.drop_bad)
 
 
 if __name__ == "__main__":

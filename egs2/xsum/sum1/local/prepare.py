@@ -31,27 +31,23 @@ FIELDS = ("id", "document", "summary")
 HUB = "EdinburghNLP/xsum"
 
 
-def prepare(
-    corpus: Path, data: Path, source_name: str, max_words: int, drop_bad: bool = False
-) -> None:
-    """Write ``data/SET`` for each set: summaries as ``text``, the articles beside it.
+def prepare(corpus: Path, data: Path, drop_bad: bool = False) -> None:
+    """Write ``data/SET`` for each set: ``text``, the summaries, and ``text.source``.
 
-    ``max_words`` cuts articles, 0 leaves them whole. Nothing is written before all is
-    read. Raises UserError naming the file or row that cannot be used.
+    Nothing is written before all is read. Raises UserError naming the file or row that
+    cannot be used.
     """
     files = find_files(corpus)
     seen: dict[str, str] = {}
-    tables = {
-        name: read_set(name, files[name], seen, max_words, drop_bad) for name in SETS
-    }
+    tables = {name: read_set(name, files[name], seen, drop_bad) for name in SETS}
     for name, (documents, summaries) in tables.items():
         with atomic_folder(data / name) as aside:
-            write_table(aside / source_name, documents)
+            write_table(aside / "text.source", documents)
             write_table(aside / "text", summaries)
 
 
 def read_set(
-    name: str, files: list[Path], seen: dict[str, str], max_words: int, drop_bad: bool
+    name: str, files: list[Path], seen: dict[str, str], drop_bad: bool
 ) -> tuple[dict[str, str], dict[str, str]]:
     """Articles and summaries by id; each row is kept or counted.
 
@@ -59,28 +55,24 @@ def read_set(
     """
     documents: dict[str, str] = {}
     summaries: dict[str, str] = {}
-    cut = 0
     tally = Tally(name, "articles", drop_bad, files[0].parent)
     for file in files:
         for key, document, summary in read_rows(file):
-            words, summary = document.split(), " ".join(summary.split())
+            # An article is several paragraphs; a line holds them all.
+            document, summary = (" ".join(t.split()) for t in (document, summary))
             if len(key.split()) != 1:
                 tally.refuse("without an id", f"{file.name}: {summary[:60]!r}")
             elif key in seen:
                 tally.refuse("with an id that stands twice", f"{key} (in {seen[key]})")
-            elif not words:
+            elif not document:
                 tally.drop("with an empty document", key)
             elif not summary:
                 tally.drop("with an empty summary", key)
             else:
                 seen[key] = name
-                cut += 0 < max_words < len(words)
-                documents[key] = " ".join(words[: max_words or None])
-                summaries[key] = summary
+                documents[key], summaries[key] = document, summary
                 tally.keep()
     tally.close()
-    if max_words:
-        print(f"{name}: {cut:,} articles cut to their first {max_words:,} words")
     return documents, summaries
 
 
@@ -198,15 +190,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hub", default=HUB, help="data set on the hub")
     parser.add_argument("--data", type=Path, default=Path("data"), help="output folder")
     parser.add_argument(
-        "--source", default="text.source", help="file for the articles, beside text"
-    )
-    parser.add_argument(
-        "--max_words",
-        type=int,
-        default=0,
-        help="cut articles here; 0 leaves them whole",
-    )
-    parser.add_argument(
         "--drop_bad",
         action="store_true",
         help="leave out rows without an id or with one that stands twice",
@@ -216,10 +199,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
-    if args.max_words < 0:
-        raise UserError(f"--max_words {args.max_words}: must not be negative")
-    corpus = args.corpus or fetch(args.hub)
-    prepare(corpus, args.data, args.source, args.max_words, args.drop_bad)
+    prepare(args.corpus or fetch(args.hub), args.data, args.drop_bad)
 
 
 if __name__ == "__main__":
