@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_mtla.attention.attend import take
-from espnet_mtla.attention.cache import EntryLayout, KVCache
+from espnet_mtla.attention.cache import PLAIN, CacheOptions, EntryLayout, KVCache
 from espnet_mtla.attention.cached import attend_prompt, attend_suffix
 from espnet_mtla.attention.rope import rotary_angles
 from espnet_mtla.attention.timeline import NewTokens, Timeline
@@ -115,7 +115,12 @@ class CausalAttention(nn.Module):
         return self.project_out(self.attend(q, entries, asking.rank, dropout))
 
     def prefill(
-        self, x: Tensor, lengths: Tensor, capacity: int, ask: bool = True
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        capacity: int,
+        ask: bool = True,
+        options: CacheOptions = PLAIN,
     ) -> tuple[Tensor | None, KVCache]:
         """Put a prompt into a new cache.
 
@@ -123,13 +128,14 @@ class CausalAttention(nn.Module):
             x: packed prompts ``(B, T, D)``; lengths: their tokens, ``(B,)``.
             capacity: room for so many tokens a row after the prompt.
             ask: whether the prompt's own tokens attend too (recomputed prompt).
+            options: how the cache is kept.
 
         Returns:
             Their output ``(B, T, D)``, or None where they do not ask, and the cache.
         """
         angles = self.angles(torch.arange(x.size(1), device=x.device)[None], x.dtype)
         entries = self.entries(x, angles)
-        cache = KVCache.from_prompt(self.layout, entries, lengths, capacity)
+        cache = KVCache.from_prompt(self.layout, entries, lengths, capacity, options)
         out = self._attend_entries(entries, Asking.all_of(x), angles) if ask else None
         return out, cache
 
@@ -189,16 +195,29 @@ class CausalAttention(nn.Module):
         """:meth:`extend` for tokens that are placed already; the timeline stays."""
         asking = asking or Asking.all_of(x)
         q = self.queries(asking.x, asking.of(new.angles))
-        carry = cache.open_entry(new) if self.layout.stride > 1 else None
-        entries = self.entries(x, new.angles, new, carry)
-        cache.write(entries, new, lengths)
         own, visible = None, new.slot + 1
-        if x.size(1) > 1 or lengths is not None:
-            # A single new token finds its own running entry in the suffix. Of several,
-            # each sees its own chunk as it stood then, which later ones overwrote.
+        if x.size(1) == 1 and lengths is None:
+            # A single new token finds its own running entry in the suffix.
+            self.write_token(x, cache, new)
+        else:
+            # Of several, each sees its own chunk as it stood then, which later ones
+            # overwrite.
+            entries = self._write(x, cache, new, lengths)
             own = asking.of(entries.transpose(1, 2)).transpose(1, 2)
             visible = asking.of(new.slot)
         return self.project_out(self._attend_cached(q, cache, visible, own))
+
+    def write_token(self, x: Tensor, cache: KVCache, new: NewTokens) -> None:
+        """Put one new token a row ``(N, 1, D)`` into the cache."""
+        self._write(x, cache, new)
+
+    def _write(
+        self, x: Tensor, cache: KVCache, new: NewTokens, lengths: Tensor | None = None
+    ) -> Tensor:
+        carry = cache.open_entry(new) if self.layout.stride > 1 else None
+        entries = self.entries(x, new.angles, new, carry)
+        cache.write(entries, new, lengths)
+        return entries
 
     def _attend_cached(
         self, q: Tensor, cache: KVCache, visible: Tensor, own: Tensor | None
@@ -238,4 +257,3 @@ class Asking:
     def of(self, values: Tensor) -> Tensor:
         """What ``values (B or 1, T, ...)`` holds for them: ``(B or 1, U, ...)``."""
         return values if self.rank is None else take(values, self.rank)
-

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from espnet_mtla.attention.attend import attend_latents
-from espnet_mtla.attention.cache import EntryLayout
+from espnet_mtla.attention.cache import EntryLayout, KVCache
 from espnet_mtla.attention.config import LatentConfig, TemporalLatentConfig
 from espnet_mtla.attention.interface import ReferenceInterface
 from espnet_mtla.attention.merge import (
@@ -103,6 +103,14 @@ class MultiheadLatentAttention(ReferenceInterface):
         latent, k_rope = self._split_entry(self.wkv_a(x))
         merged = self.merge(self.kv_norm(latent), new, carry)
         return torch.cat((merged, self.rotate(k_rope, angles)), dim=-1).unsqueeze(1)
+
+    def write_token(self, x: Tensor, cache: KVCache, new: NewTokens) -> None:
+        at_once = getattr(cache.backend, "write_token", None)
+        if at_once is None or type(self).rotate is not MultiheadLatentAttention.rotate:
+            super().write_token(x, cache, new)
+            return
+        hypernet = getattr(self, "hypernet_down", None)
+        at_once(self.wkv_a(x).squeeze(1), self.kv_norm, hypernet, new, cache.suffix)
 
     def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
         """Rotary parts ``(..., d_R)`` turned; a subclass may lay them out otherwise."""

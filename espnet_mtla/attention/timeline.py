@@ -22,6 +22,8 @@ class Timeline:
         rows: 0 .. N - 1, for indexing.
         appended: tokens of a row after the prompt, counted on the host.
         capacity: how many of them there is room for.
+        all_slots: whether every suffix slot counts as filled, so that shapes stay the
+            same from step to step; what was not written is hidden all the same.
     """
 
     def __init__(self, prompt_tokens: Tensor, stride: int, capacity: int) -> None:
@@ -30,11 +32,13 @@ class Timeline:
         self.base = self.whole
         self.seen = prompt_tokens.clone()
         self.rows = torch.arange(len(prompt_tokens), device=prompt_tokens.device)
-        self.appended = 0
+        self.appended, self.all_slots = 0, False
 
     @property
     def filled(self) -> int:
         """Suffix slots that the fullest row can be using."""
+        if self.all_slots:
+            return self.slots
         return -(-(self.stride - 1 + self.appended) // self.stride)
 
     @property
@@ -77,6 +81,7 @@ class Timeline:
         new.stride, new.capacity = self.stride, self.capacity
         new.whole, new.base = self.whole[prompts], self.base[rows]
         new.seen, new.appended = self.seen[rows], self.appended
+        new.all_slots = self.all_slots
         new.rows = torch.arange(len(rows), device=rows.device)
         return new
 

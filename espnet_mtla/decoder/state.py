@@ -33,6 +33,14 @@ class DecoderState:
             self.spare = cache.move(rows, self.spare)
         self.timeline.reorder(rows)
 
+    def reorder_in_place(self, rows: Tensor) -> None:
+        """:meth:`reorder` without moving to other memory, for recorded steps."""
+        for cache in self.caches:
+            cache.suffix.copy_(cache.suffix.index_select(0, rows))
+            if cache.beam == 1 and self.beam > 1:  # a copy of the prompt each
+                cache.prompt.copy_(cache.prompt.index_select(0, rows))
+        self.timeline.reorder(rows)
+
     def select(self, utterances: Tensor) -> None:
         """Keep utterances ``(B',)`` with all their hypotheses, in this order."""
         beam = torch.arange(self.beam, device=utterances.device)

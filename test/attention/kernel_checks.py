@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from espnet_mtla.attention import EntryLayout
-from espnet_mtla.attention.merge import HyperNetwork
+from espnet_mtla.attention.merge import HyperNetwork, chunk_encoding
+from espnet_mtla.attention.timeline import NewTokens
 
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 """Largest error, as a share of the largest number: a few roundings of each type."""
@@ -113,7 +114,7 @@ class NewToken:
     ) -> None:
         torch.manual_seed(stride)
         device, rows = seen.device, len(seen)
-        self.stride, self.seen, self.rank = stride, seen, rank
+        self.seen, self.rank = seen, rank
         self.norm = nn.LayerNorm(rank)
         self.hypernet = HyperNetwork(rank) if merges else None
         nn.init.normal_(self.norm.weight, 1.0, 0.2)
@@ -125,16 +126,30 @@ class NewToken:
         pair = torch.arange(0, rope_dim, 2, dtype=torch.float64)
         angles = seen.double().cpu().unsqueeze(1) * 10000 ** (-pair / rope_dim)
         self.angles = angles.float().to(device)
+        codes = chunk_encoding(seen // stride, rank).to(dtype)
+        self.codes = codes if merges else None
         chunk = seen // stride
-        self.base = (chunk - torch.arange(rows, device=device) % 3).clamp(min=0)
-        self.slot = chunk - self.base
+        base = (chunk - torch.arange(rows, device=device) % 3).clamp(min=0)
+        self.slot, self.is_open = chunk - base, seen % stride > 0
         self.cache = torch.full((rows, 1, 5, rank + rope_dim), math.nan, dtype=dtype)
         self.cache = self.cache.to(device)
         self.rows = torch.arange(rows, device=device)
         carry = torch.randn(rows, rank + rope_dim).to(device, dtype)
-        is_open = (seen % stride > 0).unsqueeze(1)
-        self.cache[self.rows, 0, self.slot] = carry.masked_fill(~is_open, math.nan)
-        self.carry = carry.double().cpu() * is_open.cpu()
+        closed = ~self.is_open.unsqueeze(1)
+        self.cache[self.rows, 0, self.slot] = carry.masked_fill(closed, math.nan)
+        self.carry = carry.masked_fill(closed, 0.0).double().cpu()
+
+    @property
+    def new(self) -> NewTokens:
+        """As the decoder places tokens, one a row."""
+        return NewTokens(
+            start=self.seen,
+            index=self.seen.unsqueeze(1),
+            slot=self.slot.unsqueeze(1),
+            angles=self.angles.unsqueeze(1),
+            is_open=self.is_open.unsqueeze(1),
+            codes=None if self.codes is None else self.codes.unsqueeze(1),
+        )
 
     def expected(self) -> Tensor:
         """Each row's entry ``(N, r + d_R)`` in float64, from the paper's formulas."""
@@ -144,10 +159,7 @@ class NewToken:
         latent = norm(latent).detach()
         if self.hypernet is not None:
             net = self.hypernet.to("cpu", torch.float64)
-            chunk = (self.seen.cpu() // self.stride).double().unsqueeze(1)
-            pair = torch.arange(0, self.rank, 2, dtype=torch.float64)
-            angle = chunk * 10000 ** (-pair / self.rank)
-            code = torch.stack((angle.sin(), angle.cos()), -1).flatten(1)
+            code = self.codes.double().cpu()
             score = (net.fc_c(code) * net.fc_p(latent)).sum(1, keepdim=True)
             latent = score.sigmoid().detach() * latent
         merged = latent + self.carry[:, : self.rank]

@@ -29,7 +29,11 @@ CHOICES = ("auto", *FASTEST_FIRST)
 
 
 class DecodeBackend(Protocol):
-    """Attention over cached entries, and the merge of two such attentions."""
+    """Attention over cached entries, and the merge of two such attentions.
+
+    A back-end may have ``write_token`` too, which puts a new token into a latent cache
+    in one launch (:meth:`.triton.TritonBackend.write_token`).
+    """
 
     name: str
 

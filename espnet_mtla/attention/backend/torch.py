@@ -69,9 +69,11 @@ class TorchBackend:
 def _bounds(visible: Tensor, slots: int) -> tuple[int, int]:
     """Slots that all queries see, and those that any may see.
 
-    Known on the CPU alone: asking a GPU would be waiting for it.
+    Known on the CPU alone: asking a GPU would be waiting for it, and a compiled step
+    may not look.
     """
-    if slots == 0 or visible.device.type != "cpu":
+    unknown = visible.device.type != "cpu" or torch.compiler.is_compiling()
+    if slots == 0 or unknown:
         return 0, slots
     low, top = torch.aminmax(visible)
     return int(low), int(top)

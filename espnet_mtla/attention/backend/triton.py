@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from espnet_mtla.attention.cache import EntryLayout
     from espnet_mtla.attention.merge import HyperNetwork
+    from espnet_mtla.attention.timeline import NewTokens
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDEST = 512
@@ -115,15 +116,7 @@ class TritonBackend:
         scale: float,
     ) -> tuple[Tensor, Tensor]:
         _refuse_gradients(q, entries)
-        rows, heads, queries, _ = q.shape
-        launch = plan(
-            layout,
-            q.itemsize,
-            rows * heads,
-            queries,
-            entries.size(2),
-            _processors(q.device),
-        )
+        launch = launch_for(q, entries, layout)
         return attend(q, entries, layout, visible, scale, launch)
 
     def merge(self, a: Tensor, lse_a: Tensor, b: Tensor, lse_b: Tensor) -> Tensor:
@@ -145,37 +138,32 @@ class TritonBackend:
         raw: Tensor,
         norm: nn.LayerNorm,
         hypernet: HyperNetwork | None,
-        angles: Tensor,
+        new: NewTokens,
         suffix: Tensor,
-        seen: Tensor,
-        base: Tensor,
-        stride: int,
     ) -> None:
         """Merge one new token a row into its latent entry, in place, in one launch.
 
-        Does what ``entries`` and ``KVCache.append`` do for a single token of MLA
+        Does what ``entries`` and ``KVCache.write`` do for a single token of MLA
         (``hypernet=None``) and MTLA (:mod:`espnet_mtla.attention.merge`).
 
         Args:
             raw: ``(N, r + d_R)``, what ``wkv_a`` made of the tokens.
             norm: of the latent; hypernet: merge weights.
-            angles: rotary angles of the tokens ``(N or 1, d_R / 2)``, float32.
+            new: where the tokens stand.
             suffix: the cache's ``(N, 1, S, r + d_R)``, written at one slot a row.
-            seen: tokens of each row before this one, ``(N,)`` int64.
-            base: chunk index of each row's slot 0, ``(N,)`` int64.
-            stride: tokens of a chunk.
         """
         _refuse_gradients(raw, suffix)
         rows, width = raw.shape
-        rank = norm.normalized_shape[0]
+        rank, angles = norm.normalized_shape[0], new.angles.flatten(0, 1)
         # Not read without a hyper-network, but a kernel's argument needs an address.
         linears = (hypernet.fc_c, hypernet.fc_p) if hypernet else (norm, norm)
         weights = [t for linear in linears for t in (linear.weight, linear.bias)]
+        codes = raw if new.codes is None else new.codes.contiguous()
         _kernels().write_kernel[(-(-rows // 16),)](
-            *(raw, norm.weight, norm.bias, angles, seen, base, *weights, suffix),
-            *(raw.stride(0), angles.stride(0) if len(angles) > 1 else 0),
-            *(suffix.stride(0), suffix.stride(2), rows, norm.eps),
-            STRIDE=stride,
+            *(raw, norm.weight, norm.bias, angles, codes, new.slot, new.is_open),
+            *(*weights, suffix, raw.stride(0)),
+            *(angles.stride(0) if len(angles) > 1 else 0, suffix.stride(0)),
+            *(suffix.stride(2), rows, norm.eps),
             MERGES=hypernet is not None,
             RANK=rank,
             ROPE=width - rank,
@@ -186,6 +174,7 @@ class TritonBackend:
             BLOCK_FEATURES=_block(rank // 4),
             BLOCK_K=min(_block(rank), 64),
             PRECISION=_precision(raw.dtype),
+            num_warps=4 if rank <= 256 else 8,
         )
 
 
@@ -234,6 +223,14 @@ def attend(
             PARTS=_power(splits),
         )
     return out, lse
+
+
+def launch_for(q: Tensor, entries: Tensor, layout: EntryLayout) -> Launch:
+    """:func:`plan` for these shapes on their device."""
+    rows, heads, queries, _ = q.shape
+    processors = _processors(q.device)
+    groups, slots = rows * heads, entries.size(2)
+    return plan(layout, q.itemsize, groups, queries, slots, processors)
 
 
 def _shared(layout: EntryLayout) -> bool:

@@ -191,8 +191,9 @@ def write_kernel(
     gain_ptr,  # (r,), of the LayerNorm, as is shift
     shift_ptr,
     angle_ptr,  # (N or 1, d_R / 2), float32
-    seen_ptr,  # (N,) tokens of each row before this one
-    base_ptr,  # (N,) chunk of each row's slot 0
+    code_ptr,  # (N, r), dense: the encoded index of each token's chunk
+    slot_ptr,  # (N,) where each entry stands in the cache
+    open_ptr,  # (N,) whether it holds earlier tokens of the chunk
     fc_c_ptr,  # (r / 4, r), dense, as is fc_p: the hyper-network
     fc_c_bias_ptr,  # (r / 4,)
     fc_p_ptr,
@@ -204,7 +205,6 @@ def write_kernel(
     cache_slot,
     rows,  # N
     epsilon,
-    STRIDE: tl.constexpr,
     MERGES: tl.constexpr,  # whether there is a hyper-network
     RANK: tl.constexpr,
     ROPE: tl.constexpr,
@@ -219,9 +219,7 @@ def write_kernel(
     """LayerNorm, merge weight, running sum, rotary key, and the entry into its slot."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     real = row < rows
-    seen = tl.load(seen_ptr + row, mask=real, other=0)
-    chunk = seen // STRIDE
-    slot = chunk - tl.load(base_ptr + row, mask=real, other=0)
+    slot = tl.load(slot_ptr + row, mask=real, other=0)
     raw = raw_ptr + row[:, None] * raw_row
     entry = cache_ptr + row[:, None] * cache_row + slot[:, None] * cache_slot
 
@@ -241,18 +239,16 @@ def write_kernel(
         of_latent = tl.zeros((BLOCK_N, BLOCK_FEATURES), tl.float32)
         for start in tl.range(0, RANK, BLOCK_K):
             k = start + tl.arange(0, BLOCK_K)
-            # Sine, cosine in turn: pairs of columns share a frequency.
-            frequency = tl.exp2((k // 2 * 2).to(tl.float32) * (-13.28771238 / RANK))
-            angle = chunk.to(tl.float32)[:, None] * frequency
-            code = tl.where(k % 2 == 0, tl.sin(angle), tl.cos(angle))
-            part = tl.load(raw + k, mask=real[:, None] & (k < RANK), other=0.0)
+            mask = real[:, None] & (k < RANK)
+            code = tl.load(code_ptr + row[:, None] * RANK + k, mask=mask, other=0.0)
+            part = tl.load(raw + k, mask=mask, other=0.0)
             part = (part.to(tl.float32) - mean[:, None]) * spread[:, None]
             part *= tl.load(gain_ptr + k, mask=k < RANK, other=0.0).to(tl.float32)
             part += tl.load(shift_ptr + k, mask=k < RANK, other=0.0).to(tl.float32)
-            weight_at = f[None, :] * RANK + k[:, None]
-            mask = (f < FEATURES)[None, :] & (k < RANK)[:, None]
-            fc_c = tl.load(fc_c_ptr + weight_at, mask=mask, other=0.0)
-            fc_p = tl.load(fc_p_ptr + weight_at, mask=mask, other=0.0)
+            at = f[None, :] * RANK + k[:, None]
+            known = (f < FEATURES)[None, :] & (k < RANK)[:, None]
+            fc_c = tl.load(fc_c_ptr + at, mask=known, other=0.0)
+            fc_p = tl.load(fc_p_ptr + at, mask=known, other=0.0)
             of_chunk = tl.dot(
                 code.to(fc_c.dtype), fc_c, of_chunk, input_precision=PRECISION
             )
@@ -263,10 +259,10 @@ def write_kernel(
         of_latent += tl.load(fc_p_bias_ptr + f, mask=f < FEATURES, other=0.0)
         weight = tl.sigmoid(tl.sum(of_chunk * of_latent, 1))
         latent = latent * weight[:, None]
-        if STRIDE > 1:
-            # Read only where a chunk is open: other slots may hold anything.
-            is_open = inside & (seen % STRIDE > 0)[:, None]
-            latent += tl.load(entry + c, mask=is_open, other=0.0).to(tl.float32)
+        # Read only where a chunk is open: other slots may hold anything.
+        is_open = tl.load(open_ptr + row, mask=real, other=0) != 0
+        carry = tl.load(entry + c, mask=inside & is_open[:, None], other=0.0)
+        latent += carry.to(tl.float32)
     tl.store(entry + c, latent.to(cache_ptr.dtype.element_ty), mask=inside)
 
     if ROPE > 0:
