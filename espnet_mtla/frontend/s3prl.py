@@ -109,7 +109,8 @@ class S3PRLFrontend(AbsFrontend):
         if self.layer is not None or stored.size(-1) != self.layers * self.width:
             return stored
         states = stored.unflatten(-1, (self.layers, self.width))
-        return torch.einsum("...ld,l->...d", states, self.weights.softmax(0))
+        shares = self.weights.softmax(0).to(states.dtype)
+        return torch.einsum("...ld,l->...d", states, shares)
 
     def identity(self) -> str:
         """What stored states depend on besides the settings: the checkpoint."""

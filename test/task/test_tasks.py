@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import WORDS, Toy
+from toy_corpus import WORDS, Toy
 
 from espnet_mtla.data.folder import read_table, write_table
 from espnet_mtla.errors import UserError
