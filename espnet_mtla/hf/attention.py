@@ -1,0 +1,110 @@
+"""MTLA inside a Llama: the project's attention with a config's settings, and its cache.
+
+The arithmetic is that of :mod:`espnet_mtla.attention`. What differs is said by hooks:
+rotary frequencies of any Llama, and keys whose rotary numbers lie in halves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from espnet_mtla.attention.causal import Asking
+from espnet_mtla.attention.latent import (
+    MultiheadLatentAttention,
+    MultiheadTemporalLatentAttention,
+)
+from espnet_mtla.attention.rope import rotate
+from espnet_mtla.attention.timeline import NewTokens
+from espnet_mtla.hf.cache import TemporalLatentCache
+from espnet_mtla.hf.configuration import LlamaMTLAConfig
+from espnet_mtla.hf.frequencies import rotary_frequencies
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the tokens of one pass through the layers stand.
+
+    Attributes:
+        angles: rotary angles ``(N or 1, T, .)``; None: tokens of a row count.
+        new: their places in the cache; None without one.
+        lengths: real tokens of each row where they differ, ``(N,)``.
+        fresh: whether nothing has been seen before.
+    """
+
+    angles: Tensor | None = None
+    new: NewTokens | None = None
+    lengths: Tensor | None = None
+    fresh: bool = False
+
+
+class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
+    """One layer's attention; parameters have the reference's names."""
+
+    def __init__(self, config: LlamaMTLAConfig, layer_idx: int) -> None:
+        super().__init__(**config.attention_settings())
+        self.layer_idx = layer_idx
+        self.halves = config.rope_layout == "halves"
+        base, scaling = config.rope_theta_and_scaling
+        self.frequencies = config.rope_frequencies
+        if self.frequencies is None and scaling["rope_type"] != "default":
+            width = config.qk_rope_head_dim
+            self.frequencies = rotary_frequencies(width, base, scaling)
+        if config.kv_norm == "none":
+            self.kv_norm = nn.Identity()
+        if not config.hyper_network:
+            self.hypernet_down = None
+
+    # Hooks of the attention ----------------------------------------------------------
+
+    def angles(self, position: Tensor, dtype: torch.dtype) -> Tensor:
+        if self.frequencies is None:
+            return super().angles(position, dtype)
+        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        frequency = torch.tensor(self.frequencies, dtype=exact, device=position.device)
+        return position.to(exact).unsqueeze(-1) * frequency
+
+    def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
+        if self.halves:  # scores do not depend on the order of the numbers
+            x = x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+        return rotate(x, angles)
+
+    def merge(
+        self, latent: Tensor, new: NewTokens | None, carry: Tensor | None
+    ) -> Tensor:
+        if self.hypernet_down is None:
+            return MultiheadLatentAttention.merge(self, latent, new, carry)
+        return super().merge(latent, new, carry)
+
+    # ---------------------------------------------------------------------------------
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        past_key_values: TemporalLatentCache | None = None,
+        step: Step | None = None,
+        **kwargs: object,  # what Llama's layer passes on and nothing here needs
+    ) -> tuple[Tensor, None]:
+        """Attend as one layer of a Llama does.
+
+        Args:
+            hidden_states: packed rows ``(N, T, D)``: real tokens first.
+            past_key_values: what rows have seen; gets their new tokens.
+            step: what the layers share.
+
+        Returns:
+            ``(N, T, D)``, and None where other models have weights.
+        """
+        del kwargs
+        x = hidden_states
+        if past_key_values is None:
+            return self.attend_all(x, angles=step.angles), None
+        cache = past_key_values.layers[self.layer_idx].rows
+        if not step.fresh:
+            return self.extend_placed(x, cache, step.new, step.lengths), None
+        # The first tokens are attended as in training, and cached on the way.
+        entries = self.entries(x, step.angles)
+        cache.write(entries, step.new, step.lengths)
+        return self._attend_entries(entries, Asking.all_of(x), step.angles), None

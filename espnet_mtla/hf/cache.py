@@ -1,0 +1,273 @@
+"""The cache that ``generate`` passes around: a layer of entries for each attention.
+
+``get_seq_length`` counts tokens (columns of the batch, padding included), as generation
+needs; the width of a mask over the cache counts entries, ``stride`` times fewer. All
+layers share one timeline, so whole caches are reordered and cropped, not single layers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from espnet_mtla.attention.cache import EntryLayout
+from espnet_mtla.errors import UserError
+from espnet_mtla.hf.configuration import LlamaMTLAConfig
+from espnet_mtla.hf.rollback import RowsCache, RowsTimeline, StaticTimeline
+
+SLACK = 64
+"""Tokens that a growing cache gets room for at least, beyond those it must hold."""
+
+
+class TemporalLatentLayer(CacheLayerMixin):
+    """One layer's entries, ``stride`` tokens in each.
+
+    Attributes:
+        rows: the attention's own cache; None before the first token.
+    """
+
+    is_compileable = False
+    is_croppable = True
+    is_sliding = False
+    supports_early_init = False
+
+    def __init__(self, layout: EntryLayout, max_tokens: int | None = None) -> None:
+        # Not the base's: ``keys`` and ``values`` are views of one tensor here.
+        self.layout, self.max_tokens = layout, max_tokens
+        self.rows: RowsCache | None = None
+
+    @property
+    def keys(self) -> Tensor | None:
+        """Keys of all entries, ``(N, 1, S, r + d_R)``."""
+        return None if self.rows is None else self.layout.keys(self._entries)
+
+    @property
+    def values(self) -> Tensor | None:
+        """Values of all entries, ``(N, 1, S, r)``: a part of the keys' memory."""
+        return None if self.rows is None else self.layout.values(self._entries)
+
+    @property
+    def _entries(self) -> Tensor:
+        return self.rows.suffix[:, :, : self.layout.slots(self.get_seq_length())]
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether memory has been allocated."""
+        return self.rows is not None
+
+    @property
+    def batch_size(self) -> int:
+        """Rows, -1 before the first token."""
+        return -1 if self.rows is None else len(self.rows.seen)
+
+    def lazy_initialization(self, *args: object, **kwargs: object) -> None:
+        """Refused: there are no keys and values to begin with, but entries."""
+        del args, kwargs
+        raise UserError(
+            "past_key_values: entries are written by the model's own attention; a "
+            "TemporalLatentCache fits LlamaMTLA models alone"
+        )
+
+    update = lazy_initialization
+
+    def get_seq_length(self) -> int:
+        """Tokens seen, padding of the batch included."""
+        return 0 if self.rows is None else self.rows.timeline.columns
+
+    def get_mask_sizes(self, query: int | Tensor) -> tuple[int, int]:
+        """Entries there will be with ``query`` more tokens, and the offset 0.
+
+        Transformers 4 gives the positions of the tokens in place of their number.
+        """
+        more = query if isinstance(query, int) else query.size(0)
+        return self.layout.slots(self.get_seq_length() + more), 0
+
+    def get_max_length(self) -> int:
+        """Tokens there is room for; -1 where the cache grows."""
+        return self.max_tokens if self.is_compileable else -1
+
+    get_max_cache_shape = get_max_length  # its name in Transformers 4
+
+
+class StaticTemporalLatentLayer(TemporalLatentLayer):
+    """A layer whose shapes never change: allocated once, for ``max_tokens``."""
+
+    is_compileable = True
+    is_croppable = False
+
+
+class TemporalLatentCache(Cache):
+    """Caches of all layers of a model.
+
+    Args:
+        config: of the model.
+        max_cache_len: tokens a row at most. With ``static`` memory of exactly that size
+            is allocated at the first token and never moves; else the cache grows, and
+            the number spares it that.
+    """
+
+    def __init__(
+        self,
+        config: LlamaMTLAConfig,
+        max_cache_len: int | None = None,
+        static: bool = False,
+    ) -> None:
+        if static and max_cache_len is None:
+            raise UserError("max_cache_len: None given, a static cache needs a number")
+        kind = StaticTemporalLatentLayer if static else TemporalLatentLayer
+        layout = entry_layout(config)
+        layers = [kind(layout, max_cache_len) for _ in range(config.num_hidden_layers)]
+        super().__init__(layers=layers)
+        self.layout, self.static, self.max_tokens = layout, static, max_cache_len
+        self.timeline: RowsTimeline | None = None
+        self.record_past = False
+        # Which columns were real, (N, columns); None while all were.
+        self._real: Tensor | None = None
+
+    # What the model uses -------------------------------------------------------------
+
+    def ready(self, x: Tensor) -> RowsTimeline:
+        """Make room for the tokens ``x (N, T, D)`` that come next.
+
+        Raises:
+            UserError: another number of rows than the cache holds.
+        """
+        rows, new = x.shape[:2]
+        if self.timeline is None:
+            self._allocate(x)
+        if len(self.timeline.seen) != rows:
+            raise UserError(
+                f"past_key_values: holds {len(self.timeline.seen)} rows, {rows} given"
+            )
+        need = 0 if self.static else self.timeline.appended + new
+        if need > self.timeline.capacity:
+            self._take(self.timeline.rows, need + max(SLACK, need // 2))
+        return self.timeline
+
+    def note_padding(self, real: Tensor | None, new: int) -> None:
+        """``real (N, new)`` says which of the ``new`` next columns are not padding."""
+        if self.static or (real is None and self._real is None):
+            return
+        if real is None:
+            real = self._real.new_ones(len(self._real), new)
+        if self._real is None:
+            self._real = real.new_ones(len(real), self.get_seq_length())
+        self._real = torch.cat((self._real, real), dim=1)
+
+    def _allocate(self, x: Tensor) -> None:
+        rows, new = x.shape[:2]
+        room = self.max_tokens or new + SLACK
+        kind = StaticTimeline if self.static else RowsTimeline
+        self.timeline = kind(
+            rows, self.layout.stride, room if self.static else max(room, new), x.device
+        )
+        for layer in self.layers:
+            layer.rows = RowsCache(self.layout, self.timeline, x)
+            if self.record_past:
+                layer.rows.start_recording()
+
+    def _take(self, rows: Tensor, capacity: int | None = None) -> None:
+        timeline = self.timeline.of_rows(rows, capacity)
+        for layer in self.layers:
+            layer.rows.take_rows(rows, timeline)
+        self.timeline = timeline
+        if self._real is not None:
+            self._real = self._real.index_select(0, rows)
+
+    # What generation uses ------------------------------------------------------------
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated by all layers."""
+        return sum(layer.rows.nbytes for layer in self.layers if layer.rows)
+
+    @property
+    def used_nbytes(self) -> int:
+        """Bytes of the entries that hold something: what the formula says."""
+        return sum(layer.rows.used_nbytes for layer in self.layers if layer.rows)
+
+    def activate_past_recording(self) -> None:
+        """Make every further token one that :meth:`crop` can take back."""
+        self._refuse_if_static()
+        self.record_past = True
+        for layer in self.layers:
+            if layer.rows is not None:
+                layer.rows.start_recording()
+
+    def crop(self, tokens: int) -> None:
+        """Take the newest ``-tokens`` columns back, exactly, or say why that cannot be.
+
+        A positive number is what to keep, as in Transformers 4.
+        """
+        columns = self.get_seq_length()
+        remove = max(columns - tokens, 0) if tokens > 0 else -tokens
+        if remove == 0:
+            return
+        self._refuse_if_static()
+        if remove > columns:
+            raise UserError(f"crop: {remove} tokens back, the cache holds {columns}")
+        of_rows = torch.full_like(self.timeline.seen, remove)
+        if self._real is not None:
+            of_rows = self._real[:, columns - remove :].sum(1)
+        for layer in self.layers:
+            layer.rows.restore_open(of_rows)
+        self.timeline.go_back(remove, of_rows)
+        if self._real is not None:
+            self._real = self._real[:, : columns - remove]
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i goes on as row ``beam_idx[i]`` was."""
+        if self.timeline is None:
+            return
+        rows = beam_idx.to(self.timeline.seen.device)
+        for layer in self.layers:
+            layer.rows.reorder_in_place(rows)
+        self.timeline.reorder(rows)
+        if self._real is not None:
+            self._real = self._real.index_select(0, rows)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row ``repeats`` times, beside itself."""
+        if self.timeline is not None:
+            self._take(self.timeline.rows.repeat_interleave(repeats))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows, ``(N',)``, or those where a mask ``(N,)`` is true."""
+        if self.timeline is not None:
+            self._take(self.timeline.rows[indices])
+
+    def reset(self) -> None:
+        """Begin again; a static cache stays where it is in memory."""
+        self._real = None
+        if self.static and self.timeline is not None:
+            self.timeline.clear()
+            return
+        self.timeline = None
+        for layer in self.layers:
+            layer.rows = None
+
+    def _refuse_if_static(self) -> None:
+        if self.static:
+            raise UserError(
+                "past_key_values: a static cache cannot go back; use a dynamic one"
+            )
+
+
+def entry_layout(config: LlamaMTLAConfig) -> EntryLayout:
+    """What an entry of the model's cache holds."""
+    latent, rope = config.kv_lora_rank, config.qk_rope_head_dim
+    return EntryLayout(
+        heads=1,
+        width=latent + rope,
+        key_width=latent + rope,
+        value_start=0,
+        value_width=latent,
+        stride=config.down_rate,
+    )
+
+
+def describe(layout: EntryLayout) -> str:
+    """A layout in words, for messages."""
+    latent, rope = layout.value_width, layout.width - layout.value_width
+    return f"entries of {latent} + {rope} numbers at stride {layout.stride}"

@@ -1,0 +1,146 @@
+"""Settings of a Llama whose attention is MTLA (or MLA), as Transformers keeps them."""
+
+from __future__ import annotations
+
+from transformers import LlamaConfig
+
+from espnet_mtla.attention.config import (
+    TemporalLatentConfig,
+    check_count,
+    require,
+)
+from espnet_mtla.errors import UserError
+
+KV_NORMS = ("layer", "none")
+ROPE_LAYOUTS = ("halves", "pairs")
+# What a rotary type needs beside its angles (a factor of the scores, a length that
+# changes them) is not carried through here.
+ROPE_TYPES = ("default", "linear", "llama3")
+
+
+class LlamaMTLAConfig(LlamaConfig):
+    """Llama's settings, those of the attention as the reference names them, and ours.
+
+    Args:
+        kv_lora_rank: width r of a latent.
+        q_lora_rank: width of the queries' own bottleneck; 0: one full projection.
+        qk_rope_head_dim: width of the rotary key that all heads share.
+        qk_nope_head_dim: width of a head's key that comes from the latent.
+        v_head_dim: width of a head's value.
+        down_rate: temporal stride s, tokens that share an entry of the cache.
+        recompute_prompt_attn: must be True: a prompt runs through the layers as text.
+        hyper_network: False takes the merge weights away, which leaves MLA; stride 1.
+        kv_norm: ``layer`` (the reference's) or ``none``, which a converted model has.
+        rope_layout: which numbers of a rotary key turn together: i and i + d_R / 2
+            (``halves``, as in Llama and the reference's models), or 2i and 2i + 1
+            (``pairs``, as in the paper's recipes).
+        rope_frequencies: radians a token of each rotary pair, ``qk_rope_head_dim / 2``
+            of them; None: as ``rope_theta`` (and ``rope_scaling``) say.
+        trained_down_rate: the stride of the weights, written when a model is saved, so
+            that another ``down_rate`` is noticed; None: any will do.
+
+    Raises:
+        UserError: a size that cannot be, by name.
+    """
+
+    model_type = "llama-mtla"
+    base_model_tp_plan = None  # its rules are for projections that are not here
+
+    def __init__(
+        self,
+        kv_lora_rank: int = 256,
+        q_lora_rank: int = 0,
+        qk_rope_head_dim: int = 32,
+        qk_nope_head_dim: int = 64,
+        v_head_dim: int = 64,
+        down_rate: int = 2,
+        recompute_prompt_attn: bool = True,
+        hyper_network: bool = True,
+        kv_norm: str = "layer",
+        rope_layout: str = "halves",
+        rope_frequencies: list[float] | None = None,
+        trained_down_rate: int | None = None,
+        **kwargs: object,
+    ) -> None:
+        self.kv_lora_rank = kv_lora_rank
+        self.q_lora_rank = q_lora_rank
+        self.qk_rope_head_dim = qk_rope_head_dim
+        self.qk_nope_head_dim = qk_nope_head_dim
+        self.v_head_dim = v_head_dim
+        self.down_rate = down_rate
+        self.recompute_prompt_attn = recompute_prompt_attn
+        self.hyper_network = hyper_network
+        self.kv_norm = kv_norm
+        self.rope_layout = rope_layout
+        self.rope_frequencies = rope_frequencies
+        self.trained_down_rate = trained_down_rate
+        super().__init__(**kwargs)
+        self.check()
+
+    @property
+    def rope_theta_and_scaling(self) -> tuple[float, dict[str, object]]:
+        """The base, and the settings of a scaling that says its ``rope_type``.
+
+        Transformers 4 keeps the base beside the scaling, 5 inside.
+        """
+        settings = getattr(self, "rope_parameters", None) or self.rope_scaling or {}
+        kind = settings.get("rope_type", settings.get("type", "default"))
+        theta = settings.get("rope_theta") or getattr(self, "rope_theta", 10000.0)
+        return float(theta), {**settings, "rope_type": kind}
+
+    def attention_settings(self) -> dict[str, object]:
+        """Arguments of the attention module, as the attention itself names them."""
+        return {
+            "embed_dim": self.hidden_size,
+            "num_heads": self.num_attention_heads,
+            "dropout": self.attention_dropout,
+            "bias": self.attention_bias,
+            "q_lora_rank": self.q_lora_rank,
+            "kv_lora_rank": self.kv_lora_rank,
+            "qk_nope_head_dim": self.qk_nope_head_dim,
+            "qk_rope_head_dim": self.qk_rope_head_dim,
+            "v_head_dim": self.v_head_dim,
+            "rope_base": self.rope_theta_and_scaling[0],
+            "down_rate": self.down_rate,
+        }
+
+    def check(self) -> None:
+        """Raise :class:`UserError` naming what does not fit together."""
+        check_count(self, "vocab_size", "num_hidden_layers", "intermediate_size")
+        TemporalLatentConfig(**self.attention_settings())  # names what is wrong
+        require(
+            self.recompute_prompt_attn is True,
+            "recompute_prompt_attn",
+            self.recompute_prompt_attn,
+            "True (a language model's prompt runs through its layers) is",
+        )
+        kinds = {
+            "kv_norm": KV_NORMS,
+            "rope_layout": ROPE_LAYOUTS,
+            "hyper_network": (True, False),
+        }
+        for name, choices in kinds.items():
+            value = getattr(self, name)
+            shown = " or ".join(str(choice) for choice in choices)
+            require(value in choices, name, value, f"{shown} is")
+        require(
+            self.hyper_network or self.down_rate == 1,
+            "down_rate",
+            self.down_rate,
+            "1 without a hyper_network (MLA merges nothing) is",
+        )
+        self._check_rope()
+        trained = self.trained_down_rate
+        if trained not in (None, self.down_rate):
+            raise UserError(
+                f"down_rate: {self.down_rate} given, the weights were trained with "
+                f"{trained}; to train on at another stride set trained_down_rate=None"
+            )
+
+    def _check_rope(self) -> None:
+        kind = self.rope_theta_and_scaling[1]["rope_type"]
+        require(kind in ROPE_TYPES, "rope_type", kind, f"{', '.join(ROPE_TYPES)} is")
+        if self.rope_frequencies is not None:
+            pairs, given = self.qk_rope_head_dim // 2, len(self.rope_frequencies)
+            needed = f"{pairs}, qk_rope_head_dim / 2, are"
+            require(given == pairs, "rope_frequencies", given, needed)

@@ -1,0 +1,70 @@
+"""What ``generate`` must know: which cache to make, and which mask a step needs."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from transformers.generation import GenerationConfig, GenerationMode
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.hf.cache import TemporalLatentCache
+
+DYNAMIC = (None, "dynamic", "dynamic_full")
+
+
+class TemporalGeneration:
+    """Mixed into a model before Transformers' own generation."""
+
+    def _prepare_cache_for_generation(
+        self,
+        generation_config: GenerationConfig,
+        model_kwargs: dict[str, object],
+        generation_mode: GenerationMode,
+        batch_size: int,  # noqa: ARG002 - memory is made for the rows that come
+        max_cache_length: int,
+    ) -> None:
+        """Put the cache that was asked for into ``model_kwargs``."""
+        kind = generation_config.cache_implementation
+        assisted = generation_mode == GenerationMode.ASSISTED_GENERATION
+        if model_kwargs.get("past_key_values") is not None:
+            if kind is not None:
+                raise UserError(
+                    f"cache_implementation: {kind!r} given beside past_key_values; "
+                    "leave one out"
+                )
+            model_kwargs["past_key_values"]._is_user_defined = True
+        elif generation_config.use_cache is False:
+            return
+        elif kind in DYNAMIC:
+            model_kwargs["past_key_values"] = TemporalLatentCache(self.config)
+        elif kind == "static":
+            if assisted:
+                raise UserError(
+                    "cache_implementation: 'static' given, assisted decoding must go "
+                    "back, which only a dynamic cache can; leave it out"
+                )
+            longest = getattr(generation_config, "max_cache_len", None) or 0
+            model_kwargs["past_key_values"] = TemporalLatentCache(
+                self.config, max(max_cache_length, longest), static=True
+            )
+        else:
+            raise UserError(
+                f"cache_implementation: {kind!r} given, dynamic or static is needed: "
+                "entries are compressed already, and are not moved or quantised"
+            )
+        if assisted or generation_config.is_assistant:
+            model_kwargs["past_key_values"].activate_past_recording()
+
+    @staticmethod
+    def create_masks_for_generate(
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        input_embeds: Tensor | None = None,
+        **kwargs: object,
+    ) -> Tensor | None:
+        """The mask of the new tokens alone: its shape is the same at every step.
+
+        ``input_embeds`` is its name in Transformers 4.
+        """
+        del kwargs
+        like = inputs_embeds if inputs_embeds is not None else input_embeds
+        return None if attention_mask is None else attention_mask[:, -like.size(1) :]

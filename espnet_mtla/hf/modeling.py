@@ -1,0 +1,213 @@
+"""Llama with Multi-head Temporal Latent Attention, for Transformers.
+
+Everything but the attention is Llama's, as Transformers has it. The batch is packed
+once (:mod:`.packing`), runs through the layers as rows, and is unpacked at the end.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaForCausalLM,
+    LlamaMLP,
+    LlamaPreTrainedModel,
+    LlamaRMSNorm,
+)
+from transformers.utils import can_return_tuple
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.hf.attention import LlamaMTLAAttention, Step
+from espnet_mtla.hf.cache import TemporalLatentCache, describe
+from espnet_mtla.hf.configuration import LlamaMTLAConfig
+from espnet_mtla.hf.generation import TemporalGeneration
+from espnet_mtla.hf.loading import CheckedLoading
+from espnet_mtla.hf.packing import Packing, find_packing
+
+
+class LlamaMTLADecoderLayer(LlamaDecoderLayer):
+    """Llama's layer around another attention."""
+
+    def __init__(self, config: LlamaMTLAConfig, layer_idx: int) -> None:
+        super(LlamaDecoderLayer, self).__init__()  # not Llama's own attention
+        self.hidden_size = config.hidden_size
+        self.self_attn = LlamaMTLAAttention(config, layer_idx)
+        self.mlp = LlamaMLP(config)
+        self.input_layernorm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = LlamaRMSNorm(
+            config.hidden_size, config.rms_norm_eps
+        )
+
+
+class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
+    """What both models share."""
+
+    config_class = LlamaMTLAConfig
+    _no_split_modules = ["LlamaMTLADecoderLayer"]  # noqa: RUF012 - Transformers' own
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    _supports_attention_backend = False
+    _can_record_outputs = None
+
+
+class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
+    """The layers, from tokens to hidden states."""
+
+    def __init__(self, config: LlamaMTLAConfig) -> None:
+        super().__init__(config)
+        config.check()
+        self.padding_idx = config.pad_token_id
+        self.vocab_size = config.vocab_size
+        self.embed_tokens = nn.Embedding(
+            config.vocab_size, config.hidden_size, self.padding_idx
+        )
+        self.layers = nn.ModuleList(
+            LlamaMTLADecoderLayer(config, index)
+            for index in range(config.num_hidden_layers)
+        )
+        self.norm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **kwargs: object,
+    ) -> BaseModelOutputWithPast:
+        """Hidden states of new tokens, which see those in the cache.
+
+        Args:
+            input_ids: ``(B, L)``; or inputs_embeds: ``(B, L, D)``.
+            attention_mask: 1 at tokens and 0 at padding, of the new tokens or of all so
+                far, ``(B, >= L)``.
+            position_ids: rotary positions ``(B or 1, L)``; None: a row's own tokens
+                count. Without a mask and a cache, rows whose positions begin anew hold
+                several documents, which do not see each other.
+            past_key_values: gets the new tokens.
+            use_cache: make a cache if there is none; None: as the configuration says.
+            output_attentions: must not be asked for.
+
+        Raises:
+            UserError: what cannot be done, by name.
+        """
+        del kwargs
+        if (input_ids is None) == (inputs_embeds is None):
+            raise UserError("input_ids, inputs_embeds: give one of them")
+        if output_attentions or (
+            output_attentions is None and self.config.output_attentions
+        ):
+            raise UserError(
+                "output_attentions: weights over merged chunks are not kept; leave it"
+            )
+        x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        cache = self._cache(past_key_values, use_cache)
+        shape = x.shape[:2]
+        packing, real = find_packing(
+            attention_mask, position_ids, shape, cache is not None
+        )
+        if packing is not None:
+            x = packing.pack(x)
+            if position_ids is not None:
+                position_ids = packing.pack(position_ids.expand(shape))
+        if cache is not None:
+            cache.note_padding(real, shape[1])
+        step = self._step(x, position_ids, packing, cache)
+        states = []
+        for layer in self.layers:
+            states.append(x)
+            x = layer(x, past_key_values=cache, use_cache=cache is not None, step=step)
+        if cache is not None:
+            cache.timeline.advance(x.size(1) if packing is None else packing.lengths)
+        states.append(self.norm(x))
+        if not output_hidden_states:
+            states = states[-1:]
+        if packing is not None:
+            states = [packing.unpack(state) for state in states]
+        return BaseModelOutputWithPast(
+            last_hidden_state=states[-1],
+            past_key_values=cache,
+            hidden_states=tuple(states) if output_hidden_states else None,
+        )
+
+    def _step(
+        self,
+        x: Tensor,
+        position: Tensor | None,
+        packing: Packing | None,
+        cache: TemporalLatentCache | None,
+    ) -> Step:
+        """What all layers need to know of the packed tokens ``x (N, T, D)``."""
+        attention = self.layers[0].self_attn
+        if cache is None:
+            if position is None:
+                position = torch.arange(x.size(1), device=x.device).unsqueeze(0)
+            return Step(attention.angles(position, x.dtype))
+        # Asked before tokens are placed. A compiled step must not look at values.
+        fresh = x.size(1) > 1 and cache.get_seq_length() == 0
+        new = attention.place(cache.ready(x), x, position)
+        lengths = None if packing is None else packing.lengths
+        return Step(new.angles, new, lengths, fresh)
+
+    def _cache(
+        self, given: Cache | None, use_cache: bool | None
+    ) -> TemporalLatentCache | None:
+        if use_cache is None:
+            use_cache = self.config.use_cache
+        checkpointing = self.gradient_checkpointing and self.training
+        if given is None:
+            wanted = use_cache and not checkpointing
+            return TemporalLatentCache(self.config) if wanted else None
+        if checkpointing:
+            raise UserError(
+                "past_key_values: given with gradient checkpointing, which runs layers "
+                "twice; leave one out"
+            )
+        layers = getattr(given, "layers", [])
+        if not isinstance(given, TemporalLatentCache) or len(layers) != len(
+            self.layers
+        ):
+            raise UserError(
+                f"past_key_values: {type(given).__name__} of {len(layers)} layers "
+                f"given, a TemporalLatentCache of {len(self.layers)} is needed; leave "
+                "it out, or make one by TemporalLatentCache(model.config)"
+            )
+        needed = self.layers[0].self_attn.layout
+        if given.layout != needed:
+            raise UserError(
+                f"past_key_values: a cache of another model, {describe(given.layout)}; "
+                f"{describe(needed)} needed"
+            )
+        return given
+
+
+class LlamaMTLAForCausalLM(
+    TemporalGeneration, LlamaMTLAPreTrainedModel, LlamaForCausalLM
+):
+    """The model with its output layer: training by ``labels``, and ``generate``."""
+
+    def __init__(self, config: LlamaMTLAConfig) -> None:
+        super(LlamaForCausalLM, self).__init__(config)  # not Llama's own layers
+        self.model = LlamaMTLAModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+
+__all__ = [
+    "LlamaMTLAForCausalLM",
+    "LlamaMTLAModel",
+    "LlamaMTLAPreTrainedModel",
+]

@@ -1,0 +1,96 @@
+"""From a batch with padding anywhere to rows whose real tokens stand first, and back.
+
+Inside the model rows are packed, so that positions and chunks count a row's own tokens
+alone, whatever padding stands beside them. A row of a batch may also hold several
+documents behind each other, which become rows of their own.
+
+Letters: ``B x L`` the batch as given, ``N x T`` packed rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espnet_mtla.errors import UserError
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Where tokens go: ``source (N, T)`` and ``place (B, L)`` are flat indices."""
+
+    source: Tensor
+    place: Tensor
+    lengths: Tensor  # (N,) real tokens
+
+    @classmethod
+    def of_mask(cls, real: Tensor) -> Packing:
+        """Of padding: ``real (B, L)`` is true at tokens."""
+        batch, width = real.shape
+        start = torch.arange(batch, device=real.device).unsqueeze(1) * width
+        order = (~real).to(torch.uint8).argsort(dim=1, stable=True)
+        rank = (real.cumsum(1) - 1).clamp(min=0)
+        return cls(order + start, rank + start, real.sum(1))
+
+    @classmethod
+    def of_documents(cls, position: Tensor) -> Packing | None:
+        """Of documents: one begins where ``position (B, L)`` does not count on.
+
+        None where each row is one document.
+        """
+        begins = torch.ones_like(position, dtype=torch.bool)
+        begins[:, 1:] = position[:, 1:] != position[:, :-1] + 1
+        first = begins.flatten().nonzero().squeeze(1)  # (N,)
+        if len(first) == len(position):
+            return None
+        ends = torch.cat((first[1:], first.new_tensor([position.numel()])))
+        lengths = ends - first
+        step = torch.arange(int(lengths.max()), device=position.device)
+        source = (first.unsqueeze(1) + step).clamp(max=position.numel() - 1)
+        document = begins.flatten().cumsum(0) - 1
+        token = torch.arange(position.numel(), device=position.device)
+        place = document * len(step) + token - first[document]
+        return cls(source, place.view_as(position), lengths)
+
+    def pack(self, x: Tensor) -> Tensor:
+        """``(B, L, ...)`` to ``(N, T, ...)``; zeros behind the real tokens."""
+        packed = x.flatten(0, 1)[self.source]
+        step = torch.arange(self.source.size(1), device=x.device)
+        padding = step >= self.lengths.unsqueeze(1)
+        # Zeros, since whatever stands in padding, NaN too, must not spread.
+        return packed.masked_fill(padding.view(*padding.shape, *[1] * (x.dim() - 2)), 0)
+
+    def unpack(self, x: Tensor) -> Tensor:
+        """``(N, T, ...)`` to ``(B, L, ...)``; what stands at padding means nothing."""
+        return x.flatten(0, 1)[self.place]
+
+
+def find_packing(
+    mask: Tensor | None, position: Tensor | None, shape: torch.Size, cached: bool
+) -> tuple[Packing | None, Tensor | None]:
+    """How a batch is packed, and which of its new tokens are real, ``(B, L)``.
+
+    Args:
+        mask: of the new tokens or of all so far, ``(B, >= L)``, true or 1 at tokens.
+        position: rotary positions ``(B or 1, L)``.
+        shape: B and L.
+        cached: whether a cache is read or filled; it has no room for documents.
+
+    Raises:
+        UserError: a mask of another form.
+    """
+    if mask is None:
+        if position is None or cached or position.size(1) == 1:
+            return None, None
+        return Packing.of_documents(position.expand(shape)), None
+    if mask.dim() != 2 or mask.size(0) != shape[0] or mask.size(1) < shape[1]:
+        raise UserError(
+            f"attention_mask: {tuple(mask.shape)} given, ({shape[0]}, tokens) of 0 and "
+            "1 needed; which past tokens are seen is the attention's own affair"
+        )
+    real = mask[:, -shape[1] :].bool()
+    if not torch.compiler.is_compiling() and bool(real.all()):
+        return None, None
+    return Packing.of_mask(real), real

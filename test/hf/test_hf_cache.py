@@ -1,0 +1,159 @@
+"""The cache: tokens and entries told apart, bytes by the formula, exact ways back."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.cache_utils import Cache
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.hf import TemporalLatentCache
+from espnet_mtla.hf.cache import entry_layout
+from test.hf.tiny_llama import SIZES, left_padded, tiny, tokens
+
+
+def run(model, batch, cache, mask=None) -> torch.Tensor:
+    with torch.no_grad():
+        return model(batch, past_key_values=cache, attention_mask=mask).logits
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("length", range(1, 14))
+def test_tokens_are_counted_and_entries_are_stored(stride: int, length: int) -> None:
+    model = tiny(stride)
+    cache = TemporalLatentCache(model.config)
+    assert isinstance(cache, Cache) and cache.get_seq_length() == 0
+    run(model, tokens(3, length), cache)
+    entries, width = -(-length // stride), SIZES["kv_lora_rank"] + 4
+    assert all(cache.get_seq_length(layer) == length for layer in range(2))
+    assert cache.layers[0].keys.shape == (3, 1, entries, width)
+    assert cache.layers[0].values.shape == (3, 1, entries, SIZES["kv_lora_rank"])
+    assert cache.layers[0].get_mask_sizes(1) == (-(-(length + 1) // stride), 0)
+    layers, itemsize = 2, 8
+    assert cache.used_nbytes == layers * 3 * entries * width * itemsize
+    formula = entry_layout(model.config).cache_bytes(0, length, 3, False, itemsize)
+    assert cache.used_nbytes == layers * formula
+
+
+def test_a_static_cache_is_allocated_by_the_formula() -> None:
+    model = tiny(3)
+    cache = TemporalLatentCache(model.config, 30, static=True)
+    assert cache.is_compileable and cache.layers[0].get_max_length() == 30
+    run(model, tokens(2, 5), cache)
+    slack = 1  # a chunk more than 30 / 3, which a prompt may leave open
+    assert cache.nbytes == 2 * 2 * (10 + slack) * 20 * 8
+    with pytest.raises(IndexError):
+        run(model, tokens(2, 29), cache)
+    cache.reset()
+    assert cache.get_seq_length() == 0
+    same(run(model, tokens(2, 5), cache), run(model, tokens(2, 5), None))
+
+
+def test_slots_that_hold_nothing_are_never_read() -> None:
+    model = tiny(2)
+    batch, mask = left_padded([tokens(1, n, n)[0] for n in (9, 4)])
+    cache = TemporalLatentCache(model.config, 40)
+    run(model, batch[:, :8], cache, mask[:, :8])
+    for layer in cache.layers:
+        for row, seen in enumerate(cache.timeline.seen.tolist()):
+            layer.rows.suffix[row, :, -(-seen // 2) :] = float("nan")
+    assert run(model, batch[:, 8:], cache, mask).isfinite().all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(stride=st.integers(1, 4), data=st.data())
+def test_going_back_leaves_no_trace(stride: int, data: st.DataObject) -> None:
+    """Random pieces forward and back, against a cache that never went too far."""
+    model = tiny(stride)
+    rows = [tokens(1, n, n)[0] for n in (5, 3)]
+    batch, mask = left_padded(rows)
+    cache = TemporalLatentCache(model.config)
+    cache.activate_past_recording()
+    run(model, batch, cache, mask)
+    kept = torch.zeros(2, 0, dtype=torch.long)
+    for round_ in range(3):
+        new = tokens(2, data.draw(st.integers(1, 6)), 40 + round_)
+        full = torch.cat((mask, torch.ones(2, kept.size(1) + new.size(1))), 1)
+        run(model, new, cache, full)
+        back = data.draw(st.integers(0, new.size(1)))
+        cache.crop(-back)
+        kept = torch.cat((kept, new[:, : new.size(1) - back]), 1)
+        assert cache.get_seq_length() == 5 + kept.size(1)
+    last = tokens(2, 1, 99)
+    got = run(model, last, cache)
+    for index, row in enumerate(rows):
+        whole = torch.cat((row, kept[index], last[index]))[None]
+        same(got[index, -1], model(whole, use_cache=False).logits[0, -1])
+
+
+def test_going_back_into_a_forgotten_chunk_is_refused() -> None:
+    model = tiny(3)
+    cache = TemporalLatentCache(model.config)
+    run(model, tokens(1, 8), cache)
+    with pytest.raises(UserError, match=r"crop: 1 tokens back is inside a merged"):
+        cache.crop(-1)
+    cache.crop(-2)  # a whole chunk's border
+    assert cache.get_seq_length() == 6
+    cache.crop(3)  # Transformers 4: what to keep
+    assert cache.get_seq_length() == 3
+    same(
+        run(model, tokens(1, 1), cache)[0, -1],
+        model(torch.cat((tokens(1, 8)[:, :3], tokens(1, 1)), 1)).logits[0, -1],
+    )
+    with pytest.raises(UserError, match="crop: 9 tokens back, the cache holds 4"):
+        cache.crop(-9)
+    static = TemporalLatentCache(model.config, 10, static=True)
+    run(model, tokens(1, 4), static)
+    with pytest.raises(UserError, match="a static cache cannot go back"):
+        static.crop(-1)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("static", [False, True])
+def test_rows_can_be_moved_repeated_and_chosen(stride: int, static: bool) -> None:
+    model = tiny(stride)
+    rows = [tokens(1, n, n)[0] for n in (7, 4, 2)]
+    batch, mask = left_padded(rows)
+    cache = TemporalLatentCache(model.config, 40, static=static)
+    run(model, batch, cache, mask)
+    order = torch.tensor([2, 0, 0])
+    cache.reorder_cache(order)
+    rows = [rows[i] for i in order]
+    new = tokens(3, 2, 8)
+    got = run(model, new, cache)
+    rows = [torch.cat((row, more)) for row, more in zip(rows, new, strict=True)]
+    for index, row in enumerate(rows):
+        same(got[index, -1], model(row[None]).logits[0, -1])
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([5, 0, 3]))
+    rows = [rows[2], rows[0], rows[1]]
+    new = tokens(3, 1, 9)
+    got = run(model, new, cache)
+    for index, row in enumerate(rows):
+        whole = torch.cat((row, new[index]))[None]
+        same(got[index, -1], model(whole).logits[0, -1])
+
+
+def test_a_merge_never_reaches_a_sibling() -> None:
+    model = tiny(2)
+    cache = model(tokens(1, 3)).past_key_values
+    cache.batch_repeat_interleave(2)
+    both = torch.tensor([[5], [9]])
+    got = run(model, both, cache)
+    for index in range(2):
+        whole = torch.cat((tokens(1, 3)[0], both[index]))[None]
+        same(got[index, -1], model(whole).logits[0, -1])
+
+
+def test_entries_are_written_by_the_attention_alone() -> None:
+    cache = TemporalLatentCache(tiny(2).config)
+    with pytest.raises(UserError, match="fits LlamaMTLA models alone"):
+        cache.update(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4), 0)
+    with pytest.raises(UserError, match="a static cache needs a number"):
+        TemporalLatentCache(tiny(2).config, static=True)

@@ -1,0 +1,170 @@
+"""``generate``: every way to decode gives what decoding without a cache gives."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.hf import TemporalLatentCache
+from test.hf.tiny_llama import left_padded, tiny, tokens
+
+GREEDY = {"do_sample": False, "max_new_tokens": 9}
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize("way", ["greedy", "beam", "sample"])
+def test_cached_is_uncached_for_padded_batches(stride: int, way: str) -> None:
+    options = dict(GREEDY)
+    if way == "beam":
+        options.update(num_beams=3, num_return_sequences=2)
+    if way == "sample":
+        options.update(do_sample=True, top_k=0)
+    model = tiny(stride)
+    rows = [tokens(1, n, n)[0] for n in (7, 3, 10)]
+    batch, mask = left_padded(rows)
+    given_out = []
+    for use_cache in (True, False):
+        torch.manual_seed(3)
+        given_out.append(
+            model.generate(batch, attention_mask=mask, use_cache=use_cache, **options)
+        )
+    assert torch.equal(*given_out)
+    if way != "sample":
+        per_row = options.get("num_return_sequences", 1)
+        for index, row in enumerate(rows):
+            alone = model.generate(row[None], **options)
+            together = given_out[0][index * per_row : (index + 1) * per_row]
+            assert torch.equal(together[:, -9:], alone[:, -9:])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_static_cache_gives_the_same(stride: int, beams: int) -> None:
+    model = tiny(stride)
+    batch, mask = left_padded([tokens(1, n, n)[0] for n in (7, 4)])
+    options = {**GREEDY, "num_beams": beams, "attention_mask": mask}
+    dynamic = model.generate(batch, **options)
+    static = model.generate(batch, cache_implementation="static", **options)
+    assert torch.equal(dynamic, static)
+
+
+def test_a_compiled_step_over_a_static_cache_is_compiled_once() -> None:
+    model = tiny(3, dtype=torch.float32)
+    batch, mask = left_padded([tokens(1, n, n)[0] for n in (7, 4)])
+    cache = TemporalLatentCache(model.config, 24, static=True)
+    plain = model(batch, attention_mask=mask)
+    model(batch, attention_mask=mask, past_key_values=cache)
+    torch._dynamo.reset()
+    counter = CompileCounterWithBackend("aot_eager")
+    step = torch.compile(model, backend=counter, fullgraph=True)
+    new = tokens(2, 8, 5)
+    with torch.no_grad():
+        for t in range(8):
+            one = new[:, t : t + 1]
+            got = step(one, past_key_values=cache).logits
+            plain = model(one, past_key_values=plain.past_key_values)
+            torch.testing.assert_close(got, plain.logits, rtol=0, atol=1e-5)
+    assert counter.frame_count == 1
+    assert cache.get_seq_length() == 15
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+def test_assisted_decoding_is_greedy_decoding(stride: int) -> None:
+    model, batch = tiny(stride), tokens(1, 6)
+    helper = tiny(stride)
+    with torch.no_grad():
+        for parameter in helper.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    # Transformers 4 needs to know an end of sentence here.
+    options = {"do_sample": False, "max_new_tokens": 16, "eos_token_id": 49}
+    greedy = model.generate(batch, **options)
+    assert torch.equal(model.generate(batch, assistant_model=helper, **options), greedy)
+    by_lookup = model.generate(batch, prompt_lookup_num_tokens=4, **options)
+    assert torch.equal(by_lookup, greedy)
+
+
+@settings(max_examples=20, deadline=None)
+@given(stride=st.integers(1, 4), data=st.data())
+def test_prefill_may_be_split_anywhere(stride: int, data: st.DataObject) -> None:
+    model, total = tiny(stride), 11
+    batch, mask = left_padded([tokens(1, n, n)[0] for n in (11, 6)])
+    cuts = data.draw(st.lists(st.integers(1, total - 1), unique=True, max_size=4))
+    borders = [0, *sorted(cuts), total]
+    with torch.no_grad():
+        whole = model(batch, attention_mask=mask, use_cache=False).logits
+        cache = TemporalLatentCache(model.config)
+        for start, stop in itertools.pairwise(borders):
+            part = model(
+                batch[:, start:stop],
+                attention_mask=mask[:, :stop],
+                past_key_values=cache,
+            ).logits
+            shown = mask[:, start:stop].bool()
+            torch.testing.assert_close(
+                part[shown], whole[:, start:stop][shown], rtol=0, atol=1e-10
+            )
+    assert cache.get_seq_length() == total
+    assert cache.timeline.seen.tolist() == [11, 6]
+
+
+def test_generate_in_chunks_and_from_a_filled_cache() -> None:
+    model, batch = tiny(3), tokens(2, 12)
+    expected = model.generate(batch, **GREEDY)
+    chunked = model.generate(batch, prefill_chunk_size=5, **GREEDY)
+    assert torch.equal(chunked, expected)
+    cache = model(batch[:, :7]).past_key_values
+    continued = model.generate(batch, past_key_values=cache, **GREEDY)
+    assert torch.equal(continued, expected)
+    more = model.generate(
+        expected, past_key_values=cache, do_sample=False, max_new_tokens=4
+    )
+    longer = model.generate(batch, do_sample=False, max_new_tokens=13)
+    assert torch.equal(more, longer)
+
+
+def test_generate_from_vectors() -> None:
+    model, batch = tiny(2), tokens(2, 7)
+    vectors = model.get_input_embeddings()(batch)
+    from_tokens = model.generate(batch, **GREEDY)[:, 7:]
+    assert torch.equal(model.generate(inputs_embeds=vectors, **GREEDY), from_tokens)
+    beams = model.generate(inputs_embeds=vectors, num_beams=3, **GREEDY)
+    assert torch.equal(beams, model.generate(batch, num_beams=3, **GREEDY)[:, 7:])
+
+
+def test_caches_that_do_not_fit_are_refused() -> None:
+    from transformers import DynamicCache
+
+    model, batch = tiny(2), tokens(2, 5)
+    with pytest.raises(UserError, match="DynamicCache of 0 layers given"):
+        model(batch, past_key_values=DynamicCache())
+    other = tiny(3)(batch).past_key_values
+    with pytest.raises(UserError, match=r"cache of another model.*stride 3.*stride 2"):
+        model(batch, past_key_values=other)
+    deep = tiny(2, num_hidden_layers=3)(batch).past_key_values
+    with pytest.raises(UserError, match="TemporalLatentCache of 3 layers given"):
+        model(batch, past_key_values=deep)
+    own = model(batch).past_key_values
+    with pytest.raises(UserError, match="holds 2 rows, 1 given"):
+        model(batch[:1], past_key_values=own)
+
+
+@pytest.mark.parametrize("kind", ["quantized", "offloaded", "offloaded_static"])
+def test_cache_kinds_that_are_not_made_are_refused(kind: str) -> None:
+    with pytest.raises(UserError, match=f"cache_implementation: '{kind}' given"):
+        tiny(2).generate(tokens(1, 4), cache_implementation=kind, **GREEDY)
+
+
+def test_assisted_decoding_with_a_static_cache_is_refused() -> None:
+    with pytest.raises(UserError, match="assisted decoding must go back"):
+        tiny(2).generate(
+            tokens(1, 4),
+            cache_implementation="static",
+            prompt_lookup_num_tokens=2,
+            **GREEDY,
+        )
