@@ -40,9 +40,16 @@ MAY_IMPORT = {
     "score": {"data"},
     "benchmark": {"attention", "decoder", "search", "data", "recognise", "score"},
     "share": {"data", "score", "search", "task"},
+    "check": {
+        *("attention", "decoder", "search", "score"),
+        *("recognise", "speech2text"),
+    },
     "speech2text": {"data", "model", "recognise", "search", "share", "task"},
+    "hf": {"attention", "decoder", "data"},
     "bin": {
+        "hf",
         "benchmark",
+        "check",
         "share",
         "speech2text",
         "task",
