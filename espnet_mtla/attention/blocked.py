@@ -73,11 +73,10 @@ class Blocked:
         groups, kind = k.size(1), lse.dtype
         delta = (grad.to(kind) * out).sum(-1, keepdim=True)
         dq = q.new_empty(batch, queries, heads, q.size(-1)).transpose(1, 2)
+        lse = lse.clamp(min=torch.finfo(kind).min)  # of queries that see nothing
         flat_k, flat_v = _flat(k), _flat(v)
-        dk, dv = (
-            torch.zeros_like(flat_k, dtype=kind),
-            torch.zeros_like(flat_v, dtype=kind),
-        )
+        dk = torch.zeros_like(flat_k, dtype=kind)
+        dv = torch.zeros_like(flat_v, dtype=kind)
         for block in self._blocks(q, k):
             n = block.most
             part_q, part_grad = _part(q, block, groups), _part(grad, block, groups)

@@ -134,14 +134,18 @@ def _keep(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _latents_backward(context: object, grad: Tensor, *unused: None) -> tuple:
+def _latents_backward(context: object, grad: Tensor | None, *unused: None) -> tuple:
     del unused
+    if grad is None:  # nobody used the output
+        return (None,) * 10
     gradients = latents_backward(grad, *context.saved_tensors, *context.settings)
     return (*gradients, *[None] * 6)
 
 
-def _counted_backward(context: object, grad: Tensor, *unused: None) -> tuple:
+def _counted_backward(context: object, grad: Tensor | None, *unused: None) -> tuple:
     del unused
+    if grad is None:
+        return (None,) * 7
     gradients = counted_backward(grad, *context.saved_tensors, *context.settings)
     return (*gradients, *[None] * 4)
 

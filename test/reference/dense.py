@@ -103,3 +103,24 @@ def rope(x: Tensor, base: float) -> Tensor:
     angle = torch.arange(len(x), dtype=x.dtype)[:, None] * frequency
     turned = pairs * torch.polar(torch.ones_like(angle), angle)
     return torch.view_as_real(turned).flatten(1)
+
+
+def dense_latents(
+    q: Tensor,
+    entries: Tensor,
+    weight: Tensor,
+    rank: Tensor | None,
+    stride: int,
+    scale: float,
+) -> Tensor:
+    """Attention of ``q (B, H, U, d)`` over running entries, by a mask ``(U, T)``."""
+    heads, tokens, latent = q.size(1), entries.size(1), weight.size(1)
+    expanded = entries[..., :latent] @ weight.T
+    expanded = expanded.unflatten(-1, (heads, -1)).transpose(1, 2)
+    rope = entries[:, None, :, latent:].expand(-1, heads, -1, -1)
+    nope = q.size(-1) - rope.size(-1)
+    k, v = torch.cat((expanded[..., :nope], rope), dim=-1), expanded[..., nope:]
+    visible = visible_matrix(tokens, stride)
+    visible = visible[None] if rank is None else visible[rank]
+    scores = (q @ k.transpose(2, 3) * scale).masked_fill(~visible[:, None], -math.inf)
+    return scores.softmax(-1) @ v
