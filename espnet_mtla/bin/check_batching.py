@@ -8,7 +8,6 @@ any: then padding leaks somewhere in the model.
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -82,16 +81,14 @@ def differences(
     alone: Sequence[Recognised], together: Sequence[Recognised], tolerance: float
 ) -> list[str]:
     """A line for each utterance whose hypotheses differ: key, alone, in the batch."""
+    from espnet_mtla.check.finding import hypotheses_apart
+
     rows = []
     for one, other in zip(alone, together, strict=True):
         if one.key != other.key:
             raise AssertionError(f"{one.key} was compared with {other.key}")
-        pairs = list(zip(one.nbest, other.nbest, strict=False))
-        same = len(one.nbest) == len(other.nbest) and all(
-            a.tokens == b.tokens and math.isclose(a.score, b.score, rel_tol=tolerance)
-            for a, b in pairs
-        )
-        if not same:
+        if not hypotheses_apart(one.nbest, other.nbest) <= tolerance:
+            pairs = zip(one.nbest, other.nbest, strict=False)
             a, b = next(
                 ((a, b) for a, b in pairs if a != b), (one.nbest[0], other.nbest[0])
             )

@@ -1,0 +1,137 @@
+"""What is promised holds for a tiny model; each check notices when it does not."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from espnet_mtla.bin import prove
+from espnet_mtla.check.finding import Finding, as_table, hypotheses_apart
+from espnet_mtla.check.prove import Prover
+from espnet_mtla.errors import UserError
+from espnet_mtla.search.beam import Hypothesis
+
+
+def test_everything_holds(prover):
+    findings = {found.check: found for found in prover.findings()}
+    assert not [found for found in findings.values() if found.fails]
+    made = {name for name, found in findings.items() if found.difference is not None}
+    promised = {
+        *("batch = single", "cached = uncached", "beam 1 = greedy"),
+        *("cache = formula", "recipe = Speech2Text"),
+    }
+    assert promised <= made
+    assert {"triton = reference", "flash_attn = reference"} <= set(findings)
+    assert max(len(result.nbest[0].tokens) for result in prover.alone) > 5
+
+
+def again(prover):
+    """The same without what was computed before."""
+    return Prover(prover.trained, prover.options, prover.sounds, prover.batch_size)
+
+
+def test_a_batch_that_leaks(prover, monkeypatch):
+    from espnet_mtla.model.speech import DecoderOnlySpeechModel
+
+    encode = DecoderOnlySpeechModel.encode
+
+    def leaky(self, speech, lengths, keys=()):
+        encoded, frames = encode(self, speech, lengths, keys)
+        return encoded + 0.5 * (len(speech) > 1), frames
+
+    monkeypatch.setattr(DecoderOnlySpeechModel, "encode", leaky)
+    found = again(prover).batch_is_single()
+    assert found.fails and found.verdict.startswith("DIFFERENT u")
+
+
+@pytest.mark.parametrize("check", ["cached_is_uncached", "beam_1_is_greedy"])
+def test_a_cache_that_forgets(prover, monkeypatch, check):
+    decoder = prover.trained.model.decoder
+    prefill = decoder.prefill
+
+    def forgetful(prompt, lengths, **options):
+        return prefill(prompt.roll(1, 2), lengths, **options)
+
+    fresh = again(prover)
+    assert fresh.alone
+    monkeypatch.setattr(decoder, "prefill", forgetful)
+    assert getattr(fresh, check)().fails
+
+
+def test_a_call_that_decodes_otherwise(prover, monkeypatch):
+    from espnet_mtla.speech2text.sound import SoundReader
+
+    fresh = again(prover)
+    assert fresh.alone
+    resample = SoundReader._to_rate
+
+    def louder(self, samples, *rest):
+        return resample(self, samples, *rest)[: len(samples) // 2]
+
+    monkeypatch.setattr(SoundReader, "_to_rate", louder)
+    assert fresh.recipe_is_speech2text().fails
+
+
+def test_an_encoder_alone(tmp_path, data):
+    from tiny_experiment import make_model
+
+    from espnet_mtla.recognise.load import load_model
+    from espnet_mtla.recognise.utterances import list_utterances, load_sound
+    from espnet_mtla.search.options import DecodeOptions
+
+    folder = make_model(tmp_path / "encoder", ctc_weight=1.0)
+    trained = load_model(folder, torch.device("cpu"), DecodeOptions())
+    sounds = [load_sound(u, trained.fs) for u in list_utterances(data, trained.fs)[:3]]
+    findings = list(Prover(trained, DecodeOptions(), sounds).findings())
+    assert [f.check for f in findings if f.difference is not None] == [
+        "batch = single",
+        "recipe = Speech2Text",
+    ]
+    assert not any(f.fails for f in findings)
+    assert "the model has no decoder" in as_table(findings)
+
+
+def test_differences_of_hypotheses():
+    one = Hypothesis([1, 2], -4.0, False)
+    assert hypotheses_apart([one], [one]) == 0.0
+    assert hypotheses_apart([one], [replace(one, score=-4.4)]) == pytest.approx(1 / 11)
+    assert hypotheses_apart([one], [replace(one, tokens=[1])]) == math.inf
+    assert hypotheses_apart([one], [one, one]) == math.inf
+
+
+def test_the_table_and_nan():
+    broken = Finding("a = b", "two", math.nan, 1e-3, "u1")
+    other = Finding("c = d", "three", math.inf, 1e-3, "u2")
+    assert broken.fails and other.fails and not Finding("e = f", "no GPU").fails
+    shown = as_table([broken, other, Finding("e = f", "no GPU")])
+    assert "DIFFERENT u1" in shown and "tokens" in shown and "not made" in shown
+
+
+@pytest.fixture
+def run(monkeypatch, model, data):
+    def call(*words):
+        command = ["prove", str(model), str(data), "--beam_size", "2", *words]
+        monkeypatch.setattr(sys, "argv", command)
+        prove.main()
+
+    return call
+
+
+def test_the_command(run, capsys, monkeypatch):
+    run("--num_utts", "2", "--min_length_ratio", "0.1")
+    shown = capsys.readouterr().out
+    assert "2 utterances alone and 2 at a time" in shown and "DIFFERENT" not in shown
+    monkeypatch.setattr(Prover, "findings", lambda _: iter([Finding("a = b", "", 1.0)]))
+    with pytest.raises(UserError, match="1 of 1 fail: a = b"):
+        run()
+
+
+def test_bad_options(run):
+    with pytest.raises(UserError, match="bfloat16: rounding would hide"):
+        run("--dtype", "bfloat16")
+    with pytest.raises(UserError, match="num_utts 0: at least 1"):
+        run("--num_utts", "0")
