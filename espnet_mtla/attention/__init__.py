@@ -6,7 +6,7 @@ Read in this order: ``config`` (settings), ``rope``, ``merge`` (temporal merging
 types), ``cross``, ``interface`` (the reference's signature).
 """
 
-from espnet_mtla.attention.cache import EntryLayout, KVCache
+from espnet_mtla.attention.cache import CacheOptions, EntryLayout, KVCache
 from espnet_mtla.attention.causal import Asking, CausalAttention
 from espnet_mtla.attention.cross import MultiheadTemporalLatentCrossAttention
 from espnet_mtla.attention.latent import (
@@ -25,6 +25,7 @@ from espnet_mtla.attention.timeline import NewTokens, Timeline
 __all__ = [
     "ATTENTIONS",
     "Asking",
+    "CacheOptions",
     "CausalAttention",
     "EntryLayout",
     "KVCache",

@@ -64,6 +64,19 @@ class EntryLayout:
         return self.nbytes(copies * whole + beam * suffix, itemsize)
 
 
+@dataclass(frozen=True)
+class CacheOptions:
+    """How a cache is kept, whatever it holds.
+
+    ``backend``: who computes attention over it, see :mod:`.backend`.
+    """
+
+    backend: str = "auto"
+
+
+PLAIN = CacheOptions()
+
+
 class KVCache:
     """One layer's cache, allocated once and written in place.
 
@@ -81,10 +94,13 @@ class KVCache:
         layout: EntryLayout,
         prompt: Tensor,
         timeline: Timeline,
-        backend: str = "auto",
+        options: CacheOptions = PLAIN,
     ) -> None:
         self.layout = self.prompt_layout = layout
-        self.backend = choose_backend(backend, layout, prompt.dtype, prompt.device)
+        self.options = options
+        self.backend = choose_backend(
+            options.backend, layout, prompt.dtype, prompt.device
+        )
         self.prompt, self.timeline = prompt, timeline
         rows = len(timeline.seen)
         self.suffix = prompt.new_zeros(rows, layout.heads, timeline.slots, layout.width)
@@ -96,12 +112,12 @@ class KVCache:
         rows: int,
         capacity: int,
         like: Tensor,
-        backend: str = "auto",
+        options: CacheOptions = PLAIN,
     ) -> KVCache:
         """No prompt part; dtype and device are those of ``like``."""
         prompt = like.new_zeros(rows, layout.heads, 0, layout.width)
         nothing = torch.zeros(rows, dtype=torch.long, device=like.device)
-        return cls(layout, prompt, Timeline(nothing, layout.stride, capacity), backend)
+        return cls(layout, prompt, Timeline(nothing, layout.stride, capacity), options)
 
     @classmethod
     def from_prompt(
@@ -110,7 +126,7 @@ class KVCache:
         entries: Tensor,
         lengths: Tensor,
         capacity: int,
-        backend: str = "auto",
+        options: CacheOptions = PLAIN,
     ) -> KVCache:
         """Keep a prompt's finished chunks; its open one becomes the suffix's first.
 
@@ -121,7 +137,7 @@ class KVCache:
         """
         s, timeline = layout.stride, Timeline(lengths, layout.stride, capacity)
         finished = entries[:, :, s - 1 :: s].contiguous()
-        cache = cls(layout, finished, timeline, backend)
+        cache = cls(layout, finished, timeline, options)
         if s > 1 and entries.size(2) > 0:
             # Where no chunk is open the first token will write over this unread.
             last = (lengths - 1).clamp(min=0)
@@ -232,7 +248,7 @@ class KVCache:
         timeline = self.timeline.take(rows, rows)
         timeline.capacity = capacity or timeline.capacity
         prompt = self.prompt.index_select(0, rows)
-        new = KVCache(self.layout, prompt, timeline, self.backend.name)
+        new = KVCache(self.layout, prompt, timeline, self.options)
         filled = timeline.filled
         new.suffix[:, :, :filled] = self.suffix[:, :, :filled].index_select(0, rows)
         return new

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 PARTS = {
     "train": "one attention layer, forward and backward: time and kept bytes",
+    "decode": "steps with a cache: time and bytes, beside the reference's",
     "kernel": "attention over a cache: bytes and products a second",
 }
 """Part and what it measures, in the order ``all`` runs them."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from espnet_mtla.attention import Asking, KVCache, NewTokens, build_attention
+from espnet_mtla.attention.cache import PLAIN, CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
 
 
@@ -38,11 +39,18 @@ class DecoderLayer(nn.Module):
         return self.feed_forward(asking.x + self.dropout(attended))
 
     def prefill(
-        self, prompt: Tensor, lengths: Tensor, capacity: int, update: bool
+        self,
+        prompt: Tensor,
+        lengths: Tensor,
+        capacity: int,
+        update: bool,
+        options: CacheOptions = PLAIN,
     ) -> tuple[Tensor, KVCache]:
         """Cache a prompt ``(B, P, D)``; ``update`` takes it through the layer too."""
         normed = self.attention_norm(prompt)
-        attended, cache = self.attention.prefill(normed, lengths, capacity, ask=update)
+        attended, cache = self.attention.prefill(
+            normed, lengths, capacity, update, options
+        )
         if attended is not None:
             prompt = self.feed_forward(prompt + self.dropout(attended))
         return prompt, cache

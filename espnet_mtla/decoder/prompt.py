@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention import Asking, KVCache
+from espnet_mtla.attention.cache import PLAIN, CacheOptions
 from espnet_mtla.decoder.layer import DecoderLayer
 
 
@@ -57,10 +58,15 @@ class FixedPrompt:
 
     @staticmethod
     def prefill(
-        layers: Iterable[DecoderLayer], prompt: Tensor, lengths: Tensor, capacity: int
+        layers: Iterable[DecoderLayer],
+        prompt: Tensor,
+        lengths: Tensor,
+        capacity: int,
+        options: CacheOptions = PLAIN,
     ) -> list[KVCache]:
         """Each layer's cache of the same prompt."""
-        return [layer.prefill(prompt, lengths, capacity, False)[1] for layer in layers]
+        given = (prompt, lengths, capacity, False, options)
+        return [layer.prefill(*given)[1] for layer in layers]
 
 
 class RecomputedPrompt:
@@ -79,12 +85,16 @@ class RecomputedPrompt:
 
     @staticmethod
     def prefill(
-        layers: Iterable[DecoderLayer], prompt: Tensor, lengths: Tensor, capacity: int
+        layers: Iterable[DecoderLayer],
+        prompt: Tensor,
+        lengths: Tensor,
+        capacity: int,
+        options: CacheOptions = PLAIN,
     ) -> list[KVCache]:
         """Each layer's cache of the prompt as it arrives there."""
         caches = []
         for layer in layers:
-            prompt, cache = layer.prefill(prompt, lengths, capacity, True)
+            prompt, cache = layer.prefill(prompt, lengths, capacity, True, options)
             caches.append(cache)
         return caches
 

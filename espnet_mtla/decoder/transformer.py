@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from espnet_mtla.attention.cache import PLAIN, CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
 from espnet_mtla.decoder.layer import DecoderLayer
 from espnet_mtla.decoder.prompt import PROMPTS, Packing
@@ -57,6 +58,7 @@ class DecoderOnlyTransformer(nn.Module):
         max_tokens: int,
         beam: int = 1,
         share_prompt: bool = True,
+        options: CacheOptions = PLAIN,
     ) -> DecoderState:
         """Cache the prompts and make ``beam`` hypotheses of each.
 
@@ -65,10 +67,13 @@ class DecoderOnlyTransformer(nn.Module):
             max_tokens: tokens that may follow; the cache is allocated for them.
             share_prompt: one copy of the prompt for all hypotheses of an utterance;
                 False copies it to each, as the paper's implementation does.
+            options: who computes attention, and how the cache is kept.
         """
         self._check(prompt, prompt_lens)
         prompt = Packing(prompt_lens, prompt.size(1), 0).rows(prompt, prompt[:, :0])
-        caches = self.prompt_mode.prefill(self.layers, prompt, prompt_lens, max_tokens)
+        caches = self.prompt_mode.prefill(
+            self.layers, prompt, prompt_lens, max_tokens, options
+        )
         return DecoderState(caches, beam, share_prompt)
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:

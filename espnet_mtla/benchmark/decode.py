@@ -1,0 +1,267 @@
+"""Decoding step by step: seconds and cache, ours beside the reference's."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from espnet_mtla.benchmark.report import Report, Value
+    from espnet_mtla.decoder import DecoderOnlyTransformer
+
+ATTENTIONS = ["mtla_s2", "mtla_s3", "mtla_s4", "mla", "mha"]
+TOLERANCE = {"float32": 1e-4, "bfloat16": 8e-2, "float16": 2e-2}
+OURS, REFERENCE = "ours", "reference"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--attention", nargs="+", default=ATTENTIONS, help="names, MTLA with stride")
+    add("--prompt", nargs="+", type=int, default=[250, 1000], help="frames")
+    add("--steps", type=int, default=60, help="tokens generated")
+    add("--utterances", type=int, default=4, help="B")
+    add("--beam", nargs="+", type=int, default=[20], help="hypotheses an utterance, K")
+    add("--num_layers", type=int, default=9)
+    add("--embed_dim", type=int, default=512, help="D")
+    add("--num_heads", type=int, default=8, help="H")
+    add("--vocab_size", type=int, default=500)
+    add("--dtype", choices=list(TOLERANCE), default="float32", help="of the decoder")
+    add("--backend", default="auto", help="of our attention over the cache")
+    add("--copy_prompt", action="store_true", help="ours, too, a copy a hypothesis")
+    add("--no_reference", action="store_true", help="time ours alone")
+
+
+def run(args: argparse.Namespace) -> Report:
+    from espnet_mtla.benchmark.report import Plot, Report
+
+    notes = [_gate(args, name) for name in args.attention]
+    rows: list[dict[str, Value]] = []
+    for prompt in args.prompt:
+        for beam in args.beam:
+            rows += _measure(args, prompt, beam)
+    return Report(
+        part="decode",
+        title=f"Decoding {args.steps} tokens, {args.utterances} utterances",
+        rows=rows,
+        plots=[Plot("prompt", "step ms", "who"), Plot("prompt", "cache MB", "who")],
+        hidden=["step ms low", "step ms high", "rounds"],
+        notes=[*notes, "reference MHA: a plain concatenating one, since mtla has none"],
+    )
+
+
+@dataclass
+class _Run:
+    """Seconds of the passes of one case; a pass is a prefill and all steps."""
+
+    first: list[float] = field(default_factory=list)
+    steps: list[float] = field(default_factory=list)
+    total: list[float] = field(default_factory=list)
+    cache: int = 0
+
+    def columns(self) -> dict[str, Value]:
+        low, median, high = statistics.quantiles(self.steps, n=4, method="inclusive")
+        return {
+            "step ms": median * 1e3,
+            "step ms low": low * 1e3,
+            "step ms high": high * 1e3,
+            "first step ms": statistics.median(self.first) * 1e3,
+            "all steps s": statistics.median(self.total),
+            "cache MB": self.cache / 1e6,
+            "rounds": len(self.total),
+        }
+
+
+class _Ours:
+    """Our decoder with the steps of :class:`.decode_peers.ReferenceDecoder`."""
+
+    def __init__(
+        self,
+        decoder: DecoderOnlyTransformer,
+        prompt: Tensor,
+        beam: int,
+        args: argparse.Namespace,
+    ) -> None:
+        import torch
+
+        from espnet_mtla.attention import CacheOptions
+
+        self.decoder = decoder
+        lengths = torch.full((len(prompt),), prompt.size(1), device=prompt.device)
+        with torch.inference_mode():
+            self.state = decoder.prefill(
+                prompt,
+                lengths,
+                max_tokens=args.steps,
+                beam=beam,
+                share_prompt=not args.copy_prompt,
+                options=CacheOptions(args.backend),
+            )
+
+    def step(self, tokens: Tensor) -> Tensor:
+        import torch
+
+        with torch.inference_mode():
+            return self.decoder.step(tokens, self.state)
+
+    def reorder(self, rows: Tensor) -> None:
+        import torch
+
+        with torch.inference_mode():
+            self.state.reorder(rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated, room for all steps and the spare suffix included."""
+        return self.state.nbytes
+
+
+def _decoder(
+    args: argparse.Namespace, name: str, exact: bool = False
+) -> DecoderOnlyTransformer:
+    import torch
+
+    from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
+    from espnet_mtla.errors import UserError
+
+    kind, _, stride = name.partition("_s")
+    if stride and not (kind == "mtla" and stride.isdecimal()):
+        raise UserError(f"--attention: {name!r} given, one like mtla_s2 or mha needed")
+    torch.manual_seed(0)
+    config = DecoderConfig(
+        args.vocab_size,
+        args.embed_dim,
+        args.num_layers,
+        args.num_heads,
+        ffn_dim=4 * args.embed_dim,
+        attention=kind,
+        attention_conf={"down_rate": int(stride)} if stride else {},
+    )
+    decoder = DecoderOnlyTransformer(config).eval()
+    dtype = torch.float64 if exact else getattr(torch, args.dtype)
+    return decoder.to("cpu" if exact else args.device, dtype)
+
+
+def _gate(args: argparse.Namespace, name: str) -> str:
+    """Steps with reordered beams against the full pass in fp64, and the reference."""
+    import torch
+
+    from espnet_mtla.benchmark.decode_peers import ReferenceDecoder, has_reference
+    from espnet_mtla.benchmark.gate import check_close
+
+    decoder, exact = _decoder(args, name), _decoder(args, name, exact=True)
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.randn(2, 13, args.embed_dim, generator=generator)
+    tokens = torch.randint(0, args.vocab_size, (5, 6), generator=generator)
+    given = prompt.to(decoder.output.weight)
+    cases: dict[str, object] = {OURS: _Ours(decoder, given, 3, args)}
+    if not args.no_reference and has_reference(decoder.config.attention):
+        cases[REFERENCE] = ReferenceDecoder(decoder, given, 3)
+    history = tokens[:0].t()
+    wide = prompt.double().repeat_interleave(3, 0)
+    worst = dict.fromkeys(cases, 0.0)
+    for new in tokens:
+        history = torch.cat((history, new.unsqueeze(1)), 1)
+        with torch.no_grad():
+            expected = exact(wide, torch.full((6,), 13), history)[:, -1]
+        order = torch.tensor([1, 1, 0, 5, 3, 3])
+        for who, case in cases.items():
+            logits = case.step(new.to(given.device))
+            error = check_close(f"{name}, {who}", logits, expected, _allowed(args))
+            worst[who] = max(worst[who], error)
+            case.reorder(order.to(given.device))
+        history = history[order]
+    found = ", ".join(f"{who} {error:.1e}" for who, error in worst.items())
+    return f"gate: {name} against the full pass in fp64: {found}"
+
+
+def _allowed(args: argparse.Namespace) -> float:
+    return TOLERANCE[args.dtype]
+
+
+def _measure(
+    args: argparse.Namespace, prompt: int, beam: int
+) -> list[dict[str, Value]]:
+    """Passes of all cases in turn, so that a busy minute hits all of them."""
+    import torch
+
+    from espnet_mtla.benchmark.decode_peers import ReferenceDecoder, has_reference
+
+    shape = (args.utterances, prompt, args.embed_dim)
+    frames = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    runs: dict[tuple[str, str], _Run] = {}
+    ends = time.perf_counter() + args.max_seconds
+    for number in range(args.rounds):
+        if number > 0 and time.perf_counter() > ends:
+            break
+        for name in args.attention:
+            decoder = _decoder(args, name)
+            given = frames.to(decoder.output.weight)
+            makers = {OURS: lambda d=decoder, g=given: _Ours(d, g, beam, args)}
+            if not args.no_reference and has_reference(decoder.config.attention):
+                makers[REFERENCE] = lambda d=decoder, g=given: ReferenceDecoder(
+                    d, g, beam
+                )
+            for who, make in makers.items():
+                result = runs.setdefault((name, who), _Run())
+                _decode(make, result, args, beam, given.device)
+    rows = []
+    for (name, who), result in runs.items():
+        kept = {"prompt": prompt, "beam": beam, "attention": name, "who": who}
+        rows.append({**kept, **result.columns()})
+    return _with_ratios(rows)
+
+
+def _decode(
+    make: object,
+    result: _Run,
+    args: argparse.Namespace,
+    beam: int,
+    device: torch.device,
+) -> None:
+    """One pass; hypotheses go on from random ones of their utterance."""
+    import torch
+
+    from espnet_mtla.benchmark.measure import synchronise
+
+    generator = torch.Generator().manual_seed(3)
+    rows = args.utterances * beam
+    first = torch.arange(0, rows, beam).unsqueeze(1)
+    synchronise(device)
+    began = time.perf_counter()
+    case = make()
+    for step in range(args.steps):
+        last = time.perf_counter()
+        picks = torch.randint(0, beam, (args.utterances, beam), generator=generator)
+        tokens = torch.randint(0, args.vocab_size, (rows,), generator=generator)
+        case.step(tokens.to(device))
+        if beam > 1:
+            case.reorder((first + picks).flatten().to(device))
+        synchronise(device)
+        now = time.perf_counter()
+        if step == 0:
+            result.first.append(now - began)
+        else:
+            result.steps.append(now - last)
+    result.total.append(time.perf_counter() - began)
+    result.cache = case.nbytes
+
+
+def _with_ratios(rows: list[dict[str, Value]]) -> list[dict[str, Value]]:
+    """How many times faster and smaller ours is than its own reference, and MHA's."""
+    found = {(row["attention"], row["who"]): row for row in rows}
+    for row in rows:
+        for label, key in (
+            ("own ref", (row["attention"], REFERENCE)),
+            ("ref mha", ("mha", REFERENCE)),
+        ):
+            other = found.get(key)
+            for column, short in (("all steps s", "time"), ("cache MB", "cache")):
+                ratio = None if other is None else other[column] / row[column]
+                row[f"{short} x, {label}"] = ratio
+    return rows

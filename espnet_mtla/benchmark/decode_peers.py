@@ -1,0 +1,141 @@
+"""The reference's decoding: a cache that grows by ``cat``, a prompt copy a hypothesis.
+
+Its attention stands in our layers with our weights, so results must be equal; what is
+compared is how attention and cache work.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from espnet_mtla.attention.rope import rotary_angles, rotate
+from espnet_mtla.benchmark.peers import mtla_attention
+
+if TYPE_CHECKING:
+    from espnet_mtla.decoder import DecoderOnlyTransformer
+
+
+class ConcatMultihead(nn.Module):
+    """MHA as fairseq-style decoders have it. ``mtla`` has no MHA of its own.
+
+    Keys and values of all hypotheses ``(N, H, T, d)``, made longer by ``cat`` in every
+    step and moved by ``index_select``.
+    """
+
+    def __init__(self, ours: nn.Module) -> None:
+        super().__init__()
+        self.ours = ours  # the projections alone are used
+        self.keys = self.values = None
+
+    def forward(self, query: Tensor, key: Tensor, position: Tensor) -> Tensor:
+        """The last of the new tokens ``key (N, L, D)`` asks: ``(N, 1, D)``."""
+        ours = self.ours
+        angles = rotary_angles(position, ours.rope_dim, ours.rope_base, key.dtype)
+        angles = angles.unsqueeze(1)
+        q = rotate(self._heads(ours.wq(query)), angles[:, :, -1:])
+        k, v = rotate(self._heads(ours.wk(key)), angles), self._heads(ours.wv(key))
+        if self.keys is not None:
+            k, v = torch.cat((self.keys, k), 2), torch.cat((self.values, v), 2)
+        self.keys, self.values = k, v
+        weights = torch.softmax(q @ k.transpose(2, 3) * ours.scale, dim=-1)
+        return ours.wo((weights @ v).transpose(1, 2).flatten(2))
+
+    def reorder(self, rows: Tensor) -> None:
+        self.keys = self.keys.index_select(0, rows)
+        self.values = self.values.index_select(0, rows)
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.ours.config.num_heads, -1)).transpose(1, 2)
+
+
+class ReferenceTemporal(nn.Module):
+    """The ``mtla`` package's module and its dictionary of state."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module, self.state = module, {}
+
+    def forward(self, query: Tensor, key: Tensor, position: Tensor) -> Tensor:
+        return self.module(
+            query=query,
+            key=key,
+            value=key,
+            position=position,
+            incremental_state=self.state,
+        )
+
+    def reorder(self, rows: Tensor) -> None:
+        self.module.reorder_incremental_state(self.state, rows)
+
+    @property
+    def nbytes(self) -> int:
+        (kept,) = self.state.values()
+        return sum(kept[name].nbytes for name in ("prev_kv_t", "prev_k_pe"))
+
+
+class ReferenceDecoder:
+    """Our decoder's layers around the reference's attention; fixed prompt.
+
+    Args:
+        decoder: of attention ``mha`` or ``mtla``.
+        prompt: ``(B, P, D)``, all of one length; every hypothesis gets a copy.
+    """
+
+    def __init__(
+        self, decoder: DecoderOnlyTransformer, prompt: Tensor, beam: int
+    ) -> None:
+        self.decoder = decoder
+        self.attention = [_peer(layer.attention) for layer in decoder.layers]
+        self.prompt = prompt.repeat_interleave(beam, dim=0)
+        self.seen = 0
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits ``(N, V)`` after one more token ``(N,)``."""
+        decoder, first = self.decoder, self.seen == 0
+        x = decoder.embed(tokens.unsqueeze(1))
+        new = self.prompt.size(1) + 1 if first else 1
+        position = torch.arange(self.seen, self.seen + new, device=x.device)
+        position = position.float().unsqueeze(0)
+        for layer, attention in zip(decoder.layers, self.attention, strict=True):
+            asking = layer.attention_norm(x)
+            key = asking
+            if first:
+                key = torch.cat((layer.attention_norm(self.prompt), asking), dim=1)
+            x = layer.feed_forward(x + attention(asking, key, position))
+        self.seen += new
+        return decoder.output(decoder.norm(x))[:, -1]
+
+    @torch.inference_mode()
+    def reorder(self, rows: Tensor) -> None:
+        for attention in self.attention:
+            attention.reorder(rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cache as it stands."""
+        return sum(attention.nbytes for attention in self.attention)
+
+
+def has_reference(attention: str) -> bool:
+    """Whether the reference has this type here: MHA, or MTLA where it is installed."""
+    return attention == "mha" or (
+        attention == "mtla" and mtla_attention(8, 1, 2) is not None
+    )
+
+
+def _peer(ours: nn.Module) -> nn.Module:
+    config = ours.config
+    if hasattr(ours, "hypernet_down"):
+        module = mtla_attention(config.embed_dim, config.num_heads, config.down_rate)
+        module.load_state_dict(ours.state_dict(), strict=True)
+        parameter = next(ours.parameters())
+        return ReferenceTemporal(module.to(parameter.device, parameter.dtype).eval())
+    return ConcatMultihead(ours)
