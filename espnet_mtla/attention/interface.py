@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention.attend import take
-from espnet_mtla.attention.cache import KVCache
+from espnet_mtla.attention.backend import choose_backend
+from espnet_mtla.attention.cache import PLAIN, CacheOptions, KVCache
 from espnet_mtla.attention.causal import Asking, CausalAttention
 from espnet_mtla.errors import UserError
 
@@ -51,7 +52,9 @@ class ReferenceInterface(CausalAttention):
             incremental_state: one dictionary for all modules and steps. What is put
                 there is replaced, never changed: a copied dictionary is a fork.
             need_weights: must be False: weights over merged chunks are not kept.
-            use_flashattn_infer: must be False: this version has no such back-end.
+            use_flashattn_infer: decode by FlashAttention, which has to be installed
+                and to fit (:mod:`.backend.flash_attn`); False takes the fastest
+                back-end here. Not read without ``incremental_state``.
 
         Returns:
             ``(B, U, D)``; what stands at a padded query is finite and means nothing.
@@ -62,11 +65,7 @@ class ReferenceInterface(CausalAttention):
         self._check(query, key, key_padding_mask, self_attn_mask)
         if need_weights:
             raise UserError("need_weights=True: weights are not kept; leave it False")
-        if use_flashattn_infer:
-            raise UserError(
-                "use_flashattn_infer=True: there is no FlashAttention back-end in this "
-                "version; leave it False to use PyTorch's kernels"
-            )
+        options = self._options(use_flashattn_infer, key)
         pad = None if key_padding_mask is None else key_padding_mask.bool()
         row = _Row.packed(query, key, pad, position)
         if incremental_state is None:
@@ -75,7 +74,7 @@ class ReferenceInterface(CausalAttention):
                 angles = self.angles(row.position, key.dtype)
             return self.attend_all(row.x, row.asking, angles)
         old = incremental_state.get(self._state_key)
-        cache = self._room_for(old, row.x)
+        cache = self._room_for(old, row.x, options)
         out = self.extend(row.x, cache, row.lengths, row.asking, row.position)
         incremental_state[self._state_key] = cache
         return out
@@ -93,11 +92,26 @@ class ReferenceInterface(CausalAttention):
     def _state_key(self) -> str:
         return f"{type(self).__name__}.{id(self)}"
 
-    def _room_for(self, cache: KVCache | None, new: Tensor) -> KVCache:
+    def _options(self, flash: bool, key: Tensor) -> CacheOptions:
+        if not flash:
+            return PLAIN
+        try:
+            choose_backend("flash_attn", self.layout, key.dtype, key.device)
+        except UserError as error:
+            raise UserError(f"use_flashattn_infer=True: {error}") from error
+        return CacheOptions(backend="flash_attn")
+
+    def _room_for(
+        self, cache: KVCache | None, new: Tensor, options: CacheOptions
+    ) -> KVCache:
         """A cache of our own with room for the new tokens, doubling as it grows."""
         if cache is None:
             capacity = 2 * new.size(1) + 30
-            return KVCache.empty(self.layout, new.size(0), capacity, new)
+            return KVCache.empty(self.layout, new.size(0), capacity, new, options)
+        if cache.options != options:
+            raise UserError(
+                "use_flashattn_infer: not what this incremental state was begun with"
+            )
         if cache.suffix.size(0) != new.size(0):
             raise UserError(
                 f"key: {new.size(0)} rows given, the incremental state has "

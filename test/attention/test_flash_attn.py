@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from espnet_mtla.attention import EntryLayout
-from espnet_mtla.attention.backend import choose_backend
+from espnet_mtla.attention import EntryLayout, build_attention
+from espnet_mtla.attention.backend import _choose, choose_backend
 from espnet_mtla.attention.backend import flash_attn as calls
 from espnet_mtla.attention.backend.flash_attn import FlashAttnBackend
 from espnet_mtla.errors import UserError
@@ -20,6 +20,7 @@ from test.attention.kernel_checks import (
     head_layout,
     latent_layout,
     poisoned_case,
+    relative_error,
 )
 
 CPU = torch.device("cpu")
@@ -110,6 +111,46 @@ def test_a_build_for_another_torch_is_named(monkeypatch) -> None:
     monkeypatch.setattr(calls, "import_module", broken)
     why = FLASH.unfit(HEADS, torch.float16, CPU)
     assert "can't be loaded (flash_attn.so: undefined symbol" in why
+
+
+def test_the_references_flag_decodes_through_it(monkeypatch) -> None:
+    """A prompt of two lengths, then single tokens: as by PyTorch's kernels."""
+    install_mtla(monkeypatch)
+    used = []
+
+    class Counting(FlashAttnBackend):
+        def attend(self, *given):
+            used.append(given[0].shape)
+            return super().attend(*given)
+
+    monkeypatch.setattr(calls, "BACKEND", Counting(("cpu",)))
+    _choose.cache_clear()
+    torch.manual_seed(0)
+    module = build_attention("mtla", 64, 2, conf={"kv_lora_rank": 256}).bfloat16()
+    x = torch.randn(2, 7, 64).bfloat16()
+    pad = torch.zeros(2, 6).bool()
+    pad[1, 3] = True
+    outputs = []
+    for flash in (False, True):
+        state, later = {}, []
+        for start, end in ((0, 4), (4, 5), (5, 6)):
+            given = {"incremental_state": state, "use_flashattn_infer": flash}
+            given["key_padding_mask"] = pad[:, :end]
+            with torch.no_grad():
+                later.append(module(x[:, start:end], x[:, start:end], **given))
+        outputs.append(torch.cat(later, 1))
+    assert used
+    assert relative_error(outputs[1][~pad], outputs[0][~pad].double()) < 3e-2
+    with pytest.raises(UserError, match="not what this incremental state was begun"):
+        module(x[:, 6:], x[:, 6:], incremental_state=state)
+    _choose.cache_clear()
+
+
+def test_the_references_flag_says_what_is_missing() -> None:
+    module = build_attention("mtla", 64, 2)
+    x = torch.randn(1, 3, 64)
+    with pytest.raises(UserError, match="use_flashattn_infer=True: backend flash_attn"):
+        module(x, x, incremental_state={}, use_flashattn_infer=True)
 
 
 def test_an_explicit_request_that_cannot_be_met_is_an_error() -> None:
