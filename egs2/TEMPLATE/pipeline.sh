@@ -13,7 +13,7 @@ STAGES=(
     "data: prepare data/SET with the recipe's local/data.sh"
     "speed_perturb: check the data folders; copy the training set at other speeds"
     "format: write the audio to DUMPDIR/org as one kind of file at one rate"
-    "filter: drop what is too short, too long or has no text"
+    "filter: drop what is too short, too long or has no text; make features (--feats_type)"
     "tokens: make the token list from the training text"
     "stats: collect lengths and feature statistics, once for all attention types"
     "encoder: train the encoder with CTC, once for all attention types"
@@ -52,6 +52,8 @@ drop_bad=false # leave out recordings that cannot be read, and list them, instea
 min_seconds=0.1 # shorter training and validation utterances are dropped
 max_seconds=30 # longer training and validation utterances are dropped
 max_words=400 # sum: sources are cut to so many words
+feats_type=raw # raw: features are made as sound is read; made once: fbank_zip, fbank_ark, ssl
+frontend_config="" # front-end laid over the training YAML: a name in conf/frontend, or a file
 token_type=bpe # text units: bpe, unigram, char or word
 nbpe=500 # number of units for bpe and unigram
 train_config=conf/train.yaml # the model and its training
@@ -68,6 +70,8 @@ readme="" # a README.md whose results block is replaced by this run's; empty for
 expdir=exp # folder for models and results
 dumpdir=dump/raw # folder for formatted audio
 tag="" # name of this experiment; empty takes it from train_config and the tokens
+# shellcheck disable=SC2034 # options.sh takes it apart
+option="" # one more option, of the recipe: "name=value # help"; {name} stands for it
 # end of options
 
 parse_options "$@"
@@ -78,17 +82,22 @@ TRAIN=$train_set${speed_factors:+_sp}
     mapfile -t held_out < <(printf '%s\n' "$valid_set" $test_sets | awk '!seen[$0]++')
 }
 case $token_type in
-    bpe | unigram) token_dir=data/token_list/${token_type}_$nbpe ;;
-    *) token_dir=data/token_list/$token_type ;;
+    bpe | unigram) token_dir=data/token_list/$(own_values)${token_type}_$nbpe ;;
+    *) token_dir=data/token_list/$(own_values)$token_type ;;
 esac
 if [ -z "$tag" ]; then
     tag=$(basename "$train_config" .yaml)_${token_dir##*/}${speed_factors:+_sp}
+    tag+=${frontend_config:+_$(basename "$frontend_config" .yaml)}
 fi
 if [ -z "$metrics" ]; then
     case $task in st) metrics=bleu ;; slu) metrics=intent ;; sum) metrics=rouge ;; *) metrics="wer cer" ;; esac
 fi
 stats=$expdir/stats_$tag
 encoder=$expdir/encoder_$tag
+
+feats=$dumpdir # the folders that training and decoding read
+[ "$feats_type" = raw ] ||
+    feats=$dumpdir/${feats_type}_$(basename "${frontend_config:-$train_config}" .yaml)
 
 name_of() { basename "$1" .yaml; }
 model_of() { echo "$expdir/${task}_${tag}_$(name_of "$1")"; }
@@ -109,13 +118,19 @@ maker_of() { # who makes INPUT, for the message when it is missing
     esac
 }
 
-attention_file() { # the YAML file that an attention type stands for
+fragment_file() { # fragment_file OPTION KIND NAME: the YAML file that NAME stands for
     local file
-    for file in "$1" "conf/attention/$1.yaml" "$ROOT/conf/attention/$1.yaml"; do
+    for file in "$3" "conf/$2/$3.yaml" "$ROOT/conf/$2/$3.yaml"; do
         if [ -f "$file" ]; then echo "$file" && return; fi
     done
-    die "--attention: there is no '$1' in conf/attention, which has:" \
-        "$(cd "$ROOT/conf/attention" && printf '%s ' *.yaml | sed 's/\.yaml//g')"
+    die "--$1: there is no '$3' in conf/$2, which has:" \
+        "$(cd "$ROOT/conf/$2" && printf '%s ' *.yaml | sed 's/\.yaml//g')"
+}
+
+attention_file() { fragment_file attention attention "$1"; }
+
+frontend_file() { # nothing without --frontend_config
+    [ -z "$frontend_config" ] || fragment_file frontend_config frontend "$frontend_config"
 }
 
 check_options() {
@@ -125,6 +140,13 @@ check_options() {
             "--decode_configs)"
     done
     for file in "${attentions[@]}"; do attention_file "$file" >/dev/null; done
+    frontend_file >/dev/null
+    case $feats_type:$task in raw:* | *:asr | *:st | *:slu) ;; *)
+        die "--feats_type $feats_type: --task sum reads text" ;;
+    esac
+    case $feats_type in raw | fbank_zip | fbank_ark | ssl) ;; *)
+        die "--feats_type: '$feats_type' is not raw, fbank_zip, fbank_ark or ssl" ;;
+    esac
     [[ $nj =~ ^[1-9][0-9]*$ ]] || die "--nj: '$nj' is not a positive number"
     [[ $ngpu =~ ^[0-9]+$ ]] || die "--ngpu: '$ngpu' is not a number"
     [[ $threads =~ ^[0-9]+$ ]] || die "--threads: '$threads' is not a number"
@@ -143,12 +165,14 @@ check_options() {
 }
 
 stage_data() {
-    local set
+    local set own_args
+    mapfile -t own_args < <(own_arguments)
     for set in "$train_set" "${held_out[@]}"; do
         if ! $dry_run && [ ! -d "data/$set" ]; then rm -f data/.done.data; fi
     done
     # shellcheck disable=SC2086 # several options stand in one variable
-    step local/data.sh data data local -- $local_data_opts
+    step local/data.sh data data local -- ${own_args[@]+"${own_args[@]}"} \
+        $local_data_opts
     for set in "$train_set" "${held_out[@]}"; do
         $dry_run || [ -d "data/$set" ] || die "local/data.sh has not made data/$set"
     done
@@ -201,7 +225,23 @@ stage_filter() {
         [[ " $test_sets " != *" $set "* ]] || limits=(--min_seconds 0 --max_seconds inf)
         step filter_data "$set" "$dumpdir/$set" "$dumpdir/org/$set" -- \
             "$dumpdir/org/$set" "$dumpdir/$set" "${limits[@]}"
+        [ "$feats_type" = raw ] || dump_features "$set"
     done
+}
+
+dump_features() { # dump_features SET: made once, with the front-end of the training
+    local storage front=()
+    case $feats_type in
+        fbank_zip) storage=(--archive zip --dtype float32) ;;
+        fbank_ark) storage=(--archive ark --dtype float32) ;;
+        ssl) storage=(--archive zip --dtype float16) ;;
+    esac
+    if [ -n "$frontend_config" ]; then front=(--frontend_config "$(frontend_file)"); fi
+    volatile=(--nj "$nj" --ngpu $((ngpu > 0)))
+    step dump_features "$1.features" "$feats/$1" "$dumpdir/$1" "$train_config" \
+        ${front[1]+"${front[1]}"} -- \
+        "$dumpdir/$1" "$feats/$1" --config "$train_config" "${storage[@]}" \
+        ${front[@]+"${front[@]}"}
 }
 
 stage_tokens() {
@@ -216,11 +256,15 @@ stage_tokens() {
 set_train_args() { # arguments that all training shares
     train_args=(
         --token_list "$token_dir/tokens.txt" --token_type "$token_type"
-        --train_data "$dumpdir/$TRAIN" --valid_data "$dumpdir/$valid_set"
+        --train_data "$feats/$TRAIN" --valid_data "$feats/$valid_set"
         --stats_dir "$stats" --task "$task" --target_text "$target_text"
         --source_text "$source_text"
     )
-    train_inputs=("$token_dir" "$dumpdir/$TRAIN" "$dumpdir/$valid_set")
+    train_inputs=("$token_dir" "$feats/$TRAIN" "$feats/$valid_set")
+    if [ -n "$frontend_config" ]; then
+        train_args+=(--frontend_config "$(frontend_file)")
+        train_inputs+=("$(frontend_file)")
+    fi
     case $token_type in bpe | unigram) train_args+=(--bpemodel "$token_dir/bpe.model") ;; esac
 }
 
@@ -296,8 +340,8 @@ for_each_decoding() { # calls $1 with: label, model folder, decode config, test 
 
 decode_one() {
     volatile=(--ngpu $((ngpu > 0)))
-    step inference "$1" "$5" "$2/model.pth" "$3" "$dumpdir/$4" -- \
-        --model_dir "$2" --data "$dumpdir/$4" --output_dir "$5" --config "$3"
+    step inference "$1" "$5" "$2/model.pth" "$3" "$feats/$4" -- \
+        --model_dir "$2" --data "$feats/$4" --output_dir "$5" --config "$3"
 }
 
 score_one() {
