@@ -40,6 +40,10 @@ MAY_IMPORT = {
     "score": {"data"},
     "benchmark": {"attention", "decoder", "search", "data", "recognise", "score"},
     "share": {"data", "score", "search", "task"},
+    "plot": {
+        *("attention", "decoder", "data", "score", "task"),
+        *("recognise", "speech2text"),
+    },
     "check": {
         *("attention", "decoder", "search", "score"),
         *("recognise", "speech2text"),
@@ -50,6 +54,7 @@ MAY_IMPORT = {
         "hf",
         "benchmark",
         "check",
+        "plot",
         "share",
         "speech2text",
         "task",

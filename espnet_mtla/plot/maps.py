@@ -1,0 +1,99 @@
+"""Where each layer looks, and how it merges: the weights that decoding never shows.
+
+Letters: ``H`` heads, ``U`` tokens, ``T`` places of the packed row [prompt; text].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espnet_mtla.attention import Asking, CausalAttention
+from espnet_mtla.decoder import DecoderOnlyTransformer
+from espnet_mtla.decoder.layer import DecoderLayer
+
+
+@dataclass(frozen=True)
+class LayerMap:
+    """One layer's weights for one utterance.
+
+    ``attention (H, U, T)``: what a token sees of each place. With a stride only the
+    last place of a chunk, and the token's own, carry weight. ``merging (T,)``: the
+    weight of each place in its chunk's sum; None where nothing is merged.
+    """
+
+    attention: Tensor
+    merging: Tensor | None
+    stride: int
+
+
+@torch.inference_mode()
+def layer_maps(
+    decoder: DecoderOnlyTransformer, prompt: Tensor, tokens: Tensor
+) -> list[LayerMap]:
+    """Run one utterance as in training, and note the weights on the way.
+
+    Args:
+        prompt: ``(P, D)``, all valid; tokens: ids that begin with <sos>, ``(U,)``.
+    """
+    noting = [_Noting(layer) for layer in decoder.layers]
+    lengths = torch.tensor([len(prompt)], device=prompt.device)
+    text = decoder.embed(tokens.unsqueeze(0))
+    decoder.prompt_mode.run(noting, prompt.unsqueeze(0), lengths, text)
+    return [one.noted for one in noting if one.noted is not None]
+
+
+class _Noting:
+    """A layer that keeps its weights; for the prompt mode it is the layer itself."""
+
+    def __init__(self, layer: DecoderLayer) -> None:
+        self.layer = layer
+        self.noted: LayerMap | None = None
+
+    def train_step(self, row: Tensor, asking: Asking) -> Tensor:
+        norm, attention = self.layer.attention_norm, self.layer.attention
+        x, asked = norm(row), Asking(norm(asking.x), asking.rank)
+        self.noted = LayerMap(
+            attention_weights(attention, x, asked)[0],
+            merge_weights(attention, x)[0] if attention.layout.stride > 1 else None,
+            attention.layout.stride,
+        )
+        return self.layer.train_step(row, asking)
+
+
+def attention_weights(attention: CausalAttention, x: Tensor, asking: Asking) -> Tensor:
+    """Softmax over the places that a query sees, ``(B, H, U, T)``: dense, as drawn.
+
+    Args:
+        x: normed rows ``(B, T, D)``, packed.
+    """
+    place = torch.arange(x.size(1), device=x.device)
+    angles = attention.angles(place.unsqueeze(0), x.dtype)
+    keys = attention.layout.keys(attention.entries(x, angles))  # (B, G, T, d)
+    q = attention.absorb(attention.queries(asking.x, asking.of(angles)))
+    grouped = q.unflatten(1, (keys.size(1), -1))  # (B, G, H / G, U, d)
+    scores = (grouped @ keys.unsqueeze(2).transpose(-1, -2)).flatten(1, 2)
+    query = asking.index.unsqueeze(-1)  # (B or 1, U, 1)
+    finished = (place + 1) % attention.layout.stride == 0
+    seen = ((place < query) & finished) | (place == query)
+    hidden = ~seen.unsqueeze(1)
+    return (scores * attention.scale).masked_fill(hidden, -torch.inf).softmax(-1)
+
+
+def merge_weights(attention: CausalAttention, x: Tensor) -> Tensor:
+    """MTLA's weight of each place in its chunk's sum, ``(B, T)``, for ``x (B, T, D)``.
+
+    Read off the entries: a place adds its own latent to the sum, times the weight.
+    """
+    place = torch.arange(x.size(1), device=x.device)
+    angles = attention.angles(place.unsqueeze(0), x.dtype)
+    entries = attention.entries(x, angles)[:, 0]  # (B, T, r + d_R)
+    rank = attention.layout.value_width
+    sums = entries[..., :rank]
+    before = torch.nn.functional.pad(sums, (0, 0, 1, 0))[:, :-1]
+    opens = (place % attention.layout.stride == 0).unsqueeze(-1)
+    added = sums - before.masked_fill(opens, 0.0)
+    latent = attention.kv_norm(attention.wkv_a(x)[..., :rank])
+    return (added * latent).sum(-1) / latent.square().sum(-1)
