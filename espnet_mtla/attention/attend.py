@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_mtla.attention.flash import BLOCKED, choose_kernel
+from espnet_mtla.attention.flash import BLOCKED, FLEX, choose_kernel
+from espnet_mtla.attention.flex import attend_flex
 from espnet_mtla.attention.operators import counted, latents
 
 
@@ -30,7 +31,7 @@ def attend_heads(
     Returns:
         ``(B, H, U, e)``.
     """
-    if rank is None and choose_kernel(q, dropout) != BLOCKED:
+    if rank is None and choose_kernel(q, dropout) != BLOCKED:  # PyTorch chooses
         grouped = k.size(1) != q.size(1)
         return F.scaled_dot_product_attention(
             q, k, v, None, dropout, is_causal=True, scale=scale, enable_gqa=grouped
@@ -79,12 +80,15 @@ def attend_latents(
     own = entries if rank is None else take(entries, rank)
     if stride == 1:  # a token's own chunk is finished
         own = entries[:, :0]
-    kernel = choose_kernel(q, dropout) if rank is None else BLOCKED
+    kernel = choose_kernel(q, dropout)
     visible = _index(q, rank)
     visible = visible + 1 if stride == 1 else visible // stride
-    q = q.transpose(1, 2)
-    settings = (kernel, stride, scale, dropout)
-    out, *_ = latents(q, finished, own, weight, visible, _seed(dropout), *settings)
+    given = (q.transpose(1, 2), finished, own, weight, visible)
+    if kernel == FLEX:
+        return attend_flex(*given, stride, scale).transpose(1, 2)
+    if rank is not None:  # flash kernels know one mask: causal
+        kernel = BLOCKED
+    out, *_ = latents(*given, _seed(dropout), kernel, stride, scale, dropout)
     return out.transpose(1, 2)
 
 

@@ -228,20 +228,23 @@ KERNELS: dict[str, Kernel] = {
 BLOCKED = "blocked"
 """Our own loop over blocks of queries (:mod:`.blocked`): anywhere, with dropout."""
 
+FLEX = "flex"
+"""FlexAttention (:mod:`.flex`), on request: on GPUs, with masks, without dropout."""
+
 _asked_for = "auto"
 _named: set[str] = set()
 
 
 @contextmanager
 def training_kernel(name: str) -> Iterator[None]:
-    """Use the kernel ``name`` of :data:`KERNELS`, ``blocked`` or ``auto``, meanwhile.
+    """Meanwhile use this kernel: one of :data:`KERNELS`, blocked, flex, or auto.
 
     Raises:
         UserError: an unknown name; later, in training, where the kernel is unfit.
     """
     global _asked_for
-    if name not in (*KERNELS, BLOCKED, "auto"):
-        names = ", ".join(["auto", *KERNELS, BLOCKED])
+    if name not in ("auto", *KERNELS, BLOCKED, FLEX):
+        names = ", ".join(["auto", *KERNELS, BLOCKED, FLEX])
         raise UserError(f"training kernel: {name!r} given, one of {names} is needed")
     before, _asked_for = _asked_for, name
     try:
@@ -255,16 +258,24 @@ def choose_kernel(q: Tensor, dropout: float) -> str:
     if _asked_for == BLOCKED:
         return BLOCKED
     if _asked_for != "auto":
-        why = KERNELS[_asked_for].unfit(q, dropout)
+        why = _unfit(_asked_for, q, dropout)
         if why is not None:
             raise UserError(f"training kernel: {_asked_for} {why}; use auto")
         return _asked_for
-    fit = (name for name in KERNELS if KERNELS[name].unfit(q, dropout) is None)
+    fit = (name for name in KERNELS if _unfit(name, q, dropout) is None)
     name = next(fit, BLOCKED)
     if name not in _named and not torch.compiler.is_compiling():
         _named.add(name)
         logging.info("attention in training: %s for %s on %s", name, q.dtype, q.device)
     return name
+
+
+def _unfit(name: str, q: Tensor, dropout: float) -> str | None:
+    if name != FLEX:
+        return KERNELS[name].unfit(q, dropout)
+    if dropout > 0:
+        return "has no dropout"
+    return None if q.device.type == "cuda" else "is for NVIDIA GPUs"
 
 
 def _unfit_for_cuda(q: Tensor, widest: int, half_only: bool) -> str | None:

@@ -8,8 +8,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from espnet_mtla.attention import blocked
-from espnet_mtla.attention.attend import attend_counted, attend_heads, attend_latents
+from espnet_mtla.attention.attend import (
+    attend_counted,
+    attend_heads,
+    attend_latents,
+    take,
+)
 from espnet_mtla.attention.flash import training_kernel
+from espnet_mtla.attention.flex import attend_flex
 from espnet_mtla.attention.operators import counted, latents
 from espnet_mtla.errors import UserError
 from test.reference.dense import dense_latents
@@ -105,6 +111,21 @@ def test_heads_that_share_keys(kernel: str, groups: int) -> None:
             q, k, v, mask, scale=SCALE, enable_gqa=True
         )
         same(fast, slow, leaves)
+
+
+@strides
+def test_flex_attention_says_the_same(stride: int) -> None:
+    """Uncompiled, as it runs on a CPU, it knows no backward."""
+    for tokens, rank in [(2 * stride + 1, None), (9, torch.tensor([[3, 8], [0, 1]]))]:
+        asked = tokens if rank is None else rank.size(1)
+        q, entries, weight = (x.detach() for x in tensors(tokens, asked))
+        index = torch.arange(tokens)[None] if rank is None else rank
+        visible = index + 1 if stride == 1 else index // stride
+        finished, own = entries[:, stride - 1 :: stride], take(entries, index)
+        out = attend_flex(q, finished, own, weight, visible, stride, SCALE)
+        heads = q.transpose(1, 2)
+        slow = dense_latents(heads, entries, weight, rank, stride, SCALE)
+        torch.testing.assert_close(out.transpose(1, 2), slow, rtol=0, atol=1e-6)
 
 
 def test_a_query_that_sees_nothing_gets_zero() -> None:

@@ -1,0 +1,79 @@
+"""The same arithmetic through FlexAttention: one call for all queries, on GPUs.
+
+The stride-aware mask is a block mask, so that queries which see different numbers of
+chunks from row to row (a fixed prompt) need no mask in memory either. Autograd merges
+the running chunk, at the price of keeping the expanded heads.
+
+Letters as in :mod:`.strided`.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def attend_flex(
+    q: Tensor,
+    finished: Tensor,
+    own: Tensor,
+    weight: Tensor,
+    visible: Tensor,
+    stride: int,
+    scale: float,
+) -> Tensor:
+    """``(B, U, H, e)``; the arguments are those of :class:`.StridedAttention`."""
+    latent, heads = weight.size(1), q.size(2)
+    nope = q.size(-1) - (finished.size(-1) - latent)
+
+    def expanded(entries: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values ``(B, n, H, .)``."""
+        both = F.linear(entries[..., :latent], weight).unflatten(-1, (heads, -1))
+        rope = entries[:, :, None, latent:].expand(-1, -1, heads, -1)
+        return torch.cat((both[..., :nope], rope), dim=-1), both[..., nope:]
+
+    keys, values = (x.transpose(1, 2) for x in expanded(finished))
+    found, lse = _flex(q.transpose(1, 2), keys, values, visible, scale)
+    found, lse = found.transpose(1, 2), lse.mT.unsqueeze(-1)
+    if stride == 1:
+        return found
+    own_keys, own_values = expanded(own)
+    score = (q.to(lse) * own_keys).sum(-1, keepdim=True) * scale
+    total = torch.logaddexp(lse, score)
+    share = (score - total).exp().to(q.dtype)
+    return found * (lse - total).exp().to(q.dtype) + own_values * share
+
+
+def _flex(
+    q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Output and log-sum-exp; a query that sees nothing gets zeros and -inf."""
+    from torch.nn.attention.flex_attention import AuxRequest
+
+    rows = visible.size(0)
+
+    def seen(b: Tensor, h: Tensor, u: Tensor, s: Tensor) -> Tensor:
+        del h
+        return s < visible[b if rows > 1 else 0, u]
+
+    flex, make_mask = _compiled(q.device.type)
+    mask = make_mask(
+        seen, rows if rows > 1 else None, None, q.size(2), k.size(2), device=q.device
+    )
+    aux = AuxRequest(lse=True)
+    out, found = flex(q, k, v, block_mask=mask, scale=scale, return_aux=aux)
+    return out, found.lse
+
+
+@functools.cache
+def _compiled(device: str) -> tuple[Any, Any]:
+    """FlexAttention is a kernel only when compiled; uncompiled it is the dense twin."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    if device != "cuda":
+        return flex_attention, create_block_mask
+    return torch.compile(flex_attention), torch.compile(create_block_mask)
