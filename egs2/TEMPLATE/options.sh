@@ -39,7 +39,7 @@ parse_options() {
             *=*) value=${arg#*=} ;;
             *)
                 case $name in
-                    help | dry_run | force | drop_bad)
+                    help | dry_run | force | drop_bad | allow_unk)
                         value=true
                         if [[ ${1:-} =~ ^(true|false)$ ]]; then value=$1 && shift; fi
                         ;;
@@ -52,9 +52,10 @@ parse_options() {
                 ;;
         esac
         case $name=$value in
-            help=true | dry_run=true | force=true | drop_bad=true) ;;
-            help=false | dry_run=false | force=false | drop_bad=false) ;;
-            help=* | dry_run=* | force=* | drop_bad=*) die "--$name: '$value' is not true or false" ;;
+            help=true | dry_run=true | force=true | drop_bad=true | allow_unk=true) ;;
+            help=false | dry_run=false | force=false | drop_bad=false | allow_unk=false) ;;
+            help=* | dry_run=* | force=* | drop_bad=* | allow_unk=*)
+                die "--$name: '$value' is not true or false" ;;
         esac
         printf -v "$name" '%s' "$value"
         if [ "$name" = option ]; then

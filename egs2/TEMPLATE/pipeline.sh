@@ -21,7 +21,8 @@ STAGES=(
     "average: average each model's best checkpoints"
     "decode: recognise each test set, with each decode config"
     "score: count the errors, those of the baselines too"
-    "pack: write RESULTS.md, and gather the configs beside it"
+    "pack: write RESULTS.md, gather the configs and pack each model into a folder"
+    "upload: put the packed models on the hub, as --hub_name, with the token in HF_TOKEN"
 )
 
 # options (--help shows the text after each #)
@@ -59,6 +60,7 @@ nbpe=500 # number of units for bpe and unigram
 train_config=conf/train.yaml # the model and its training
 encoder_config="" # training of the encoder alone, with CTC; empty to go without
 attention="mha mtla_s2" # attention types to compare: names in conf/attention, or files
+allow_unk=false # train on texts with symbols that the token list lacks, as <unk>
 train_opts="" # more options for training, such as "--max_epoch 5"
 encoder_metric=valid.cer_ctc.min # by which the best checkpoints of the encoder are chosen
 average_metric=valid.acc.max # by which the best checkpoints of a model are chosen
@@ -66,6 +68,7 @@ nbest=5 # checkpoints that are averaged
 decode_configs=conf/decode.yaml # how to decode, one or more files; results carry their names
 metrics="" # what is counted in stage score, the table's first; empty for the task's own
 baselines="" # trivial systems to show beside: most_frequent, majority, first_sentence
+hub_name="" # owner/name on the hub; the attention type is added. For stage upload
 readme="" # a README.md whose results block is replaced by this run's; empty for none
 expdir=exp # folder for models and results
 dumpdir=dump/raw # folder for formatted audio
@@ -113,6 +116,7 @@ maker_of() { # who makes INPUT, for the message when it is missing
         "$stats"/*) echo "stage 6 (stats) makes it" ;;
         "$encoder"/*) echo "stage 7 (encoder) makes it" ;;
         */.done.train) echo "stage 8 (train) makes it" ;;
+        */model.safetensors | */packed_*/README.md) echo "stage 12 (pack) makes it" ;;
         */model.pth) echo "stage 9 (average) makes it" ;;
         *) echo "stages 10 (decode) and 11 (score) make it" ;;
     esac
@@ -282,10 +286,11 @@ train_model() { # train_model LABEL FOLDER CONFIG INPUT... -- OPTION...
     shift
     set_train_args
     volatile=(--ngpu "$ngpu") resumable=true
-    # shellcheck disable=SC2086 # several options stand in one variable
+    # shellcheck disable=SC2046,SC2086 # several options stand in one variable
     step train "$label" "$folder" "$config" ${inputs[@]+"${inputs[@]}"} "$stats/train" \
         "$stats/valid" "${train_inputs[@]}" -- \
-        --config "$config" "${train_args[@]}" --output_dir "$folder" "$@" $train_opts
+        --config "$config" "${train_args[@]}" --output_dir "$folder" "$@" \
+        $(! $allow_unk || echo --allow_unk true) $train_opts
 }
 
 stage_encoder() {
@@ -393,14 +398,39 @@ stage_pack() {
         --decodes "${names[@]}" --sets "${tests[@]}" --metric "${metrics%% *}" \
         --output "$packed/RESULTS.md" ${trivial[@]+--baselines "${trivial[@]}"} \
         ${readme:+--readme "$readme"}
+    for_each_model pack_one
     $dry_run || gather_configs
 }
+
+for_each_model() { # calls $1 with: attention type, model folder, folder of the packed model
+    local att
+    for att in "${attentions[@]}"; do
+        "$1" "$(name_of "$att")" "$(model_of "$att")" \
+            "$expdir/packed_$tag/$(basename "$(model_of "$att")")"
+    done
+}
+
+pack_one() { # its card tells of this model's scores alone
+    local file scores=()
+    for file in "${inputs[@]}"; do [[ $file != "$2"/* ]] || scores+=("$file"); done
+    quiet=true
+    step pack "$1" "$3" "$2/model.pth" "${decoders[0]}" "${scores[@]}" -- \
+        --model_dir "$2" --output_dir "$3" --config "${decoders[0]}" \
+        --name "${hub_name:-$(basename "$2")}${hub_name:+-$1}"
+}
+
+stage_upload() {
+    [ -n "$hub_name" ] || die "stage upload needs --hub_name owner/name"
+    for_each_model upload_one
+}
+
+upload_one() { step upload "$1" "$3" "$3/model.safetensors" "$3/README.md" -- "$3" "$hub_name-$1"; }
 
 gather_configs() { # what the results were made with, beside them; the weights stay put
     local att
     mkdir -p "$packed/conf/attention"
-    # shellcheck disable=SC2086 # an empty encoder_config is no word
-    cp "$train_config" $encoder_config "${decoders[@]}" "$packed/conf"
+    # shellcheck disable=SC2046,SC2086 # an empty encoder_config is no word
+    cp "$train_config" $encoder_config $(frontend_file) "${decoders[@]}" "$packed/conf"
     for att in "${attentions[@]}"; do
         cp "$(attention_file "$att")" "$packed/conf/attention"
         cp "$(model_of "$att")/config.yaml" "$packed/$(basename "$(model_of "$att")").yaml"

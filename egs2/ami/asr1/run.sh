@@ -12,6 +12,7 @@ exec ../../TEMPLATE/pipeline.sh \
     --audio_format flac.ark \
     --token_type bpe --nbpe 100 \
     --train_config conf/train.yaml \
+    --allow_unk true \
     --attention "mha mtla_s2" \
     --decode_configs conf/decode.yaml \
     --nbest 10 \

@@ -14,6 +14,7 @@ exec ../../TEMPLATE/pipeline.sh \
     --token_type unigram --nbpe 8000 \
     --train_config conf/train.yaml \
     --encoder_config conf/encoder.yaml \
+    --allow_unk true \
     --attention "mha mtla_s2 mtla_s3" \
     --decode_configs conf/decode.yaml \
     --nbest 10 \

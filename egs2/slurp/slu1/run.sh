@@ -10,6 +10,7 @@ exec ../../TEMPLATE/pipeline.sh \
     --audio_format flac.ark \
     --token_type word \
     --train_config conf/train.yaml \
+    --allow_unk true \
     --attention "mha mtla_s2" \
     --decode_configs conf/decode.yaml \
     --baselines majority \

@@ -11,6 +11,7 @@ exec ../../TEMPLATE/pipeline.sh \
     --source_text text.source \
     --token_type bpe --nbpe 30000 \
     --train_config conf/train.yaml \
+    --allow_unk true \
     --attention "mha mtla_s2" \
     --decode_configs conf/decode.yaml \
     --baselines first_sentence \

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[3]
+from recipe_runner import ROOT, Recipe
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +31,22 @@ def load_local() -> Callable[..., ModuleType]:
         return module
 
     return load
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> Callable[[str], Recipe]:
+    """A recipe with the pipeline, in a tree of its own around the real package."""
+
+    def make(recipe: str) -> Recipe:
+        tree = tmp_path / "tree"
+        leave = shutil.ignore_patterns(
+            "__pycache__", "data", "dump", "exp", "downloads"
+        )
+        for folder in ("TEMPLATE", recipe):
+            copy = tree / "egs2" / folder
+            shutil.copytree(ROOT / "egs2" / folder, copy, ignore=leave)
+        for folder in ("conf", "utils", "espnet_mtla"):
+            (tree / folder).symlink_to(ROOT / folder)
+        return Recipe(tree / "egs2" / recipe, tree / "calls")
+
+    return make

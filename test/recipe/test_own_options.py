@@ -1,0 +1,42 @@
+"""Options that a recipe has of its own, by --option in its call of the pipeline."""
+
+from __future__ import annotations
+
+import re
+
+OWN = ("--option", "lang=de # language of the text", "--train_set", "train_{lang}")
+
+
+def test_default_value_help_and_names_made_from_it(recipe) -> None:
+    output = recipe.run(*OWN, "--dry_run", "--nbpe", "50", "--stop_stage", "8")
+    assert "local/data.sh --lang de" in output
+    assert "data/train_de" in output
+    assert "data/token_list/de_bpe_50" in output
+    assert re.search(r"exp/asr_train_de_bpe_50_mha\b", output)
+    shown = recipe.run(*OWN, "--help")
+    assert re.search(r'--lang "de"\n +language of the text\n', shown)
+
+
+def test_given_value_wins_wherever_the_name_stands(recipe) -> None:
+    sets = ("--test_sets", "a{lang} b")
+    output = recipe.run(*OWN, "--lang", "fr", *sets, "--dry_run", "--stop_stage", "2")
+    assert "local/data.sh --lang fr" in output
+    assert {"data/train_fr", "data/afr", "data/b"} <= set(output.split())
+    assert "train_de" not in output
+
+
+def test_misspelled_and_misshapen(recipe) -> None:
+    output = recipe.run(*OWN, "--lagn", "fr", code=1)
+    assert "unknown option --lagn; did you mean --lang" in output
+    for line in ("lang", "lang=de", "Lang=de # x"):
+        output = recipe.run("--option", line, code=1)
+        assert f"--option '{line}' is not 'name=value # help'" in output
+
+
+def test_unknown_symbols_are_allowed_by_one_word(recipe) -> None:
+    only = ("--dry_run", "--stage", "train", "--stop_stage", "train")
+    plain, allowed = recipe.run(*only), recipe.run(*only, "--allow_unk")
+    assert "--allow_unk" not in plain
+    assert allowed.count("--allow_unk true") == 2  # two attention types
+    output = recipe.run("--allow_unk=maybe", code=1)
+    assert "--allow_unk: 'maybe' is not true or false" in output
