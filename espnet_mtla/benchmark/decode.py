@@ -8,6 +8,8 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from espnet_mtla.search.options import CUDA_GRAPHS
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--vocab_size", type=int, default=500)
     add("--dtype", choices=list(TOLERANCE), default="float32", help="of the decoder")
     add("--backend", default="auto", help="of our attention over the cache")
+    add("--cuda_graphs", choices=CUDA_GRAPHS, default="auto", help="ours alone")
     add("--copy_prompt", action="store_true", help="ours, too, a copy a hypothesis")
     add("--no_reference", action="store_true", help="time ours alone")
 
@@ -90,8 +93,8 @@ class _Ours:
         import torch
 
         from espnet_mtla.attention import CacheOptions
+        from espnet_mtla.decoder.graphs import steps_of
 
-        self.decoder = decoder
         lengths = torch.full((len(prompt),), prompt.size(1), device=prompt.device)
         with torch.inference_mode():
             self.state = decoder.prefill(
@@ -102,18 +105,19 @@ class _Ours:
                 share_prompt=not args.copy_prompt,
                 options=CacheOptions(args.backend),
             )
+            self.run = steps_of(decoder, self.state, args.cuda_graphs)
 
     def step(self, tokens: Tensor) -> Tensor:
         import torch
 
         with torch.inference_mode():
-            return self.decoder.step(tokens, self.state)
+            return self.run.step(tokens)
 
     def reorder(self, rows: Tensor) -> None:
         import torch
 
         with torch.inference_mode():
-            self.state.reorder(rows)
+            self.run.reorder(rows)
 
     @property
     def nbytes(self) -> int:

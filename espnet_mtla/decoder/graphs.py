@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from espnet_mtla.decoder.transformer import DecoderOnlyTransformer
 
 log = logging.getLogger(__name__)
-CHOICES = ("auto", "on", "off")
 Step = Callable[[], Tensor]
 
 
@@ -130,7 +129,10 @@ class RecordedSteps:
 
     def _tensors(self) -> list[Tensor]:
         """All that a step changes."""
-        return [self.state.timeline.seen, *(c.suffix for c in self.state.caches)]
+        return [
+            self.state.timeline.seen,
+            *(part for cache in self.state.caches for part in cache.by_row()),
+        ]
 
 
 class EagerSteps:
@@ -148,17 +150,14 @@ class EagerSteps:
 def steps_of(
     decoder: DecoderOnlyTransformer, state: DecoderState, cuda_graphs: str
 ) -> RecordedSteps | EagerSteps:
-    """Steps of a new state: ``auto`` records them where there is a GPU.
+    """Steps of a new state, recorded: ``always``, ``never``, or on a GPU (``auto``).
 
     Raises:
-        UserError: ``on`` where there is none, or another word than :data:`CHOICES`.
+        UserError: ``always`` where there is no GPU.
     """
-    if cuda_graphs not in CHOICES:
-        needed = ", ".join(CHOICES)
-        raise UserError(f"cuda_graphs: {cuda_graphs!r} given, one of {needed} needed")
     device = state.timeline.seen.device
-    if cuda_graphs == "on" and device.type != "cuda":
-        raise UserError(f"cuda_graphs: on given, but the decoder is on {device}")
-    if cuda_graphs == "off" or device.type != "cuda":
+    if cuda_graphs == "always" and device.type != "cuda":
+        raise UserError(f"cuda_graphs: always given, but the decoder is on {device}")
+    if cuda_graphs == "never" or device.type != "cuda":
         return EagerSteps(decoder, state)
     return RecordedSteps(decoder, state, CudaRecorder())

@@ -162,6 +162,7 @@ class Recogniser:
             max_tokens=int(limits[1].max()),
             beam=options.beam_size,
             share_prompt=options.share_prompt,
+            cuda_graphs=options.cuda_graphs,
         )
         weight = options.ctc_weight
         prefix_scorers = []

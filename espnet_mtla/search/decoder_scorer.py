@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from espnet_mtla.decoder.graphs import steps_of
+
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
 
@@ -17,6 +19,7 @@ class DecoderScorer:
     Args:
         prompt: ``(B, P, D)``, padding behind; prompt_lens: valid frames ``(B,)``.
         max_tokens: tokens that can be generated, <eos> not counted.
+        cuda_graphs: see :func:`espnet_mtla.decoder.graphs.steps_of`.
     """
 
     def __init__(
@@ -27,6 +30,7 @@ class DecoderScorer:
         max_tokens: int,
         beam: int,
         share_prompt: bool = True,
+        cuda_graphs: str = "auto",
     ) -> None:
         self.decoder, self.beam, self.share_prompt = decoder, beam, share_prompt
         # Fed tokens are <sos> and all generated ones: the last is fed to score its
@@ -38,23 +42,24 @@ class DecoderScorer:
             beam=beam,
             share_prompt=share_prompt,
         )
+        self.run = steps_of(decoder, self.state, cuda_graphs)
         self.prompt_lens, self.itemsize = prompt_lens, prompt.itemsize
         self.steps = 0
         self.allocated_bytes = self.state.nbytes
         self._peak = (0, 0)
 
     def score(self, tokens: Tensor) -> Tensor:
-        logits = self.decoder.step(tokens, self.state)
+        logits = self.run.step(tokens)
         self.steps += 1
         return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
 
     def reorder(self, rows: Tensor) -> None:
-        self.state.reorder(rows)
+        self.run.reorder(rows)
 
     def select(self, utterances: Tensor) -> None:
         # The filled part grows with every step and shrinks here alone.
         self._peak = self.peak_bytes()
-        self.state.select(utterances)
+        self.run.select(utterances)
         self.prompt_lens = self.prompt_lens[utterances]
 
     def peak_bytes(self) -> tuple[int, int]:

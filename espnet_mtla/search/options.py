@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from espnet_mtla.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
+CUDA_GRAPHS = ("auto", "always", "never")
 
 
 def _option(default: object, help: str) -> object:
@@ -53,6 +54,12 @@ class DecodeOptions:
         True, "one prompt cache an utterance; false: one a hypothesis, as in the paper"
     )
 
+    cuda_graphs: str = _option(
+        "auto",
+        f"whether a step is recorded and replayed: {', '.join(CUDA_GRAPHS)}; auto "
+        "records on a GPU",
+    )
+
     def __post_init__(self) -> None:
         self._whole("beam_size", "nbest", "batch_frames")
         self._finite("ctc_weight", "ctc_candidates", "length_bonus", "length_norm")
@@ -64,6 +71,8 @@ class DecodeOptions:
         self._need("length_norm", self.length_norm >= 0, "a value >= 0")
         self._need("dtype", self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
         self._need("share_prompt", isinstance(self.share_prompt, bool), "true or false")
+        known = self.cuda_graphs in CUDA_GRAPHS
+        self._need("cuda_graphs", known, "one of " + ", ".join(CUDA_GRAPHS))
 
     def _need(self, name: str, fine: bool, what: str) -> None:
         if not fine:

@@ -108,8 +108,8 @@ def test_steps_are_recorded_on_a_gpu_alone(caplog) -> None:
     decoder = make("mla", "fixed")
     caplog.set_level(logging.INFO)
     assert isinstance(steps_of(decoder, prefilled(decoder), "auto"), EagerSteps)
-    assert isinstance(steps_of(decoder, prefilled(decoder), "off"), EagerSteps)
-    with pytest.raises(UserError, match="cuda_graphs: on given, but the decoder is"):
-        steps_of(decoder, prefilled(decoder), "on")
-    with pytest.raises(UserError, match="cuda_graphs: 'yes' given, one of"):
-        steps_of(decoder, prefilled(decoder), "yes")
+    assert isinstance(steps_of(decoder, prefilled(decoder), "never"), EagerSteps)
+    with pytest.raises(
+        UserError, match="cuda_graphs: always given, but the decoder is"
+    ):
+        steps_of(decoder, prefilled(decoder), "always")
