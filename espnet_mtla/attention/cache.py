@@ -11,70 +11,15 @@ Letters: ``B`` utterances, ``K`` hypotheses each, ``N = B K`` rows, ``G`` entry 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from espnet_mtla.attention.backend import choose_backend
+from espnet_mtla.attention.layout import PLAIN, CacheOptions, EntryLayout
+from espnet_mtla.attention.quantise import quantise, restore, stored_type
 from espnet_mtla.attention.timeline import NewTokens, Timeline
-
-
-@dataclass(frozen=True)
-class EntryLayout:
-    """What one entry holds: ``heads`` times ``width`` numbers.
-
-    Keys are the first ``key_width`` of them; values are ``value_width`` numbers from
-    ``value_start`` on. A latent entry is its own value, so there the two overlap.
-    """
-
-    heads: int
-    width: int
-    key_width: int
-    value_start: int
-    value_width: int
-    stride: int = 1
-
-    def keys(self, entries: Tensor) -> Tensor:
-        """``(..., w) -> (..., key_width)``, a view."""
-        return entries[..., : self.key_width]
-
-    def values(self, entries: Tensor) -> Tensor:
-        """``(..., w) -> (..., value_width)``, a view."""
-        return entries[..., self.value_start : self.value_start + self.value_width]
-
-    def slots(self, tokens: int) -> int:
-        """Entries that ``tokens`` tokens take: one a begun chunk."""
-        return -(-tokens // self.stride)
-
-    def nbytes(self, entries: int, itemsize: int) -> int:
-        """Bytes of ``entries`` entries."""
-        return entries * self.heads * self.width * itemsize
-
-    def cache_bytes(
-        self, prompt: int, tokens: int, beam: int, share_prompt: bool, itemsize: int
-    ) -> int:
-        """Bytes filled by one utterance of ``prompt`` and ``tokens`` tokens a row.
-
-        A prompt's open chunk is a row's own, since its hypotheses go on to fill it.
-        """
-        whole = prompt // self.stride
-        suffix = self.slots(prompt + tokens) - whole
-        copies = 1 if share_prompt else beam
-        return self.nbytes(copies * whole + beam * suffix, itemsize)
-
-
-@dataclass(frozen=True)
-class CacheOptions:
-    """How a cache is kept, whatever it holds.
-
-    ``backend``: who computes attention over it, see :mod:`.backend`.
-    """
-
-    backend: str = "auto"
-
-
-PLAIN = CacheOptions()
 
 
 class KVCache:
@@ -84,6 +29,9 @@ class KVCache:
     starts with the prompt's open chunk, if any, and grows with the tokens; each row
     owns its own, so that merging a token into an open chunk never reaches a sibling.
     What stands in a slot that nothing was written to is never used.
+
+    In 8 bits either has scales beside it, and the chunk that is open, if chunks are
+    merged, is kept exactly: ``running (N, G, w)``.
 
     ``timeline`` says which slots these are. The layers of a decoder share one; then the
     decoder moves it, and the caches by :meth:`move` and :meth:`take` alone.
@@ -95,15 +43,25 @@ class KVCache:
         prompt: Tensor,
         timeline: Timeline,
         options: CacheOptions = PLAIN,
+        prompt_layout: EntryLayout | None = None,
     ) -> None:
-        self.layout = self.prompt_layout = layout
-        self.options = options
+        self.layout, self.options = layout, options
+        self.prompt_layout = prompt_layout or layout
         self.backend = choose_backend(
             options.backend, layout, prompt.dtype, prompt.device
         )
-        self.prompt, self.timeline = prompt, timeline
-        rows = len(timeline.seen)
-        self.suffix = prompt.new_zeros(rows, layout.heads, timeline.slots, layout.width)
+        self.dtype, self.timeline = prompt.dtype, timeline
+        shape = (len(timeline.seen), layout.heads, timeline.slots, layout.width)
+        self.prompt, self.suffix = prompt, prompt.new_zeros(0)
+        self.prompt_scale = self.suffix_scale = self.running = None
+        if options.dtype is None:
+            self.suffix = prompt.new_zeros(shape)
+            return
+        self.prompt, self.prompt_scale = quantise(prompt, options.dtype)
+        self.suffix = prompt.new_zeros(shape, dtype=stored_type(options.dtype))
+        self.suffix_scale = self.prompt_scale.new_zeros(*shape[:3], 1)
+        if layout.stride > 1:
+            self.running = prompt.new_zeros(shape[0], layout.heads, layout.width)
 
     @classmethod
     def empty(
@@ -127,6 +85,7 @@ class KVCache:
         lengths: Tensor,
         capacity: int,
         options: CacheOptions = PLAIN,
+        expanded: tuple[EntryLayout, Tensor] | None = None,
     ) -> KVCache:
         """Keep a prompt's finished chunks; its open one becomes the suffix's first.
 
@@ -134,14 +93,19 @@ class KVCache:
             entries: running entries of every prompt token, ``(B, G, T, w)``.
             lengths: prompt tokens of each row, ``(B,)``; those behind are padding.
             capacity: room for so many tokens a row after the prompt.
+            expanded: what is kept of the finished chunks instead of their entries.
         """
         s, timeline = layout.stride, Timeline(lengths, layout.stride, capacity)
         finished = entries[:, :, s - 1 :: s].contiguous()
-        cache = cls(layout, finished, timeline, options)
+        prompt_layout, finished = expanded or (layout, finished)
+        cache = cls(layout, finished, timeline, options, prompt_layout)
         if s > 1 and entries.size(2) > 0:
             # Where no chunk is open the first token will write over this unread.
             last = (lengths - 1).clamp(min=0)
-            cache.suffix[:, :, 0] = entries[timeline.rows, :, last]
+            newest = entries[timeline.rows, :, last]
+            cache._put(timeline.rows, torch.zeros_like(last), newest)
+            if cache.running is not None:
+                cache.running.copy_(newest)
         return cache
 
     @property
@@ -157,37 +121,48 @@ class KVCache:
     @property
     def nbytes(self) -> int:
         """Bytes allocated."""
-        return self.prompt.nbytes + self.suffix.nbytes
+        return sum(part.nbytes for part in (*self.by_prompt(), *self.by_row()))
 
     @property
     def used_nbytes(self) -> int:
         """Bytes of the entries that hold something."""
-        time = self.timeline
+        time, options = self.timeline, self.options
         in_prompt = int(time.whole.sum())
         in_suffix = int((-(-time.seen // self.layout.stride) - time.base).sum())
-        itemsize = self.suffix.itemsize
-        return self.prompt_layout.nbytes(in_prompt, itemsize) + self.layout.nbytes(
-            in_suffix, itemsize
+        return self.prompt_layout.nbytes(
+            in_prompt, self.dtype.itemsize, options.dtype
+        ) + self.layout.suffix_bytes(
+            in_suffix, len(time.rows), self.dtype.itemsize, options.dtype
         )
 
-    def fork(self, beam: int, share_prompt: bool = True) -> None:
-        """Turn each row into ``beam`` rows beside each other."""
-        self.timeline.fork(beam, share_prompt)
-        self.spread(beam, share_prompt)
+    def by_row(self) -> list[Tensor]:
+        """All memory that has a row a hypothesis."""
+        parts = (self.suffix, self.suffix_scale, self.running)
+        return [part for part in parts if part is not None]
 
-    def spread(self, beam: int, share_prompt: bool = True) -> None:
-        """:meth:`fork` without the timeline."""
-        old, filled = self.suffix, self.timeline.filled
-        self.suffix = old.new_zeros(len(old) * beam, *old.shape[1:])
-        self.suffix[:, :, :filled] = old[:, :, :filled].repeat_interleave(beam, 0)
-        if not share_prompt:
-            self.prompt = self.prompt.repeat_interleave(beam, dim=0)
+    def by_prompt(self) -> list[Tensor]:
+        """All memory that has a row a prompt copy."""
+        parts = (self.prompt, self.prompt_scale)
+        return [part for part in parts if part is not None]
+
+    def prompt_entries(self) -> Tensor:
+        """The prompt ``(B, G, P, w)``, as ``prompt_layout`` says."""
+        return self._read(self.prompt, self.prompt_scale)
+
+    def suffix_entries(self) -> Tensor:
+        """The suffix as far as any row can have come, ``(N, G, S', w)``."""
+        filled, scale = self.timeline.filled, self.suffix_scale
+        return self._read(
+            self.suffix[:, :, :filled], None if scale is None else scale[:, :, :filled]
+        )
 
     def open_entry(self, new: NewTokens) -> Tensor:
         """The entry that the first new token goes on with ``(N, G, w)``.
 
         It means something where ``new.is_open``.
         """
+        if self.running is not None:
+            return self.running
         return self.suffix[self.timeline.rows, :, new.slot[:, 0]]
 
     def write(
@@ -198,51 +173,72 @@ class KVCache:
         ``lengths (N,)`` says how many of them are real, where rows differ. A token of
         an open chunk replaces the chunk's entry, since its running sum includes it.
         """
-        tokens, s = entries.size(2), self.layout.stride
+        tokens, s, rows = entries.size(2), self.layout.stride, self.timeline.rows
         if tokens == 1 and lengths is None:
-            self.suffix[self.timeline.rows, :, new.slot[:, 0]] = entries[:, :, 0]
+            self._put(rows, new.slot[:, 0], entries[:, :, 0])
+            if self.running is not None:
+                self.running.copy_(entries[:, :, 0])
             return
         step = torch.arange(tokens, device=entries.device)
         count = torch.full_like(new.start, tokens) if lengths is None else lengths
         ends = ((new.index + 1) % s == 0) | (step == count.unsqueeze(1) - 1)
         row, column = (ends & (step < count.unsqueeze(1))).nonzero(as_tuple=True)
-        self.suffix[row, :, new.slot[row, column]] = entries[row, :, column]
+        self._put(row, new.slot[row, column], entries[row, :, column])
+        if self.running is not None:
+            newest = entries[rows, :, (count - 1).clamp(min=0)]
+            kept = (count > 0)[:, None, None]
+            self.running.copy_(torch.where(kept, newest, self.running))
 
-    def suffix_entries(self) -> Tensor:
-        """The suffix as far as any row can have come, ``(N, G, S', w)``."""
-        return self.suffix[:, :, : self.timeline.filled]
+    def fork(self, beam: int, share_prompt: bool = True) -> None:
+        """Turn each row into ``beam`` rows beside each other."""
+        self.timeline.fork(beam, share_prompt)
+        self.spread(beam, share_prompt)
+
+    def spread(self, beam: int, share_prompt: bool = True) -> None:
+        """:meth:`fork` without the timeline."""
+        self._set_by_row(part.repeat_interleave(beam, 0) for part in self.by_row())
+        if not share_prompt:
+            copies = torch.arange(len(self.prompt), device=self.prompt.device)
+            self._take_prompts(copies.repeat_interleave(beam))
 
     def reorder(self, rows: Tensor) -> None:
         """Row i goes on as row ``rows[i]`` was, one of the same utterance's."""
-        self.move(rows, torch.empty_like(self.suffix))
+        self.move(rows, self.spare())
         self.timeline.reorder(rows)
 
+    def spare(self) -> list[Tensor]:
+        """Memory for :meth:`move`; caches of the same shapes can pass it on."""
+        return [torch.zeros_like(part) for part in self.by_row()]
+
     @torch.no_grad()
-    def move(self, rows: Tensor, spare: Tensor) -> Tensor:
-        """:meth:`reorder` without the timeline, by way of a spare suffix.
+    def move(self, rows: Tensor, spare: list[Tensor]) -> list[Tensor]:
+        """:meth:`reorder` without the timeline, by way of spare memory.
 
         No gradient goes through it.
 
         Returns:
             What is spare from now on.
         """
-        filled, old = self.timeline.filled, self.suffix
-        torch.index_select(old[:, :, :filled], 0, rows, out=spare[:, :, :filled])
-        self.suffix = spare
-        if len(self.prompt) == len(old):  # a copy each: moved, as is the paper's
-            self.prompt = self.prompt.index_select(0, rows)
+        old, filled = self.by_row(), self.timeline.filled
+        for source, target in zip(old, spare, strict=True):
+            if source.dim() == 4:  # slots beyond these hold nothing
+                source, target = source[:, :, :filled], target[:, :, :filled]
+            torch.index_select(source, 0, rows, out=target)
+        self._set_by_row(spare)
+        if len(self.prompt) == len(rows):  # a copy each: moved, as the paper's is
+            self._take_prompts(rows)
         return old
 
     def take(self, prompts: Tensor, rows: Tensor, timeline: Timeline) -> None:
         """Keep these prompt copies and rows, in this order."""
-        self.prompt = self.prompt.index_select(0, prompts)
-        self.suffix = self.suffix.index_select(0, rows)
+        self._take_prompts(prompts)
+        self._set_by_row(part.index_select(0, rows) for part in self.by_row())
         self.timeline = timeline
 
     def copy(self, rows: Tensor | None = None, capacity: int | None = None) -> KVCache:
         """An independent cache for ``rows`` of this one, with room for more tokens.
 
-        Only for caches whose rows share no prompt.
+        Only for caches whose rows share no prompt, and not in 8 bits.
         """
         rows = self.timeline.rows if rows is None else rows
         timeline = self.timeline.take(rows, rows)
@@ -252,3 +248,29 @@ class KVCache:
         filled = timeline.filled
         new.suffix[:, :, :filled] = self.suffix[:, :, :filled].index_select(0, rows)
         return new
+
+    def _read(self, numbers: Tensor, scale: Tensor | None) -> Tensor:
+        if scale is None:
+            return numbers
+        return restore(numbers, scale, self.options.dtype, self.dtype)
+
+    def _put(self, rows: Tensor, slots: Tensor, entries: Tensor) -> None:
+        """Write entries ``(n, G, w)``, one at each slot of each row."""
+        if self.suffix_scale is None:
+            self.suffix[rows, :, slots] = entries
+            return
+        numbers, scale = quantise(entries, self.options.dtype)
+        self.suffix[rows, :, slots] = numbers
+        self.suffix_scale[rows, :, slots] = scale
+
+    def _set_by_row(self, parts: Iterable[Tensor]) -> None:
+        self.suffix, *others = parts
+        if self.suffix_scale is not None:
+            self.suffix_scale, *others = others
+        if self.running is not None:
+            (self.running,) = others
+
+    def _take_prompts(self, index: Tensor) -> None:
+        self.prompt = self.prompt.index_select(0, index)
+        if self.prompt_scale is not None:
+            self.prompt_scale = self.prompt_scale.index_select(0, index)

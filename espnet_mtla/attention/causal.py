@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from espnet_mtla.attention.attend import take
-from espnet_mtla.attention.cache import PLAIN, CacheOptions, EntryLayout, KVCache
+from espnet_mtla.attention.cache import KVCache
 from espnet_mtla.attention.cached import attend_prompt, attend_suffix
+from espnet_mtla.attention.layout import PLAIN, CacheOptions, EntryLayout
 from espnet_mtla.attention.rope import rotary_angles
 from espnet_mtla.attention.timeline import NewTokens, Timeline
 
@@ -26,6 +27,8 @@ class CausalAttention(nn.Module):
     """Base of MHA, GQA, MQA, MLA and MTLA."""
 
     layout: EntryLayout
+    expand_from: int | None = None
+    """Queries of each head from which expanding entries saves arithmetic."""
     rope_dim: int
     rope_base: float
     scale: float
@@ -135,7 +138,13 @@ class CausalAttention(nn.Module):
         """
         angles = self.angles(torch.arange(x.size(1), device=x.device)[None], x.dtype)
         entries = self.entries(x, angles)
-        cache = KVCache.from_prompt(self.layout, entries, lengths, capacity, options)
+        expanded = None
+        if options.prompt == "heads":
+            stride = self.layout.stride
+            expanded = self.expanded(entries[:, :, stride - 1 :: stride])
+        cache = KVCache.from_prompt(
+            self.layout, entries, lengths, capacity, options, expanded
+        )
         out = self._attend_entries(entries, Asking.all_of(x), angles) if ask else None
         return out, cache
 
@@ -227,9 +236,53 @@ class CausalAttention(nn.Module):
         out, lse = attend_suffix(absorbed, cache, visible, own, self.scale)
         if cache.prompt.size(2) == 0:
             return self.release(out)
-        entries, layout = cache.prompt, cache.prompt_layout
-        found = attend_prompt(absorbed, entries, layout, cache, self.scale)
-        return self.release(cache.backend.merge(*found, out, lse))
+        entries, layout = cache.prompt_entries(), cache.prompt_layout
+        if layout is self.layout and self._had_better_expand(q, cache):
+            layout, entries = self.expanded(entries)
+        if layout is self.layout:
+            found = attend_prompt(absorbed, entries, layout, cache, self.scale)
+            return self.release(cache.backend.merge(*found, out, lse))
+        found = attend_prompt(q, entries, layout, cache, self.scale)
+        return cache.backend.merge(*found, self.release(out), lse)
+
+    def expanded(self, entries: Tensor) -> tuple[EntryLayout, Tensor]:
+        """Entries ``(B, G, S, w)`` as keys and values of each head, and their layout.
+
+        Of types whose entries are that already, the same again.
+        """
+        if self.heads_layout is self.layout:
+            return self.layout, entries
+        return self.heads_layout, torch.cat(self.expand(entries), dim=-1)
+
+    @property
+    def heads_layout(self) -> EntryLayout:
+        """What :meth:`expanded` makes; the type's own layout where that is the same."""
+        return self.layout
+
+    def cache_bytes(
+        self,
+        prompt: int,
+        tokens: int,
+        beam: int = 1,
+        share_prompt: bool = True,
+        itemsize: int = 4,
+        options: CacheOptions = PLAIN,
+    ) -> int:
+        """Bytes that one utterance fills, see :meth:`EntryLayout.cache_bytes`."""
+        kept = self.layout
+        if options.prompt == "heads":
+            kept = self.heads_layout
+        return self.layout.cache_bytes(
+            prompt, tokens, beam, share_prompt, itemsize, options.dtype, kept
+        )
+
+    def _had_better_expand(self, q: Tensor, cache: KVCache) -> bool:
+        """Whether so many queries an utterance are worth projecting the prompt up."""
+        least = cache.options.expand_from
+        if least is None:
+            least = self.expand_from
+        queries = q.size(2) * q.size(0) // cache.prompt.size(0)
+        return least is not None and queries >= least
 
 
 @dataclass(frozen=True)

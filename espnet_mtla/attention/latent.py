@@ -62,6 +62,10 @@ class MultiheadLatentAttention(ReferenceInterface):
             value_width=config.kv_lora_rank,
             stride=getattr(config, "down_rate", 1),
         )
+        # Of one head: U queries over S latents take 2 r + d_R each, or expanding S to
+        # d_N + d_V and d_N + d_R + d_V each.
+        r, up = config.kv_lora_rank, config.qk_nope_head_dim + config.v_head_dim
+        self.expand_from = -(-r * up // (2 * r - up)) if 2 * r > up else 1
         self._make_projections(config)
 
     def _make_projections(self, config: LatentConfig) -> None:
@@ -106,7 +110,12 @@ class MultiheadLatentAttention(ReferenceInterface):
 
     def write_token(self, x: Tensor, cache: KVCache, new: NewTokens) -> None:
         at_once = getattr(cache.backend, "write_token", None)
-        if at_once is None or type(self).rotate is not MultiheadLatentAttention.rotate:
+        in_8_bits = cache.options.dtype is not None
+        if (
+            at_once is None
+            or in_8_bits
+            or type(self).rotate is not MultiheadLatentAttention.rotate
+        ):
             super().write_token(x, cache, new)
             return
         hypernet = getattr(self, "hypernet_down", None)
@@ -144,6 +153,12 @@ class MultiheadLatentAttention(ReferenceInterface):
         k_nope, values = heads.split(sizes, dim=-1)  # (B, H, S, d_N), (B, H, S, d_V)
         k_rope = k_rope.expand(-1, self.config.num_heads, -1, -1)
         return torch.cat((k_nope, k_rope), dim=-1), values
+
+    @property
+    def heads_layout(self) -> EntryLayout:
+        key, value = self.config.qk_head_dim, self.config.v_head_dim
+        heads, stride = self.config.num_heads, self.layout.stride
+        return EntryLayout(heads, key + value, key, key, value, stride)
 
     def absorb(self, q: Tensor) -> Tensor:
         """Queries ``(N, H, U, d_N + d_R)`` to ``(N, H, U, r + d_R)``."""

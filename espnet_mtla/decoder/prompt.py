@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention import Asking, KVCache
-from espnet_mtla.attention.cache import PLAIN, CacheOptions
+from espnet_mtla.attention.layout import PLAIN, CacheOptions
 from espnet_mtla.decoder.layer import DecoderLayer
 
 

@@ -23,11 +23,11 @@ class DecoderState:
         for cache in caches:
             cache.timeline = self.timeline
             cache.spread(beam, share_prompt)
-        self.spare = torch.zeros_like(caches[0].suffix) if beam > 1 else None
+        self.spare = caches[0].spare() if beam > 1 else []
 
     def reorder(self, rows: Tensor) -> None:
         """Row i continues what row ``rows[i]`` was, ``(N,)``; same utterance only."""
-        if self.spare is None:  # one hypothesis each: it can but continue itself
+        if self.beam == 1:  # it can but continue itself
             return
         for cache in self.caches:
             self.spare = cache.move(rows, self.spare)
@@ -36,9 +36,9 @@ class DecoderState:
     def reorder_in_place(self, rows: Tensor) -> None:
         """:meth:`reorder` without moving to other memory, for recorded steps."""
         for cache in self.caches:
-            cache.suffix.copy_(cache.suffix.index_select(0, rows))
-            if cache.beam == 1 and self.beam > 1:  # a copy of the prompt each
-                cache.prompt.copy_(cache.prompt.index_select(0, rows))
+            private = cache.beam == 1 and self.beam > 1  # a copy of the prompt each
+            for part in cache.by_row() + (cache.by_prompt() if private else []):
+                part.copy_(part.index_select(0, rows))
         self.timeline.reorder(rows)
 
     def select(self, utterances: Tensor) -> None:
@@ -50,13 +50,12 @@ class DecoderState:
         self.timeline = self.timeline.take(prompts, rows)
         for cache in self.caches:
             cache.take(prompts, rows, self.timeline)
-        if self.spare is not None:
-            self.spare = self.spare[: len(rows)].clone()
+        self.spare = [part[: len(rows)].clone() for part in self.spare]
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated by all layers."""
-        spare = 0 if self.spare is None else self.spare.nbytes
+        spare = sum(part.nbytes for part in self.spare)
         return spare + sum(cache.nbytes for cache in self.caches)
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from espnet_mtla.attention.cache import PLAIN, CacheOptions
+from espnet_mtla.attention.layout import PLAIN, CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
 from espnet_mtla.decoder.layer import DecoderLayer
 from espnet_mtla.decoder.prompt import PROMPTS, Packing
@@ -96,11 +96,12 @@ class DecoderOnlyTransformer(nn.Module):
         beam: int = 1,
         share_prompt: bool = True,
         itemsize: int = 4,
+        options: CacheOptions = PLAIN,
     ) -> int:
         """Bytes that one utterance fills, by the formula, in all layers."""
         return sum(
-            layer.attention.layout.cache_bytes(
-                prompt_frames, tokens, beam, share_prompt, itemsize
+            layer.attention.cache_bytes(
+                prompt_frames, tokens, beam, share_prompt, itemsize, options
             )
             for layer in self.layers
         )
