@@ -66,7 +66,8 @@ def find_fragment(option: str, name: str | None) -> Path | None:
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     if name not in known:
         raise UserError(
-            f"--{option} {name}: no such file, and no name among {', '.join(sorted(known))}"
+            f"--{option} {name}: no such file, and no name among "
+            f"{', '.join(sorted(known))}"
         )
     return known[name]
 

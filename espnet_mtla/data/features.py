@@ -21,7 +21,7 @@ import io
 import re
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -142,9 +142,39 @@ class _ArkArchive:
         pass
 
 
-def is_feature_place(source: str) -> bool:
-    """Whether a table's value has the form of a place in a zip of features."""
-    return _ZIP.fullmatch(source) is not None
+def holds_features(source: str) -> bool:
+    """Whether a table's value is a place of features, not of sound (``flac.ark``)."""
+    if _ZIP.fullmatch(source):
+        return True
+    match = _ARK.fullmatch(source)
+    if match is None or not Path(match["path"]).is_file():
+        return False
+    with open(match["path"], "rb") as stream:
+        stream.seek(int(match["offset"]))
+        return stream.read(5).startswith(_ARK_HEADS)
+
+
+def check_places(table: str | Path, places: Mapping[str, str]) -> int:
+    """Every place must be inside its archive; the width of the first one's features.
+
+    Raises:
+        UserError: names the table, the key and what is wrong.
+    """
+    sizes: dict[Path, int] = {}
+    width = 0
+    for key, place in places.items():
+        try:
+            path, end = feature_file(place)
+            if path not in sizes:
+                if not path.is_file():
+                    raise UserError(f"{path}: no such file")
+                sizes[path] = path.stat().st_size
+            if sizes[path] < end:
+                raise UserError(f"{place}: beyond the end of {path}: is it truncated?")
+            width = width or read_features(place).shape[1]
+        except UserError as error:
+            raise UserError(f"{table}: {key}: {error}") from None
+    return width
 
 
 def feature_file(source: str) -> tuple[Path, int]:

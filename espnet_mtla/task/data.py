@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_mtla.data.features import feature_file, read_features
+from espnet_mtla.data.features import check_places
 from espnet_mtla.data.folder import FEATURES, read_table, source_table
 from espnet_mtla.data.table import TYPE
 from espnet_mtla.errors import UserError
@@ -76,7 +76,7 @@ def open_source(
         raise UserError(f"{table}: no utterances")
     same_keys(table, places, folder / target, texts)
     if table.name == FEATURES:
-        width = _check_features(table, places)
+        width = check_places(table, places)
     else:
         width = _check_sounds(folder, table, places)
     triples = ((str(table), "speech", TYPE), *triples)
@@ -110,25 +110,6 @@ def _archives(folder: Path, sounds: dict[str, str]) -> bool:
         return "ark" in named.read_text(encoding="utf-8")
     path, _, offset = next(iter(sounds.values())).rpartition(":")
     return path.endswith(".ark") and offset.isdigit()
-
-
-def _check_features(table: Path, places: dict[str, str]) -> int:
-    """Every place must be inside its archive; the width of the first one's features."""
-    sizes: dict[Path, int] = {}
-    width = 0
-    for key, place in places.items():
-        try:
-            path, end = feature_file(place)
-            if path not in sizes:
-                if not path.is_file():
-                    raise UserError(f"{path}: no such file")
-                sizes[path] = path.stat().st_size
-            if sizes[path] < end:
-                raise UserError(f"{place}: beyond the end of {path}: is it truncated?")
-            width = width or read_features(place).shape[1]
-        except UserError as error:
-            raise UserError(f"{table}: {key}: {error}") from None
-    return width
 
 
 def check_rate(source: Source, rate: int) -> None:
