@@ -189,7 +189,6 @@ def attend(
     """:meth:`TritonBackend.attend`, cut as ``launch`` says; the result is the same."""
     kernels = _kernels()
     (rows, heads, queries, _), width = q.shape, layout.value_width
-    main, tail = _key_parts(layout)
     splits, shape = launch.splits, (rows, heads, queries)
     out, lse = q.new_empty(*shape, width), q.new_empty(shape, dtype=torch.float32)
     parts, part_lse = out, lse
@@ -200,17 +199,7 @@ def attend(
         *(q, entries, visible, parts, part_lse, scale, heads, queries),
         *(*q.stride()[:3], *entries.stride()[:3], visible.stride(0)),
         visible.stride(1) if visible.size(1) > 1 else 0,
-        MAIN=main,
-        TAIL=tail,
-        VALUE=width,
-        VALUE_START=layout.value_start,
-        SHARED=_shared(layout),
-        BLOCK_M=launch.block_m,
-        BLOCK_S=launch.block_s,
-        BLOCK_MAIN=_block(main),
-        BLOCK_TAIL=_block(tail),
-        BLOCK_VALUE=_block(width),
-        PRECISION=_precision(q.dtype),
+        **constants(layout, q.dtype, launch),
         num_warps=launch.warps,
         num_stages=launch.stages,
     )
@@ -223,6 +212,26 @@ def attend(
             PARTS=_power(splits),
         )
     return out, lse
+
+
+def constants(
+    layout: EntryLayout, dtype: torch.dtype, launch: Launch
+) -> dict[str, int | bool | str]:
+    """What the attention kernel has to know when it is compiled."""
+    main, tail = _key_parts(layout)
+    return {
+        "MAIN": main,
+        "TAIL": tail,
+        "VALUE": layout.value_width,
+        "VALUE_START": layout.value_start,
+        "SHARED": _shared(layout),
+        "BLOCK_M": launch.block_m,
+        "BLOCK_S": launch.block_s,
+        "BLOCK_MAIN": _block(main),
+        "BLOCK_TAIL": _block(tail),
+        "BLOCK_VALUE": _block(layout.value_width),
+        "PRECISION": _precision(dtype),
+    }
 
 
 def launch_for(q: Tensor, entries: Tensor, layout: EntryLayout) -> Launch:
