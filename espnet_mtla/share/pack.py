@@ -45,7 +45,9 @@ def pack(folder: Path, target: Path, options: DecodeOptions, card: Card) -> list
         raise UserError(
             f"{source}: no such file; python -m espnet_mtla.bin.average makes it"
         )
-    if target.exists() and any(target.iterdir()) and not (target / WEIGHTS).is_file():
+    kept = target.iterdir() if target.exists() else ()
+    strange = any(not path.name.startswith(".") for path in kept)
+    if strange and not (target / WEIGHTS).is_file():
         raise UserError(f"{target}: holds something else than a packed model; move it")
     model, args = load_model(folder / CONFIG, source)
     config = portable(vars(args), folder / CONFIG)

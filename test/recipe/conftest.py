@@ -20,6 +20,8 @@ COMMANDS = (
     "inference",
     "score",
     "results",
+    "pack",
+    "upload",
 )
 RUN = """#!/usr/bin/env bash
 set -euo pipefail

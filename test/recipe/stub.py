@@ -113,6 +113,10 @@ def finish(name: str, options: dict[str, str]) -> None:
     elif name == "score":
         hypotheses = Path(options["hyp"])
         write(output / "score.json", json.dumps(digest(hypotheses)))
+    elif name == "pack":
+        model = Path(options["model_dir"]) / "model.pth"
+        write(output / "model.safetensors", digest(model, Path(options["config"])))
+        write(output / "README.md", options["name"])
     elif name == "results":
         write(
             Path(options["output"]), "| attention | WER |\n| --- | --- |\n| mha | 1 |"

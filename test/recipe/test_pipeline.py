@@ -15,7 +15,7 @@ import pytest
 SMALL = ("--attention", "mha")
 STAGES = (
     *("data", "speed_perturb", "format", "filter", "tokens", "stats"),
-    *("encoder", "train", "average", "decode", "score", "pack"),
+    *("encoder", "train", "average", "decode", "score", "pack", "upload"),
 )
 
 
@@ -25,13 +25,13 @@ def stages_of(output: str) -> list[str]:
 
 def test_all_stages_run_in_order_and_end_in_the_table(recipe) -> None:
     output = recipe.run()
-    assert stages_of(output) == list(STAGES)
+    assert stages_of(output) == list(STAGES[:-1])
     names = recipe.names()
     expected = (
         *("data", *["validate_data"] * 3, *["format_audio"] * 3, *["filter_data"] * 3),
         *("tokenise", *["train"] * 3, *["average"] * 2, *["inference"] * 2),
         *("score",) * 4,
-        "results",
+        *("results", "pack", "pack"),
     )
     assert names == list(expected)
     assert "| mha | 1 |" in output.split("stage 12 pack")[1]
@@ -39,13 +39,15 @@ def test_all_stages_run_in_order_and_end_in_the_table(recipe) -> None:
     packed = recipe.folder / "exp" / "packed_train_bpe_500"
     assert (packed / "asr_train_bpe_500_mtla_s2.yaml").exists()
     assert (packed / "conf" / "attention" / "mha.yaml").exists()
+    for model in ("asr_train_bpe_500_mha", "asr_train_bpe_500_mtla_s2"):
+        assert (packed / model / "README.md").read_text() == f"{model}\n"
 
 
 def test_a_second_run_calls_nothing_and_shows_the_table(finished) -> None:
     before = finished.outputs()
     output = finished.run(*SMALL)
     assert finished.calls() == []
-    assert output.count("already done") == 18
+    assert output.count("already done") == 19
     assert "| mha | 1 |" in output
     assert finished.outputs() == before
 
@@ -59,7 +61,7 @@ def test_killed_in_every_stage_and_resumed_equals_a_straight_run(make_recipe) ->
     for command in (
         *("data", "validate_data", "perturb_speed", "format_audio", "filter_data"),
         *("tokenise", "collect_stats", "train", "average", "inference", "score"),
-        "results",
+        *("results", "pack"),
     ):
         process = killed.start(*options, STUB_HANG=command)
         killed.wait_for_hang(process)
@@ -104,8 +106,9 @@ def test_a_changed_config_trains_anew_and_keeps_the_old_model(finished) -> None:
     config = finished.folder / "conf" / "train.yaml"
     config.write_text("lr: 2\nmax_epoch: 3\n")
     output = finished.run(*SMALL)
-    names = ["train", "train", "average", "inference", "score", "score", "results"]
-    assert finished.names() == names  # statistics, and all from training on
+    names = ["train", "train", "average", "inference", "score", "score"]
+    # Statistics, and all from training on.
+    assert finished.names() == [*names, "results", "pack"]
     assert "a new one is begun" in output
     model = "exp/asr_train_bpe_500_mha"
     (aside,) = finished.folder.glob(f"{model}.before_*")
@@ -116,7 +119,7 @@ def test_a_changed_config_trains_anew_and_keeps_the_old_model(finished) -> None:
 def test_a_changed_decode_config_decodes_anew(finished) -> None:
     (finished.folder / "conf" / "decode.yaml").write_text("beam_size: 2\n")
     finished.run(*SMALL)
-    assert finished.names() == ["inference", "score", "score", "results"]
+    assert finished.names() == ["inference", "score", "score", "results", "pack"]
 
 
 def test_more_epochs_go_on_from_the_same_model(finished) -> None:
@@ -145,7 +148,7 @@ def test_force_runs_the_chosen_stages_again(finished) -> None:
 def test_another_attention_type_joins_what_is_there(finished) -> None:
     finished.run("--attention", "mha mtla_s2")
     names = ["train", "average", "inference", "score", "score", "results"]
-    assert finished.names() == names
+    assert finished.names() == [*names, "pack"]
 
 
 def test_failed_command_shows_itself_and_the_end_of_its_log(recipe) -> None:
@@ -181,7 +184,7 @@ def test_stage_one_must_make_every_set(recipe) -> None:
         (["--nj", "0"], "--nj: '0' is not a positive number"),
         (["--ngpu", "two"], "--ngpu: 'two' is not a number"),
         (["--stage", "trian"], "there is no stage 'trian'"),
-        (["--stage", "13"], "there is no stage '13'"),
+        (["--stage", "14"], "there is no stage '14'"),
         (["--skip_stages", "2 x"], "there is no stage 'x'"),
         (["--stage", "9", "--stop_stage", "3"], "--stage 9 comes after --stop_stage 3"),
         (["--attention", "mtla_s9"], "no 'mtla_s9' in conf/attention, which has: mha"),
@@ -200,6 +203,20 @@ def test_bad_options_are_one_line_and_nothing_runs(recipe, options, words) -> No
     assert recipe.calls() == []
 
 
+def test_upload_is_asked_for_by_name_and_done_once(finished) -> None:
+    output = finished.run(*SMALL, "--stage", "upload", "--stop_stage", "13", code=1)
+    assert output.endswith("error: stage upload needs --hub_name owner/name\n")
+    options = (*SMALL, "--stop_stage", "upload", "--hub_name", "me/toy")
+    finished.run(*options)
+    calls = finished.calls()
+    folder = "exp/packed_train_bpe_500/asr_train_bpe_500_mha"
+    assert [call.split()[0] for call in calls] == ["pack", "upload"]
+    assert "--name me/toy-mha" in calls[0]
+    assert calls[1] == f"upload {folder} me/toy-mha"
+    finished.run(*options)
+    assert finished.calls() == []
+
+
 def test_help_lists_stages_and_the_values_that_options_have_here(recipe) -> None:
     output = recipe.run("--nj", "7", "--help")
     for number, stage in enumerate(STAGES, 1):
@@ -211,8 +228,8 @@ def test_help_lists_stages_and_the_values_that_options_have_here(recipe) -> None
 def test_dry_run_tells_all_and_changes_nothing(recipe) -> None:
     before = recipe.snapshot()
     output = recipe.run("--dry_run")
-    assert stages_of(output) == list(STAGES)
-    assert output.count("[to do]") == 23 and "[done ]" not in output
+    assert stages_of(output) == list(STAGES[:-1])
+    assert output.count("[to do]") == 25 and "[done ]" not in output
     assert "--attention mtla_s2" in output
     assert recipe.snapshot() == before and recipe.calls() == []
 
@@ -224,7 +241,8 @@ def test_dry_run_knows_what_is_done_and_what_a_change_makes_old(finished) -> Non
     output = finished.run(*SMALL, "--dry_run")
     old = re.findall(r"\[to do\] ([\w.]+):", output)
     assert old == [
-        *("mha.decode.test", "mha.decode.test.wer", "mha.decode.test.cer", "results")
+        *("mha.decode.test", "mha.decode.test.wer", "mha.decode.test.cer"),
+        *("results", "mha"),
     ]
 
 
