@@ -16,6 +16,7 @@ _CONFIG = """\
 Dir::State "{root}/state";
 Dir::Cache "{root}/cache";
 Acquire::Languages "{languages}";
+Acquire::GzipIndexes "false";
 APT::Sandbox::User "root";
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;

@@ -1,0 +1,241 @@
+"""Package descriptions and their one-line synopses to folders of texts.
+
+The distribution's translation index has both for each of its some 60,000 packages:
+``text.source`` is the long description, ``text`` the synopsis.
+"""
+
+from __future__ import annotations
+
+import argparse
+import bz2
+import gzip
+import lzma
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from espnet_mtla.bin.cli import run
+from espnet_mtla.data import apt
+from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.folder import write_table
+from espnet_mtla.errors import UserError
+
+INDEX = "*_i18n_Translation-en"
+OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+# Packages that share a paragraph are one family, unless so many share it that it says
+# nothing; shorter ones ("This package contains the documentation.") count for nothing.
+MIN_PARAGRAPH, MAX_SHARED = 60, 100
+# Larger families stay in training: one should not be a tenth of a test set.
+MAX_FAMILY = 20
+
+
+@dataclass(frozen=True)
+class Package:
+    """Name, synopsis, and the paragraphs of the description."""
+
+    name: str
+    synopsis: str
+    paragraphs: tuple[str, ...]
+
+    @property
+    def description(self) -> str:
+        return " ".join(self.paragraphs)
+
+
+def fetch(downloads: Path) -> list[Path]:
+    """The index files, from a private apt state below ``downloads``."""
+    instead = "get a Translation-en file by other means and name it with --corpus"
+    root = downloads / "apt"
+    found = sorted(root.glob(f"state/lists/{INDEX}"))
+    if not found:
+        apt.update(root, instead, languages="en")
+        found = sorted(root.glob(f"state/lists/{INDEX}"))
+    if not found:
+        raise UserError(f"{root}: apt's sources have no Translation-en: {instead}")
+    return found
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a file that may be compressed (.gz, .xz, .bz2)."""
+    try:
+        with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as stream:
+            return stream.read().splitlines()
+    except FileNotFoundError:
+        raise UserError(f"--corpus {path}: no such file") from None
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: broken ({error}); get the file again") from error
+
+
+def read_packages(path: Path) -> Iterator[Package]:
+    """The packages of an index; raises UserError where it is no such file."""
+    block: list[str] = []
+    for number, line in enumerate([*read_lines(path), ""], 1):
+        if line.strip():
+            block.append(line)
+            continue
+        if block:
+            yield parse(block, f"{path}, line {number - len(block)}")
+        block = []
+
+
+def parse(block: list[str], place: str) -> Package:
+    """One stanza: ``Package:``, ``Description-en:`` and the lines under it."""
+    fields = {line.partition(":")[0]: line.partition(":")[2].strip() for line in block}
+    if "Package" not in fields or "Description-en" not in fields:
+        raise UserError(
+            f"{place}: no Package and Description-en; is it Translation-en?"
+        )
+    start = next(i for i, line in enumerate(block) if line[:15] == "Description-en:")
+    paragraphs, words = [], []
+    for line in [*block[start + 1 :], " ."]:
+        if line.strip() == ".":
+            paragraphs.append(" ".join(words))
+            words = []
+        else:
+            words += line.split()
+    kept = tuple(paragraph for paragraph in paragraphs if paragraph)
+    return Package(fields["Package"], " ".join(fields["Description-en"].split()), kept)
+
+
+def select(packages: Iterable[Package]) -> tuple[list[Package], Counter[str]]:
+    """Those with two texts that no other has, and the count of those left out."""
+    kept: dict[tuple[str, str], Package] = {}
+    names = set()
+    dropped: Counter[str] = Counter()
+    for package in packages:
+        pair = (package.synopsis, package.description)
+        if package.name in names:
+            dropped["a second version of a package"] += 1
+        elif not package.synopsis:
+            dropped["empty synopsis"] += 1
+        elif not package.paragraphs:
+            dropped["empty description"] += 1
+        elif not re.search("[a-z0-9]", package.synopsis.lower()):
+            dropped["synopsis without a-z and 0-9"] += 1
+        elif pair in kept:
+            dropped["the same two texts as another"] += 1
+        else:
+            kept[pair] = package
+        names.add(package.name)
+    return list(kept.values()), dropped
+
+
+def families(packages: list[Package]) -> list[list[Package]]:
+    """Packages that share a paragraph or a synopsis, directly or through others."""
+    users: dict[str, list[int]] = {}
+    whole = {text for p in packages for text in (p.synopsis, p.description)}
+    for index, package in enumerate(packages):
+        texts = {package.synopsis, package.description}
+        texts |= {text for text in package.paragraphs if len(text) >= MIN_PARAGRAPH}
+        for text in texts:
+            users.setdefault(text, []).append(index)
+    parent = list(range(len(packages)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    for text, members in users.items():
+        if len(members) <= MAX_SHARED or text in whole:
+            for index in members[1:]:
+                parent[root(index)] = root(members[0])
+    groups: dict[int, list[Package]] = {}
+    for index, package in enumerate(packages):
+        groups.setdefault(root(index), []).append(package)
+    return list(groups.values())
+
+
+def split(
+    packages: list[Package], sizes: dict[str, int], seed: int
+) -> dict[str, list[Package]]:
+    """Whole families to each set: ``test`` and ``valid`` first, then ``train``.
+
+    ``sizes`` are packages a set; 0 for train is all that are left. Of a family one
+    package alone, drawn at random, stands in ``test`` and ``valid``.
+    """
+    groups = sorted(families(packages), key=lambda members: members[0].name)
+    rng = Random(f"{seed} split")
+    rng.shuffle(groups)
+    sets: dict[str, list[Package]] = {"train": [], "valid": [], "test": []}
+    for members in groups:
+        short = (n for n in ("test", "valid") if len(sets[n]) < sizes[n])
+        name = next(short, "train") if len(members) <= MAX_FAMILY else "train"
+        sets[name] += members if name == "train" else [rng.choice(members)]
+    for name, size in sizes.items():
+        if len(sets[name]) < max(1, size):
+            raise UserError(
+                f"--num_{name} {size}: only {len(sets[name])} packages are left for it"
+            )
+    if sizes["train"]:
+        sets["train"] = rng.sample(sets["train"], sizes["train"])
+    return sets
+
+
+def check_apart(sets: dict[str, list[Package]]) -> None:
+    """Raise AssertionError if a held-out text is in training, too."""
+    known = {text for p in sets["train"] for text in (p.synopsis, p.description)}
+    for name in ("valid", "test"):
+        for package in sets[name]:
+            if known & {package.synopsis, package.description}:
+                raise AssertionError(f"{package.name} of {name} is in training, too")
+
+
+def prepare(paths: list[Path], data: Path, sizes: dict[str, int], seed: int) -> None:
+    """Write train, valid and test below ``data``."""
+    packages = [package for path in paths for package in read_packages(path)]
+    kept, dropped = select(packages)
+    if len(packages) != len(kept) + dropped.total():
+        raise AssertionError(f"{len(packages)} packages in, not as many out")
+    print(f"{len(packages)} packages listed, {len(kept)} used")
+    for reason, count in sorted(dropped.items()):
+        print(f"{count} left out: {reason}")
+    sets = split(kept, sizes, seed)
+    check_apart(sets)
+    print(f"{'set':<8}{'packages':>10}{'words':>10}{'of synopsis':>13}")
+    for name, members in sets.items():
+        with atomic_folder(data / name) as aside:
+            sources = {p.name: p.description for p in members}
+            write_table(aside / "text.source", sources)
+            write_table(aside / "text", {p.name: p.synopsis for p in members})
+        words = sum(len(p.description.split()) for p in members) / len(members)
+        short = sum(len(p.synopsis.split()) for p in members) / len(members)
+        print(f"{name:<8}{len(members):>10}{words:>10.1f}{short:>13.1f}", flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of stage 1."""
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    p.add_argument(
+        "--corpus",
+        type=Path,
+        nargs="+",
+        help="Translation-en files (.gz, .xz, .bz2 or plain); without it apt gets them",
+    )
+    p.add_argument("--downloads", type=Path, default=Path("downloads"), help="for apt")
+    p.add_argument("--data", type=Path, default=Path("data"), help="output folder")
+    p.add_argument("--num_train", type=int, default=0, help="packages; 0 for all")
+    p.add_argument("--num_valid", type=int, default=500, help="packages")
+    p.add_argument("--num_test", type=int, default=1000, help="packages")
+    p.add_argument("--seed", type=int, default=1, help="of every random choice")
+    return p
+
+
+def main() -> None:
+    args = parser().parse_args()
+    sizes = {name: getattr(args, f"num_{name}") for name in ("test", "valid", "train")}
+    for name, size in sizes.items():
+        if size < (0 if name == "train" else 1):
+            raise UserError(f"--num_{name} {size}: too few")
+    paths = args.corpus or fetch(args.downloads)
+    prepare(paths, args.data, sizes, args.seed)
+
+
+if __name__ == "__main__":
+    run(main)

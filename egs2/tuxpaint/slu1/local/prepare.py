@@ -1,0 +1,189 @@
+"""Spoken captions of pictures to Kaldi data folders: train, valid and two test sets.
+
+Each utterance has three texts: ``text.spoken``, the words of the caption;
+``text.intent``, the class of the picture and then those words; ``text.en``, the English
+caption as it is written. The recipe st1 uses the same data.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+from captions import (
+    LANGUAGES,
+    PACKAGE,
+    Caption,
+    drop_duplicates,
+    group,
+    read_captions,
+)
+
+from espnet_mtla.bin.cli import run
+from espnet_mtla.data import apt
+from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.folder import group_by_speaker, write_table
+from espnet_mtla.errors import UserError
+
+SETS = ("train", "valid", "test_pictures", "test_recordings")
+# Whole pictures, and single recordings of the others, held out of so many groups.
+PICTURES = {"test_pictures": 0.09, "valid": 0.04}
+RECORDINGS = {"test_recordings": 0.35, "valid": 0.1}
+
+
+def fetch(downloads: Path) -> Path:
+    """The folder that the package was unpacked into."""
+    instead = (
+        f"unpack the Debian package {PACKAGE} into a folder by other means and name it "
+        "with --corpus"
+    )
+    return apt.fetch_packages([PACKAGE], downloads / "corpus", instead)
+
+
+def split(groups: list[list[Caption]], seed: int) -> dict[str, list[Caption]]:
+    """Share out groups of pictures that say the same, then languages of what is left.
+
+    A group in ``test_pictures`` stands nowhere else. Of a group in ``test_recordings``
+    one language is held out, all of its recordings; the others stay in training.
+    """
+    rng = Random(f"{seed} split")
+    order = sorted(groups, key=lambda members: members[0].key)
+    rng.shuffle(order)
+    sets: dict[str, list[Caption]] = {name: [] for name in SETS}
+    start = 0
+    for name, share in PICTURES.items():
+        end = start + round(share * len(order))
+        for members in order[start:end]:
+            sets[name] += members
+        start = end
+    rest = order[start:]
+    held_out = {}
+    for name, share in RECORDINGS.items():
+        count = round(share * len(rest))
+        held_out |= dict.fromkeys(range(len(held_out), len(held_out) + count), name)
+    for number, members in enumerate(rest):
+        languages = sorted({caption.language for caption in members})
+        name = held_out.get(number)
+        chosen = rng.choice(languages) if name and len(languages) > 1 else None
+        for caption in members:
+            sets[name if caption.language == chosen else "train"].append(caption)
+    return sets
+
+
+def subset(sets: dict[str, list[Caption]], share: float, seed: int) -> None:
+    """Leave so much of each set, drawn at random."""
+    for name, captions in sets.items():
+        count = max(1, round(share * len(captions)))
+        sets[name] = Random(f"{seed} {name}").sample(captions, count)
+
+
+def check_apart(sets: dict[str, list[Caption]]) -> None:
+    """Raise AssertionError if a held-out recording or caption is in training, too."""
+    sounds = {c.digest for c in sets["train"]}
+    spoken = {(c.language, c.words) for c in sets["train"]}
+    english = {c.english for c in sets["train"]}
+    for name in SETS[1:]:
+        for caption in sets[name]:
+            if caption.digest in sounds or (caption.language, caption.words) in spoken:
+                raise AssertionError(f"{caption.key} of {name} is in training, too")
+            if name == "test_pictures" and caption.english in english:
+                raise AssertionError(f"{caption.key}: {caption.english} is in training")
+
+
+def write_set(folder: Path, captions: list[Caption]) -> None:
+    """One data folder; the sound stays where the package has it."""
+    tables: dict[str, dict[str, str]] = {
+        name: {} for name in ("wav.scp", "text.spoken", "text.intent", "text.en")
+    }
+    for caption in captions:
+        tables["wav.scp"][caption.key] = str(caption.path.absolute())
+        tables["text.spoken"][caption.key] = caption.words
+        tables["text.intent"][caption.key] = f"{caption.intent} {caption.words}"
+        tables["text.en"][caption.key] = caption.english
+    speakers = {caption.key: caption.language for caption in captions}
+    with atomic_folder(folder) as aside:
+        for name, table in tables.items():
+            write_table(aside / name, table)
+        write_table(aside / "utt2spk", speakers)
+        write_table(aside / "spk2utt", group_by_speaker(speakers))
+
+
+def report(sets: dict[str, list[Caption]]) -> None:
+    """Table of the sets, of the classes, and how much is new in those held out."""
+    print(f"{'set':<18}{'utterances':>10}{'captions':>10}{'languages':>10}")
+    for name, captions in sets.items():
+        english = {caption.english for caption in captions}
+        languages = {caption.language for caption in captions}
+        print(f"{name:<18}{len(captions):>10}{len(english):>10}{len(languages):>10}")
+    for intent, count in Counter(c.intent for c in sets["train"]).most_common():
+        print(f"train: {intent:<16}{count:>6}")
+    known = {(c.language, word) for c in sets["train"] for word in c.words.split()}
+    written = {word for c in sets["train"] for word in c.english.split()}
+    for name in SETS[2:]:
+        words = [(c.language, w) for c in sets[name] for w in c.words.split()]
+        english = [word for c in sets[name] for word in c.english.split()]
+        new = 100 * sum(word not in known for word in words) / len(words)
+        strange = 100 * sum(word not in written for word in english) / len(english)
+        print(
+            f"{name}: {new:.1f} % of the words spoken and {strange:.1f} % of the "
+            "English ones never stand in training"
+        )
+
+
+def prepare(
+    folder: Path, data: Path, languages: list[str], share: float, seed: int
+) -> None:
+    """Write the four sets below ``data``; the same input gives the same files."""
+    captions, dropped, found = read_captions(folder, languages)
+    captions, twice = drop_duplicates(captions)
+    dropped["the same sound as another"] = twice
+    if found != len(captions) + dropped.total():
+        raise AssertionError(f"{found} recordings in, not as many out")
+    print(f"{found} recordings found, {len(captions)} used")
+    for reason, count in sorted(dropped.items()):
+        print(f"{count} left out: {reason}")
+    sets = split(group(captions), seed)
+    if share < 1:
+        subset(sets, share, seed)
+    for name, members in sets.items():
+        if not members:
+            raise UserError(f"{folder}: too few captions: nothing is left for {name}")
+    check_apart(sets)
+    report(sets)
+    for name, members in sets.items():
+        write_set(data / name, members)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of stage 1."""
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    p.add_argument("--languages", nargs="+", default=LANGUAGES, choices=LANGUAGES)
+    p.add_argument(
+        "--corpus",
+        type=Path,
+        help=f"folder with {PACKAGE} unpacked (/usr/share where it is installed); "
+        "without it the package is downloaded by apt",
+    )
+    p.add_argument("--downloads", type=Path, default=Path("downloads"), help="for apt")
+    p.add_argument("--data", type=Path, default=Path("data"), help="output folder")
+    p.add_argument("--share", type=float, default=1.0, help="part of each set to keep")
+    p.add_argument("--seed", type=int, default=1, help="of every random choice")
+    return p
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.corpus and not args.corpus.is_dir():
+        raise UserError(f"--corpus {args.corpus}: no such folder")
+    if not 0 < args.share <= 1:
+        raise UserError(f"--share {args.share}: above 0 and at most 1")
+    folder = args.corpus or fetch(args.downloads)
+    prepare(folder, args.data, args.languages, args.share, args.seed)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Captions of pictures, spoken in eight languages, to English; README.md says more.
+#   ./run.sh --local_data_opts "--languages es fr"     # be bg ca el es fr ro ru are all
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+# The encoder learns the words spoken, by CTC; the decoders are trained on top of it, side
+# by side, since the model is too small for several threads to pay.
+exec ../../TEMPLATE/pipeline.sh \
+    --task st --target_text text.en --source_text text.spoken \
+    --test_sets "test_pictures test_recordings" \
+    --channel mean --speed_factors "0.9 1.0 1.1" \
+    --min_seconds 0.3 --max_seconds 8 \
+    --token_type bpe --nbpe 800 \
+    --train_config conf/train.yaml \
+    --encoder_config conf/encoder.yaml \
+    --nbest 3 \
+    --threads 1 --train_jobs 2 \
+    --attention "mha mtla_s2" \
+    --decode_configs conf/decode.yaml \
+    --baselines most_frequent \
+    --readme README.md \
+    "$@"
