@@ -34,15 +34,19 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
     """An option for each field of :class:`DecodeOptions`, left out unless given."""
     group = parser.add_argument_group("decoding options")
     for option in fields(DecodeOptions):
-        kind = type(option.default)
+        kind = _text if option.default is None else type(option.default)
         group.add_argument(
             f"--{option.name}",
             type=_truth if kind is bool else kind,
             # Left out unless given, so that the YAML's value is not overwritten.
             default=argparse.SUPPRESS,
-            metavar={bool: "true|false"}.get(kind, kind.__name__.upper()),
+            metavar={bool: "true|false", _text: "STR"}.get(kind, kind.__name__.upper()),
             help=f"{option.metadata['help']} (default: {_shown(option.default)})",
         )
+
+
+def _text(text: str) -> str | None:
+    return None if text.lower() in ("null", "none") else text
 
 
 def _truth(text: str) -> bool:
@@ -52,6 +56,8 @@ def _truth(text: str) -> bool:
 
 
 def _shown(value: object) -> str:
+    if value is None:
+        return "null"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

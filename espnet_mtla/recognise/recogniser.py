@@ -15,7 +15,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.utterances import Sound
 from espnet_mtla.search.beam import BrokenScores, Hypothesis, Symbols, beam_search
 from espnet_mtla.search.ctc import CTCPrefixScorer, best_path
-from espnet_mtla.search.decoder_scorer import DecoderScorer
+from espnet_mtla.search.decoder_scorer import DecoderScorer, cache_options
 from espnet_mtla.search.limits import length_limits
 from espnet_mtla.search.options import DecodeOptions
 
@@ -163,6 +163,7 @@ class Recogniser:
             beam=options.beam_size,
             share_prompt=options.share_prompt,
             cuda_graphs=options.cuda_graphs,
+            options=cache_options(options),
         )
         weight = options.ctc_weight
         prefix_scorers = []
@@ -193,6 +194,7 @@ class Recogniser:
             beam=beam,
             share_prompt=self.options.share_prompt,
             itemsize=getattr(torch, self.options.dtype).itemsize,
+            options=cache_options(self.options),
         )
 
     def _now(self) -> float:

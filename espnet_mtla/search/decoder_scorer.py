@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.layout import PLAIN, CacheOptions
 from espnet_mtla.decoder.graphs import steps_of
+from espnet_mtla.search.options import DecodeOptions
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
@@ -20,6 +22,7 @@ class DecoderScorer:
         prompt: ``(B, P, D)``, padding behind; prompt_lens: valid frames ``(B,)``.
         max_tokens: tokens that can be generated, <eos> not counted.
         cuda_graphs: see :func:`espnet_mtla.decoder.graphs.steps_of`.
+        options: how the cache is kept.
     """
 
     def __init__(
@@ -31,8 +34,10 @@ class DecoderScorer:
         beam: int,
         share_prompt: bool = True,
         cuda_graphs: str = "auto",
+        options: CacheOptions = PLAIN,
     ) -> None:
         self.decoder, self.beam, self.share_prompt = decoder, beam, share_prompt
+        self.options = options
         # Fed tokens are <sos> and all generated ones: the last is fed to score its
         # <eos>.
         self.state = decoder.prefill(
@@ -41,6 +46,7 @@ class DecoderScorer:
             max_tokens=max_tokens + 1,
             beam=beam,
             share_prompt=share_prompt,
+            options=options,
         )
         self.run = steps_of(decoder, self.state, cuda_graphs)
         self.prompt_lens, self.itemsize = prompt_lens, prompt.itemsize
@@ -66,8 +72,18 @@ class DecoderScorer:
         """Largest filled part of the cache so far: measured, and by the formula."""
         formula = sum(
             self.decoder.cache_bytes(
-                frames, self.steps, self.beam, self.share_prompt, self.itemsize
+                frames,
+                self.steps,
+                self.beam,
+                self.share_prompt,
+                self.itemsize,
+                self.options,
             )
             for frames in self.prompt_lens.tolist()
         )
         return max(self._peak, (self.state.used_nbytes, formula))
+
+
+def cache_options(options: DecodeOptions) -> CacheOptions:
+    """How decoding options say that the decoder's cache is kept."""
+    return CacheOptions(options.backend, options.cache_dtype, options.prompt_cache)

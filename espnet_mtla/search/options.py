@@ -8,6 +8,10 @@ from dataclasses import dataclass, field
 from espnet_mtla.errors import UserError
 
 DTYPES = ("float32", "bfloat16", "float16")
+# Named here too, since options are read without torch; a test holds them together.
+CACHE_DTYPES = ("int8", "fp8")
+PROMPT_CACHES = ("latent", "heads")
+BACKENDS = ("auto", "triton", "flash_attn", "torch")
 CUDA_GRAPHS = ("auto", "always", "never")
 
 
@@ -50,6 +54,17 @@ class DecodeOptions:
         "float32",
         f"of the decoder and its cache: {', '.join(DTYPES)}; all else float32",
     )
+    cache_dtype: str | None = _option(
+        None, "8 bits a number of the cache: int8 or fp8; null: the decoder's dtype"
+    )
+    prompt_cache: str = _option(
+        "latent",
+        "latent, or heads: a prompt's keys and values of each head; more memory, and "
+        "faster with many hypotheses",
+    )
+    backend: str = _option(
+        "auto", "of attention over the cache: auto, torch, triton, flash_attn"
+    )
     share_prompt: bool = _option(
         True, "one prompt cache an utterance; false: one a hypothesis, as in the paper"
     )
@@ -69,6 +84,17 @@ class DecodeOptions:
         # Fewer than K candidates a row could not fill the beam in the first step.
         self._need("ctc_candidates", self.ctc_candidates >= 1, "a value >= 1")
         self._need("length_norm", self.length_norm >= 0, "a value >= 0")
+        self._need(
+            "cache_dtype",
+            self.cache_dtype in (None, *CACHE_DTYPES),
+            f"null or one of {', '.join(CACHE_DTYPES)}",
+        )
+        self._need(
+            "prompt_cache",
+            self.prompt_cache in PROMPT_CACHES,
+            "one of " + ", ".join(PROMPT_CACHES),
+        )
+        self._need("backend", self.backend in BACKENDS, f"one of {', '.join(BACKENDS)}")
         self._need("dtype", self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
         self._need("share_prompt", isinstance(self.share_prompt, bool), "true or false")
         known = self.cuda_graphs in CUDA_GRAPHS

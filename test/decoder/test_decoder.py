@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from espnet_mtla.attention import attention_settings
-from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
+from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer, DecoderState
 from espnet_mtla.errors import UserError
 from test.attention.common import HEADS, TYPES, WIDTH
 
@@ -64,6 +64,21 @@ def test_a_row_gives_in_a_batch_what_it_gives_alone(kind: str, mode: str) -> Non
         torch.testing.assert_close(together[row : row + 1, : row + 3], alone, **SAME)
 
 
+def poison(state: DecoderState) -> None:
+    """NaN into all memory of the caches that nothing was written to."""
+    time = state.timeline
+    for part in state.spare:
+        part.fill_(float("nan"))
+    for cache in state.caches:
+        for entries, count in (
+            (cache.prompt, time.whole),
+            (cache.suffix, -(-time.seen // time.stride) - time.base),
+        ):
+            slot = torch.arange(entries.size(2))
+            unwritten = slot >= count.unsqueeze(1)
+            entries.masked_fill_(unwritten[:, None, :, None], float("nan"))
+
+
 @kinds
 @modes
 @pytest.mark.parametrize("share", [True, False], ids=["shared", "copied"])
@@ -76,6 +91,7 @@ def test_steps_with_forks_and_leavers_equal_the_full_pass(
         prompt, lengths, max_tokens=steps, beam=beam, share_prompt=share
     )
     history = torch.zeros(len(lengths) * beam, 0, dtype=torch.long)
+    poison(state)
     for step in range(steps):
         new = torch.randint(0, VOCAB, (len(history),))
         history = torch.cat((history, new.unsqueeze(1)), dim=1)
@@ -86,6 +102,7 @@ def test_steps_with_forks_and_leavers_equal_the_full_pass(
         order = (picks + beam * torch.arange(len(lengths)).unsqueeze(1)).flatten()
         state.reorder(order)
         history = history[order]
+        poison(state)
         if step == 4:  # the second utterance leaves, the others change places
             keep = torch.tensor([2, 0, 3])
             state.select(keep)

@@ -52,3 +52,12 @@ def test_length_limits(least, most, low, high):
     options = DecodeOptions(min_length_ratio=least, max_length_ratio=most)
     found = length_limits(torch.tensor([1, 7, 40]), options)
     assert [side.tolist() for side in found] == [low, high]
+
+
+def test_names_known_without_torch_are_those_of_the_cache() -> None:
+    from espnet_mtla.attention import backend, layout, quantise
+    from espnet_mtla.search import options
+
+    assert options.CACHE_DTYPES == quantise.CACHE_DTYPES
+    assert options.PROMPT_CACHES == layout.PROMPT_FORMS
+    assert set(options.BACKENDS) == set(backend.CHOICES)
