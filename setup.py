@@ -37,6 +37,9 @@ EXTRAS = {
     "flash": ["flash-attn>=2.6"],
     "dev": [
         "hypothesis",
+        "ipykernel",  # with the next two: the notebook runs in a test
+        "nbclient",
+        "nbformat",
         "pytest>=8",
         "pytest-xdist",
         "ruff>=0.12",
