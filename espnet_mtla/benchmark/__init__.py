@@ -17,4 +17,4 @@ PARTS = {
     "decode": "steps with a cache: time and bytes, beside the reference's",
     "kernel": "attention over a cache: bytes and products a second",
 }
-"""Part and what it measures, in the order ``all`` runs them."""
+"""Part and what it measures; ``all`` runs them as :mod:`.table` says."""

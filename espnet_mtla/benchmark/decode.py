@@ -66,6 +66,7 @@ class _Run:
     steps: list[float] = field(default_factory=list)
     total: list[float] = field(default_factory=list)
     cache: int = 0
+    peak: int | None = None
 
     def columns(self) -> dict[str, Value]:
         low, median, high = statistics.quantiles(self.steps, n=4, method="inclusive")
@@ -76,6 +77,7 @@ class _Run:
             "first step ms": statistics.median(self.first) * 1e3,
             "all steps s": statistics.median(self.total),
             "cache MB": self.cache / 1e6,
+            "peak MB": None if self.peak is None else self.peak / 1e6,
             "rounds": len(self.total),
         }
 
@@ -229,6 +231,23 @@ def _decode(
     device: torch.device,
 ) -> None:
     """One pass; hypotheses go on from random ones of their utterance."""
+    from espnet_mtla.benchmark.measure import peak_bytes
+
+    def one_pass() -> None:
+        _steps(make, result, args, beam, device)
+
+    result.peak = peak_bytes(one_pass, device)
+    if result.peak is None:  # where nobody counts nothing has run
+        one_pass()
+
+
+def _steps(
+    make: object,
+    result: _Run,
+    args: argparse.Namespace,
+    beam: int,
+    device: torch.device,
+) -> None:
     import torch
 
     from espnet_mtla.benchmark.measure import synchronise
@@ -263,9 +282,14 @@ def _with_ratios(rows: list[dict[str, Value]]) -> list[dict[str, Value]]:
         for label, key in (
             ("own ref", (row["attention"], REFERENCE)),
             ("ref mha", ("mha", REFERENCE)),
+            ("our mha", ("mha", OURS)),
         ):
-            other = found.get(key)
-            for column, short in (("all steps s", "time"), ("cache MB", "cache")):
-                ratio = None if other is None else other[column] / row[column]
-                row[f"{short} x, {label}"] = ratio
+            other = found.get(key, {})
+            for column, short in (
+                ("all steps s", "time"),
+                ("cache MB", "cache"),
+                ("peak MB", "peak"),
+            ):
+                if other.get(column) is not None:
+                    row[f"{short} x, {label}"] = other[column] / row[column]
     return rows

@@ -9,13 +9,16 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from espnet_mtla.benchmark import PARTS
+from espnet_mtla.benchmark.table import RUNS, runs_for
 from espnet_mtla.bin.cli import run
 from espnet_mtla.errors import UserError
 
@@ -30,6 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
         part = parts.add_parser(name, help=summary, description=summary, **form)
         _add_common(part)
         import_module(f"espnet_mtla.benchmark.{name}").add_arguments(part)
+    _add_all(parts.add_parser("all", help="the table of goals, in ten minutes", **form))
     show = parts.add_parser(
         "show", help="print and plot a result that was measured before", **form
     )
@@ -48,6 +52,15 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add("--name", default="", help="of the files; default: part, device, dtype")
 
 
+def _add_all(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda:N")
+    add("--output_dir", type=Path, default=Path("benchmarks"), help="for the results")
+    names = sorted({name for runs in RUNS.values() for name in runs})
+    add("--run_seconds", type=float, default=300, help="a run is stopped after these")
+    add("--only", nargs="+", default=[], choices=names, help="some of the runs")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if argv is None else list(argv)
     args = get_parser().parse_args(arguments)
@@ -55,6 +68,45 @@ def main(argv: Sequence[str] | None = None) -> None:
         show(args.result)
         return
     args.device = _device(args.device)
+    if args.part == "all":
+        run_all(args)
+    else:
+        run_part(args, arguments)
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """Every run of the table of goals, each with its own files.
+
+    Each in a process of its own: what goes wrong on a GPU ends a process, no other.
+
+    Raises:
+        UserError: At the end, naming the runs that failed; the others are written.
+    """
+    shared = ["--device", args.device, "--output_dir", str(args.output_dir)]
+    kind, failed = args.device.partition(":")[0], []
+    for name, arguments in runs_for(kind, shared, args.only).items():
+        began = time.perf_counter()
+        print(f"\n# {name}: {' '.join(arguments)}", flush=True)
+        reason = _run_alone(arguments, args.run_seconds)
+        if reason:
+            failed.append(f"{name} ({reason})")
+        logging.info("%s took %.0f s", name, time.perf_counter() - began)
+    if failed:
+        raise UserError(f"not measured: {', '.join(failed)}; reasons stand above")
+
+
+def _run_alone(arguments: list[str], seconds: float) -> str | None:
+    """Run the command in another process; returns why it failed."""
+    command = [sys.executable, "-m", "espnet_mtla.bin.benchmark", *arguments]
+    try:
+        code = subprocess.run(command, timeout=seconds).returncode
+    except subprocess.TimeoutExpired:
+        return f"stopped after {seconds:.0f} s"
+    return f"exit status {code}" if code else None
+
+
+def run_part(args: argparse.Namespace, arguments: list[str]) -> None:
+    """One part: its gate, its measurements, and the files of its report."""
     if args.threads:
         import torch
 
