@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from toy_corpus import WORDS, Toy
 
 from espnet_mtla.data.folder import read_table, write_table
 from espnet_mtla.errors import UserError
+from espnet_mtla.task.checkpoint import load
 
 INTENTS = ("up", "down")
 SHORT = {"max_epoch": 1, "batch_size": 7}
@@ -116,3 +118,20 @@ def test_source_and_target_must_match(tasks_toy):
     write_table(toy.valid / "text.words", words)
     with pytest.raises(UserError, match=rf"text\.words: utterance {dropped}"):
         toy("--collect_stats", "--task", "st", "--source_text", "text.words")
+
+
+def test_a_decoder_without_ctc_starts_from_a_recogniser(tasks_toy):
+    """What a recipe does: encoder and CTC are handed on, and only one has a place."""
+    toy, encoder, model = tasks_toy, *(tasks_toy.folder / n for n in ("enc", "st"))
+    options = ("--task", "st", "--source_text", "text.words")
+    toy("--collect_stats", *options, **SHORT)
+    toy("--output_dir", encoder, *options, **SHORT, model_conf={"ctc_weight": 1.0})
+    states = encoder / "1epoch.pth"
+    handed = ("--init_param", f"{states}:encoder:encoder", f"{states}:ctc:ctc")
+    decoder = {**SHORT, "model_conf": {"ctc_weight": 0.0}, "freeze_param": ["encoder"]}
+    toy("--output_dir", model, *options, *handed, **decoder)
+    ours, theirs = (load(path) for path in (model / "1epoch.pth", states))
+    for name in theirs:
+        if name.startswith("encoder."):
+            assert torch.equal(ours[name], theirs[name])
+    assert not any(name.startswith("ctc.") for name in ours)
