@@ -1,0 +1,37 @@
+# shellcheck shell=bash disable=SC2154 # the options are set by pipeline.sh
+# Sourced by pipeline.sh: which file a name stands for, and which stage makes it.
+
+name_of() { basename "$1" .yaml; }
+model_of() { echo "$expdir/${task}_${tag}_$(name_of "$1")"; }
+
+maker_of() { # who makes INPUT, for the message when it is missing
+    case $1 in
+        local | conf/* | *.yaml) echo "is the name right?" ;;
+        data/token_list/*) echo "stage 5 (tokens) makes it" ;;
+        data/*_sp) echo "stage 2 (speed_perturb) makes it" ;;
+        data/*) echo "stage 1 (data) makes it, or bring your own wav.scp and text" ;;
+        "$dumpdir"/org/*) echo "stage 3 (format) makes it" ;;
+        "$dumpdir"/*) echo "stage 4 (filter) makes it" ;;
+        "$stats"/*) echo "stage 6 (stats) makes it" ;;
+        "$encoder"/*) echo "stage 7 (encoder) makes it" ;;
+        */.done.train) echo "stage 8 (train) makes it" ;;
+        */model.safetensors | */packed_*/README.md) echo "stage 12 (pack) makes it" ;;
+        */model.pth) echo "stage 9 (average) makes it" ;;
+        *) echo "stages 10 (decode) and 11 (score) make it" ;;
+    esac
+}
+
+fragment_file() { # fragment_file OPTION KIND NAME: the YAML file that NAME stands for
+    local file
+    for file in "$3" "conf/$2/$3.yaml" "$ROOT/conf/$2/$3.yaml"; do
+        if [ -f "$file" ]; then echo "$file" && return; fi
+    done
+    die "--$1: there is no '$3' in conf/$2, which has:" \
+        "$(cd "$ROOT/conf/$2" && printf '%s ' *.yaml | sed 's/\.yaml//g')"
+}
+
+attention_file() { fragment_file attention attention "$1"; }
+
+frontend_file() { # nothing without --frontend_config
+    [ -z "$frontend_config" ] || fragment_file frontend_config frontend "$frontend_config"
+}
