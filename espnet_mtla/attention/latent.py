@@ -227,9 +227,7 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
     ) -> Tensor:
         stride, rank = self.layout.stride, latent.size(-1)
         if new is None:
-            token = torch.arange(latent.size(1), device=latent.device).unsqueeze(0)
-            weights = self.hypernet_down(latent, token // stride)
-            return running_sums(weights * latent, stride)
+            return running_sums(self.hypernet_down(latent, stride) * latent, stride)
         weighted = self.hypernet_down.weigh(latent, new.codes) * latent
         summed = None if carry is None else carry[:, 0, :rank]
         if latent.size(1) == 1 and summed is not None:

@@ -31,14 +31,19 @@ class HyperNetwork(nn.Module):
         self.fc_c = nn.Linear(rank, rank // 4)
         self.fc_p = nn.Linear(rank, rank // 4)
 
-    def forward(self, latents: Tensor, chunks: Tensor) -> Tensor:
-        """Weights ``(B, T, 1)`` of ``latents (B, T, r)`` in ``chunks (B or 1, T)``."""
-        return self.weigh(latents, chunk_encoding(chunks, self.rank).to(latents.dtype))
+    def forward(self, latents: Tensor, stride: int) -> Tensor:
+        """Weights ``(B, T, 1)`` of whole rows of latents ``(B, T, r)``."""
+        tokens = latents.size(1)
+        chunks = torch.arange(-(-tokens // stride), device=latents.device)
+        features = self.fc_c(chunk_encoding(chunks, self.rank).to(latents.dtype))
+        return self._weigh(latents, features.repeat_interleave(stride, 0)[:tokens])
 
     def weigh(self, latents: Tensor, codes: Tensor) -> Tensor:
-        """:meth:`forward` where the chunks are encoded, ``(B or 1, T, r)``."""
-        score = (self.fc_c(codes) * self.fc_p(latents)).sum(-1, keepdim=True)
-        return torch.sigmoid(score)
+        """The same for any tokens, their chunks encoded as ``(B or 1, T, r)``."""
+        return self._weigh(latents, self.fc_c(codes))
+
+    def _weigh(self, latents: Tensor, features: Tensor) -> Tensor:
+        return torch.sigmoid((features * self.fc_p(latents)).sum(-1, keepdim=True))
 
 
 def chunk_encoding(chunks: Tensor, rank: int) -> Tensor:

@@ -57,7 +57,7 @@ class MultiheadAttention(ReferenceInterface):
     def attend(
         self, q: Tensor, entries: Tensor, rank: Tensor | None, dropout: float
     ) -> Tensor:
-        k, v = self.layout.keys(entries), self.layout.values(entries)
+        k, v = entries.split(self.config.head_dim, dim=-1)
         return attend_heads(q, k, v, rank, self.scale, dropout)
 
     def absorb(self, q: Tensor) -> Tensor:

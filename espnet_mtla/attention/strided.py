@@ -86,15 +86,17 @@ class StridedAttention:
         """Gradients of q, finished, own and weight."""
         keys, values = self._keys_values()
         dq, d_own = torch.zeros_like(self.q), torch.zeros_like(self.own)
-        d_keys, d_values = torch.zeros_like(keys), torch.zeros_like(values)
         d_weight = torch.zeros_like(self.weight)
-        for piece, state in zip(self._pieces(), states.unbind(), strict=True):
+        d_keys = d_values = None
+        # The last piece sees all finished chunks: its gradients start the sums.
+        for piece, state in reversed(list(zip(self._pieces(), states, strict=True))):
             final = _Final(*(x[:, piece.queries] for x in (grad, out, lse, dq)))
             found = self._finished_backward(piece, keys, values, final, state)
-            if found is not None:
-                count = found[0].size(2)
-                d_keys[:, :, :count] += found[0]
-                d_values[:, :, :count] += found[1]
+            if d_keys is None:
+                d_keys, d_values = found or (keys.zero_(), values.zero_())
+            elif found is not None:
+                d_keys[:, :, : found[0].size(2)] += found[0]
+                d_values[:, :, : found[1].size(2)] += found[1]
             if piece.own:
                 d_own[:, piece.queries] = self._own_backward(piece, final, d_weight)
         d_nope, d_rope = d_keys[..., : self._n], d_keys[..., self._n : self._d]

@@ -46,7 +46,9 @@ def test_the_chunk_encoding_by_hand() -> None:
 
 def test_the_weight_is_the_sigmoid_of_the_inner_product() -> None:
     torch.manual_seed(0)
-    net, latent = HyperNetwork(8), torch.randn(1, 1, 8)
-    weight = net(latent, torch.tensor([[2]]))
-    inner = net.fc_c(chunk_encoding(torch.tensor(2), 8)) @ net.fc_p(latent[0, 0])
-    torch.testing.assert_close(weight[0, 0, 0], 1 / (1 + torch.exp(-inner)))
+    net, latents = HyperNetwork(8), torch.randn(1, 5, 8)
+    weights = net(latents, stride=2)
+    for token, chunk in enumerate([0, 0, 1, 1, 2]):
+        code = chunk_encoding(torch.tensor(chunk), 8)
+        inner = net.fc_c(code) @ net.fc_p(latents[0, token])
+        torch.testing.assert_close(weights[0, token, 0], 1 / (1 + torch.exp(-inner)))
