@@ -44,8 +44,8 @@ class FbankFrontend(AbsFrontend):
         rate = humanfriendly.parse_size(fs) if isinstance(fs, str) else fs
         self.n_mels = n_mels
         self.window = int(rate * frame_length / 1000)
-        self.shift = int(rate * frame_shift / 1000)
-        if self.window < 2 or self.shift < 1:
+        self.hop_length = int(rate * frame_shift / 1000)
+        if self.window < 2 or self.hop_length < 1:
             raise ValueError("frame_length and frame_shift: too short for fs")
         self.n_fft = 1 << (self.window - 1).bit_length()
         banks, _ = get_mel_banks(
@@ -64,7 +64,7 @@ class FbankFrontend(AbsFrontend):
 
     def frames(self, samples: Tensor) -> Tensor:
         """Frames of utterances with so many samples; any shape."""
-        return ((samples - self.window) // self.shift + 1).clamp(min=0)
+        return ((samples - self.window) // self.hop_length + 1).clamp(min=0)
 
     def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, T, n_mels), zero behind an utterance's end, and frames (B,).
@@ -75,7 +75,9 @@ class FbankFrontend(AbsFrontend):
         counts = self.frames(lengths)
         if speech.size(1) < self.window:
             return speech.new_zeros(len(speech), 1, self.n_mels), counts
-        frames = speech.unfold(1, self.window, self.shift) * _FULL_SCALE  # (B, T, w)
+        frames = (
+            speech.unfold(1, self.window, self.hop_length) * _FULL_SCALE
+        )  # (B, T, w)
         frames = frames - frames.mean(2, keepdim=True)
         before = torch.cat([frames[..., :1], frames[..., :-1]], 2)
         frames = (frames - _PREEMPHASIS * before) * self.taper

@@ -71,6 +71,8 @@ class S3PRLFrontend(AbsFrontend):
             raise UserError(f"layer: needed: layers of {upstream} differ in width")
         self.width = widths.pop()
         self.layers = len(states)
+        rates = model.get_downsample_rates("hidden_states")
+        self.hop_length = rates if isinstance(rates, int) else rates[self.layer or 0]
         if self.layer is None:
             self.weights = nn.Parameter(torch.zeros(self.layers))
 

@@ -17,7 +17,14 @@ from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.errors import UserError
 from espnet_mtla.share.card import Card, describe
 from espnet_mtla.share.files import CONFIG, DECODE, README, WEIGHTS
-from espnet_mtla.task.files import STATS, SYMBOLS, TOKENISER, TOKENS
+from espnet_mtla.task.files import (
+    STATS,
+    SYMBOLS,
+    TOKENISER,
+    TOKENS,
+    link_upstream,
+    upstream_path,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -81,6 +88,9 @@ def portable(args: Mapping[str, Any], where: Path) -> dict[str, Any]:
         config[option] = name if args[option] is not None else None
     if args["normalize"] == "global_mvn":
         config["normalize_conf"] = {**args["normalize_conf"], "stats_file": STATS}
+    upstream = upstream_path(config["frontend"], config["frontend_conf"])
+    if upstream is not None:
+        config["frontend_conf"] = {**config["frontend_conf"], "path": upstream.name}
     for key, text in _texts(config):
         if Path(text).is_absolute():
             raise UserError(
@@ -113,6 +123,9 @@ def _write_files(
     if args["normalize"] == "global_mvn":
         stats = Path(args["normalize_conf"]["stats_file"])
         (target / STATS).write_bytes(stats.read_bytes())
+    upstream = upstream_path(args["frontend"], args["frontend_conf"])
+    if upstream is not None:
+        link_upstream(upstream, target)
     write_yaml(target / CONFIG, config)
 
 

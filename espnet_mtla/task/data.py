@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from espnet_mtla.data.features import check_places
 from espnet_mtla.data.folder import FEATURES, read_table, source_table
@@ -167,14 +168,26 @@ def check_made_by(
         UserError: they were not, or the folder does not say.
     """
     file = folder / MADE_BY
-    made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    wanted = {"frontend": frontend, "frontend_conf": settings}
-    if made != wanted:
-        of = json.dumps(made) if made else "an unknown front-end"
-        raise UserError(
-            f"{folder}: features of {of}, and the model takes those of "
-            f"{json.dumps(wanted)}: dump them again, or train with frontend none"
-        )
+    made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    wanted = {"frontend": frontend, "frontend_conf": dict(settings)}
+    digest = made.pop("checkpoint", "")
+    if made == wanted or (digest and _same_checkpoint(made, wanted, digest)):
+        return
+    of = json.dumps(made) if made else "an unknown front-end"
+    raise UserError(
+        f"{folder}: features of {of}, and the model takes those of "
+        f"{json.dumps(wanted)}: dump them again, or train with frontend none"
+    )
+
+
+def _same_checkpoint(made: dict[str, Any], wanted: dict[str, Any], digest: str) -> bool:
+    """Whether both differ in where the same upstream lies, and in nothing else."""
+    from espnet_mtla.frontend.upstream import checkpoint_digest
+
+    path = wanted["frontend_conf"].get("path")
+    moved = {**made["frontend_conf"], "path": path}
+    same = made["frontend"] == wanted["frontend"] and moved == wanted["frontend_conf"]
+    return same and checkpoint_digest(path) == digest
 
 
 def lengths(source: Source) -> dict[str, str]:

@@ -8,6 +8,7 @@ the shards whose mark still fits.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -68,10 +69,11 @@ class Maker:
             "frontend_conf": args.frontend_conf,
         }
 
+    @functools.cached_property
     def identity(self) -> dict[str, object]:
         """What the features depend on besides the sound."""
         known = getattr(self.module, "identity", None)
-        return {**self.settings, "checkpoint": known() if known else ""}
+        return {**self.settings, **({"checkpoint": known()} if known else {})}
 
     @torch.inference_mode()
     def __call__(self, key: str, source: str) -> np.ndarray:
@@ -242,7 +244,7 @@ def _make_all(
 ) -> dict[Path, Written]:
     from tqdm import tqdm
 
-    identity = maker.identity()
+    identity = maker.identity
     keys = {shard.path: shard.key(identity, storage) for shard in shards}
     written = {}
     for shard in shards:
@@ -309,7 +311,7 @@ def _write_tables(
         if file.name not in used:
             file.unlink()
     with atomic_file(target / MADE_BY) as stream:
-        json.dump(maker.settings, stream, indent=2)
+        json.dump(maker.identity, stream, indent=2)
     with atomic_file(target / "feats_type") as stream:
         stream.write(f"features_{storage.kind}\n")
     made = DataFolder(

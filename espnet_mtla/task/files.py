@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
 
 STATS, TOKENISER, SYMBOLS = "feats_stats.npz", "bpe.model", "nlsyms.txt"
 TOKENS = "tokens.txt"
+UPSTREAM = "upstream"
 
 
 def keep_copies(args: Namespace, folder: str | Path) -> None:
@@ -25,6 +29,10 @@ def keep_copies(args: Namespace, folder: str | Path) -> None:
     for option, name in (("bpemodel", TOKENISER), ("non_linguistic_symbols", SYMBOLS)):
         if getattr(args, option) is not None:
             setattr(args, option, _copy(getattr(args, option), folder / name))
+    path = upstream_path(args.frontend, args.frontend_conf)
+    if path is not None:
+        copy = str(link_upstream(path, folder))
+        args.frontend_conf = {**args.frontend_conf, "path": copy}
 
 
 def use_copies(args: Namespace, folder: Path) -> None:
@@ -37,6 +45,38 @@ def use_copies(args: Namespace, folder: Path) -> None:
     for option, name in (("bpemodel", TOKENISER), ("non_linguistic_symbols", SYMBOLS)):
         if getattr(args, option) is not None and (folder / name).exists():
             setattr(args, option, str(folder / name))
+    if getattr(args, "frontend", None) == "s3prl":
+        for copy in folder.glob(f"{UPSTREAM}*"):
+            args.frontend_conf = {**args.frontend_conf, "path": str(copy)}
+
+
+def upstream_path(frontend: str | None, settings: Mapping[str, Any]) -> Path | None:
+    """The checkpoint that a front-end is built from, if it lies on this machine."""
+    path = settings.get("path") if frontend == "s3prl" else None
+    return Path(path) if path and Path(path).exists() else None
+
+
+def link_upstream(path: Path, folder: Path) -> Path:
+    """Take an upstream's checkpoint along: a hard link, which takes no room, or a copy.
+
+    Returns:
+        Where it is now: ``upstream`` with the ending of the file.
+    """
+    target = folder / f"{UPSTREAM}{'' if path.is_dir() else path.suffix}"
+    if path.resolve() == target.resolve():
+        return target
+    files = {target: path}
+    if path.is_dir():
+        files = {target / f.name: f for f in path.iterdir() if f.is_file()}
+    for kept, given in files.items():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.unlink(missing_ok=True)
+        try:
+            os.link(given.resolve(), kept)
+        except OSError:  # another disk, or one without links
+            with open(given, "rb") as source, atomic_file(kept, "wb") as copy:
+                shutil.copyfileobj(source, copy)
+    return target
 
 
 def _copy(source: str | Path, target: Path) -> str:

@@ -20,7 +20,9 @@ from espnet_mtla.data.table import UtteranceTable
 from espnet_mtla.errors import UserError
 from espnet_mtla.task import dump as dumping
 from espnet_mtla.task.checkpoint import load
+from espnet_mtla.task.data import check_made_by
 from espnet_mtla.task.dump import Storage, dump_features, read_frontend
+from espnet_mtla.task.files import link_upstream
 
 FBANK = {"frontend": "fbank", "frontend_conf": {"fs": 8000, "n_mels": 12}}
 ARGS = Namespace(**FBANK)
@@ -178,6 +180,12 @@ def test_the_same_config_trains_from_sound_and_from_features(formatted, toy, tmp
         )
 
 
+def made_by(folder: Path, path: str) -> None:
+    """Raises unless the folder holds features of the upstream at this path."""
+    settings = {"upstream": "wavlm_local", "path": path}
+    check_made_by(folder, "s3prl", settings)
+
+
 def test_features_of_an_upstream_train_as_the_upstream_does(formatted, toy, tmp_path):
     """A weighted sum of layers, in float16: equal to the rounding of stored states."""
     import sys
@@ -207,7 +215,62 @@ def test_features_of_an_upstream_train_as_the_upstream_does(formatted, toy, tmp_
     from_sound = run(toy, "sound", folders, settings)
     from_features = run(toy, "features", made, settings)
     np.testing.assert_allclose(from_features, from_sound, rtol=2e-3)
-    names = torch.load(toy.folder / "features" / "1epoch.pth", weights_only=True)
+    made_by(made["train"], path)
+    made_by(made["train"], str(toy.folder / "features" / "upstream.pt"))
+    other = make_wavlm(tmp_path / "other.pt", normalize=False)
+    with pytest.raises(UserError, match=r"train: features of .*dump them ag"):
+        made_by(made["train"], str(other))
+    exp = toy.folder / "features"
+    names = torch.load(exp / "1epoch.pth", weights_only=True)
     assert [name for name in names if name.startswith("frontend")] == [
         "frontend.weights"
     ]
+    check_it_can_be_moved(exp, Path(path), folders["valid"], tmp_path)
+
+
+def check_it_can_be_moved(exp: Path, upstream: Path, data: Path, tmp_path: Path):
+    """Experiment and pack hold the upstream: trained from features, they read sound."""
+    import sys
+    from unittest import mock
+
+    from espnet_mtla.bin import inference, pack
+
+    shutil.copy(exp / "1epoch.pth", exp / "model.pth")
+    folders = ["--model_dir", str(exp), "--output_dir", str(tmp_path / "packed")]
+    command = ["pack", *folders]
+    with mock.patch.object(sys, "argv", command):
+        pack.main()
+    options = ["--ctc_weight", "0", "--min_length_ratio", "0.2"]
+    texts = []
+    for number, folder in enumerate((exp, tmp_path / "packed")):
+        moved = tmp_path / f"moved{number}"
+        shutil.copytree(folder, moved)
+        (folder / "upstream.pt").unlink()
+        upstream.unlink(missing_ok=True)
+        command = ["inference", "--model_dir", str(moved), "--data", str(data)]
+        out = tmp_path / f"out{number}"
+        with mock.patch.object(
+            sys, "argv", [*command, "--output_dir", str(out), *options]
+        ):
+            inference.main()
+        texts.append((out / "1best_recog" / "token_int").read_text())
+    assert texts[0] == texts[1]
+    assert any(line.split(maxsplit=1)[1:] for line in texts[0].splitlines())
+
+
+def test_an_upstream_is_taken_along_from_another_disk(tmp_path, monkeypatch):
+    for name in ("model", "config.json"):
+        (tmp_path / "hub").mkdir(exist_ok=True)
+        (tmp_path / "hub" / name).write_text(name)
+    linked = link_upstream(tmp_path / "hub", tmp_path / "one")
+    assert linked == tmp_path / "one" / "upstream"
+    assert (linked / "model").stat().st_nlink == 2
+    assert link_upstream(linked, tmp_path / "one") == linked
+
+    def refuse(*_: object) -> None:
+        raise OSError(18, "another device")
+
+    monkeypatch.setattr(os, "link", refuse)
+    copied = link_upstream(tmp_path / "hub" / "model", tmp_path / "two")
+    assert copied.read_text() == "model"
+    assert copied.stat().st_nlink == 1
