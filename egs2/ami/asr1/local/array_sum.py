@@ -58,19 +58,23 @@ def delay_and_sum(channels: np.ndarray, fs: int) -> np.ndarray:
     size = 4 * hop  # a window, and as many zeros: shifts must not come round
     most = round(MAX_DELAY_SECONDS * fs)
     samples = channels.shape[1]
-    # Half a window before and behind, so that each sample is in two windows.
-    padded = np.pad(channels, ((0, 0), (hop, 3 * hop)))
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2 * hop) / (2 * hop))
     turn = 2j * np.pi * np.arange(size // 2 + 1) / size
-    mixed = np.zeros(padded.shape[1] + size)
-    for start in range(0, samples + hop, hop):
-        spectra = np.fft.rfft(padded[:, start : start + 2 * hop] * window, size)
+    mixed = np.zeros(samples + hop + size, dtype=np.float32)
+    # From half a window before the sound on, so that each sample is in two windows.
+    for start in range(-hop, samples, hop):
+        piece = channels[:, max(start, 0) : start + 2 * hop]
+        before = max(-start, 0)
+        after = 2 * hop - before - piece.shape[1]
+        frame = np.pad(piece, ((0, 0), (before, after))) * window
+        spectra = np.fft.rfft(frame, size)
         late = delays(spectra, size, most)
         aligned = (spectra * np.exp(turn * late[:, None])).mean(axis=0)
         # What was moved to before the window has come round to the far end.
-        piece = np.roll(np.fft.irfft(aligned, size), most)
-        mixed[start : start + size] += piece
-    return mixed[hop + most : hop + most + samples].astype(np.float32)
+        mixed[start + hop : start + hop + size] += np.roll(
+            np.fft.irfft(aligned, size), most
+        )
+    return mixed[hop + most : hop + most + samples]
 
 
 def main() -> None:
