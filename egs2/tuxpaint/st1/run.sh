@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 exec ../../TEMPLATE/pipeline.sh \
     --task st --target_text text.en --source_text text.spoken \
     --test_sets "test_pictures test_recordings" \
-    --channel mean --speed_factors "0.9 1.0 1.1" \
+    --channel mean \
     --min_seconds 0.3 --max_seconds 8 \
     --token_type bpe --nbpe 800 --allow_unk true \
     --train_config conf/train.yaml \
