@@ -9,7 +9,6 @@ from __future__ import annotations
 from espnet_mtla.attention.backend.torch import BACKEND, TorchBackend
 from espnet_mtla.errors import UserError
 
-
 DecodeBackend = TorchBackend  # for annotations: there is one
 
 

@@ -1,0 +1,173 @@
+"""The converted model: new attention in every layer, all else as it was."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from espnet_mtla.attention.config import check_count, require
+from espnet_mtla.errors import UserError
+from espnet_mtla.hf.configuration import LlamaMTLAConfig
+from espnet_mtla.hf.conversion.factor import LatentWeights, factor_layer
+from espnet_mtla.hf.conversion.moments import second_moments
+from espnet_mtla.hf.conversion.rotary import choose_components, rotate_keys
+from espnet_mtla.hf.conversion.source import Projections
+from espnet_mtla.hf.frequencies import rotary_frequencies
+from espnet_mtla.hf.modeling import LlamaMTLAForCausalLM
+
+KEPT_SETTINGS = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
+    *("num_attention_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps"),
+    *("initializer_range", "pad_token_id", "bos_token_id", "eos_token_id"),
+    *("tie_word_embeddings", "mlp_bias"),
+)
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a model is converted to.
+
+    Attributes:
+        attention: ``mla`` or ``mtla``.
+        down_rate: temporal stride; 1 for MLA.
+        kv_lora_rank: width r of a latent; 0: as many as lose nothing.
+        qk_rope_head_dim: width that keeps its rotation; 0: all of it.
+        context: distances that count when components are chosen.
+    """
+
+    attention: str = "mtla"
+    down_rate: int = 2
+    kv_lora_rank: int = 0
+    qk_rope_head_dim: int = 0
+    context: int = 512
+
+    def __post_init__(self) -> None:
+        kinds = "mla or mtla is"
+        require(self.attention in ("mla", "mtla"), "attention", self.attention, kinds)
+        check_count(self, "down_rate", "context")
+        check_count(self, "kv_lora_rank", "qk_rope_head_dim", least=0)
+        require(
+            self.attention == "mtla" or self.down_rate == 1,
+            "down_rate",
+            self.down_rate,
+            "1 for mla, which merges nothing, is",
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a target means for one model."""
+
+    rank: int
+    rope: int
+    nope: int
+    head: int
+
+    @classmethod
+    def of(cls, target: Target, groups: int, head: int) -> Sizes:
+        """Sizes for ``groups`` key-value heads of width ``head``."""
+        most = groups * head
+        rope = target.qk_rope_head_dim or most
+        if rope % 2 or rope > most:
+            raise UserError(
+                f"qk_rope_head_dim: {rope} given, an even number up to {most} "
+                "(key-value heads times their width) needed"
+            )
+        exact = (most - rope) + most
+        exact += exact % 2
+        rank = target.kv_lora_rank or max(exact, 4)
+        return cls(rank, rope, head if rope < most else 1, head)
+
+
+@torch.no_grad()
+def convert(
+    source: PreTrainedModel, target: Target, blocks: Tensor | None = None, seed: int = 0
+) -> tuple[LlamaMTLAForCausalLM, list[float]]:
+    """A Llama as MLA or MTLA; see :mod:`.factor` for the mathematics.
+
+    Args:
+        source: as :func:`~espnet_mtla.hf.conversion.source.load_source` gives it.
+        blocks: tokens ``(N, L)`` that say how activations are distributed.
+        seed: of the hyper-network's positional part, which starts at random.
+
+    Returns:
+        The model, and the share of energy that each layer's latents keep.
+    """
+    old = source.config
+    layers = source.model.layers
+    head = layers[0].self_attn.head_dim
+    groups = layers[0].self_attn.k_proj.out_features // head
+    sizes = Sizes.of(target, groups, head)
+    parts = [Projections.of(layer.self_attn, head) for layer in layers]
+    moments = second_moments(source, blocks)
+    plain = _frequencies(old, head)
+    theta = torch.tensor(plain, dtype=torch.float64, device=moments[0].device)
+    rotated = [
+        rotate_keys(part, moment, theta, target.context)
+        for part, moment in zip(parts, moments, strict=True)
+    ]
+    chosen = choose_components([keys.worth for keys in rotated], sizes.rope // 2)
+    biased = layers[0].self_attn.q_proj.bias is not None
+    config = _config(old, target, sizes, [plain[k] for k, _ in chosen], biased)
+    torch.manual_seed(seed)
+    model = LlamaMTLAForCausalLM(config).to(source.dtype)
+    kept = {k: v for k, v in source.state_dict().items() if ".self_attn." not in k}
+    model.load_state_dict(kept, strict=False)
+    shares = []
+    for index, (part, keys, moment) in enumerate(
+        zip(parts, rotated, moments, strict=True)
+    ):
+        weights = factor_layer(part, keys, moment, chosen, sizes.rank)
+        _fill(model.model.layers[index].self_attn, weights, part)
+        shares.append(weights.kept)
+    return model.to(source.device).eval(), shares
+
+
+def _frequencies(config: object, head: int) -> list[float]:
+    settings = getattr(config, "rope_parameters", None) or config.rope_scaling or {}
+    theta = settings.get("rope_theta") or getattr(config, "rope_theta", 10000.0)
+    kind = settings.get("rope_type", settings.get("type", "default"))
+    return rotary_frequencies(head, float(theta), {**settings, "rope_type": kind})
+
+
+def _config(
+    old: object, target: Target, sizes: Sizes, frequencies: list[float], biased: bool
+) -> LlamaMTLAConfig:
+    kept = {name: getattr(old, name) for name in KEPT_SETTINGS if hasattr(old, name)}
+    return LlamaMTLAConfig(
+        **kept,
+        attention_bias=biased,
+        attention_dropout=old.attention_dropout,
+        kv_lora_rank=sizes.rank,
+        q_lora_rank=0,
+        qk_rope_head_dim=sizes.rope,
+        qk_nope_head_dim=sizes.nope,
+        v_head_dim=sizes.head,
+        down_rate=target.down_rate,
+        hyper_network=target.attention == "mtla",
+        kv_norm="none",
+        rope_frequencies=frequencies,
+    )
+
+
+def _fill(attention, weights: LatentWeights, part: Projections) -> None:
+    """Put a layer's new weights into its module."""
+    up = weights.kv_b
+    if attention.hypernet_down is not None:
+        up = up * (2 / attention.layout.stride)
+        torch.nn.init.zeros_(attention.hypernet_down.fc_p.weight)
+        torch.nn.init.zeros_(attention.hypernet_down.fc_p.bias)
+        rank = attention.config.kv_lora_rank
+        torch.nn.init.normal_(attention.hypernet_down.fc_c.weight, std=rank**-0.5)
+    attention.wkv_b.weight.copy_(up)
+    attention.wo.weight.copy_(part.o.transpose(0, 1).flatten(1))
+    for linear, both in ((attention.wq, weights.q), (attention.wkv_a, weights.kv_a)):
+        linear.weight.copy_(both[:, :-1])
+        if linear.bias is not None:
+            linear.bias.copy_(both[:, -1])
+    if attention.wo.bias is not None:
+        attention.wo.bias.copy_(part.o_bias)
+        attention.wkv_b.bias.zero_()

@@ -1,0 +1,169 @@
+r"""One layer's MLA weights: rotary keys kept, the rest factorised jointly with values.
+
+After :mod:`.rotary` a head's score is that of the kept components, which rotate, plus
+:math:`q_h^T B_h^T k_N` of the others, which from now on do not. Those and the values of
+all heads are one vector :math:`z = [k_N; v] = W_z [x; 1]`, of which a latent keeps r
+numbers, :math:`c = E z`, :math:`z \approx F c`. The error is measured where it does
+harm, in scores and in outputs:
+
+.. math:: \min_{E, F}\ \mathbf{E}\,\| M^{1/2} (z - F E z) \|^2, \qquad
+   M = \mathrm{diag}(\tfrac{1}{H} \sum_h B_h C_{q_h} B_h^T,\
+                     \sum_h W_{o,h}^T W_{o,h})
+
+with both parts scaled to trace 1 over the data. The solution are the r leading
+eigenvectors of :math:`M^{1/2} C_z M^{1/2}`. MLA's up-projection of head h is
+:math:`B_h^T F_N` for keys and :math:`F_v` of its group for values.
+
+**When nothing is lost.** With r at least the length of z, E is a scaling and F its
+inverse; with all components rotary there is no :math:`k_N` and z is the values. The
+softmax scale :math:`1/\sqrt{d_N + d_R}` instead of :math:`1/\sqrt{d}` goes into the
+queries. What stands between is the latent's norm and the merge weight: a LayerNorm
+cannot be undone by a linear map (it forgets mean and scale of each token), so that
+converted models are built with ``kv_norm="none"``; and :math:`F_p = 0` makes every
+merge weight exactly 1/2, which a factor 2/s in the up-projection turns into 1/s: at
+s = 1 nothing changes, at s > 1 a finished chunk is the mean of its tokens. A weight of
+1/2 also leaves the sigmoid where its slope is largest, for healing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espnet_mtla.hf.conversion.rotary import RotatedKeys, as_complex
+from espnet_mtla.hf.conversion.source import Projections
+
+RIDGE = 1e-6
+"""Added to the metric, of its mean: directions that no query asks for count little."""
+
+
+@dataclass(frozen=True)
+class LatentWeights:
+    """Weights of one layer, biases as their last column, and what they keep."""
+
+    q: Tensor  # (H (d_N + d_R), D + 1)
+    kv_a: Tensor  # (r + d_R, D + 1)
+    kv_b: Tensor  # (H (d_N + d_V), r)
+    kept: float  # share of the energy of z, in the metric
+
+
+def factor_layer(
+    layer: Projections,
+    rotated: RotatedKeys,
+    moment: Tensor,
+    chosen: list[tuple[int, int]],
+    rank: int,
+) -> LatentWeights:
+    """MLA weights of a layer; see the module for the mathematics.
+
+    Args:
+        chosen: components that keep their rotation.
+        rank: r.
+    """
+    heads, width = layer.q.shape[:2]
+    every = [(k, c) for k in range(width // 2) for c in range(len(layer.k))]
+    rest = [pair for pair in every if pair not in set(chosen)]
+    nope = torch.stack([_to_rest(layer, rotated, rest, h) for h in range(heads)])
+    z = torch.cat((_as_rows(rotated.keys, rest), layer.v.flatten(0, 1)))
+    metric = _metric(layer, nope, moment, z)
+    encode, decode, kept = low_rank(z @ moment @ z.T, metric, rank)
+    keys = 2 * len(rest)
+    up = decode[:keys], decode[keys:].unflatten(0, (-1, width))
+    q_nope, k_nope = layer.q, nope.transpose(1, 2) @ up[0]  # (H, d, D + 1), (H, d, r)
+    if not rest:  # a width of 0 is not allowed
+        q_nope, k_nope = (
+            torch.zeros_like(layer.q[:, :1]),
+            layer.q.new_zeros(heads, 1, rank),
+        )
+    q = torch.cat((q_nope, _rotary_queries(layer, rotated, chosen)), dim=1)
+    return LatentWeights(
+        q=q.flatten(0, 1) * (q.size(1) / width) ** 0.5,
+        kv_a=torch.cat((encode @ z, _as_rows(rotated.keys, chosen))),
+        kv_b=torch.cat((k_nope, up[1][layer.group]), dim=1).flatten(0, 1),
+        kept=kept,
+    )
+
+
+def low_rank(moment: Tensor, metric: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
+    """The best ``rank`` numbers of z, whose second moment ``(m, m)`` is given.
+
+    Returns:
+        E ``(rank, m)`` and F ``(m, rank)`` with ``F E z`` near z, latents of unit
+        energy, and the share of the energy kept.
+    """
+    size = len(moment)
+    if rank >= size:
+        scale = moment.diagonal().clamp(min=1e-12).sqrt()
+        encode, decode = moment.new_zeros(rank, size), moment.new_zeros(size, rank)
+        encode.diagonal().copy_(1 / scale)
+        decode.diagonal().copy_(scale)
+        return encode, decode, 1.0
+    values, vectors = torch.linalg.eigh(metric)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    back = vectors / values.clamp(min=1e-30).sqrt() @ vectors.T
+    energy, directions = torch.linalg.eigh(root @ moment @ root)
+    energy, directions = energy.flip(0).clamp(min=0), directions.flip(1)[:, :rank]
+    scale = energy[:rank].clamp(min=1e-12 * float(energy[0])).sqrt()
+    encode = directions.T @ root / scale[:, None]
+    decode = back @ directions * scale
+    return encode, decode, float(energy[:rank].sum() / energy.sum())
+
+
+def _metric(layer: Projections, nope: Tensor, moment: Tensor, z: Tensor) -> Tensor:
+    """M over z, ``(m, m)``; ``nope (H, m_N, d)`` are the B_h."""
+    asked = layer.q @ moment @ layer.q.transpose(1, 2)  # (H, d, d)
+    keys = (nope @ asked @ nope.transpose(1, 2)).mean(0)
+    outputs = layer.o.transpose(1, 2) @ layer.o  # (H, d, d)
+    groups = len(layer.v)
+    values = torch.block_diag(*outputs.unflatten(0, (groups, -1)).sum(1))
+    energy = z @ moment @ z.T
+    parts = []
+    for part, start in ((keys, 0), (values, len(keys))):
+        stop = start + len(part)
+        total = (part @ energy[start:stop, start:stop]).trace().clamp(min=1e-30)
+        parts.append(part / total)
+    metric = torch.block_diag(*parts)
+    return metric + RIDGE * metric.diagonal().mean() * torch.eye(
+        len(metric), dtype=metric.dtype, device=metric.device
+    )
+
+
+def _as_rows(keys: Tensor, components: list[tuple[int, int]]) -> Tensor:
+    """Real parts, then imaginary parts, of components: ``(2 n, D + 1)``, real."""
+    rows = [keys[k, c] for k, c in components]
+    if not rows:
+        return keys.real[0, :0]
+    stacked = torch.stack(rows)
+    return torch.cat((stacked.real, stacked.imag))
+
+
+def _to_rest(
+    layer: Projections, rotated: RotatedKeys, rest: list[tuple[int, int]], head: int
+) -> Tensor:
+    """B_h ``(2 n, d)``: a head's query to the components that do not rotate."""
+    half, group = layer.q.size(1) // 2, int(layer.group[head])
+    pair = torch.tensor([k for k, _ in rest], dtype=torch.long)
+    component = torch.tensor([c for _, c in rest], dtype=torch.long)
+    turn = rotated.basis[pair, group, component].conj()
+    row = torch.arange(len(rest))
+    real, imaginary = layer.q.new_zeros(2, len(rest), 2 * half)
+    real[row, pair], real[row, half + pair] = turn.real, -turn.imag
+    imaginary[row, pair], imaginary[row, half + pair] = turn.imag, turn.real
+    return torch.cat((real, imaginary))
+
+
+def _rotary_queries(
+    layer: Projections, rotated: RotatedKeys, chosen: list[tuple[int, int]]
+) -> Tensor:
+    """Each head's rotary query as a map of ``[x; 1]``, ``(H, d_R, D + 1)``."""
+    queries = as_complex(layer.q)
+    heads = []
+    for head, group in enumerate(layer.group.tolist()):
+        turned = [
+            rotated.basis[k, group, c].conj() * queries[head, k] for k, c in chosen
+        ]
+        stacked = torch.stack(turned)
+        heads.append(torch.cat((stacked.real, stacked.imag)))
+    return torch.stack(heads)

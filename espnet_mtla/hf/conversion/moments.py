@@ -1,0 +1,52 @@
+"""How the inputs of each attention are distributed: second moments of ``[x; 1]``.
+
+A linear map keeps what matters of activations, not of weights, when its error is
+measured where the activations are (as ASVD, arXiv 2312.05821, and its kin do).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+
+@torch.no_grad()
+def second_moments(model: PreTrainedModel, blocks: Tensor | None) -> list[Tensor]:
+    """``E[[x; 1] [x; 1]^T]`` of each layer, ``(D + 1, D + 1)`` in float64.
+
+    Args:
+        blocks: tokens ``(N, L)`` of a text; None: inputs are taken for independent,
+            with the scale that the norm before them gives.
+    """
+    if blocks is None:
+        scales = [layer.input_layernorm.weight for layer in model.model.layers]
+        ones = [torch.cat((scale, scale.new_ones(1))) for scale in scales]
+        return [torch.diag(one.detach().double() ** 2) for one in ones]
+    width = model.config.hidden_size + 1
+    device = model.device
+    sums = [
+        torch.zeros(width, width, dtype=torch.float64, device=device)
+        for _ in model.model.layers
+    ]
+
+    def watch(index: int):
+        def add(_, args, kwargs) -> None:
+            x = args[0] if args else kwargs["hidden_states"]
+            x = x.flatten(0, -2).double()
+            x = torch.cat((x, x.new_ones(len(x), 1)), dim=1)
+            sums[index].addmm_(x.T, x)
+
+        return add
+
+    hooks = [
+        layer.self_attn.register_forward_pre_hook(watch(index), with_kwargs=True)
+        for index, layer in enumerate(model.model.layers)
+    ]
+    try:
+        for block in blocks:
+            model.model(block[None].to(device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [total / blocks.numel() for total in sums]

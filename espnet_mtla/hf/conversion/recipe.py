@@ -1,0 +1,89 @@
+"""A recipe's decoder under the reference's names, and back: nothing but names changes.
+
+The reference's speech models are fairseq's: pre-norm layers of a Transformer decoder
+without cross-attention, whose attention has the names that it has here. What is outside
+the decoder (encoder, front-end, projector) differs in structure and is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from espnet_mtla.data.atomic import atomic_file
+from espnet_mtla.errors import UserError
+
+# Of the whole decoder and of a layer: ours, the reference's.
+DECODER = (
+    ("embedding.weight", "embed_tokens.weight"),
+    ("output.weight", "output_projection.weight"),
+    ("norm.", "layer_norm."),
+)
+LAYER = (
+    ("attention_norm.", "self_attn_layer_norm."),
+    ("attention.", "self_attn."),
+    ("ffn_norm.", "final_layer_norm."),
+    ("ffn.0.", "fc1."),
+    ("ffn.3.", "fc2."),
+)
+# Of fairseq's own bookkeeping.
+NO_WEIGHT = re.compile(r"decoder\.(version|embed_positions\._float_tensor)$")
+
+
+def to_reference(source: Path, output: Path) -> int:
+    """Write a recipe's decoder as a fairseq checkpoint; returns how many weights."""
+    weights = _rename(source, _read(source), 0, 1)
+    with atomic_file(output, "wb") as stream:
+        torch.save({"model": weights}, stream)
+    return len(weights)
+
+
+def from_reference(source: Path, output: Path) -> int:
+    """Write a fairseq checkpoint's decoder as a recipe's; returns how many weights."""
+    saved = _read(source)
+    weights = _rename(source, saved.get("model", saved), 1, 0)
+    with atomic_file(output, "wb") as stream:
+        torch.save(weights, stream)
+    return len(weights)
+
+
+def _read(path: Path) -> dict[str, object]:
+    """A checkpoint, without running anything that it may hold."""
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{path}: no checkpoint of weights alone ({reason})") from error
+    if not isinstance(saved, dict):
+        raise UserError(f"{path}: holds a {type(saved).__name__}, a dictionary needed")
+    return saved
+
+
+def _rename(
+    path: Path, weights: Mapping[str, Tensor], old: int, new: int
+) -> dict[str, Tensor]:
+    """Decoder weights under other names; ``old`` and ``new`` pick from the tables."""
+    renamed = {}
+    for key, value in weights.items():
+        if not key.startswith("decoder.") or NO_WEIGHT.match(key):
+            continue
+        renamed[_new_name(path, key, old, new)] = value
+    if not renamed:
+        raise UserError(f"{path}: holds no weights of a decoder (decoder....)")
+    return renamed
+
+
+def _new_name(path: Path, key: str, old: int, new: int) -> str:
+    match = re.match(r"(decoder\.layers\.\d+\.)(.*)", key)
+    start, rest = match.groups() if match else ("decoder.", key[len("decoder.") :])
+    for names in LAYER if match else DECODER:
+        if rest.startswith(names[old]):
+            return start + names[new] + rest[len(names[old]) :]
+    raise UserError(f"{path}: {key} has no counterpart in the other decoder")

@@ -1,0 +1,103 @@
+"""What can be converted: a layer's four projections, biases as one more column.
+
+Letters: ``H`` query heads, ``G`` key-value heads, ``d`` width of a head, ``D`` width of
+the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.hf.configuration import ROPE_TYPES
+
+# Llama's blocks under other names; what each adds is looked at below.
+MODEL_TYPES = ("llama", "mistral", "qwen2")
+
+
+@dataclass(frozen=True)
+class Projections:
+    """One layer's attention in float64; the last of ``D + 1`` columns is the bias."""
+
+    q: Tensor  # (H, d, D + 1)
+    k: Tensor  # (G, d, D + 1)
+    v: Tensor  # (G, d, D + 1)
+    o: Tensor  # (H, D, d)
+    o_bias: Tensor  # (D,)
+
+    @classmethod
+    def of(cls, attention: nn.Module, head: int) -> Projections:
+        """Those of Transformers' attention, whose heads are ``head`` wide."""
+        o = attention.o_proj
+        bias = o.weight.new_zeros(o.weight.size(0)) if o.bias is None else o.bias
+        return cls(
+            q=_augmented(attention.q_proj, head),
+            k=_augmented(attention.k_proj, head),
+            v=_augmented(attention.v_proj, head),
+            o=o.weight.detach().double().unflatten(1, (-1, head)).transpose(0, 1),
+            o_bias=bias.detach().double(),
+        )
+
+    @property
+    def group(self) -> Tensor:
+        """Key-value head of each query head, ``(H,)``."""
+        heads, groups = self.q.size(0), self.k.size(0)
+        return torch.arange(heads, device=self.q.device) // (heads // groups)
+
+
+def _augmented(linear: nn.Linear, head: int) -> Tensor:
+    weight = linear.weight.detach().double()
+    bias = (
+        weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.detach()
+    )
+    both = torch.cat((weight, bias.double().unsqueeze(1)), dim=1)
+    return both.unflatten(0, (-1, head))
+
+
+def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A checkpoint that can be converted.
+
+    Raises:
+        UserError: nothing there, a pickle, or an architecture that is not Llama's.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}: no checkpoint of Transformers ({reason})") from error
+    check_source(name, config)
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, use_safetensors=True
+        ).eval()
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{name}: no safetensors to load ({reason})") from error
+
+
+def check_source(name: str, config: object) -> None:
+    """Refuse, by name, what the conversion does not know."""
+    kind = config.model_type
+    if kind not in MODEL_TYPES:
+        raise UserError(
+            f"{name}: model_type {kind!r} can't be converted; "
+            f"{', '.join(MODEL_TYPES)} can"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError(f"{name}: quantised weights can't be converted; use the full")
+    window = getattr(config, "sliding_window", None)
+    if window is not None and getattr(config, "use_sliding_window", True):
+        raise UserError(f"{name}: sliding_window={window} can't be converted")
+    settings = getattr(config, "rope_parameters", None) or config.rope_scaling or {}
+    rope = settings.get("rope_type", settings.get("type", "default"))
+    if rope not in ROPE_TYPES:
+        raise UserError(
+            f"{name}: rope_type {rope!r} can't be converted; "
+            f"{', '.join(ROPE_TYPES)} can"
+        )
+    if settings.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UserError(f"{name}: partial_rotary_factor can't be converted")

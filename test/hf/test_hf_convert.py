@@ -1,0 +1,263 @@
+"""Conversion: exact where nothing is lost, near where little is, healed by training."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
+
+from espnet_mtla.bin import convert as command
+from espnet_mtla.errors import UserError
+from espnet_mtla.hf.conversion.build import Target, convert
+from espnet_mtla.hf.conversion.factor import low_rank
+from espnet_mtla.hf.conversion.heal import Healing, TextBlocks, perplexity
+from espnet_mtla.hf.conversion.source import check_source
+
+TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+
+
+def llama(kind=LlamaForCausalLM, config=LlamaConfig, **settings):
+    """A random model in float64, angles too (Transformers' are float32 always)."""
+    torch.manual_seed(0)
+    sizes = {**SIZES, "vocab_size": 50, "initializer_range": 0.3}
+    model = kind(config(**{**sizes, **settings})).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    frequency = 10000.0 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
+
+    def angles(_, position_ids):
+        angle = position_ids[..., None].double() * frequency
+        angle = torch.cat((angle, angle), dim=-1)
+        return angle.cos(), angle.sin()
+
+    model.model.rotary_emb.forward = angles
+    return model
+
+
+@pytest.mark.parametrize("kv_heads", [4, 2, 1])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("to", ["mla", "mtla"])
+def test_at_stride_1_and_full_rank_nothing_changes(
+    kv_heads: int, bias: bool, to: str
+) -> None:
+    source = llama(num_key_value_heads=kv_heads, attention_bias=bias)
+    batch = torch.randint(0, 50, (3, 20))
+    for blocks in (None, batch):
+        model, kept = convert(source, Target(to, down_rate=1), blocks)
+        assert kept == [1.0, 1.0]
+        with torch.no_grad():
+            expected = source(batch).logits
+            got = model(batch, use_cache=False).logits
+            torch.testing.assert_close(got, expected, rtol=0, atol=1e-8)
+            cached = model.generate(batch, max_new_tokens=6, do_sample=False)
+        wanted = source.generate(batch, max_new_tokens=6, do_sample=False)
+        assert torch.equal(cached, wanted)
+
+
+def test_one_layers_attention_is_the_same_without_the_norms_around_it() -> None:
+    """Logits hide the last digits: Llama's norms pass through float32."""
+    source = llama()
+    batch = torch.randint(0, 50, (2, 16))
+    model, _ = convert(source, Target("mtla", down_rate=1), batch)
+    x = torch.randn(2, 16, 32, dtype=torch.float64)
+    position = torch.arange(16)[None]
+    angles = source.model.rotary_emb(x, position)
+    attention = source.model.layers[1].self_attn
+    future = torch.full((16, 16), -torch.inf, dtype=torch.float64).triu(1)
+    expected, _ = attention(x, angles, future[None, None])
+    converted = model.model.layers[1].self_attn
+    got = converted.attend_all(x, angles=converted.angles(position, x.dtype))
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+def test_without_rotation_only_rotation_is_lost() -> None:
+    """At position 0 of every row nothing turns, whatever keeps its rotation."""
+    source = llama()
+    batch = torch.randint(0, 50, (4, 1))
+    for rope in (2, 6, 10):
+        model, _ = convert(source, Target("mla", 1, qk_rope_head_dim=rope))
+        assert model.config.kv_lora_rank == 32 - rope
+        torch.testing.assert_close(
+            model(batch).logits, source(batch).logits, rtol=0, atol=1e-8
+        )
+
+
+def test_qwens_biases_are_kept() -> None:
+    source = llama(Qwen2ForCausalLM, Qwen2Config, use_sliding_window=False)
+    batch = torch.randint(0, 50, (2, 12))
+    model, _ = convert(source, Target("mla", down_rate=1))
+    got, expected = model(batch).logits, source(batch).logits
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-8)
+
+
+def test_the_low_rank_is_the_best_one() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(500, 12, dtype=torch.float64) @ torch.randn(12, 12).double()
+    metric = torch.eye(12, dtype=torch.float64)
+    encode, decode, kept = low_rank(x.T @ x / 500, metric, 5)
+    error = (x - x @ encode.T @ decode.T).square().sum()
+    singular = torch.linalg.svdvals(x).square()
+    torch.testing.assert_close(error, singular[5:].sum())
+    assert kept == pytest.approx(float(singular[:5].sum() / singular.sum()))
+    assert (x @ encode.T).square().mean(0) == pytest.approx(torch.ones(5))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A small Llama that has read the licence, with its tokeniser, in a folder."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train(
+        [str(TEXT)],
+        trainers.BpeTrainer(
+            vocab_size=300,
+            initial_alphabet=alphabet,
+            special_tokens=["<s>"],
+            show_progress=False,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
+    text = TextBlocks.read([TEXT], fast, 32)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=300))
+    Healing(150, 8, 1e-2).run(model, text.training)
+    folder = tmp_path_factory.mktemp("llama")
+    model.save_pretrained(folder)
+    fast.save_pretrained(folder)
+    return folder, model, text
+
+
+def test_the_more_is_kept_the_nearer_and_text_helps(trained) -> None:
+    _, model, text = trained
+    before = perplexity(model, text.held_out)
+    calibration = text.training[:48]
+
+    def after(rank: int, blocks=calibration) -> float:
+        target = Target("mla", 1, rank, 8, context=32)
+        return perplexity(convert(model, target, blocks)[0], text.held_out)
+
+    # 32 numbers a token, of which 8 go on turning: 24 lose nothing but rotation.
+    assert after(6) > after(12) > after(24) == pytest.approx(before, rel=0.05)
+    assert after(6) < after(6, None)
+
+
+def run(monkeypatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
+    command.main()
+
+
+def test_the_command_converts_heals_and_says_so(
+    trained, tmp_path, monkeypatch, capsys, caplog
+) -> None:
+    folder, *_ = trained
+    caplog.set_level(logging.INFO)
+    options = ["--down_rate", 2, "--qk_rope_head_dim", 8, "--kv_lora_rank", 16]
+    training = ["--text", TEXT, "--length", 32, "--heal_steps", 60]
+    training += ["--learning_rate", 3e-3]
+    output = tmp_path / "out"
+    run(monkeypatch, "llama", folder, output, *options, *training)
+    shown = capsys.readouterr().out
+    line = next(line for line in shown.splitlines() if line.startswith("perplexity"))
+    words = line.replace(",", "").split()
+    before, after, healed = (float(words[i]) for i in (5, 7, 10))
+    assert before < healed < after
+    assert "cache: 256 bytes a token before, 96 after" in shown
+    model = AutoModelForCausalLM.from_pretrained(output)
+    assert model.config.down_rate == model.config.trained_down_rate == 2
+    assert (output / "tokenizer.json").exists()
+    with pytest.raises(UserError, match="is there already; name a new folder"):
+        run(monkeypatch, "llama", folder, output)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--to", "mla", "--down_rate", 2], "down_rate: 2 given, 1 for mla"),
+        (["--down_rate", 0], "down_rate: 0 given"),
+        (["--qk_rope_head_dim", 34], "qk_rope_head_dim: 34 given, an even number up"),
+        (["--kv_lora_rank", 3], "kv_lora_rank: 3 given, an even number >= 4"),
+        (["--batch", 0], "batch: 0 given"),
+        (["--length", 0], "length: 0 given, 1 or more"),
+        (["--learning_rate", 0], "learning_rate: 0.0 given"),
+        (["--heal_steps", 5], r"heal_steps: 5 given, text to train on \(--text\)"),
+        (["--text", TEXT, "--length", 9000], "two blocks of 9000 are needed"),
+    ],
+)
+def test_targets_that_cannot_be_are_named(
+    trained, tmp_path, monkeypatch, arguments: list, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run(monkeypatch, "llama", trained[0], tmp_path / "out", *arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_no_llama_is_refused_by_name(tmp_path, monkeypatch) -> None:
+    from transformers import GPT2Config, MistralConfig
+
+    GPT2Config().save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(UserError, match="model_type 'gpt2' can't be converted"):
+        run(monkeypatch, "llama", tmp_path / "gpt2", tmp_path / "out")
+    with pytest.raises(UserError, match="sliding_window=7 can't be converted"):
+        check_source("m", MistralConfig(sliding_window=7))
+    yarn = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}
+    with pytest.raises(UserError, match="rope_type 'yarn' can't be converted"):
+        check_source("m", LlamaConfig(rope_scaling=yarn))
+    with pytest.raises(UserError, match="no checkpoint of Transformers"):
+        run(monkeypatch, "llama", tmp_path / "nothing", tmp_path / "out")
+    LlamaConfig(**SIZES, vocab_size=9).save_pretrained(tmp_path / "bare")
+    torch.save({}, tmp_path / "bare" / "pytorch_model.bin")
+    with pytest.raises(UserError, match="no safetensors to load"):
+        run(monkeypatch, "llama", tmp_path / "bare", tmp_path / "out")
+
+
+def test_a_recipes_decoder_under_the_references_names_and_back(
+    tmp_path, monkeypatch
+) -> None:
+    from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
+
+    torch.manual_seed(0)
+    decoder = DecoderOnlyTransformer(
+        DecoderConfig(20, embed_dim=32, num_layers=2, num_heads=4, ffn_dim=48)
+    )
+    weights = {f"decoder.{k}": v for k, v in decoder.state_dict().items()}
+    torch.save({**weights, "encoder.x": torch.ones(1)}, tmp_path / "a.pth")
+    run(monkeypatch, "to_reference", tmp_path / "a.pth", tmp_path / "b.pt")
+    reference = torch.load(tmp_path / "b.pt", weights_only=True)["model"]
+    for name in ("self_attn.wkv_b", "self_attn_layer_norm", "fc1", "fc2"):
+        assert f"decoder.layers.1.{name}.weight" in reference
+    assert "decoder.output_projection.weight" in reference
+    run(monkeypatch, "from_reference", tmp_path / "b.pt", tmp_path / "c.pth")
+    again = torch.load(tmp_path / "c.pth", weights_only=True)
+    assert again.keys() == weights.keys()
+    assert all(torch.equal(again[key], weights[key]) for key in weights)
+
+    torch.save({"model": {"decoder.layers.0.encoder_attn.k": 1}}, tmp_path / "d.pt")
+    with pytest.raises(UserError, match=r"encoder_attn\.k has no counterpart"):
+        run(monkeypatch, "from_reference", tmp_path / "d.pt", tmp_path / "e.pth")
+    torch.save(Path("x"), tmp_path / "f.pt")
+    with pytest.raises(UserError, match="no checkpoint of weights alone"):
+        run(monkeypatch, "from_reference", tmp_path / "f.pt", tmp_path / "e.pth")
+    assert not (tmp_path / "e.pth").exists()
