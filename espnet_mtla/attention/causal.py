@@ -269,12 +269,14 @@ class CausalAttention(nn.Module):
         options: CacheOptions = PLAIN,
     ) -> int:
         """Bytes that one utterance fills, see :meth:`EntryLayout.cache_bytes`."""
-        kept = self.layout
-        if options.prompt == "heads":
-            kept = self.heads_layout
+        kept = self.prompt_layout(options)
         return self.layout.cache_bytes(
             prompt, tokens, beam, share_prompt, itemsize, options.dtype, kept
         )
+
+    def prompt_layout(self, options: CacheOptions) -> EntryLayout:
+        """What is kept of a prompt."""
+        return self.heads_layout if options.prompt == "heads" else self.layout
 
     def _had_better_expand(self, q: Tensor, cache: KVCache) -> bool:
         """Whether so many queries an utterance are worth projecting the prompt up."""

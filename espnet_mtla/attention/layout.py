@@ -77,6 +77,13 @@ class EntryLayout:
             beam * suffix, beam, itemsize, dtype
         )
 
+    def room_bytes(
+        self, tokens: int, beam: int, itemsize: int, dtype: str | None = None
+    ) -> int:
+        """Bytes that the suffixes of one utterance take with room for ``tokens``."""
+        slots = self.slots(self.stride - 1 + tokens)
+        return self.suffix_bytes(beam * slots, beam, itemsize, dtype)
+
 
 @dataclass(frozen=True)
 class CacheOptions:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import logging
 import time
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,16 +37,25 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--output_dir", type=Path, required=True, help="folder to write"
     )
+    parser.add_argument(
+        "--profile",
+        action="store_true",
+        help="print where the time goes; steps are not recorded as CUDA graphs then",
+    )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse()
     options = read_options(args)
+    if args.profile:
+        options = replace(options, cuda_graphs="never")
 
     from espnet_mtla.recognise.documents import list_documents
     from espnet_mtla.recognise.load import choose_device, load_model
+    from espnet_mtla.recognise.memory import batch_frames, free_bytes
     from espnet_mtla.recognise.output import write_output
+    from espnet_mtla.recognise.profile import Profile
     from espnet_mtla.recognise.recogniser import Recogniser
     from espnet_mtla.recognise.utterances import (
         check_input,
@@ -62,16 +73,24 @@ def main() -> None:
         utterances = list_utterances(args.data, trained.fs)
     if trained.model.decoder is None:
         logging.info("no decoder in this model: CTC's best path, without search")
-    batches = make_batches(utterances, options.batch_frames)
+    frames = batch_frames(trained, options, utterances, free_bytes(device))
+    batches = make_batches(utterances, frames)
     recogniser = Recogniser(trained, options)
     warm_up(recogniser, batches[0][0])
-    recognised = decode(recogniser, batches, len(utterances))
+    profile = Profile(device)
+    with ExitStack() as watched:
+        if args.profile:
+            watched.enter_context(profile.watching(trained))
+            watched.enter_context(profile.part("all else"))
+        recognised = decode(recogniser, batches, len(utterances))
     lost = {u.key for u in utterances} - {result.key for result in recognised}
     if lost or len(recognised) != len(utterances):
         raise AssertionError(f"in {len(utterances)}, out {len(recognised)}: {lost}")
     efficiency = summarise(recognised, recogniser)
     tokens = trained.model.token_list
     write_output(args.output_dir, recognised, tokens, trained.to_text, efficiency)
+    if args.profile:
+        print(profile.table() + "\n")
     print(table(efficiency))
     print(
         f"utterances in {len(utterances)}, out {len(recognised)}; {flags(recognised)}"

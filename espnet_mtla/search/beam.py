@@ -44,6 +44,8 @@ from espnet_mtla.search.options import DecodeOptions
 
 NEVER = float("-inf")
 LEAVE_AT = 0.25  # share of done utterances at which they leave the batch
+LOOK_EVERY = {"cuda": 8}
+"""Steps from one look at who is done to the next; 1 where looking is not waiting."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class _Search:
         self.scores[:, 0] = 0.0  # a single hypothesis until the first tokens differ
         self.last = self._full((batch * beam,), symbols.sos)
         steps = int(self.most.max()) + 1
+        self.last_step = steps - 1  # where all are done, whoever looks
+        self.look_every = LOOK_EVERY.get(self.device.type, 1)
         self.past_tokens = self._full((steps, batch, beam), symbols.eos)
         self.past_parents = self._full((steps, batch, beam), 0)
         self.pool_scores = self._full((batch, beam), NEVER)
@@ -208,8 +212,9 @@ class _Search:
         dead = ~(self.scores[:, 0] > NEVER)
         self.done |= full | dead | (step >= self.most)
         batch, beam = parents.shape
-        going = batch - int(self.done.sum())  # the one wait for the device in a step
-        if going == 0:
+        looks = (step + 1) % self.look_every == 0
+        going = self._count_going() if looks else batch
+        if going == 0 or step == self.last_step:
             return False
         if beam > 1:
             first = torch.arange(0, batch * beam, beam, device=self.device)
@@ -217,6 +222,10 @@ class _Search:
         if batch - going >= LEAVE_AT * batch:
             self._select((~self.done).nonzero().squeeze(1))
         return True
+
+    def _count_going(self) -> int:
+        """Utterances that are not done: here alone the host waits for the device."""
+        return len(self.done) - int(self.done.sum())
 
     def _reorder(self, rows: Tensor) -> None:
         for scorer, _ in (*self.scorers, *self.candidate_scorers):

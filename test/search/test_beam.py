@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from plain_models import BLANK, SOS_EOS, TableScorer, plain_search, rescore
 
 from espnet_mtla.search import BrokenScores, DecodeOptions, Symbols, beam_search
+from espnet_mtla.search.beam import LOOK_EVERY
 
 SYMBOLS = Symbols(sos=SOS_EOS, eos=SOS_EOS, blank=BLANK)
 BEAM_2 = DecodeOptions(beam_size=2, nbest=2)
@@ -62,6 +63,20 @@ def test_an_utterance_alone_gives_the_same_as_in_a_batch(problem):
         single = TableScorer([b], beam, vocab, seed)
         single.table = TableScorer(range(len(most)), beam, vocab, seed).table[[b]]
         assert search(single, [least[b]], [most[b]], options) == [together[b]]
+
+
+@given(problems(), st.integers(2, 9))
+@settings(max_examples=60, deadline=None)
+def test_looking_less_often_who_is_done_changes_nothing(problem, every):
+    """Rows that are done, and utterances that leave late, have no influence."""
+    most, least, options, vocab, seed = problem
+    found = []
+    for steps in (1, every):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(LOOK_EVERY, "cpu", steps)
+            scorer = TableScorer(range(len(most)), options.beam_size, vocab, seed)
+            found.append(search(scorer, least, most, options))
+    assert found[0] == found[1]
 
 
 @given(problems())

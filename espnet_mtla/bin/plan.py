@@ -1,0 +1,174 @@
+"""Say what fits into a memory before decoding: utterances, hypotheses, seconds.
+
+For each attention type the bytes of one utterance, and the largest batch, beam and
+length, each with the other two as given. The decoder plans its batches by the same
+formula. Parameters are counted; the encoder's activations are not, so leave it a share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from espnet_mtla.bin.cli import run
+from espnet_mtla.errors import UserError
+from espnet_mtla.search.options import CACHE_DTYPES, DTYPES, PROMPT_CACHES
+
+if TYPE_CHECKING:
+    from espnet_mtla.decoder import DecoderOnlyTransformer
+    from espnet_mtla.decoder.plan import Load
+
+ATTENTIONS = ["mha", "gqa", "mqa", "mla", "mtla_s2", "mtla_s3", "mtla_s4"]
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+SUBSAMPLING = {"conv2d1": 1, "conv2d2": 2, "conv2d6": 6, "conv2d8": 8, "linear": 1}
+DEFAULT_SUBSAMPLING = 4  # espnet2's conv2d
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m espnet_mtla.bin.plan",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--config", type=Path, help="config.yaml of an experiment, or a training YAML")
+    add("--memory", type=memory, default="16G", help="bytes, or with K, M, G, T")
+    add("--attention", nargs="+", default=ATTENTIONS, help="names, MTLA with stride")
+    add("--batch", type=count, default=1, help="utterances")
+    add("--beam_size", type=count, default=10, help="hypotheses an utterance")
+    add("--seconds", type=float, default=10.0, help="of sound an utterance")
+    add("--tokens_per_second", type=float, default=5.0, help="generated at most")
+    add("--frames_per_second", type=float, help="of prompt; default: the config's")
+    add("--vocab_size", type=count, help="default: the config's token_list, or 5000")
+    add("--dtype", choices=DTYPES, default="float32", help="of decoder and cache")
+    add("--cache_dtype", choices=CACHE_DTYPES, help="8 bits a number of the cache")
+    add("--prompt_cache", choices=PROMPT_CACHES, default="latent")
+    add("--copy_prompt", action="store_true", help="a prompt copy a hypothesis")
+    return parser.parse_args()
+
+
+def memory(text: str) -> int:
+    """Bytes of ``24G``, ``512 MiB`` or a plain number."""
+    form = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
+    if form is None or float(form[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} given, one like 24G is needed")
+    return int(float(form[1]) * UNITS[form[2]])
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} given, a whole number >= 1 needed")
+    return int(text)
+
+
+def main() -> None:
+    args = parse()
+    if not args.seconds > 0 or not args.tokens_per_second > 0:
+        raise UserError("--seconds, --tokens_per_second: a number above 0 is needed")
+
+    from espnet_mtla.score.table import aligned
+    from espnet_mtla.task.config import load_yaml
+
+    config = {} if args.config is None else load_yaml(args.config)
+    rate = args.frames_per_second or frames_per_second(config)
+    rows = [row(args, name, config, rate) for name in args.attention]
+    print(
+        f"{args.memory / 2**30:.2f} GiB, prompts of {rate:g} frames a second, "
+        f"{args.tokens_per_second:g} tokens a second, {args.dtype}"
+    )
+    header = [
+        "attention",
+        f"cache MiB, {args.batch} x beam {args.beam_size} x {args.seconds:g} s",
+        f"batch at beam {args.beam_size}, {args.seconds:g} s",
+        f"beam at batch {args.batch}, {args.seconds:g} s",
+        f"seconds at batch {args.batch}, beam {args.beam_size}",
+    ]
+    print(aligned(header, rows, left=1))
+
+
+def frames_per_second(config: Mapping[str, object]) -> float:
+    """Prompt frames of a second of sound, from front-end, encoder and projector."""
+    front = dict(config.get("frontend_conf") or {})
+    fs = str(front.get("fs", 16000)).lower()
+    hertz = float(fs.removesuffix("k")) * (1000 if fs.endswith("k") else 1)
+    layer = dict(config.get("encoder_conf") or {}).get("input_layer", "conv2d")
+    stack = dict(config.get("projector_conf") or {}).get("stack", 1)
+    hop = front.get("hop_length", 128)
+    return hertz / hop / SUBSAMPLING.get(layer, DEFAULT_SUBSAMPLING) / stack
+
+
+def row(
+    args: argparse.Namespace, name: str, config: Mapping[str, object], rate: float
+) -> list[str]:
+    """What fits with one attention type."""
+    from espnet_mtla.decoder.plan import cache_bytes, decode_bytes, most
+
+    decoder = build(name, config, args.vocab_size)
+    load = plain_load(args, rate, args.seconds)
+    parameters = sum(p.numel() for p in decoder.parameters()) * load.itemsize
+
+    def fits(asked: Load) -> bool:
+        return parameters + decode_bytes(decoder, asked) <= args.memory
+
+    batch = most(lambda n: fits(replace(load, batch=n)))
+    beam = most(lambda n: fits(replace(load, beam=n)))
+    seconds = most(lambda n: fits(plain_load(args, rate, n)))
+    shown = f"{cache_bytes(decoder, load) / 2**20:.1f}"
+    return [name, shown, str(batch), str(beam), str(seconds)]
+
+
+def plain_load(args: argparse.Namespace, rate: float, seconds: float) -> Load:
+    import torch
+
+    from espnet_mtla.attention import CacheOptions
+    from espnet_mtla.decoder.plan import Load
+
+    return Load(
+        batch=args.batch,
+        beam=args.beam_size,
+        frames=max(1, round(seconds * rate)),
+        tokens=max(1, round(seconds * args.tokens_per_second)),
+        share_prompt=not args.copy_prompt,
+        itemsize=getattr(torch, args.dtype).itemsize,
+        options=CacheOptions(dtype=args.cache_dtype, prompt=args.prompt_cache),
+    )
+
+
+def build(
+    name: str, config: Mapping[str, object], vocab_size: int | None
+) -> DecoderOnlyTransformer:
+    """The config's decoder with another attention; without memory for parameters."""
+    import torch
+
+    from espnet_mtla.attention import attention_settings
+    from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
+
+    kind, _, stride = name.partition("_s")
+    if stride and not (kind == "mtla" and stride.isdecimal()):
+        raise UserError(f"--attention: {name!r} given, one like mtla_s2 or mha needed")
+    conf = dict(config.get("decoder_conf") or {})
+    valid = attention_settings(kind)
+    # Widths of the config's own type hold for its relatives, too.
+    given = dict(conf.pop("attention_conf", None) or {})
+    if conf.pop("attention", "mtla") in ("mla", "mtla") and kind in ("mla", "mtla"):
+        given = {key: value for key, value in given.items() if key in valid}
+    else:
+        given = {}
+    if stride:
+        given["down_rate"] = int(stride)
+    tokens = config.get("token_list")
+    known = len(tokens) if isinstance(tokens, list) else 5000
+    with torch.device("meta"):
+        return DecoderOnlyTransformer(
+            DecoderConfig(
+                vocab_size or known, **{**conf, "attention": kind}, attention_conf=given
+            )
+        )
+
+
+if __name__ == "__main__":
+    run(main)

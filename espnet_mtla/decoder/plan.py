@@ -1,0 +1,72 @@
+"""How much memory decoding takes, before it is tried: one formula for all who ask.
+
+Caches are counted as they are allocated, to the byte. What a step needs beside them is
+an estimate from above: scores of the vocabulary in a few copies, a layer's activations
+of the prompt, the past of the search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from espnet_mtla.attention.layout import PLAIN, CacheOptions
+
+if TYPE_CHECKING:
+    from espnet_mtla.decoder.transformer import DecoderOnlyTransformer
+
+SCORE_COPIES = 4  # logits, their log-softmax, and what the search makes of them
+PROMPT_COPIES = 6  # the prompt, normalised and projected, before it is cached
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is decoded at once: ``batch`` utterances of like length.
+
+    Attributes:
+        frames: of each prompt; tokens: that may be generated, <eos> not counted.
+        itemsize: bytes of a number of the decoder.
+    """
+
+    batch: int
+    beam: int
+    frames: int
+    tokens: int
+    share_prompt: bool = True
+    itemsize: int = 4
+    options: CacheOptions = PLAIN
+
+
+def cache_bytes(decoder: DecoderOnlyTransformer, load: Load) -> int:
+    """Bytes that all layers' caches are allocated with, the spare suffix included."""
+    dtype, room = load.options.dtype, load.tokens + 1  # <sos> is fed, too
+    copies = 1 if load.share_prompt else load.beam
+    layouts = [layer.attention.layout for layer in decoder.layers]
+    suffix = [x.room_bytes(room, load.beam, load.itemsize, dtype) for x in layouts]
+    total = sum(suffix) + (suffix[0] if load.beam > 1 else 0)
+    for layer in decoder.layers:
+        kept = layer.attention.prompt_layout(load.options)
+        slots = copies * (load.frames // kept.stride)
+        total += kept.nbytes(slots, load.itemsize, dtype)
+    return load.batch * total
+
+
+def decode_bytes(decoder: DecoderOnlyTransformer, load: Load) -> int:
+    """Bytes of :func:`cache_bytes` and of what decoding needs beside them."""
+    config, rows = decoder.config, load.batch * load.beam
+    scores = SCORE_COPIES * rows * config.vocab_size * 4
+    prompt = PROMPT_COPIES * load.batch * load.frames * config.embed_dim * 4
+    past = 2 * 8 * rows * (load.tokens + 1)
+    return cache_bytes(decoder, load) + scores + prompt + past
+
+
+def most(fits: Callable[[int], bool], at_most: int = 10**7) -> int:
+    """The largest whole number that fits; 0 where 1 does not."""
+    low, high = 0, 1
+    while high <= at_most and fits(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -1,0 +1,108 @@
+"""Where the time of decoding goes: parts watched from outside, each without the rest.
+
+A watched method stops the clock of the part that called it, so that the parts add up.
+On a GPU each part waits for the device, which takes a little longer than unwatched.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from espnet_mtla.recognise.load import TrainedModel
+
+PARTS = (
+    *("features", "encoder", "prefill", "attention", "feed-forward"),
+    *("rest of decoder", "reordering", "CTC", "search", "waiting", "all else"),
+)
+SEARCH_METHODS = {"search": ("advance", "results"), "waiting": ("_count_going",)}
+
+
+class Profile:
+    """Seconds and calls of each part."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        self.calls = dict.fromkeys(PARTS, 0)
+        self._open: list[str] = []
+        self._since = 0.0
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time of the block, without that of parts inside it."""
+        self._turn()
+        self._open.append(name)
+        self.calls[name] += 1
+        try:
+            yield
+        finally:
+            self._turn()
+            self._open.pop()
+
+    def _turn(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+    def timed(self, name: str, function: Callable) -> Callable:
+        """``function``, its time put down to a part."""
+
+        @wraps(function)
+        def call(*args: object, **kwargs: object) -> object:
+            with self.part(name):
+                return function(*args, **kwargs)
+
+        return call
+
+    @contextmanager
+    def watching(self, trained: TrainedModel) -> Iterator[None]:
+        """Watch a model and the search while the block runs."""
+        from espnet_mtla.decoder.state import DecoderState
+        from espnet_mtla.search.beam import _Search
+        from espnet_mtla.search.ctc import CTCPrefixScorer
+
+        model, decoder = trained.model, trained.model.decoder
+        watched = [
+            (model, "extract_feats", "features"),
+            (model, "encode", "encoder"),
+            (CTCPrefixScorer, "score", "CTC"),
+            (CTCPrefixScorer, "reorder", "CTC"),
+            (DecoderState, "reorder", "reordering"),
+            *((_Search, m, part) for part, ms in SEARCH_METHODS.items() for m in ms),
+        ]
+        if decoder is not None:
+            watched += [(decoder, "prefill", "prefill")]
+            watched += [(decoder, "step", "rest of decoder")]
+            for layer in decoder.layers:
+                watched += [(layer.attention, "extend_placed", "attention")]
+                watched += [(layer, "feed_forward", "feed-forward")]
+        before = [(owner, name, vars(owner).get(name)) for owner, name, _ in watched]
+        for owner, name, part in watched:
+            setattr(owner, name, self.timed(part, getattr(owner, name)))
+        try:
+            yield
+        finally:
+            for owner, name, old in before:
+                delattr(owner, name) if old is None else setattr(owner, name, old)
+
+    def table(self) -> str:
+        """Seconds, share and calls of the parts that took any time."""
+        total = sum(self.seconds.values()) or 1.0
+        lines = [f"{'part':18s} {'seconds':>9s} {'share':>6s} {'calls':>8s}"]
+        for name, seconds in self.seconds.items():
+            if self.calls[name]:
+                share = f"{100 * seconds / total:.1f}%"
+                lines.append(
+                    f"{name:18s} {seconds:9.3f} {share:>6s} {self.calls[name]:8d}"
+                )
+        return "\n".join(lines)

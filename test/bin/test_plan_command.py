@@ -1,0 +1,57 @@
+"""The plan command: what fits, from configs of either kind; bad input is named."""
+
+import argparse
+import sys
+
+import pytest
+import yaml
+
+from espnet_mtla.bin import plan
+from espnet_mtla.errors import UserError
+
+
+def table(capsys, monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["plan", *map(str, options)])
+    plan.main()
+    _, header, _, *rows = capsys.readouterr().out.splitlines()
+    assert header.startswith("attention")
+    return {row.split()[0]: [float(cell) for cell in row.split()[1:]] for row in rows}
+
+
+def test_smaller_caches_let_more_in(capsys, monkeypatch):
+    rows = table(capsys, monkeypatch, "--memory", "4G", "--beam_size", 20)
+    assert list(rows) == plan.ATTENTIONS
+    for column in (1, 2, 3):
+        fits = [rows[name][column] for name in ("mha", "mla", "mtla_s2", "mtla_s4")]
+        assert fits == sorted(fits) and fits[0] < fits[-1]
+    assert rows["mtla_s4"][0] < rows["mtla_s2"][0] < rows["mla"][0] < rows["mha"][0]
+
+
+def test_a_config_sets_the_sizes(capsys, monkeypatch, tmp_path):
+    config = tmp_path / "config.yaml"
+    decoder = {"num_layers": 2, "embed_dim": 64, "num_heads": 4, "attention": "mtla"}
+    decoder["attention_conf"] = {"down_rate": 4, "kv_lora_rank": 32}
+    raw = {"token_list": ["a"] * 30, "decoder_conf": decoder}
+    raw["frontend_conf"] = {"fs": "8k", "hop_length": 80}
+    config.write_text(yaml.safe_dump(raw))
+    given = ("--config", config, "--attention", "mtla_s2", "--beam_size", 1)
+    small = table(capsys, monkeypatch, *given)["mtla_s2"]
+    # 10 s: 250 frames are 125 chunks, 51 tokens at most 26; r + d_R = 32 + 8; 2 layers
+    assert small[0] == pytest.approx((125 + 26) * 40 * 4 * 2 / 2**20, abs=0.06)
+
+
+def test_nothing_fits_into_too_little(capsys, monkeypatch):
+    rows = table(capsys, monkeypatch, "--memory", "1M", "--attention", "mha")
+    assert rows["mha"][1:] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("text", ["12 apples", "", "-3G", "0"])
+def test_a_bad_memory_is_named(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="24G is needed"):
+        plan.memory(text)
+    assert plan.memory("1.5 GiB") == 3 * 2**29
+
+
+def test_a_bad_attention_is_named(capsys, monkeypatch):
+    with pytest.raises(UserError, match="'mha_s2' given"):
+        table(capsys, monkeypatch, "--attention", "mha_s2")

@@ -1,0 +1,72 @@
+"""Batches shrink to the memory that is free; a profile's parts add up."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
+from espnet_mtla.recognise.memory import batch_frames, free_bytes
+from espnet_mtla.recognise.profile import Profile
+from espnet_mtla.search.options import DecodeOptions
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def trained() -> SimpleNamespace:
+    config = DecoderConfig(20, 32, num_layers=2, num_heads=4, ffn_dim=16)
+    decoder = DecoderOnlyTransformer(config).eval()
+    return SimpleNamespace(model=SimpleNamespace(decoder=decoder))
+
+
+def test_less_memory_and_more_beams_mean_smaller_batches(
+    trained: SimpleNamespace,
+) -> None:
+    utterances = [SimpleNamespace(frames=n) for n in (100, 800)]
+    options = DecodeOptions(beam_size=5, batch_frames=16000)
+
+    def frames(free: int | None, options: DecodeOptions = options) -> int:
+        return batch_frames(trained, options, utterances, free)
+
+    assert frames(2**40) == frames(None) == 16000
+    tight = frames(2**25)
+    assert 800 <= tight < 16000 and tight % 800 == 0
+    assert frames(2**25, DecodeOptions(beam_size=20)) < tight
+    assert frames(1) == 800  # one utterance is always tried
+
+
+def test_free_memory_is_told_here() -> None:
+    assert free_bytes(CPU) > 2**20
+
+
+def test_parts_leave_out_what_is_inside_them() -> None:
+    profile = Profile(CPU)
+    inner = profile.timed("attention", lambda: time.sleep(0.02))
+    with profile.part("all else"):
+        with profile.part("search"):
+            inner()
+        inner()
+    assert profile.calls["attention"] == 2
+    assert profile.seconds["attention"] >= 0.04
+    assert profile.seconds["search"] + profile.seconds["all else"] < 0.04
+    assert "attention" in profile.table() and "CTC" not in profile.table()
+
+
+def test_watching_ends_without_a_trace(trained: SimpleNamespace) -> None:
+    decoder = trained.model.decoder
+    trained.model.extract_feats = trained.model.encode = print
+    profile = Profile(CPU)
+    prompt, lengths = torch.randn(1, 5, 32), torch.tensor([5])
+    with torch.no_grad(), profile.watching(trained):
+        state = decoder.prefill(prompt, lengths, max_tokens=2)
+        decoder.step(torch.tensor([1]), state)
+    assert profile.calls["attention"] == profile.calls["feed-forward"] == 2
+    assert profile.calls["prefill"] == profile.calls["rest of decoder"] == 1
+    with torch.no_grad():
+        decoder.step(torch.tensor([1]), state)
+    assert profile.calls["attention"] == 2
+    assert "step" not in vars(decoder)
