@@ -32,14 +32,16 @@ EXTRAS = {
         "torchaudio",
         "tqdm",
     ],
-    "hf": ["transformers>=4.56"],
+    "hf": ["safetensors", "transformers>=4.57"],
     "ssl": ["s3prl==0.4.18"],
     "flash": ["flash-attn>=2.6"],
     "dev": [
+        "accelerate",  # with peft: training through Transformers is tested
         "hypothesis",
         "ipykernel",  # with the next two: the notebook runs in a test
         "nbclient",
         "nbformat",
+        "peft",
         "pytest>=8",
         "pytest-xdist",
         "ruff>=0.12",
