@@ -33,9 +33,9 @@ def test_less_memory_and_more_beams_mean_smaller_batches(
         return batch_frames(trained, options, utterances, free)
 
     assert frames(2**40) == frames(None) == 16000
-    tight = frames(2**25)
+    tight = frames(2**23)
     assert 800 <= tight < 16000 and tight % 800 == 0
-    assert frames(2**25, DecodeOptions(beam_size=20)) < tight
+    assert frames(2**23, DecodeOptions(beam_size=20)) < tight
     assert frames(1) == 800  # one utterance is always tried
 
 
