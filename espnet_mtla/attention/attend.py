@@ -80,15 +80,17 @@ def attend_latents(
     own = entries if rank is None else take(entries, rank)
     if stride == 1:  # a token's own chunk is finished
         own = entries[:, :0]
-    kernel = choose_kernel(q, dropout)
-    visible = _index(q, rank)
-    visible = visible + 1 if stride == 1 else visible // stride
-    given = (q.transpose(1, 2), finished, own, weight, visible)
+    kernel, index = choose_kernel(q, dropout), _index(q, rank)
+    before = index // stride if stride > 1 else index + 1
+    given = (q.transpose(1, 2), finished, own, weight)
     if kernel == FLEX:
-        return attend_flex(*given, stride, scale).transpose(1, 2)
-    if rank is not None:  # flash kernels know one mask: causal
-        kernel = BLOCKED
-    out, *_ = latents(*given, _seed(dropout), kernel, stride, scale, dropout)
+        return attend_flex(*given, before, stride, scale).transpose(1, 2)
+    if rank is None:
+        visible, ranked = (index + 1) // stride, False
+    else:  # flash kernels know one mask: causal
+        kernel, visible, ranked = BLOCKED, before, True
+    settings = (kernel, stride, ranked, scale, dropout)
+    out, *_ = latents(*given, visible, _seed(dropout), *settings)
     return out.transpose(1, 2)
 
 

@@ -3,7 +3,8 @@
 It does what the flash kernels of :mod:`.flash` cannot: queries that see different
 numbers of keys from row to row, and dropout on CPUs. Scores exist for one block at a
 time; the backward makes them again, with the same random numbers, so that what is kept
-grows with the row's length alone.
+grows with the row's length alone. Exponents are of two, which is three times quicker
+than of e on CPUs, and what can be is folded into the matrix products.
 
 Letters: ``B`` rows, ``H`` query heads, ``G`` key heads (G divides H), ``U`` queries,
 ``S`` keys, ``d`` width of queries and keys, ``e`` of values, ``n`` queries of a block.
@@ -11,13 +12,14 @@ Letters: ``B`` rows, ``H`` query heads, ``G`` key heads (G divides H), ``U`` que
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-SCORES = {"cpu": 2**20, "cuda": 2**26}
+SCORES = {"cpu": 2**21, "cuda": 2**25}
 """Numbers in a block of scores: what a CPU's cache holds, what fills a GPU."""
 
 
@@ -46,20 +48,22 @@ class Blocked:
         batch, heads, queries, _ = q.shape
         out = q.new_empty(batch, queries, heads, v.size(-1)).transpose(1, 2)
         lse = torch.empty(q.shape[:3], dtype=exact(q.dtype), device=q.device)
-        flat_k, flat_v = _flat(k), _flat(v)
+        flat_k, flat_v = _flat(k), _with_column(_flat(v), 1.0)
         for block in self._blocks(q, k):
-            scores = self._scores(_part(q, block, k.size(1)), flat_k, block)
+            scores = self._scores(self._part_q(q, block, k), flat_k, block)
+            self._hide(scores, block, float("-inf"))
             top = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(lse.dtype).min)
-            weights = scores.sub_(top).exp_()
-            total = weights.sum(-1, keepdim=True)
-            block_lse = total.log().add_(top)
-            weights = self._drop(weights, block)
-            summed = torch.bmm(weights.to(v.dtype), flat_v[:, : block.most])
-            summed = summed / total.clamp(min=torch.finfo(lse.dtype).tiny)
+            weights = scores.sub_(top).exp2_()
+            total = weights.sum(-1, keepdim=True) if self.dropout > 0 else None
+            if self.dropout > 0:
+                weights.mul_(self._keep(weights, block))
+            summed = torch.bmm(weights, flat_v[:, : block.most])
+            total = summed[..., -1:] if total is None else total
+            summed = summed[..., :-1] / total.clamp(min=torch.finfo(lse.dtype).tiny)
             rows = slice(block.first, block.last)
             out[:, :, rows] = _unflat(summed, heads, batch)
-            lse[:, :, rows] = _unflat(block_lse, heads, batch).squeeze(-1)
-        return out, lse
+            lse[:, :, rows] = _unflat(total.log2().add_(top), heads, batch).squeeze(-1)
+        return out, lse.mul_(math.log(2))
 
     def backward(
         self,
@@ -72,28 +76,44 @@ class Blocked:
         batch, heads, queries, _ = q.shape
         groups, kind = k.size(1), lse.dtype
         delta = (grad.to(kind) * out).sum(-1, keepdim=True)
+        # Of queries that see nothing the sum is -inf.
+        shift = (lse / -math.log(2)).clamp(max=torch.finfo(kind).max).unsqueeze(-1)
         dq = q.new_empty(batch, queries, heads, q.size(-1)).transpose(1, 2)
-        lse = lse.clamp(min=torch.finfo(kind).min)  # of queries that see nothing
-        flat_k, flat_v = _flat(k), _flat(v)
-        dk = torch.zeros_like(flat_k, dtype=kind)
-        dv = torch.zeros_like(flat_v, dtype=kind)
+        flat_k, flat_v = _with_column(_flat(k), 1.0), _with_column(_flat(v), 1.0)
+        dk, dv = torch.zeros_like(flat_k), torch.zeros_like(flat_v)
         for block in self._blocks(q, k):
             n = block.most
-            part_q, part_grad = _part(q, block, groups), _part(grad, block, groups)
-            shift = _part(lse.unsqueeze(-1), block, groups)
-            weights = self._scores(part_q, flat_k, block).sub_(shift).exp_()
-            d_weights = torch.bmm(part_grad, flat_v[:, :n].mT).to(kind)
-            dropped = weights
-            if self.dropout > 0:
-                keep = self._keep(weights, block)
-                dropped, d_weights = weights * keep, d_weights.mul_(keep)
-            _add_product(dv[:, :n], dropped, part_grad)
-            d_scores = d_weights.sub_(_part(delta, block, groups)).mul_(weights)
-            d_scores = d_scores.mul_(self.scale)
-            _add_product(dk[:, :n], d_scores, part_q)
-            part_dq = torch.bmm(d_scores.to(k.dtype), flat_k[:, :n])
+            part_q = _with_column(
+                self._part_q(q, block, k), _part(shift, block, groups)
+            )
+            weights = self._hide(
+                self._scores(part_q, flat_k, block).exp2_(), block, 0.0
+            )
+            part_grad = _with_column(
+                _part(grad, block, groups).to(kind), -_part(delta, block, groups)
+            )
+            d_scores = self._through_softmax(weights, part_grad, flat_v, dv, block)
+            dk[:, :n].baddbmm_(d_scores.mT, part_q)
+            part_dq = torch.bmm(d_scores, flat_k[:, :n, :-1]).mul_(self.scale)
             dq[:, :, block.first : block.last] = _unflat(part_dq, heads, batch)
-        return dq, dk.view(k.shape).to(k.dtype), dv.view(v.shape).to(v.dtype)
+        dk = dk[..., :-1].mul_(math.log(2))
+        return (
+            dq,
+            dk.reshape(k.shape).to(k.dtype),
+            dv[..., :-1].reshape(v.shape).to(v.dtype),
+        )
+
+    def _through_softmax(
+        self, weights: Tensor, grad: Tensor, v: Tensor, dv: Tensor, block: _Block
+    ) -> Tensor:
+        """Gradient of the scores; adds to ``dv``. Last columns: -delta, and ones."""
+        if self.dropout == 0:
+            dv[:, : block.most].baddbmm_(weights.mT, grad)
+            return torch.bmm(grad, v[:, : block.most].mT).mul_(weights)
+        dropped = weights * self._keep(weights, block)
+        dv[:, : block.most].baddbmm_(dropped.mT, grad)
+        d_scores = torch.bmm(grad[..., :-1], v[:, : block.most, :-1].mT).mul_(dropped)
+        return d_scores.addcmul_(weights, grad[..., -1:])
 
     def _blocks(self, q: Tensor, k: Tensor) -> Iterator[_Block]:
         size, keys = block_size(q, k.size(2)), k.size(2)
@@ -105,19 +125,23 @@ class Blocked:
             first, last = i * size, i * size + part.size(1)
             yield _Block(q.size(0), first, last, least, max(most, 1), part)
 
+    def _part_q(self, q: Tensor, block: _Block, k: Tensor) -> Tensor:
+        """Queries of a block, such that products with keys are exponents of two."""
+        part = _part(q, block, k.size(1)).to(exact(q.dtype))
+        return part * (self.scale / math.log(2))
+
     def _scores(self, part_q: Tensor, flat_k: Tensor, block: _Block) -> Tensor:
-        """``(B G, m n, most)``, hidden ones -inf; m query heads share a key head."""
-        scores = torch.bmm(part_q, flat_k[:, : block.most].mT)
-        scores = scores.to(exact(scores.dtype)).mul_(self.scale)
+        """``(B G, m n, most)``; m query heads share a key head."""
+        return torch.bmm(part_q, flat_k[:, : block.most].mT)
+
+    def _hide(self, scores: Tensor, block: _Block, value: float) -> Tensor:
+        """Put ``value`` where a query does not see the key."""
         if block.least < block.most:
             place = torch.arange(block.least, block.most, device=scores.device)
             hidden = place >= block.visible[:, None, :, None]  # (B or 1, 1, n, .)
             by_row = scores.view(block.rows, -1, block.last - block.first, block.most)
-            by_row[..., block.least :].masked_fill_(hidden, float("-inf"))
+            by_row[..., block.least :].masked_fill_(hidden, value)
         return scores
-
-    def _drop(self, weights: Tensor, block: _Block) -> Tensor:
-        return weights * self._keep(weights, block) if self.dropout > 0 else weights
 
     def _keep(self, weights: Tensor, block: _Block) -> Tensor:
         """0, or 1 / (1 - dropout): the same for a block whenever it is asked for."""
@@ -152,8 +176,14 @@ def block_size(q: Tensor, keys: int) -> int:
 
 
 def _flat(x: Tensor) -> Tensor:
-    """``(B, G, S, w) -> (B G, S, w)``."""
-    return x.reshape(-1, *x.shape[2:])
+    """``(B, G, S, w) -> (B G, S, w)``, in the type that sums are made in."""
+    return x.reshape(-1, *x.shape[2:]).to(exact(x.dtype))
+
+
+def _with_column(x: Tensor, value: Tensor | float) -> Tensor:
+    """One more column, which a matrix product adds to (or sums) without a pass."""
+    column = x.new_full((), value) if isinstance(value, float) else value
+    return torch.cat((x, column.expand(*x.shape[:-1], 1)), dim=-1)
 
 
 def _part(x: Tensor, block: _Block, groups: int) -> Tensor:
@@ -165,11 +195,3 @@ def _part(x: Tensor, block: _Block, groups: int) -> Tensor:
 def _unflat(part: Tensor, heads: int, batch: int) -> Tensor:
     """The inverse of :func:`_part`: ``(B, H, n, w)``."""
     return part.reshape(batch, heads, -1, part.size(-1))
-
-
-def _add_product(total: Tensor, weights: Tensor, x: Tensor) -> None:
-    """``total += weights^T x``, summed in total's type."""
-    if x.dtype == total.dtype:
-        total.baddbmm_(weights.mT, x)
-    else:
-        total.add_(torch.bmm(weights.to(x.dtype).mT, x))

@@ -24,12 +24,13 @@ def latents(
     seed: Tensor,
     kernel: str,
     stride: int,
+    ranked: bool,
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:meth:`StridedAttention.forward`; the arguments are those of the class."""
     return StridedAttention(
-        q, finished, own, weight, visible, seed, kernel, stride, scale, dropout
+        q, finished, own, weight, visible, seed, kernel, stride, ranked, scale, dropout
     ).forward()
 
 
@@ -47,12 +48,13 @@ def latents_backward(
     seed: Tensor,
     kernel: str,
     stride: int,
+    ranked: bool,
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """:meth:`StridedAttention.backward`."""
     return StridedAttention(
-        q, finished, own, weight, visible, seed, kernel, stride, scale, dropout
+        q, finished, own, weight, visible, seed, kernel, stride, ranked, scale, dropout
     ).backward(grad, out, lse, states)
 
 
@@ -137,9 +139,9 @@ def _keep(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
 def _latents_backward(context: object, grad: Tensor | None, *unused: None) -> tuple:
     del unused
     if grad is None:  # nobody used the output
-        return (None,) * 10
+        return (None,) * 11
     gradients = latents_backward(grad, *context.saved_tensors, *context.settings)
-    return (*gradients, *[None] * 6)
+    return (*gradients, *[None] * 7)
 
 
 def _counted_backward(context: object, grad: Tensor | None, *unused: None) -> tuple:

@@ -33,15 +33,6 @@ from espnet_mtla.attention.flash import BLOCKED, KERNELS
 
 
 @dataclass(frozen=True)
-class Piece:
-    """Queries of one kernel call; the first ``shift`` see no finished chunk."""
-
-    queries: slice
-    shift: int
-    own: bool  # whether each one's running chunk is merged in
-
-
-@dataclass(frozen=True)
 class StridedAttention:
     """One call, the same in both directions.
 
@@ -50,10 +41,13 @@ class StridedAttention:
         finished: entries of finished chunks, ``(B, S, w)``.
         own: running entry of each asking token, ``(B, U, w)``.
         weight: expands latents to heads, ``(H (d_N + e), r)``.
-        visible: finished chunks that a query sees, ``(B or 1, U)``. The blocked kernel
-            alone reads it; for the others query i is token i of its row.
+        visible: finished chunks that a query sees, ``(B or 1, U)``; the blocked kernel
+            alone reads it.
         seed: one number on the CPU, for dropout.
         kernel: a name of :data:`KERNELS`, or ``blocked``.
+        ranked: whether tokens ask in any order, each with its own entry merged in,
+            which only the blocked kernel can; else query i is token i, and one that
+            finishes its chunk sees that among the finished ones.
     """
 
     q: Tensor
@@ -64,20 +58,21 @@ class StridedAttention:
     seed: Tensor
     kernel: str
     stride: int
+    ranked: bool
     scale: float
     dropout: float
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
         """Output ``(B, U, H, e)``, log-sum-exp ``(B, U, H)``, random states."""
         keys, values = self._keys_values()
-        out = self.q.new_empty(*self.q.shape[:3], self._e)
-        lse = torch.empty(self.q.shape[:3], dtype=self._exact, device=self.q.device)
-        states = []
-        for piece in self._pieces():
-            place = out[:, piece.queries], lse[:, piece.queries]
-            if piece.own:
-                self._begin_with_own(piece, *place)
-            states.append(self._merge_finished(piece, keys, values, *place))
+        out = self.q.new_zeros(*self.q.shape[:3], self._e)
+        lse = out.new_full(self.q.shape[:3], float("-inf"), dtype=self._exact)
+        states = [
+            self._finished(rows, keys, values, out[:, rows], lse[:, rows])
+            for rows in self._calls()
+        ]
+        for rows in self._own_rows():
+            self._merge_own(rows, out[:, rows], lse[:, rows])
         return out, lse, torch.stack(states)
 
     def backward(
@@ -88,17 +83,18 @@ class StridedAttention:
         dq, d_own = torch.zeros_like(self.q), torch.zeros_like(self.own)
         d_weight = torch.zeros_like(self.weight)
         d_keys = d_values = None
-        # The last piece sees all finished chunks: its gradients start the sums.
-        for piece, state in reversed(list(zip(self._pieces(), states, strict=True))):
-            final = _Final(*(x[:, piece.queries] for x in (grad, out, lse, dq)))
-            found = self._finished_backward(piece, keys, values, final, state)
+        # The last call sees all finished chunks: its gradients start the sums.
+        for rows, state in reversed(list(zip(self._calls(), states, strict=True))):
+            final = _Final(*(x[:, rows] for x in (grad, out, lse, dq)))
+            found = self._finished_backward(rows, keys, values, final, state)
             if d_keys is None:
                 d_keys, d_values = found or (keys.zero_(), values.zero_())
             elif found is not None:
                 d_keys[:, :, : found[0].size(2)] += found[0]
                 d_values[:, :, : found[1].size(2)] += found[1]
-            if piece.own:
-                d_own[:, piece.queries] = self._own_backward(piece, final, d_weight)
+        for rows in self._own_rows():
+            final = _Final(*(x[:, rows] for x in (grad, out, lse, dq)))
+            d_own[:, rows] = self._own_backward(rows, final, d_weight)
         d_nope, d_rope = d_keys[..., : self._n], d_keys[..., self._n : self._d]
         d_heads = torch.cat((d_nope, d_values[..., : self._e]), -1).transpose(1, 2)
         d_finished = self._contract(self.finished, d_heads, d_rope.sum(1), d_weight)
@@ -106,12 +102,12 @@ class StridedAttention:
 
     # Finished chunks: a kernel's work ------------------------------------------------
 
-    def _pieces(self) -> list[Piece]:
+    def _calls(self) -> list[slice]:
+        """Queries of each kernel call; those of a first chunk may be in none."""
         s = self.stride
         if self.kernel == BLOCKED:
-            return [Piece(slice(None), 0, s > 1)]
-        classes = [Piece(slice(c, None, s), 1, True) for c in range(s - 1)]
-        return [*classes, Piece(slice(s - 1, None, s), 0, False)]
+            return [slice(None)]
+        return [*(slice(c + s, None, s) for c in range(s - 1)), slice(s - 1, None, s)]
 
     def _keys_values(self) -> tuple[Tensor, Tensor]:
         """``(B, H, S, .)`` of the finished chunks, as wide as the kernel wants them."""
@@ -121,43 +117,34 @@ class StridedAttention:
         keys[..., self._n :] = self.finished[:, None, :, self._r :]
         return self._widened(keys), self._widened(heads[..., self._n :])
 
-    def _merge_finished(
-        self, piece: Piece, keys: Tensor, values: Tensor, out: Tensor, lse: Tensor
+    def _finished(
+        self, rows: slice, keys: Tensor, values: Tensor, out: Tensor, lse: Tensor
     ) -> Tensor:
-        """Merge what a kernel finds into ``out`` and ``lse``; returns its state."""
-        q, count = self._asked(piece)
-        nothing = self.seed.new_zeros(2, device=q.device)
+        """Write what a kernel finds into ``out`` and ``lse``; returns its state."""
+        q, count = self._asked(rows)
+        state = self.seed.new_zeros(2, device=q.device)
         if q.size(2) == 0 or count == 0:
-            return nothing
+            return state
         keys, values = keys[:, :, :count], values[:, :, :count]
         if self.kernel == BLOCKED:
             found, found_lse = self._blocked().forward(q, keys, values)
-            state = nothing
         else:
             found, found_lse, state = KERNELS[self.kernel].forward(
                 q, keys, values, self.scale, self.dropout
             )
-        found, found_lse = found[..., : self._e].transpose(1, 2), found_lse.mT
-        out, lse = out[:, piece.shift :], lse[:, piece.shift :]
-        if piece.own:
-            merged = torch.logaddexp(lse, found_lse)
-            out.mul_((lse - merged).exp_().unsqueeze(-1))
-            out.addcmul_(found, (found_lse - merged).exp_().unsqueeze(-1).to(out))
-            lse.copy_(merged)
-        else:
-            out.copy_(found)
-            lse.copy_(found_lse)
+        out.copy_(found[..., : self._e].transpose(1, 2))
+        lse.copy_(found_lse.mT)
         return state
 
     def _finished_backward(
-        self, piece: Piece, keys: Tensor, values: Tensor, final: _Final, state: Tensor
+        self, rows: slice, keys: Tensor, values: Tensor, final: _Final, state: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """Writes the share of ``dq``; returns those of keys and values, if any."""
-        q, count = self._asked(piece)
+        q, count = self._asked(rows)
         if q.size(2) == 0 or count == 0:
             return None
         qkv = q, keys[:, :, :count], values[:, :, :count]
-        grad, out, lse, dq = (x[:, piece.shift :].transpose(1, 2) for x in final)
+        grad, out, lse, dq = (x.transpose(1, 2) for x in final)
         if self.kernel == BLOCKED:
             found = self._blocked().backward(grad, qkv, (out, lse))
         else:
@@ -172,9 +159,9 @@ class StridedAttention:
         dq.copy_(found[0][..., : self._d])
         return found[1], found[2]
 
-    def _asked(self, piece: Piece) -> tuple[Tensor, int]:
-        """Queries ``(B, H, n, d)`` of a piece, and how many chunks they may see."""
-        q = self.q[:, piece.queries][:, piece.shift :].transpose(1, 2)
+    def _asked(self, rows: slice) -> tuple[Tensor, int]:
+        """Queries ``(B, H, n, d)`` of a call, and how many chunks they may see."""
+        q = self.q[:, rows].transpose(1, 2)
         count = self.finished.size(1) if self.kernel == BLOCKED else q.size(2)
         return self._widened(q), count
 
@@ -190,22 +177,32 @@ class StridedAttention:
 
     # The own chunk: elementwise ------------------------------------------------------
 
-    def _begin_with_own(self, piece: Piece, out: Tensor, lse: Tensor) -> None:
-        entries = self.own[:, piece.queries]
-        heads = self._expand(entries)
-        lse.copy_(self._own_scores(piece, entries, heads))
-        out.copy_(heads[..., self._n :])
-        if self.dropout > 0:
-            out.mul_(self._own_keep(piece, lse))
+    def _own_rows(self) -> list[slice]:
+        """Queries whose own chunk is not among the finished ones."""
+        if self.ranked:
+            return [slice(None)] if self.stride > 1 else []
+        return [slice(c, None, self.stride) for c in range(self.stride - 1)]
 
-    def _own_backward(self, piece: Piece, final: _Final, d_weight: Tensor) -> Tensor:
-        """Gradient of the pieces's own entries; adds to ``dq`` and ``d_weight``."""
+    def _merge_own(self, rows: slice, out: Tensor, lse: Tensor) -> None:
+        entries = self.own[:, rows]
+        heads = self._expand(entries)
+        scores = self._own_scores(rows, entries, heads)
+        total = torch.logaddexp(lse, scores)
+        share = (scores - total).exp_().unsqueeze(-1)
+        if self.dropout > 0:
+            share.mul_(self._own_keep(rows, lse))
+        out.mul_((lse - total).exp_().unsqueeze(-1))
+        out.addcmul_(heads[..., self._n :], share.to(out.dtype))
+        lse.copy_(total)
+
+    def _own_backward(self, rows: slice, final: _Final, d_weight: Tensor) -> Tensor:
+        """Gradient of the queries' own entries; adds to ``dq`` and ``d_weight``."""
         grad, out, lse, dq = final
-        entries, q = self.own[:, piece.queries], self.q[:, piece.queries]
+        entries, q = self.own[:, rows], self.q[:, rows]
         heads, rope = self._expand(entries), entries[:, :, None, self._r :]
-        share = (self._own_scores(piece, entries, heads) - lse).exp_().unsqueeze(-1)
+        share = (self._own_scores(rows, entries, heads) - lse).exp_().unsqueeze(-1)
         d_share = _dot(grad, heads[..., self._n :])
-        keep = self._own_keep(piece, lse) if self.dropout > 0 else 1.0
+        keep = self._own_keep(rows, lse) if self.dropout > 0 else 1.0
         d_scores = (d_share * keep - _dot(grad, out)) * share * self.scale
         d_scores, share = d_scores.to(q.dtype), (share * keep).to(q.dtype)
         dq[..., : self._n].addcmul_(heads[..., : self._n], d_scores)
@@ -216,16 +213,16 @@ class StridedAttention:
         d_rope = (q[..., self._n :] * d_scores).sum(2)
         return self._contract(entries, d_heads, d_rope, d_weight)
 
-    def _own_scores(self, piece: Piece, entries: Tensor, heads: Tensor) -> Tensor:
+    def _own_scores(self, rows: slice, entries: Tensor, heads: Tensor) -> Tensor:
         """``(B, n, H)``."""
-        q, rope = self.q[:, piece.queries], entries[:, :, None, self._r :]
+        q, rope = self.q[:, rows], entries[:, :, None, self._r :]
         scores = _dot(q[..., : self._n], heads[..., : self._n])
         return (scores + _dot(q[..., self._n :], rope)).squeeze(-1) * self.scale
 
-    def _own_keep(self, piece: Piece, lse: Tensor) -> Tensor:
+    def _own_keep(self, rows: slice, lse: Tensor) -> Tensor:
         """0, or 1 / (1 - dropout), for each own entry's weight: ``(B, n, H, 1)``."""
         generator = torch.Generator(lse.device)
-        generator.manual_seed(int(self.seed) // 2 + (piece.queries.start or 0))
+        generator.manual_seed(int(self.seed) // 2 + (rows.start or 0))
         keep = torch.empty(lse.shape, dtype=self.q.dtype, device=lse.device)
         keep.bernoulli_(1 - self.dropout, generator=generator)
         return keep.mul_(1 / (1 - self.dropout)).unsqueeze(-1)
@@ -270,7 +267,7 @@ class StridedAttention:
 
 @dataclass(frozen=True)
 class _Final:
-    """A piece's rows of the gradient, the final output, its lse, and dq to write."""
+    """Some rows of the gradient, the final output, its lse, and dq to write."""
 
     grad: Tensor
     out: Tensor

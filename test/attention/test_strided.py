@@ -142,8 +142,8 @@ def test_a_query_that_sees_nothing_gets_zero() -> None:
 def operands(kernel: str, dropout: float, stride: int = 2) -> tuple:
     q, entries, weight = tensors(5, batch=1)
     finished = entries.detach()[:, stride - 1 :: stride].clone().requires_grad_()
-    visible = torch.arange(5)[None] // stride
-    settings = (kernel, stride, SCALE, dropout)
+    visible = (torch.arange(5)[None] + 1) // stride
+    settings = (kernel, stride, False, SCALE, dropout)
     return q, finished, entries, weight, visible, torch.tensor([3]), *settings
 
 
