@@ -40,13 +40,14 @@ MAY_IMPORT = {
     "score": {"data"},
     "benchmark": {"attention", "decoder", "search", "data", "recognise", "score"},
     "share": {"data", "score", "search", "task"},
+    "hf_speech": {"recognise", "search", "share", "speech2text", "task"},
     "plot": {
         *("attention", "decoder", "data", "score", "task"),
         *("recognise", "speech2text"),
     },
     "check": {
         *("attention", "decoder", "search", "score"),
-        *("recognise", "speech2text"),
+        *("recognise", "speech2text", "hf_speech"),
     },
     "speech2text": {"data", "model", "recognise", "search", "share", "task"},
     "hf": {"attention", "decoder", "data"},

@@ -1,8 +1,8 @@
 """Prove on your own model and data that every way to a result gives the same one.
 
 Cached and uncached decoding, an utterance alone and in a batch, beam 1 and greedy, the
-recipe's command and Speech2Text, each kernel and its reference, the cache and its
-formula: a table, and exit code 1 where any two differ. Computed in float32.
+recipe's command, Speech2Text and generate(), each kernel and its reference, the cache
+and its formula: a table, and exit code 1 where any two differ. Computed in float32.
 """
 
 from __future__ import annotations
@@ -53,11 +53,13 @@ def main() -> None:
     )
     from espnet_mtla.share.hub import find_model
 
-    trained = load_model(find_model(args.model), choose_device(args.ngpu), options)
+    folder = find_model(args.model)
+    trained = load_model(folder, choose_device(args.ngpu), options)
     check_input(args.data, trained)
     utterances = list_utterances(args.data, trained.fs)[: args.num_utts]
     sounds = [load_sound(utterance, trained.fs) for utterance in utterances]
-    findings = list(Prover(trained, options, sounds, args.batch_size).findings())
+    prover = Prover(trained, options, sounds, args.batch_size, folder)
+    findings = list(prover.findings())
     print(as_table(findings))
     failed = [found.check for found in findings if found.fails]
     if failed:

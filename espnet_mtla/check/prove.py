@@ -1,16 +1,19 @@
 """Two ways to the same result, compared on a user's own model and data.
 
 ``cached = uncached``, ``batch = single``, ``beam 1 = greedy``, ``recipe =
-Speech2Text``, ``kernel = reference`` and ``cache = formula``. Everything is computed in
-float32, where a difference beyond rounding is a mistake.
+Speech2Text``, ``recipe = generate()``, ``kernel = reference`` and ``cache =
+formula``. Everything is computed in float32, where a difference beyond rounding is a
+mistake.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -41,6 +44,8 @@ class Prover:
     options: DecodeOptions
     sounds: Sequence[Sound]
     batch_size: int = 8
+    folder: Path | None = None
+    """Where the model was loaded from, for ways that load it themselves."""
 
     def findings(self) -> Iterator[Finding]:
         """One after the other, as each is ready."""
@@ -50,6 +55,7 @@ class Prover:
             self.beam_1_is_greedy,
             self.cache_is_formula,
             self.recipe_is_speech2text,
+            self.recipe_is_generate,
         ]
         for check in checks:
             yield check()
@@ -174,6 +180,34 @@ class Prover:
             if not apart <= worst:
                 worst, where = apart, result.key
         return Finding(name, f"{len(found)} utterances", worst, SCORE, where)
+
+    def recipe_is_generate(self) -> Finding:
+        """What the recipe's own command computes, and Transformers' ``generate()``."""
+        name = "recipe = generate()"
+        if find_spec("transformers") is None:
+            return Finding(name, "transformers is not installed: espnet-mtla[hf]")
+        if self.folder is None or self.trained.frontend is None:
+            return Finding(name, "the model takes no sound")
+        if self.trained.model.decoder is None:
+            return Finding(name, "the model has no decoder")
+        from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq
+
+        model = MTLAForSpeechSeq2Seq.from_packed(self.folder).to(self.trained.device)
+        rows = [torch.from_numpy(sound.samples) for sound in self.sounds]
+        samples = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask = torch.zeros_like(samples, dtype=torch.long)
+        for row, one in zip(mask, rows, strict=True):
+            row[: len(one)] = 1
+        device = self.trained.device
+        ids = model.generate(
+            samples.to(device), mask.to(device), **{**asdict(self.options), "nbest": 1}
+        )
+        worst, where = 0.0, ""
+        pad = model.config.pad_token_id
+        for row, result in zip(ids.tolist(), self.alone, strict=True):
+            if [token for token in row if token != pad] != result.nbest[0].tokens:
+                worst, where = math.inf, result.key
+        return Finding(name, f"tokens of {len(rows)} utterances", worst, 0.0, where)
 
     def kernels_are_reference(self) -> Iterator[Finding]:
         """Each back-end on this device, and PyTorch's, over entries of this model."""

@@ -124,6 +124,7 @@ def run(monkeypatch, model, data):
 def test_the_command(run, capsys, monkeypatch):
     run("--num_utts", "2", "--min_length_ratio", "0.1")
     shown = capsys.readouterr().out
+    assert "recipe = generate()" in shown and "tokens of 2 utterances" in shown
     assert "2 utterances alone and 2 at a time" in shown and "DIFFERENT" not in shown
     monkeypatch.setattr(Prover, "findings", lambda _: iter([Finding("a = b", "", 1.0)]))
     with pytest.raises(UserError, match="1 of 1 fail: a = b"):

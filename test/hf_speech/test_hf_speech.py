@@ -1,0 +1,135 @@
+"""A recipe's model in Transformers says what the recipe says, by every door."""
+
+from __future__ import annotations
+
+import pytest
+import soundfile
+import torch
+from tiny_experiment import FS, SECONDS, TOKENS, make_model
+from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, pipeline
+
+from espnet_mtla import Speech2Text
+from espnet_mtla.errors import UserError
+from espnet_mtla.hf_speech import (
+    MTLAForSpeechSeq2Seq,
+    MTLASpeechConfig,
+    MTLASpeechProcessor,
+)
+
+
+@pytest.fixture(scope="module")
+def sounds(data):
+    names = [data / f"u{number}.wav" for number in range(len(SECONDS))]
+    return [soundfile.read(name, dtype="float32")[0] for name in names]
+
+
+@pytest.fixture(scope="module")
+def expected(packed, sounds):
+    """As the recipe decodes them."""
+    speech2text = Speech2Text.from_pretrained(packed, device="cpu")
+    texts = [found.text for found in speech2text(sounds, FS)]
+    assert len(set(texts)) > 3, "too easy a test"
+    return texts
+
+
+@pytest.fixture(scope="module")
+def wrapped(packed):
+    parts = MTLAForSpeechSeq2Seq, MTLASpeechProcessor
+    return tuple(part.from_packed(packed) for part in parts)
+
+
+@pytest.fixture(scope="module")
+def saved(wrapped, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hf_saved")
+    for part in wrapped:
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_generate_is_the_recipes_decoding(wrapped, sounds, expected):
+    model, processor = wrapped
+    batch = processor(sounds, sampling_rate=FS)
+    assert processor.batch_decode(model.generate(**batch)) == expected
+    alone = model.generate(torch.from_numpy(sounds[1])[None])
+    assert processor.decode(alone[0]) == expected[1]
+    assert model.generate(**batch, num_return_sequences=2).size(0) == 2 * len(sounds)
+    short = model.generate(**batch, num_beams=1, max_new_tokens=3, min_length_ratio=0.0)
+    assert short.size(1) <= 3
+
+
+def test_saved_and_loaded_by_the_auto_classes(wrapped, saved, sounds, expected):
+    model = AutoModelForSpeechSeq2Seq.from_pretrained(saved)
+    processor = AutoProcessor.from_pretrained(saved)
+    assert isinstance(model, MTLAForSpeechSeq2Seq)
+    for name, value in wrapped[0].state_dict().items():
+        assert torch.equal(value, model.state_dict()[name]), name
+    batch = processor(sounds, sampling_rate=FS)
+    assert processor.batch_decode(model.generate(**batch)) == expected
+
+
+def test_the_pipeline(saved, sounds, expected):
+    recognise = pipeline("automatic-speech-recognition", model=str(saved))
+    given = [{"array": sound, "sampling_rate": FS} for sound in sounds[:3]]
+    assert [one["text"] for one in recognise(given)] == expected[:3]
+    assert recognise(sounds[0])["text"] == expected[0]
+
+
+def test_statistics_are_weights_here(tmp_path):
+    import numpy as np
+    import yaml
+
+    folder = make_model(tmp_path / "exp")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    stats = folder / "feats_stats.npz"
+    np.savez(stats, count=2, sum=np.ones(20), sum_square=3 * np.ones(20))
+    config |= {"normalize": "global_mvn", "normalize_conf": {"stats_file": str(stats)}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    from espnet_mtla.task.build import load_model
+
+    trained, _ = load_model(folder / "config.yaml")
+    torch.save(trained.state_dict(), folder / "model.pth")
+    model = MTLAForSpeechSeq2Seq.from_packed(folder)
+    model.save_pretrained(tmp_path / "saved")
+    again = MTLAForSpeechSeq2Seq.from_pretrained(tmp_path / "saved")
+    assert again.speech.normalize.mean.tolist() == [0.5] * 20
+
+
+def test_training(wrapped, sounds):
+    """The loss is the recipe's, padding counts for nothing, and gradients flow."""
+    model, processor = wrapped
+    texts = ["ab cd", "a"]
+    batch = processor(sounds[:2], text=texts, sampling_rate=FS)
+    assert batch["labels"].tolist() == [[3, 4, 2, 5, 6], [3, -100, -100, -100, -100]]
+    loss = model(**batch).loss
+    rows = [
+        model(**processor(sounds[i], text=texts[i], sampling_rate=FS)).loss
+        for i in (0, 1)
+    ]
+    assert loss.dim() == 0
+    torch.testing.assert_close(loss, sum(rows) / 2, rtol=1e-4, atol=1e-4)
+    loss.backward()
+    assert model.speech.decoder.output.weight.grad.abs().sum() > 0
+    model.zero_grad()
+    given = torch.tensor([[10, 3, 4]])
+    logits = model(batch["input_values"][:1], decoder_input_ids=given).logits
+    assert logits.shape == (1, 3, len(TOKENS))
+
+
+def test_what_is_refused(wrapped, tmp_path, model, sounds):
+    wrapper, processor = wrapped
+    batch = processor(sounds[:2], sampling_rate=FS)
+    with pytest.raises(UserError, match="unknown option 'beams'; valid: num_beams, "):
+        wrapper.generate(**batch, beams=3)
+    with pytest.raises(UserError, match="padded on the right alone"):
+        wrapper.generate(batch["input_values"], batch["attention_mask"].flip(1))
+    with pytest.raises(UserError, match="labels or decoder_input_ids are needed"):
+        wrapper(**batch)
+    with pytest.raises(UserError, match="describes no model; make it from a packed"):
+        MTLAForSpeechSeq2Seq(MTLASpeechConfig())
+    with pytest.raises(UserError, match=r"no tokens\.txt; pack it"):
+        MTLASpeechProcessor.from_packed(model)
+    with pytest.raises(ValueError, match="16000"):
+        processor(sounds[0], sampling_rate=16000)
+    encoder = make_model(tmp_path / "encoder", ctc_weight=1.0)
+    with pytest.raises(UserError, match="a model from sound to text is needed"):
+        MTLAForSpeechSeq2Seq.from_packed(encoder)
