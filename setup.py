@@ -33,7 +33,7 @@ EXTRAS = {
         "tqdm",
     ],
     "hf": ["safetensors", "transformers>=4.57"],
-    "ssl": ["s3prl==0.4.18"],
+    "ssl": ["s3prl==0.4.18", "transformers>=4.57"],
     "flash": ["flash-attn>=2.6"],
     "dev": [
         "accelerate",  # with peft: training through Transformers is tested

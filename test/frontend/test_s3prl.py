@@ -18,6 +18,8 @@ from espnet_mtla.frontend.upstream import (
 )
 from espnet_mtla.task.choices import setting_names
 
+pytest.importorskip("s3prl", reason="the extra ssl is not installed")
+
 ROOT = Path(__file__).resolve().parents[2]
 LENGTHS = [16000, 9000, 12345, 801]
 
