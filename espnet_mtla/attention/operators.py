@@ -14,6 +14,11 @@ from espnet_mtla.attention.flash import BLOCKED
 from espnet_mtla.attention.strided import StridedAttention
 
 
+def _as_it_is(q: Tensor) -> torch.autocast:
+    """Inside, types are settled: products in float32 must not be cast once more."""
+    return torch.autocast(q.device.type, enabled=False)
+
+
 @torch.library.custom_op("espnet_mtla::latents", mutates_args=())
 def latents(
     q: Tensor,
@@ -29,9 +34,11 @@ def latents(
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:meth:`StridedAttention.forward`; the arguments are those of the class."""
-    return StridedAttention(
+    call = StridedAttention(
         q, finished, own, weight, visible, seed, kernel, stride, ranked, scale, dropout
-    ).forward()
+    )
+    with _as_it_is(q):
+        return call.forward()
 
 
 @torch.library.custom_op("espnet_mtla::latents_backward", mutates_args=())
@@ -53,9 +60,11 @@ def latents_backward(
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """:meth:`StridedAttention.backward`."""
-    return StridedAttention(
+    call = StridedAttention(
         q, finished, own, weight, visible, seed, kernel, stride, ranked, scale, dropout
-    ).backward(grad, out, lse, states)
+    )
+    with _as_it_is(q):
+        return call.backward(grad, out, lse, states)
 
 
 @torch.library.custom_op("espnet_mtla::counted", mutates_args=())
@@ -69,7 +78,8 @@ def counted(
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
     """:meth:`Blocked.forward`."""
-    return Blocked(visible, scale, dropout, seed).forward(q, k, v)
+    with _as_it_is(q):
+        return Blocked(visible, scale, dropout, seed).forward(q, k, v)
 
 
 @torch.library.custom_op("espnet_mtla::counted_backward", mutates_args=())
@@ -87,7 +97,8 @@ def counted_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:meth:`Blocked.backward`."""
     blocked = Blocked(visible, scale, dropout, seed)
-    return blocked.backward(grad, (q, k, v), (out, lse))
+    with _as_it_is(q):
+        return blocked.backward(grad, (q, k, v), (out, lse))
 
 
 # Shapes, for tracing -----------------------------------------------------------------
