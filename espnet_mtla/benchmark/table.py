@@ -10,6 +10,9 @@ RUNS: dict[str, dict[str, str]] = {
     "cuda": {
         "train": "train --dtype bfloat16 --tokens 1024 2048 4096 8192 16384"
         " --attention mha mla mtla_s2 mtla_s3 mtla_s4 --max_seconds 8",
+        "train_kernels": "train --dtype bfloat16 --tokens 8192 --attention mtla_s2"
+        " --kernels auto cuda_cudnn cuda_efficient flex --peer_tokens 0"
+        " --max_seconds 8",
         # The paper's setting: beam 50, a copy of the prompt for each hypothesis.
         "decode_paper": "decode --dtype bfloat16 --attention mtla_s2 mtla_s3 mla mha"
         " --prompt 500 --beam 50 --copy_prompt --max_seconds 60 --rounds 5",

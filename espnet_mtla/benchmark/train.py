@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from itertools import product
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,17 +22,24 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--attention", nargs="+", default=ATTENTIONS, help="names, MTLA with stride")
-    add("--tokens", nargs="+", type=int, default=[1024, 2048, 4096, 8192], help="T")
+    add("--tokens", nargs="+", type=int, help="T; default: 1k to 8k, 16k on a GPU")
     add("--batch_size", type=int, default=1, help="rows")
     add("--embed_dim", type=int, default=512, help="D")
     add("--num_heads", type=int, default=8, help="H")
-    add("--dtype", choices=list(TOLERANCE), default="float32", help="of activations")
+    dtypes = ["auto", *TOLERANCE]
+    add("--dtype", choices=dtypes, default="auto", help="auto: bfloat16 on a GPU")
+    add("--kernels", nargs="+", default=["auto"], help="flash kernels of ours to try")
+    add("--dropout", type=float, default=0.0, help="on attention weights, of ours")
     add("--peer_tokens", type=int, default=4096, help="longest row given to `mtla`")
 
 
 def run(args: argparse.Namespace) -> Report:
     from espnet_mtla.benchmark.report import Plot, Report
 
+    on_gpu = args.device != "cpu"
+    if args.dtype == "auto":
+        args.dtype = "bfloat16" if on_gpu else "float32"
+    args.tokens = args.tokens or [1024, 2048, 4096, 8192, *[16384] * on_gpu]
     layers, notes = _layers(args)
     notes += _gate(args)
     rows: list[dict[str, Value]] = []
@@ -52,9 +60,20 @@ class _Layer:
     """A module and how it is called on ``(B, T, D)``."""
 
     def __init__(
-        self, module: nn.Module, forward: Callable[[Tensor], Tensor], longest: int
+        self,
+        module: nn.Module,
+        call: Callable[[Tensor], Tensor],
+        longest: int,
+        kernel: str = "auto",
     ) -> None:
-        self.module, self.forward, self.longest = module, forward, longest
+        self.module, self.call = module, call
+        self.longest, self.kernel = longest, kernel
+
+    def forward(self, x: Tensor) -> Tensor:
+        from espnet_mtla.attention.flash import training_kernel
+
+        with training_kernel(self.kernel):
+            return self.call(x)
 
     def step(self, x: Tensor, direction: Tensor) -> Callable[[], object]:
         """Forward, and backward to the input and all parameters."""
@@ -81,8 +100,10 @@ def _layers(args: argparse.Namespace) -> tuple[dict[str, _Layer], list[str]]:
     base = ready(SdpaMultihead(*sizes))
     layers = {BASE: _Layer(base, base, endless)}
     for name in args.attention:
-        module = ready(_build(name, *sizes))
-        layers[name] = _Layer(module, module.attend_all, endless)
+        module = ready(_build(name, *sizes, args.dropout))
+        for kernel in args.kernels:
+            shown = name if kernel == "auto" else f"{name}, {kernel}"
+            layers[shown] = _Layer(module, module.attend_all, endless, kernel)
         if not name.startswith("mtla"):
             continue
         peer = mtla_attention(*sizes, stride=module.layout.stride)
@@ -95,7 +116,9 @@ def _layers(args: argparse.Namespace) -> tuple[dict[str, _Layer], list[str]]:
     return layers, notes
 
 
-def _build(name: str, embed_dim: int, num_heads: int) -> nn.Module:
+def _build(
+    name: str, embed_dim: int, num_heads: int, dropout: float = 0.0
+) -> nn.Module:
     from espnet_mtla.attention import build_attention
     from espnet_mtla.errors import UserError
 
@@ -103,7 +126,7 @@ def _build(name: str, embed_dim: int, num_heads: int) -> nn.Module:
     if stride and not (kind == "mtla" and stride.isdecimal()):
         raise UserError(f"--attention: {name!r} given, one like mtla_s2 or mha needed")
     conf = {"down_rate": int(stride)} if stride else {}
-    return build_attention(kind, embed_dim, num_heads, conf=conf)
+    return build_attention(kind, embed_dim, num_heads, dropout, conf)
 
 
 def _gate(args: argparse.Namespace) -> list[str]:
@@ -115,8 +138,8 @@ def _gate(args: argparse.Namespace) -> list[str]:
 
     from espnet_mtla.benchmark.gate import check_close
 
-    worst = 0.0
-    for name in args.attention:
+    worst, tolerance = 0.0, TOLERANCE[args.dtype]
+    for name, kernel in product(args.attention, args.kernels):
         torch.manual_seed(0)
         exact = _build(name, args.embed_dim, args.num_heads).double().eval()
         x = torch.randn(1, GATE_TOKENS, args.embed_dim, dtype=torch.float64)
@@ -125,9 +148,9 @@ def _gate(args: argparse.Namespace) -> list[str]:
             first = exact.attend_all(x[:, :1])
             later = [exact.extend(token, cache) for token in x[:, 1:].split(1, 1)]
             fast = exact.to(args.device, getattr(torch, args.dtype))
-            result = fast.attend_all(x.to(args.device, getattr(torch, args.dtype)))
+            layer = _Layer(fast, fast.attend_all, GATE_TOKENS, kernel)
+            result = layer.forward(x.to(args.device, getattr(torch, args.dtype)))
         expected = torch.cat([first, *later], dim=1)
-        tolerance = TOLERANCE[args.dtype]
         worst = max(worst, check_close(name, result, expected, tolerance))
     return [f"gate: training equals fp64 decoding, largest difference {worst:.1e}"]
 
