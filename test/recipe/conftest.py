@@ -14,6 +14,7 @@ COMMANDS = (
     "perturb_speed",
     "format_audio",
     "filter_data",
+    "dump_features",
     "tokenise",
     "train",
     "average",
@@ -67,10 +68,10 @@ def make_tree(tree: Path) -> Recipe:
         path = folder / "conf" / f"{config}.yaml"
         path.parent.mkdir(exist_ok=True)
         path.write_text("lr: 1\nmax_epoch: 3\n")
-    for attention in ("mha", "mtla_s2"):
-        path = tree / "conf" / "attention" / f"{attention}.yaml"
+    for name in ("attention/mha", "attention/mtla_s2", "frontend/fbank80"):
+        path = tree / "conf" / f"{name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"attention: {attention}\n")
+        path.write_text(f"name: {name}\n")
     return Recipe(folder, tree / "calls")
 
 

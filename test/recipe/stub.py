@@ -48,7 +48,7 @@ def maybe_stop(name: str) -> None:
 def copy_folder(name: str, args: list[str]) -> None:
     source, target = Path(args[0]), Path(args[1])
     maybe_stop(name)
-    settings = [a for a in args[2:] if a != "--nj"]
+    settings = [a for a in args[2:] if a not in ("--nj", "--ngpu")]
     write(target / "text", digest(name, source / "text", *settings))
     write(target / "wav.scp", digest(name, source / "wav.scp"))
 
@@ -85,7 +85,7 @@ def main() -> None:
         for key, value in pairwise([*args, "--end"])
         if key.startswith("--")
     }
-    if name in ("perturb_speed", "format_audio", "filter_data"):
+    if name in ("perturb_speed", "format_audio", "filter_data", "dump_features"):
         copy_folder(name, args)
     elif name == "train":
         train(options)

@@ -192,6 +192,8 @@ def test_stage_one_must_make_every_set(recipe) -> None:
         (["--test_sets", ""], "--test_sets: name at least one"),
         (["--token_type", "phone"], "--token_type: 'phone' is not bpe"),
         (["--train_config", "conf/no.yaml"], "conf/no.yaml: no such file"),
+        (["--feats_type", "mfcc"], "--feats_type: 'mfcc' is not raw, fbank_zip"),
+        (["--frontend_config", "fbank99"], "no 'fbank99' in conf/frontend, which has:"),
         (["--job", "pbs"], "--job: 'pbs' is not local or slurm"),
         (["--dry_run=perhaps"], "--dry_run: 'perhaps' is not true or false"),
     ],
@@ -283,6 +285,26 @@ def test_speed_factors_make_a_training_set_of_their_own(recipe) -> None:
     calls = recipe.calls()
     assert "perturb_speed data/train data/train_sp --factors 0.9 1.1" in calls
     assert any("--train_data dump/raw/train_sp --valid" in line for line in calls)
+
+
+def test_features_made_once_are_what_training_and_decoding_read(recipe) -> None:
+    options = ("--feats_type", "ssl", "--frontend_config", "fbank80", *SMALL)
+    recipe.run(*options)
+    calls = recipe.calls()
+    made, conf = "dump/raw/ssl_fbank80", recipe.folder.parents[2] / "conf"
+    fragment = f"--frontend_config {conf}/frontend/fbank80.yaml"
+    (dumped,) = [c for c in calls if c.startswith("dump_features dump/raw/test ")]
+    given = f"{made}/test --config conf/train.yaml --archive zip --dtype float16"
+    assert f"{given} {fragment} " in dumped
+    trained = [call for call in calls if call.startswith("train ")]
+    for call in trained:
+        assert f"--train_data {made}/train --valid_data {made}/valid" in call
+        assert fragment in call
+    assert "/asr_train_bpe_500_fbank80_mha " in f"{trained[-1]} "
+    (decoded,) = [call for call in calls if call.startswith("inference")]
+    assert f"--data {made}/test" in decoded
+    recipe.run(*options)
+    assert recipe.calls() == []
 
 
 def test_a_test_set_is_never_shortened(recipe) -> None:
