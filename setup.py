@@ -23,7 +23,10 @@ EXTRAS = {
         "matplotlib",  # the plot of RESULTS.md; espnet2's trainer imports it too
         "huggingface_hub",  # models by name, and the upload of packed ones
         "numpy",
+        "pyarrow",  # XSum as the hub and its data sets keep it
         "PyYAML",
+        "rouge-score",
+        "sacrebleu",
         "safetensors",  # weights of packed models
         "sentencepiece",
         "soundfile",
