@@ -7,6 +7,7 @@ was decoded) and ``README.md``, the model card.
 
 from __future__ import annotations
 
+import json
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -138,7 +139,10 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def save_weights(model: nn.Module, path: Path) -> None:
-    """All parameters and buffers; tied ones are written twice, as they are loaded."""
+    """All parameters and buffers; tied ones are written twice, as they are loaded.
+
+    The decoder's settings are noted beside them, so that a changed one is found out.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -147,7 +151,10 @@ def save_weights(model: nn.Module, path: Path) -> None:
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in model.state_dict().items()
     }
-    save_file(copies, path, metadata={"format": "pt"})
+    notes = {"format": "pt"}
+    if model.decoder is not None:
+        notes["decoder"] = json.dumps(model.decoder.config.complete(), sort_keys=True)
+    save_file(copies, path, metadata=notes)
 
 
 def _check(folder: Path, model: nn.Module) -> None:

@@ -5,6 +5,7 @@ Decoding needs this alone: espnet2's AbsTask, whose import takes seconds, stays 
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig
-from espnet_mtla.task.checkpoint import load
+from espnet_mtla.task.checkpoint import load, notes_of
 from espnet_mtla.task.choices import quiet_import
 from espnet_mtla.task.config import load_yaml
 from espnet_mtla.task.files import use_copies
@@ -122,6 +123,7 @@ def load_model(
     if model_file is not None:
         parameters = load(model_file)
         _check_vocabulary(parameters, model, model_file)
+        _check_decoder(model, model_file)
         try:
             model.load_state_dict(parameters)
         except RuntimeError as error:
@@ -144,3 +146,29 @@ def _check_vocabulary(
                 f"{model_file}: trained with {len(parameters[name])} tokens, and the "
                 f"token list has {len(model.token_list)}; put back the one it came with"
             )
+
+
+def _check_decoder(model: DecoderOnlySpeechModel, model_file: str | Path) -> None:
+    """Settings that no shape tells, such as ``down_rate``, are those of training."""
+    noted = notes_of(model_file).get("decoder")
+    if noted is None or model.decoder is None:
+        return
+    given = flat(model.decoder.config.complete())
+    for name, trained in flat(json.loads(noted)).items():
+        # Dropout says nothing about what was learned.
+        if given.get(name) != trained and not name.endswith("dropout"):
+            raise UserError(
+                f"{model_file}: trained with decoder_conf.{name} {trained}, and its "
+                f"config.yaml says {given.get(name)}; put that back"
+            )
+
+
+def flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
+    """Nested settings with dotted names."""
+    found: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[f"{prefix}{key}"] = value
+    return found

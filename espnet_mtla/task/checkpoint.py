@@ -78,6 +78,16 @@ def _load_safe(path: Path, device: str) -> dict[str, torch.Tensor]:
         ) from None
 
 
+def notes_of(path: str | Path) -> dict[str, str]:
+    """What was written beside the tensors of a safetensors file; {} for other kinds."""
+    if Path(path).suffix != SAFE:
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
 def save(content: dict[str, Any], path: str | Path) -> None:
     """Write as torch does, whole or not at all."""
     with atomic_file(path, "wb") as stream:

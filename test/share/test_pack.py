@@ -170,6 +170,19 @@ def test_parameters_missing_and_too_many(broken):
     fails(broken, r"does not fit .*decoder\.norm\.weight.*decoder\.other")
 
 
+def test_a_stride_that_was_changed_after_training(broken):
+    text = (broken / "config.yaml").read_text()
+    assert "down_rate: 2" in text
+    (broken / "config.yaml").write_text(text.replace("down_rate: 2", "down_rate: 3"))
+    fails(broken, r"decoder_conf\.attention_conf\.down_rate 2, and its .* says 3; put")
+
+
+def test_impossible_sizes(broken):
+    text = (broken / "config.yaml").read_text()
+    (broken / "config.yaml").write_text(text.replace("down_rate: 2", "down_rate: 0"))
+    fails(broken, "down_rate: 0 given, a whole number >= 1 is needed")
+
+
 def test_a_config_is_missing(broken):
     (broken / "config.yaml").unlink()
     fails(broken, r"config\.yaml: no such file")
