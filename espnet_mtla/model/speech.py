@@ -237,20 +237,16 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         """
         with torch.autocast(speech.device.type, enabled=False):
             x, lengths = self.extract_feats(speech, speech_lengths)
+            frames = lengths
+            if self.encoder is not None:
+                frames = subsampled_lengths(self.encoder, lengths)
+            _refuse_short(frames, lengths, utt_id)
             if self.specaug is not None and self.training:
                 x, lengths = self.specaug(x, lengths)
             if self.normalize is not None:
                 x, lengths = self.normalize(x, lengths)
         if self.encoder is None:
             return x, lengths
-        frames = subsampled_lengths(self.encoder, lengths)
-        if int(frames.min()) < 1:
-            row = int(frames.argmin())
-            name = utt_id[row] if len(utt_id) else f"utterance {row} of the batch"
-            raise UserError(
-                f"{name}: {int(lengths[row])} feature frames are too few for the "
-                "encoder's subsampling; drop such ones (filter_data --min_seconds)"
-            )
         x, encoded_lengths, *_ = self.encoder(
             x, lengths_for_encoder(self.encoder, lengths)
         )
@@ -306,6 +302,17 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         """What the statistics of normalisation are collected from."""
         feats, lengths = self.extract_feats(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": lengths}
+
+
+def _refuse_short(frames: Tensor, lengths: Tensor, utt_id: Sequence[str]) -> None:
+    """Name an utterance of which subsampling leaves no frame; all are (B,)."""
+    if int(frames.min()) < 1:
+        row = int(frames.argmin())
+        name = utt_id[row] if len(utt_id) else f"utterance {row} of the batch"
+        raise UserError(
+            f"{name}: {int(lengths[row])} feature frames are too few for the "
+            "encoder's subsampling; drop such ones (filter_data --min_seconds)"
+        )
 
 
 def _not_finite(loss: Tensor, utt_id: Sequence[str]) -> str:

@@ -244,6 +244,14 @@ def test_features_of_another_width_are_refused(build, shape, message):
         build("none").encode(torch.zeros(shape, dtype=torch.float64), lengths)
 
 
+@pytest.mark.parametrize("encoder", ["none", "conformer"])
+def test_sound_without_a_frame_is_named(build, encoder):
+    conf = {"fs": 8000, "n_mels": 20}
+    model = build(encoder, frontend="fbank", frontend_conf=conf, input_size=None)
+    with pytest.raises(UserError, match=r"^short: 0 feature frames are too few"):
+        model.encode(torch.zeros(2, 900), torch.tensor([900, 150]), ["long", "short"])
+
+
 def test_two_channels_are_refused(build):
     model = build("none", frontend="default", input_size=None)
     with pytest.raises(UserError, match="features of width 2 given, 80 needed"):
