@@ -125,22 +125,39 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         if cache is not None:
             cache.note_padding(real, shape[1])
         step = self._step(x, position_ids, packing, cache)
-        states = []
-        for layer in self.layers:
-            states.append(x)
-            x = layer(x, past_key_values=cache, use_cache=cache is not None, step=step)
-        if cache is not None:
-            cache.timeline.advance(x.size(1) if packing is None else packing.lengths)
-        states.append(self.norm(x))
-        if not output_hidden_states:
-            states = states[-1:]
-        if packing is not None:
-            states = [packing.unpack(state) for state in states]
+        states = self._through(x, cache, step, packing, output_hidden_states)
         return BaseModelOutputWithPast(
             last_hidden_state=states[-1],
             past_key_values=cache,
             hidden_states=tuple(states) if output_hidden_states else None,
         )
+
+    def _through(
+        self,
+        x: Tensor,
+        cache: TemporalLatentCache | None,
+        step: Step,
+        packing: Packing | None,
+        output_hidden_states: bool,
+    ) -> list[Tensor]:
+        """Run the layers on packed tokens ``x (N, T, D)``; move the cache's timeline.
+
+        Returns:
+            The last hidden states ``(B, L, D)``, with all before them if asked for.
+        """
+        states = []
+        for layer in self.layers:
+            if output_hidden_states and packing is not None:
+                # Through the batch's own form, so that gradients reach what is shown.
+                states.append(packing.unpack(x))
+                x = packing.pack(states[-1])
+            elif output_hidden_states:
+                states.append(x)
+            x = layer(x, past_key_values=cache, use_cache=cache is not None, step=step)
+        if cache is not None:
+            cache.timeline.advance(x.size(1) if packing is None else packing.lengths)
+        x = self.norm(x)
+        return [*states, x if packing is None else packing.unpack(x)]
 
     def _step(
         self,
