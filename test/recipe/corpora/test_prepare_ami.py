@@ -207,6 +207,8 @@ def cut(n: int, start: object, end: object, first: int = 0, last: int = 3) -> st
             "no words",
         ),
         (cut(1, 2.0, 2.0), "end before they begin"),
+        (cut(1, 2.0001, 2.0004), "end before they begin"),
+        (cut(1, "nan", 2.0), "end before they begin"),
         (cut(1, "", 2.0), "have no times"),
         (cut(1, 4.1, 4.4), "go beyond the end of the sound"),
         (cut(1, 3.0, 5.0), "go beyond the end of the sound"),

@@ -11,7 +11,7 @@ from fixture_must_c import TALKS, entry, write_must_c, write_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_mtla.data.folder import DataFolder
+from espnet_mtla.data.folder import DataFolder, parse_segment
 from espnet_mtla.errors import UserError
 
 
@@ -221,6 +221,24 @@ def test_truncated_sound(must_c: ModuleType, corpus: Path) -> None:
     path.write_bytes(path.read_bytes()[:2000])
     with pytest.raises(UserError, match=r"ted_1922\.wav: truncated"):
         prepare(must_c, corpus)
+
+
+@given(offset=st.floats(-1, 9), duration=st.floats(-1, 9) | st.just(1e-9))
+def test_what_is_no_fault_can_be_cut(
+    must_c: ModuleType, offset: float, duration: float
+) -> None:
+    """As ``segments`` is read, of a talk of 5 s: a piece of it, of some length."""
+    entry = must_c.Entry("talk", "speaker", offset, duration)
+    reason, _ = must_c.fault(entry, 5.0)
+    written = f"talk {offset:.6f} {offset + duration:.6f}"
+    try:
+        span = parse_segment(written)
+        fits = span.end is not None and span.start < 5 and span.end <= 5.5
+    except ValueError:
+        fits = False
+    # Half a millionth of a second is nobody's matter.
+    edges = (abs(offset), abs(offset - 5), abs(offset + duration - 5.5))
+    assert (not reason) == fits or min(edges) < 1e-6
 
 
 @given(text=st.text(max_size=60))

@@ -16,8 +16,8 @@ from recipe_runner import Recipe
 
 pytestmark = pytest.mark.recipe
 
-# One epoch of the small configuration, the likeliest tokens: to see the road, not to
-# learn.
+# One epoch of the small configuration, the likeliest tokens, one set to validate and to
+# test on: to see the road, not to learn.
 SMALL = (
     *("--train_config", "conf/train_small.yaml", "--attention", "mtla_s2"),
     *("--train_opts", "--max_epoch 1", "--nbest", "1", "--nj", "1", "--threads", "1"),
@@ -48,11 +48,11 @@ def test_must_c(make_run: Callable[[str], Recipe], tmp_path: Path) -> None:
     output = run_all(
         recipe,
         tmp_path / "corpus",
-        *("--lang", "fr", "--nbpe", "60", "--test_sets", "tst-COMMON.en-fr"),
+        *("--lang", "fr", "--nbpe", "60", "--test_sets", "dev.en-fr"),
         *("--encoder_config", "conf/encoder_small.yaml", "--feats_type", "fbank_zip"),
     )
     assert "tst-HE: 5 entries in, 5 kept, 0 dropped" in output
-    assert score_of(recipe, "bleu", "tst-COMMON.en-fr")["utterances"] == 5
+    assert score_of(recipe, "bleu", "dev.en-fr")["utterances"] == 5
     assert list(recipe.folder.glob("dump/raw/*/train.en-fr/**/*.zip"))
     assert (recipe.folder / "data/token_list/fr_unigram_60/tokens.txt").is_file()
 
@@ -64,10 +64,10 @@ def test_ami(make_run: Callable[[str], Recipe], tmp_path: Path) -> None:
     output = run_all(
         recipe,
         tmp_path / "corpus",
-        *("--mic", "mdm8", "--nbpe", "30", "--test_sets", "eval_mdm8"),
+        *("--mic", "mdm8", "--nbpe", "30", "--test_sets", "dev_mdm8"),
     )
     assert "eval: 4 segments in, 4 kept, 0 dropped" in output
-    assert score_of(recipe, "wer", "eval_mdm8")["utterances"] == 4
+    assert score_of(recipe, "wer", "dev_mdm8")["utterances"] == 4
     train = recipe.folder / "dump/raw/train_mdm8_sp"
     assert len((train / "text").read_text().splitlines()) == 12
     assert ".ark:" in (train / "wav.scp").read_text()
@@ -77,9 +77,9 @@ def test_slurp(make_run: Callable[[str], Recipe], tmp_path: Path) -> None:
     """Real and synthetic speech, word tokens, the intent before the words."""
     write_slurp(tmp_path / "corpus", sentences=4)
     recipe = make_run("slurp/slu1")
-    output = run_all(recipe, tmp_path / "corpus", "--test_sets", "test")
+    output = run_all(recipe, tmp_path / "corpus", "--test_sets", "devel")
     assert "train_synthetic: 4 recordings in, 4 kept, 0 dropped" in output
-    assert score_of(recipe, "intent", "test")["utterances"] == 8
+    assert score_of(recipe, "intent", "devel")["utterances"] == 8
     assert re.search(r"^\| majority ", output, re.MULTILINE)
     tokens = (recipe.folder / "data/token_list/word/tokens.txt").read_text().split()
     assert "takeaway_order" in tokens
@@ -89,9 +89,11 @@ def test_xsum(make_run: Callable[[str], Recipe], tmp_path: Path) -> None:
     """Text to text, one vocabulary for both."""
     write_xsum(tmp_path / "corpus", "arrow", train=8)
     recipe = make_run("xsum/sum1")
-    output = run_all(recipe, tmp_path / "corpus", "--nbpe", "80")
+    output = run_all(
+        recipe, tmp_path / "corpus", "--nbpe", "80", "--test_sets", "validation"
+    )
     assert "train: 8 articles in, 8 kept, 0 dropped" in output
-    assert score_of(recipe, "rouge", "test")["utterances"] == 4
+    assert score_of(recipe, "rouge", "validation")["utterances"] == 4
     assert re.search(r"^\| first_sentence ", output, re.MULTILINE)
 
 

@@ -117,8 +117,9 @@ def read_segments(path: Path) -> list[Segment]:
 
 
 def _seconds(value: str | None) -> float | None:
+    """Rounded to milliseconds, so that what is written is what was checked."""
     try:
-        return float(value) if value is not None else None
+        return round(float(value), 3) if value is not None else None
     except ValueError:
         return None
 

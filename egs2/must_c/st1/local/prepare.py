@@ -25,6 +25,8 @@ from espnet_mtla.errors import UserError
 
 LANGUAGES = ("de", "es", "fr", "it", "nl", "pt", "ro", "ru")
 SPLITS = ("train", "dev", "tst-COMMON", "tst-HE")
+DECIMALS = 6
+"""Of the seconds in ``segments``, as in later releases."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,9 @@ def read_split(folder: Path, split: str, language: str, drop_bad: bool) -> DataF
         else:
             seen[entry] = key
             end = entry.offset + entry.duration
-            segments[key] = f"{entry.talk} {entry.offset:.6f} {end:.6f}"
+            segments[key] = (
+                f"{entry.talk} {entry.offset:.{DECIMALS}f} {end:.{DECIMALS}f}"
+            )
             tables["utt2spk"][key] = entry.speaker
             tables["text"][key] = tables[f"text.tc.{language}"][key] = translation
             tables["text.tc.en"][key] = source
@@ -188,7 +192,8 @@ def fault(entry: Entry, seconds: float | str) -> tuple[str, str]:
     end = entry.offset + entry.duration
     if isinstance(seconds, str):
         return "unusable sound file", seconds
-    if not (entry.offset >= 0 and entry.duration > 0 and math.isfinite(end)):
+    written = round(entry.offset, DECIMALS) < round(end, DECIMALS)
+    if not (entry.offset >= 0 and written and math.isfinite(end)):
         return "offset and duration are no part of a recording", cut
     # Times were rounded by someone; what is cut has at least one sample.
     if entry.offset >= seconds or end > seconds + MAX_OVERSHOOT_SECONDS:
