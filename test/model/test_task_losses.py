@@ -53,3 +53,28 @@ def test_text_model_is_the_same_alone_and_in_a_batch(mode, attention):
     assert model(changed, lengths, text, text_lengths)[0] != loss
     loss.backward()
     assert decoder.embedding.weight.grad.abs().sum() > 0
+
+
+def test_ctc_learns_the_words_spoken_and_the_decoder_the_text(build):
+    """With a source, CTC's loss is that of the source; the decoder's of the text."""
+    model = build()
+    generator = torch.Generator().manual_seed(2)
+    speech = torch.randn(2, 40, 16, generator=generator, dtype=torch.float64)
+    frames, lengths = torch.tensor([40, 31]), torch.tensor([3, 2])
+    text = torch.tensor([[2, 3, 4], [5, 2, -1]])
+    said, said_lengths = torch.tensor([[4, 5], [3, -1]]), torch.tensor([2, 1])
+    intent = torch.tensor([[1], [2]])
+
+    def stats(*texts: torch.Tensor, **more: torch.Tensor) -> dict[str, float]:
+        loss, found, _ = model(speech, frames, *texts, **more)
+        assert found["loss"] == loss
+        return {name: float(value) for name, value in found.items()}
+
+    of_text, of_said = stats(text, lengths), stats(said, said_lengths)
+    both = stats(text, lengths, source=said, source_lengths=said_lengths)
+    assert both["loss_ctc"] == pytest.approx(of_said["loss_ctc"], rel=1e-12)
+    assert both["loss_ctc"] != pytest.approx(of_text["loss_ctc"], rel=1e-3)
+    assert both["loss_att"] == pytest.approx(of_text["loss_att"], rel=1e-12)
+    with_intent = stats(text, lengths, intent=intent)
+    weight = model.config.intent_weight * with_intent["loss_intent"]
+    assert with_intent["loss"] == pytest.approx(of_text["loss"] + weight, rel=1e-6)
