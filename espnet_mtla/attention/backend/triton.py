@@ -1,9 +1,9 @@
 """The back-end of our own Triton kernels: split-KV attention, fused small steps.
 
-The kernels are in :mod:`.triton_kernels`; here are their shapes and grids. A tile of
-latent entries is read once and serves as key and as value. A long row is split among
-programs and the parts are merged in a fixed order, so that results do not change from
-run to run.
+The kernels are in :mod:`.triton_kernels` and :mod:`.triton_token`; here are their
+shapes and grids. A tile of latent entries is read once and serves as key and as value.
+A long row is split among programs and the parts are merged in a fixed order, so that
+results do not change from run to run.
 """
 
 from __future__ import annotations
@@ -159,7 +159,9 @@ class TritonBackend:
         linears = (hypernet.fc_c, hypernet.fc_p) if hypernet else (norm, norm)
         weights = [t for linear in linears for t in (linear.weight, linear.bias)]
         codes = raw if new.codes is None else new.codes.contiguous()
-        _kernels().write_kernel[(-(-rows // 16),)](
+        from espnet_mtla.attention.backend.triton_token import write_kernel
+
+        write_kernel[(-(-rows // 16),)](
             *(raw, norm.weight, norm.bias, angles, codes, new.slot, new.is_open),
             *(*weights, suffix, raw.stride(0)),
             *(angles.stride(0) if len(angles) > 1 else 0, suffix.stride(0)),
@@ -224,7 +226,6 @@ def constants(
         "TAIL": tail,
         "VALUE": layout.value_width,
         "VALUE_START": layout.value_start,
-        "SHARED": _shared(layout),
         "BLOCK_M": launch.block_m,
         "BLOCK_S": launch.block_s,
         "BLOCK_MAIN": _block(main),
