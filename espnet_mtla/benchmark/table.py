@@ -36,6 +36,9 @@ RUNS: dict[str, dict[str, str]] = {
 }
 """Kind of device, name of the result's files, and the run."""
 
+RUN_SECONDS = {"cuda": 300, "cpu": 1800}
+"""A run that takes longer is stopped, so that the others have their turn."""
+
 
 def runs_for(kind: str, shared: list[str], only: list[str]) -> dict[str, list[str]]:
     """Arguments of each run, with what ``all`` was given for all of them.

@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from espnet_mtla.benchmark import PARTS
-from espnet_mtla.benchmark.table import RUNS, runs_for
+from espnet_mtla.benchmark.table import RUN_SECONDS, RUNS, runs_for
 from espnet_mtla.bin.cli import run
 from espnet_mtla.errors import UserError
 
@@ -57,7 +57,8 @@ def _add_all(parser: argparse.ArgumentParser) -> None:
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda:N")
     add("--output_dir", type=Path, default=Path("benchmarks"), help="for the results")
     names = sorted({name for runs in RUNS.values() for name in runs})
-    add("--run_seconds", type=float, default=300, help="a run is stopped after these")
+    limits = ", ".join(f"{seconds} on {kind}" for kind, seconds in RUN_SECONDS.items())
+    add("--run_seconds", type=float, help=f"a run is stopped after these; {limits}")
     add("--only", nargs="+", default=[], choices=names, help="some of the runs")
 
 
@@ -84,10 +85,11 @@ def run_all(args: argparse.Namespace) -> None:
     """
     shared = ["--device", args.device, "--output_dir", str(args.output_dir)]
     kind, failed = args.device.partition(":")[0], []
+    limit = args.run_seconds or RUN_SECONDS[kind]
     for name, arguments in runs_for(kind, shared, args.only).items():
         began = time.perf_counter()
         print(f"\n# {name}: {' '.join(arguments)}", flush=True)
-        reason = _run_alone(arguments, args.run_seconds)
+        reason = _run_alone(arguments, limit)
         if reason:
             failed.append(f"{name} ({reason})")
         logging.info("%s took %.0f s", name, time.perf_counter() - began)
