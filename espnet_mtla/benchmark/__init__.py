@@ -15,6 +15,7 @@ from __future__ import annotations
 PARTS = {
     "train": "one attention layer, forward and backward: time and kept bytes",
     "decode": "steps with a cache: time and bytes, beside the reference's",
+    "recipe": "a trained experiment's decoding, in batches, singly, by ESPnet",
     "kernel": "attention over a cache: bytes and products a second",
 }
 """Part and what it measures; ``all`` runs them as :mod:`.table` says."""

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
 
 
+WIDTHS = ("q_lora_rank", "kv_lora_rank", "v_head_dim")
+WIDTHS += ("qk_nope_head_dim", "qk_rope_head_dim")
+
+
 class ConcatMultihead(nn.Module):
     """MHA as fairseq-style decoders have it. ``mtla`` has no MHA of its own.
 
@@ -134,7 +138,10 @@ def has_reference(attention: str) -> bool:
 def _peer(ours: nn.Module) -> nn.Module:
     config = ours.config
     if hasattr(ours, "hypernet_down"):
-        module = mtla_attention(config.embed_dim, config.num_heads, config.down_rate)
+        widths = {name: getattr(config, name) for name in WIDTHS}
+        module = mtla_attention(
+            config.embed_dim, config.num_heads, config.down_rate, **widths
+        )
         module.load_state_dict(ours.state_dict(), strict=True)
         parameter = next(ours.parameters())
         return ReferenceTemporal(module.to(parameter.device, parameter.dtype).eval())

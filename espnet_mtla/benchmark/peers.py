@@ -28,7 +28,9 @@ class SdpaMultihead(nn.Module):
         return self.out(attended.transpose(1, 2).flatten(2))
 
 
-def mtla_attention(embed_dim: int, num_heads: int, stride: int) -> nn.Module | None:
+def mtla_attention(
+    embed_dim: int, num_heads: int, stride: int, **widths: int
+) -> nn.Module | None:
     """The reference's MTLA module, or None where its package is not installed.
 
     Loaded by file, since importing the package needs Transformers. It runs with
@@ -45,7 +47,7 @@ def mtla_attention(embed_dim: int, num_heads: int, stride: int) -> nn.Module | N
         peer.loader.exec_module(module)
         sys.modules[name] = module
     peer_type = sys.modules[name].MultiheadTemporalLatentAttention
-    return peer_type(embed_dim, num_heads, down_rate=stride)
+    return peer_type(embed_dim, num_heads, down_rate=stride, **widths)
 
 
 def run_mtla(module: nn.Module, x: Tensor) -> Tensor:
