@@ -12,7 +12,7 @@ from espnet_mtla.benchmark import recipe
 from espnet_mtla.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "bin"))
-from tiny_experiment import make_data, make_model  # noqa: E402
+from tiny_experiment import make_data, make_model
 
 
 @pytest.fixture(scope="module")
