@@ -205,20 +205,6 @@ def test_bad_options_are_one_line_and_nothing_runs(recipe, options, words) -> No
     assert recipe.calls() == []
 
 
-def test_upload_is_asked_for_by_name_and_done_once(finished) -> None:
-    output = finished.run(*SMALL, "--stage", "upload", "--stop_stage", "13", code=1)
-    assert output.endswith("error: stage upload needs --hub_name owner/name\n")
-    options = (*SMALL, "--stop_stage", "upload", "--hub_name", "me/toy")
-    finished.run(*options)
-    calls = finished.calls()
-    folder = "exp/packed_train_bpe_500/asr_train_bpe_500_mha"
-    assert [call.split()[0] for call in calls] == ["pack", "upload"]
-    assert "--name me/toy-mha" in calls[0]
-    assert calls[1] == f"upload {folder} me/toy-mha"
-    finished.run(*options)
-    assert finished.calls() == []
-
-
 def test_help_lists_stages_and_the_values_that_options_have_here(recipe) -> None:
     output = recipe.run("--nj", "7", "--help")
     for number, stage in enumerate(STAGES, 1):
@@ -285,26 +271,6 @@ def test_speed_factors_make_a_training_set_of_their_own(recipe) -> None:
     calls = recipe.calls()
     assert "perturb_speed data/train data/train_sp --factors 0.9 1.1" in calls
     assert any("--train_data dump/raw/train_sp --valid" in line for line in calls)
-
-
-def test_features_made_once_are_what_training_and_decoding_read(recipe) -> None:
-    options = ("--feats_type", "ssl", "--frontend_config", "fbank80", *SMALL)
-    recipe.run(*options)
-    calls = recipe.calls()
-    made, conf = "dump/raw/ssl_fbank80", recipe.folder.parents[2] / "conf"
-    fragment = f"--frontend_config {conf}/frontend/fbank80.yaml"
-    (dumped,) = [c for c in calls if c.startswith("dump_features dump/raw/test ")]
-    given = f"{made}/test --config conf/train.yaml --archive zip --dtype float16"
-    assert f"{given} {fragment} " in dumped
-    trained = [call for call in calls if call.startswith("train ")]
-    for call in trained:
-        assert f"--train_data {made}/train --valid_data {made}/valid" in call
-        assert fragment in call
-    assert "/asr_train_bpe_500_fbank80_mha " in f"{trained[-1]} "
-    (decoded,) = [call for call in calls if call.startswith("inference")]
-    assert f"--data {made}/test" in decoded
-    recipe.run(*options)
-    assert recipe.calls() == []
 
 
 def test_a_test_set_is_never_shortened(recipe) -> None:
