@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from espnet_mtla.bin.cli import run
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.options import add_decoding_options, given_options
+from espnet_mtla.speech2text.api import LONGEST_SECONDS
 
 if TYPE_CHECKING:
     from espnet_mtla.speech2text import Speech2Text, Transcript
@@ -48,7 +49,7 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--longest_seconds",
         type=float,
-        default=30.0,
+        default=LONGEST_SECONDS,
         help="longer recordings are cut at quiet places",
     )
     add_decoding_options(parser)
