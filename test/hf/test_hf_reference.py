@@ -11,6 +11,7 @@ import json
 
 import pytest
 import torch
+import transformers
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
@@ -39,7 +40,8 @@ def reference():
 def make(reference, **settings):
     torch.manual_seed(5)
     config = reference.LlamaMTLAConfig(**{**REFERENCE_SIZES, **settings})
-    config.head_dim = config.qk_rope_head_dim
+    if transformers.__version__ >= "5":  # which takes it for the rotary width
+        config.head_dim = config.qk_rope_head_dim
     model = reference.LlamaMTLAForCausalLM(config).eval()
     with torch.no_grad():  # norms and biases that are not 1 and 0
         for parameter in model.parameters():
