@@ -91,9 +91,9 @@ class Blocked:
             if self.dropout > 0:
                 keep = self._keep(weights, block)
                 d_weights, dropped = d_weights.mul_(keep), weights * keep
-            dv[:, :n].baddbmm_(dropped.mT, part_grad)
+            _add_product(dv, n, dropped, part_grad)
             d_scores = d_weights.sub_(_part(delta, block, groups)).mul_(weights)
-            dk[:, :n].baddbmm_(d_scores.mT, part_q)
+            _add_product(dk, n, d_scores, part_q)
             part_dq = torch.bmm(d_scores, flat_k[:, :n]).mul_(self.scale)
             dq[:, :, block.first : block.last] = _unflat(part_dq, heads, batch)
         dk = dk.mul_(math.log(2))  # queries were those of exponents of two
@@ -173,3 +173,11 @@ def _part(x: Tensor, block: _Block, groups: int) -> Tensor:
 def _unflat(part: Tensor, heads: int, batch: int) -> Tensor:
     """The inverse of :func:`_part`: ``(B, H, n, w)``."""
     return part.reshape(batch, heads, -1, part.size(-1))
+
+
+def _add_product(total: Tensor, count: int, weights: Tensor, x: Tensor) -> None:
+    """Add ``weights^T x`` to the first ``count`` keys of ``total (B G, S, w)``."""
+    if count == total.size(1):
+        total.baddbmm_(weights.mT, x)
+    else:  # into a part PyTorch would add matrix by matrix
+        total[:, :count] += torch.bmm(weights.mT, x)
