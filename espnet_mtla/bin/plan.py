@@ -19,13 +19,13 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.search.options import CACHE_DTYPES, DTYPES, PROMPT_CACHES
 
 if TYPE_CHECKING:
-    from espnet_mtla.decoder import DecoderOnlyTransformer
     from espnet_mtla.decoder.plan import Load
 
 ATTENTIONS = ["mha", "gqa", "mqa", "mla", "mtla_s2", "mtla_s3", "mtla_s4"]
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 SUBSAMPLING = {"conv2d1": 1, "conv2d2": 2, "conv2d6": 6, "conv2d8": 8, "linear": 1}
 DEFAULT_SUBSAMPLING = 4  # espnet2's conv2d
+DEFAULT_VOCAB = 5000
 
 
 def parse() -> argparse.Namespace:
@@ -105,9 +105,12 @@ def row(
     args: argparse.Namespace, name: str, config: Mapping[str, object], rate: float
 ) -> list[str]:
     """What fits with one attention type."""
-    from espnet_mtla.decoder.plan import cache_bytes, decode_bytes, most
+    from espnet_mtla.decoder.plan import cache_bytes, decode_bytes, most, sketch
 
-    decoder = build(name, config, args.vocab_size)
+    tokens = config.get("token_list")
+    known = len(tokens) if isinstance(tokens, list) else DEFAULT_VOCAB
+    conf = dict(config.get("decoder_conf") or {})
+    decoder = sketch(name, args.vocab_size or known, conf)
     load = plain_load(args, rate, args.seconds)
     parameters = sum(p.numel() for p in decoder.parameters()) * load.itemsize
 
@@ -124,8 +127,7 @@ def row(
 def plain_load(args: argparse.Namespace, rate: float, seconds: float) -> Load:
     import torch
 
-    from espnet_mtla.attention import CacheOptions
-    from espnet_mtla.decoder.plan import Load
+    from espnet_mtla.decoder.plan import CacheOptions, Load
 
     return Load(
         batch=args.batch,
@@ -136,38 +138,6 @@ def plain_load(args: argparse.Namespace, rate: float, seconds: float) -> Load:
         itemsize=getattr(torch, args.dtype).itemsize,
         options=CacheOptions(dtype=args.cache_dtype, prompt=args.prompt_cache),
     )
-
-
-def build(
-    name: str, config: Mapping[str, object], vocab_size: int | None
-) -> DecoderOnlyTransformer:
-    """The config's decoder with another attention; without memory for parameters."""
-    import torch
-
-    from espnet_mtla.attention import attention_settings
-    from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
-
-    kind, _, stride = name.partition("_s")
-    if stride and not (kind == "mtla" and stride.isdecimal()):
-        raise UserError(f"--attention: {name!r} given, one like mtla_s2 or mha needed")
-    conf = dict(config.get("decoder_conf") or {})
-    valid = attention_settings(kind)
-    # Widths of the config's own type hold for its relatives, too.
-    given = dict(conf.pop("attention_conf", None) or {})
-    if conf.pop("attention", "mtla") in ("mla", "mtla") and kind in ("mla", "mtla"):
-        given = {key: value for key, value in given.items() if key in valid}
-    else:
-        given = {}
-    if stride:
-        given["down_rate"] = int(stride)
-    tokens = config.get("token_list")
-    known = len(tokens) if isinstance(tokens, list) else 5000
-    with torch.device("meta"):
-        return DecoderOnlyTransformer(
-            DecoderConfig(
-                vocab_size or known, **{**conf, "attention": kind}, attention_conf=given
-            )
-        )
 
 
 if __name__ == "__main__":

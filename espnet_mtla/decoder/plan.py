@@ -7,11 +7,16 @@ of the prompt, the past of the search.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
+from espnet_mtla.attention import attention_settings
 from espnet_mtla.attention.layout import PLAIN, CacheOptions
+from espnet_mtla.decoder.config import DecoderConfig
+from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder.transformer import DecoderOnlyTransformer
@@ -70,3 +75,37 @@ def most(fits: Callable[[int], bool], at_most: int = 10**7) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return low
+
+
+def sketch(
+    attention: str, vocab_size: int, conf: Mapping[str, object]
+) -> DecoderOnlyTransformer:
+    """A decoder of other attention than ``conf`` says, without memory for parameters.
+
+    Args:
+        attention: a name, MTLA with its stride: ``mtla_s2``.
+        conf: ``decoder_conf``; widths of latents hold for MLA and MTLA alike.
+
+    Raises:
+        UserError: an unknown name or key.
+    """
+    from espnet_mtla.decoder.transformer import DecoderOnlyTransformer
+
+    kind, _, stride = attention.partition("_s")
+    if stride and not (kind == "mtla" and stride.isdecimal()):
+        raise UserError(
+            f"--attention: {attention!r} given, one like mtla_s2 or mha needed"
+        )
+    valid, latent = attention_settings(kind), ("mla", "mtla")
+    given = dict(conf)
+    widths = dict(given.pop("attention_conf", None) or {})
+    if given.pop("attention", "mtla") not in latent or kind not in latent:
+        widths = {}
+    widths = {key: value for key, value in widths.items() if key in valid}
+    if stride:
+        widths["down_rate"] = int(stride)
+    config = DecoderConfig(
+        vocab_size, **{**given, "attention": kind, "attention_conf": widths}
+    )
+    with torch.device("meta"):
+        return DecoderOnlyTransformer(config)
