@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from espnet_mtla.attention.cache import EntryLayout
 
 NEVER = float("-inf")
-ROW_QUERIES = 64
-"""Queries of a row from which rows of different lengths are computed singly."""
+ROW_OPERATIONS = 5e6
+"""What one more call costs, in arithmetic that could be done instead."""
 
 
 class TorchBackend:
@@ -35,7 +35,7 @@ class TorchBackend:
         scale: float,
     ) -> tuple[Tensor, Tensor]:
         low, top = _bounds(visible, entries.size(2))
-        if _by_row(q, visible, low, top):
+        if _by_row(q, layout, visible, low, top):
             each = [
                 self.attend(*row, layout, count, scale)
                 for *row, count in zip(
@@ -79,13 +79,19 @@ def _bounds(visible: Tensor, slots: int) -> tuple[int, int]:
     return int(low), int(top)
 
 
-def _by_row(q: Tensor, visible: Tensor, low: int, top: int) -> bool:
+def _by_row(
+    q: Tensor, layout: EntryLayout, visible: Tensor, low: int, top: int
+) -> bool:
     """Whether rows of different lengths had better be computed one after another.
 
-    Each without masks and without padding, which pays where a row has many queries.
+    Each without masks and without padding, which pays where there is much of that.
     """
     several = q.size(0) > 1 and visible.size(1) == 1 and low < top
-    return several and q.device.type == "cpu" and q.size(1) * q.size(2) >= ROW_QUERIES
+    if not several or q.device.type != "cpu":
+        return False
+    padding = q.size(0) * top - int(visible.sum())
+    each = 2 * q.size(1) * q.size(2) * (layout.key_width + layout.value_width)
+    return padding * each > q.size(0) * ROW_OPERATIONS
 
 
 def _scores(q: Tensor, keys: Tensor, scale: float) -> Tensor:
