@@ -1,4 +1,4 @@
-"""What every test needs to be set before the first import of Triton.
+"""For all tests: the longest first, and Triton set up before its first import.
 
 Where there is no GPU, Triton's kernels run in its interpreter, on the CPU. That is
 settled when a kernel is defined, and for Triton's own functions when it is imported, so
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+import pytest
 import torch
 
 if not torch.cuda.is_available():
@@ -47,3 +48,8 @@ def _mend_the_interpreter() -> None:
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     _mend_the_interpreter()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Recipes take minutes: begun last, they would leave the other processes idle."""
+    items.sort(key=lambda item: item.get_closest_marker("recipe") is None)

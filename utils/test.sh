@@ -44,4 +44,5 @@ echo "test: pytest"
 # One thread is faster for the small tensors of the tests: a process a core does more. A
 # file's tests stay together, since they share what was expensive to make.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec python3 -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile "$@"
+exec python3 -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
+    --no-loadscope-reorder "$@"
