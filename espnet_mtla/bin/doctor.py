@@ -27,12 +27,16 @@ def main() -> None:
     from espnet_mtla.check.doctor import report
 
     # The report tells the choice of back-ends itself, and in order.
-    logging.getLogger("espnet_mtla").setLevel(logging.WARNING)
-
+    logger = logging.getLogger("espnet_mtla")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
     failed = []
-    for text, findings in report():
-        print(text, flush=True)
-        failed += [found.check for found in findings if found.fails]
+    try:
+        for text, findings in report():
+            print(text, flush=True)
+            failed += [found.check for found in findings if found.fails]
+    finally:
+        logger.setLevel(level)
     if failed:
         raise UserError(f"wrong on this machine: {', '.join(failed)}")
 

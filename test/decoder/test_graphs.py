@@ -24,7 +24,7 @@ BEAM, LENGTHS = 3, [7, 4, 5]
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the CPU the PyTorch back-end looks how many slots are visible."""
-    monkeypatch.setattr(torch_backend, "_bounds", lambda _, slots: (0, slots))
+    monkeypatch.setattr(torch_backend, "_bounds", lambda _, slots: (0, slots, 0))
 
 
 def prefilled(decoder: DecoderOnlyTransformer, share: bool = True, tokens: int = 8):

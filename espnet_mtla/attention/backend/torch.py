@@ -34,8 +34,8 @@ class TorchBackend:
         visible: Tensor,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        low, top = _bounds(visible, entries.size(2))
-        if _by_row(q, layout, visible, low, top):
+        low, top, unseen = _bounds(visible, entries.size(2))
+        if len(q) > 1 and visible.size(1) == 1 and _singly_pays(q, layout, unseen):
             each = [
                 self.attend(*row, layout, count, scale)
                 for *row, count in zip(
@@ -66,32 +66,26 @@ class TorchBackend:
         return torch.lerp(b.to(share.dtype), a.to(share.dtype), share).to(a.dtype)
 
 
-def _bounds(visible: Tensor, slots: int) -> tuple[int, int]:
-    """Slots that all queries see, and those that any may see.
+def _bounds(visible: Tensor, slots: int) -> tuple[int, int, int]:
+    """Slots that all queries see, those that any may see, and how many they do not.
 
     Known on the CPU alone: asking a GPU would be waiting for it, and a compiled step
     may not look.
     """
     unknown = visible.device.type != "cpu" or torch.compiler.is_compiling()
     if slots == 0 or unknown:
-        return 0, slots
-    low, top = torch.aminmax(visible)
-    return int(low), int(top)
+        return 0, slots, 0
+    low, top = (int(bound) for bound in torch.aminmax(visible))
+    return low, top, visible.numel() * top - int(visible.sum())
 
 
-def _by_row(
-    q: Tensor, layout: EntryLayout, visible: Tensor, low: int, top: int
-) -> bool:
+def _singly_pays(q: Tensor, layout: EntryLayout, unseen: int) -> bool:
     """Whether rows of different lengths had better be computed one after another.
 
     Each without masks and without padding, which pays where there is much of that.
     """
-    several = q.size(0) > 1 and visible.size(1) == 1 and low < top
-    if not several or q.device.type != "cpu":
-        return False
-    padding = q.size(0) * top - int(visible.sum())
     each = 2 * q.size(1) * q.size(2) * (layout.key_width + layout.value_width)
-    return padding * each > q.size(0) * ROW_OPERATIONS
+    return unseen * each > q.size(0) * ROW_OPERATIONS
 
 
 def _scores(q: Tensor, keys: Tensor, scale: float) -> Tensor:
