@@ -8,6 +8,7 @@ it is set here, before any test module is read.
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -48,6 +49,15 @@ def _mend_the_interpreter() -> None:
 
 if os.environ.get("TRITON_INTERPRET") == "1":
     _mend_the_interpreter()
+
+
+def pytest_configure() -> None:
+    """No property test is a timed one: a busy machine is no failure."""
+    if find_spec("hypothesis"):  # a machine for test/gpu may have torch alone
+        from hypothesis import settings
+
+        settings.register_profile("untimed", deadline=None)
+        settings.load_profile("untimed")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ from espnet_mtla.attention import EntryLayout, KVCache
 from test.attention.common import TYPES, WIDTH, make
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     stride=st.integers(1, 4),
     prompts=st.lists(st.integers(1, 12), min_size=1, max_size=4),

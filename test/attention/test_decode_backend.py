@@ -23,7 +23,7 @@ SAME = {"rtol": 0.0, "atol": 1e-12}
 
 
 @pytest.mark.parametrize("layout", [LATENT, HEADS], ids=["latent", "heads"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     counts=st.lists(st.integers(0, 6), min_size=1, max_size=4),
     queries=st.sampled_from([1, 3, 20]),
@@ -81,7 +81,7 @@ def test_a_back_end_that_does_not_fit_is_named_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("kind", "bound"), [("int8", 0.5 / 127), ("fp8", 1 / 16)], ids=["int8", "fp8"]
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(size=st.floats(1e-6, 1e6), seed=st.integers(0, 99))
 def test_eight_bits_keep_numbers_within_their_bound(
     kind: str, bound: float, size: float, seed: int

@@ -39,7 +39,7 @@ def test_gradients_equal_those_of_the_dense_twin(kind: str) -> None:
 
 
 @kinds
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_uneven_pieces_equal_one_pass(kind: str, data: st.DataObject) -> None:
     """Prefill of any length, then pieces of any size, against training."""

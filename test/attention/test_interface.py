@@ -27,7 +27,7 @@ def padded(lengths: list[int], left: list[int], width: int) -> tuple:
 
 
 @kinds
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=2, max_size=4),
     shifts=st.lists(st.integers(0, 5), min_size=4, max_size=4),

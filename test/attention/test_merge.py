@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from espnet_mtla.attention.merge import HyperNetwork, chunk_encoding, running_sums
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     stride=st.integers(1, 5),
     starts=st.lists(st.integers(0, 11), min_size=1, max_size=4),

@@ -171,7 +171,6 @@ SPEEDS = st.sampled_from(["0.5", "0.9", "1.0", "1.1", "1.37", "2.0"])
 RATES = st.sampled_from([8000, 11025, 16000, 22050, 44100])
 
 
-@settings(deadline=None)
 @given(st.integers(50, 3000), RATES, RATES, SPEEDS)
 def test_resampled_length(samples: int, rate: int, fs: int, speed: str) -> None:
     exact = Fraction(samples * fs, rate) / Fraction(speed)

@@ -23,7 +23,7 @@ KEYS = st.text(CHARACTERS, min_size=1).filter(lambda key: not key.startswith("\u
 VALUES = st.text(st.one_of(CHARACTERS, st.just(" "))).map(str.strip)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=st.dictionaries(KEYS, VALUES))
 def test_round_trip_and_byte_order(tmp_path: Path, table: dict[str, str]) -> None:
     path = tmp_path / "text"
@@ -33,7 +33,7 @@ def test_round_trip_and_byte_order(tmp_path: Path, table: dict[str, str]) -> Non
     assert keys == sorted(keys)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=st.dictionaries(KEYS, VALUES, min_size=1))
 def test_espnet_reads_what_we_write(tmp_path: Path, table: dict[str, str]) -> None:
     from espnet2.fileio.read_text import read_2columns_text

@@ -87,7 +87,6 @@ def test_archive_is_kaldis(toy: Path) -> None:
 
 @settings(
     max_examples=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

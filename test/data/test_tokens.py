@@ -212,7 +212,6 @@ def test_bad_text(text: Path, command: Command) -> None:
     assert not Path("out").exists()
 
 
-@settings(deadline=None)
 @given(st.text(st.sampled_from("ab <>n\t'é你"), max_size=40))
 def test_characters_are_split_as_espnet_does(line: str) -> None:
     symbols = ("<n>", "ab", "<a")

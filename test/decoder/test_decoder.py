@@ -128,7 +128,7 @@ def test_bytes_in_use_are_what_the_formula_says(kind: str, mode: str) -> None:
 
 @kinds
 @modes
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(pieces=st.lists(st.integers(1, 4), min_size=1, max_size=5))
 def test_several_tokens_at_once_equal_one_by_one(
     kind: str, mode: str, pieces: list[int]

@@ -20,7 +20,7 @@ ALL_OPTIONS = [
 ]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(sorted(TYPES)),
     batch=st.integers(1, 3),

@@ -32,7 +32,7 @@ def test_equals_torchaudio(fs: int, n_mels: int) -> None:
         assert not row[count:].any()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=4))
 def test_alone_or_in_a_batch(lengths: list[int]) -> None:
     frontend = FbankFrontend(fs=8000, n_mels=10)

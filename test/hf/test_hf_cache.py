@@ -66,7 +66,7 @@ def test_slots_that_hold_nothing_are_never_read() -> None:
     assert run(model, batch[:, 8:], cache, mask).isfinite().all()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(stride=st.integers(1, 4), data=st.data())
 def test_going_back_leaves_no_trace(stride: int, data: st.DataObject) -> None:
     """Random pieces forward and back, against a cache that never went too far."""

@@ -89,7 +89,7 @@ def test_assisted_decoding_is_greedy_decoding(stride: int) -> None:
     assert torch.equal(by_lookup, greedy)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(stride=st.integers(1, 4), data=st.data())
 def test_prefill_may_be_split_anywhere(stride: int, data: st.DataObject) -> None:
     model, total = tiny(stride), 11

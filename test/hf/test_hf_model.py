@@ -18,7 +18,7 @@ def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-10) -> None:
     torch.testing.assert_close(a, b, rtol=0, atol=tolerance)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     stride=st.integers(1, 4),
     lengths=st.lists(st.integers(1, 11), min_size=1, max_size=4),
@@ -36,7 +36,7 @@ def test_a_row_gives_what_it_gives_alone(
             close(logits[index, -len(row) :], model(row[None]).logits[0])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(stride=st.integers(1, 4), data=st.data())
 def test_padding_may_stand_anywhere(stride: int, data: st.DataObject) -> None:
     model, batch = tiny(stride), tokens(2, 9)

@@ -140,7 +140,6 @@ def test_output_that_changes_is_not_kept(build, reason):
 
 @settings(
     max_examples=15,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

@@ -52,7 +52,7 @@ def test_seed_settles_the_draws(monkeypatch):
     assert len({tuple(pair) for pair in drawn.T}) > 300
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(counts)
 def test_interval_stays_within_the_utterances_own_rates(pairs):
     errors, words = np.array(pairs).T
@@ -61,7 +61,7 @@ def test_interval_stays_within_the_utterances_own_rates(pairs):
     assert rates.min() - 1e-9 <= low <= high <= rates.max() + 1e-9
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(counts)
 def test_identical_systems_do_not_differ(pairs):
     errors, words = np.array(pairs).T

@@ -32,7 +32,7 @@ def rescored(name, found) -> float:
     return float(rate_of(name)(np.array(lines).sum(0)[:, None])[0])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rows, st.booleans())
 def test_bleu_and_chrf_are_sacrebleus(triples, several):
     refs, more, hyps = zip(*triples, strict=True)
@@ -64,7 +64,7 @@ def test_bleu_options_and_comparison():
         resolve("bleu")(request(refs, refs, tokenize="nowhere"))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(rows.filter(lambda r: all(set(t) - {",", " "} for x in r for t in x)))
 def test_rouge_is_the_mean_of_rouge_score(triples):
     refs, more, hyps = zip(*triples, strict=True)

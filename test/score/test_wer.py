@@ -71,7 +71,7 @@ def test_characters_count_the_space_between_words():
     assert "␣" in report.terminal
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(spoken, heard), min_size=1, max_size=5))
 def test_rates_are_those_of_jiwer(pairs):
     refs, hyps = map(list, zip(*pairs, strict=True))
@@ -84,14 +84,14 @@ def test_rates_are_those_of_jiwer(pairs):
         assert sum(total.values()) == report.summary["errors"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spoken)
 def test_identical_texts_have_no_errors(text):
     for report in (word_report, character_report):
         assert report(request((text, text))).summary["wer"] == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spoken, spoken)
 def test_exchanged_texts_exchange_deletions_and_insertions(left, right):
     (there,), (back,) = (
@@ -105,7 +105,7 @@ def test_exchanged_texts_exchange_deletions_and_insertions(left, right):
     assert surplus == len(left.split()) - len(right.split())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(spoken, heard)
 def test_steps_spell_both_texts(ref, hyp):
     (found,) = align(["u"], [ref], [hyp], "words")

@@ -40,7 +40,7 @@ def problems(draw):
 
 
 @given(problems(), st.sampled_from([0.3, 2.0, 6.0]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_equals_the_plain_search(problem, sharp):
     most, least, options, vocab, seed = problem
     utterances = range(len(most))
@@ -53,7 +53,7 @@ def test_equals_the_plain_search(problem, sharp):
 
 
 @given(problems())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_an_utterance_alone_gives_the_same_as_in_a_batch(problem):
     most, least, options, vocab, seed = problem
     beam = options.beam_size
@@ -66,7 +66,7 @@ def test_an_utterance_alone_gives_the_same_as_in_a_batch(problem):
 
 
 @given(problems(), st.integers(2, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_looking_less_often_who_is_done_changes_nothing(problem, every):
     """Rows that are done, and utterances that leave late, have no influence."""
     most, least, options, vocab, seed = problem
@@ -80,7 +80,7 @@ def test_looking_less_often_who_is_done_changes_nothing(problem, every):
 
 
 @given(problems())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_scores_equal_a_teacher_forced_rescoring(problem):
     most, least, options, vocab, seed = problem
     scorer = TableScorer(range(len(most)), options.beam_size, vocab, seed)

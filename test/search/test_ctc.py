@@ -79,7 +79,7 @@ def batches(draw):
 
 
 @given(batches())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_rows_move_with_their_prefixes(batch):
     """After random extensions, reorders and selects each row is as if it were alone."""
     lens, beam, seed = batch

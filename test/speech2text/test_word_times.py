@@ -31,7 +31,7 @@ def best_by_trying_all(log_probs, tokens):
     return best
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     tokens=st.lists(st.integers(1, 2), min_size=1, max_size=3),
     seed=st.integers(0, 99),

@@ -129,7 +129,7 @@ def test_meetings_without_an_array(ami: ModuleType, corpus: SimpleNamespace) -> 
 # ---------------------------------------------------------------- the array
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(late=st.lists(st.integers(-20, 20), min_size=1, max_size=4))
 def test_delay_and_sum_undoes_delays(load_local, late: list[int]) -> None:
     array_sum = load_local("ami/asr1", "array_sum")

@@ -271,12 +271,8 @@ def report_overlap(sets: dict[str, list[Utterance]]) -> None:
         )
 
 
-def parser() -> argparse.ArgumentParser:
-    """Options; sizes are those of :class:`Sizes`."""
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    p.add_argument("--languages", nargs="+", default=["en"], choices=LANGUAGES)
+def add_options(p: argparse.ArgumentParser) -> None:
+    """For every recipe on these recordings; sizes are those of :class:`Sizes`."""
     p.add_argument(
         "--corpus",
         type=Path,
@@ -288,17 +284,27 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=1, help="of every random choice")
     for name, value in vars(Sizes()).items():
         p.add_argument(f"--{name}", type=type(value), default=value, help=HELP[name])
-    return p
 
 
-def main() -> None:
-    args = parser().parse_args()
+def read_sizes(args: argparse.Namespace) -> Sizes:
+    """From the options of :func:`add_options`, which are checked here."""
     if args.corpus and not args.corpus.is_dir():
         raise UserError(f"--corpus {args.corpus}: no such folder")
     sizes = Sizes(**{name: getattr(args, name) for name in vars(Sizes())})
     for name, value in vars(sizes).items():
         if value <= 0:
             raise UserError(f"--{name} {value}: must be above zero")
+    return sizes
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    p.add_argument("--languages", nargs="+", default=["en"], choices=LANGUAGES)
+    add_options(p)
+    args = p.parse_args()
+    sizes = read_sizes(args)
     folders = (
         [args.corpus] * len(args.languages)
         if args.corpus

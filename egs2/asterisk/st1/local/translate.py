@@ -28,11 +28,12 @@ from corpus import (
 from prepare import (
     FS,
     HELD_OUT,
-    HELP,
     LANGUAGES,
     Sizes,
     Utterance,
+    add_options,
     check_apart,
+    read_sizes,
     report_overlap,
     split,
     write_set,
@@ -154,35 +155,14 @@ def parse_pair(text: str) -> tuple[str, str]:
     return spoken, written
 
 
-def parser() -> argparse.ArgumentParser:
-    """Options; sizes are those of :class:`Sizes`."""
+def main() -> None:
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     p.add_argument("--pair", default="en-fr", help="language spoken, and written")
-    p.add_argument(
-        "--corpus",
-        type=Path,
-        help="folder with the packages unpacked (/usr/share where they are installed); "
-        "without it they are downloaded by apt",
-    )
-    p.add_argument("--downloads", type=Path, default=Path("downloads"), help="for apt")
-    p.add_argument("--data", type=Path, default=Path("data"), help="output folder")
-    p.add_argument("--seed", type=int, default=1, help="of every random choice")
-    for name, value in vars(Sizes()).items():
-        p.add_argument(f"--{name}", type=type(value), default=value, help=HELP[name])
-    return p
-
-
-def main() -> None:
-    args = parser().parse_args()
-    pair = parse_pair(args.pair)
-    if args.corpus and not args.corpus.is_dir():
-        raise UserError(f"--corpus {args.corpus}: no such folder")
-    sizes = Sizes(**{name: getattr(args, name) for name in vars(Sizes())})
-    for name, value in vars(sizes).items():
-        if value <= 0:
-            raise UserError(f"--{name} {value}: must be above zero")
+    add_options(p)
+    args = p.parse_args()
+    pair, sizes = parse_pair(args.pair), read_sizes(args)
     folder = args.corpus or fetch(*pair, args.downloads)
     prepare(folder, pair, args.data, sizes, args.seed)
 
