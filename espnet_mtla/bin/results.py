@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 from pathlib import Path
 
 from espnet_mtla.bin.cli import run
@@ -82,15 +81,19 @@ def write(args: argparse.Namespace, tables: list) -> list[Path]:
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     from espnet_mtla.score import plot
     from espnet_mtla.score.provenance import provenance
-    from espnet_mtla.score.render import as_json, document, readme_text, write_text
+    from espnet_mtla.score.render import (
+        as_json,
+        document,
+        readme_text,
+        section,
+        write_text,
+    )
 
     made = provenance()
     picture, figures = (args.output.with_suffix(end) for end in (".png", ".json"))
     readme = None
-    if args.readme:
-        link = os.path.relpath(picture, args.readme.parent)
-        block = document(tables, made, link, level=3)
-        readme = readme_text(args.readme, block)
+    if args.readme:  # without the plot: its folder is seldom one that git keeps
+        readme = readme_text(args.readme, section(tables, made, 3))
     plot.save(tables, picture)
     content = as_json(tables, made)
     write_text(figures, json.dumps(content, ensure_ascii=False, indent=2) + "\n")

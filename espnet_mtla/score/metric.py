@@ -23,7 +23,8 @@ class Metric:
     ``report`` is ``module:function``, imported when it is used. ``value`` names the
     score in score.json. ``figures`` are the entries of a line of utterances.jsonl whose
     sums ``rate`` turns into the score; each is a number or a list of numbers.
-    ``detail`` is filled in from score.json, under the heading ``beside``.
+    ``detail`` is filled in from score.json, under the heading ``beside``. Where the
+    figures of all utterances are pooled by others too, ``empty_refs`` are scored.
     """
 
     report: str
@@ -34,6 +35,7 @@ class Metric:
     detail: str
     rate: str = "espnet_mtla.score.bootstrap:ratio"
     higher_is_better: bool = True
+    empty_refs: bool = False
 
 
 def _error_rate(name: str, report: str) -> Metric:
@@ -59,6 +61,7 @@ METRICS = {
         beside="chrF",
         detail="{chrf:.1f}",
         rate="espnet_mtla.score.bleu:bleu_of",
+        empty_refs=True,  # sacrebleu counts the length of what stands against them
     ),
     "intent": Metric(
         "espnet_mtla.score.intent:report",

@@ -151,21 +151,19 @@ is the decoder's key-value cache for one second of audio (of text: for one token
 source), `smaller` how many times less that is."""
 
 
-def document(
-    tables: Sequence[Table], made: Provenance, picture: str, level: int = 1
-) -> str:
-    """Markdown. ``level`` is that of the first heading; ``picture`` the plot's link."""
-    marks = "#" * level
+def document(tables: Sequence[Table], made: Provenance, picture: str) -> str:
+    """A page of Markdown; ``picture`` is the plot's link."""
+    head = f"# Results\n\n![Quality against cache size, and decode time]({picture})"
+    return f"{head}\n\n{section(tables, made, 2)}"
+
+
+def section(tables: Sequence[Table], made: Provenance, level: int) -> str:
+    """Markdown without the plot; ``level`` is that of each table's heading."""
     versions = ", ".join(f"{name} {number}" for name, number in made.versions.items())
     commit = f", commit {made.commit}" if made.commit else ""
-    parts = [
-        f"{marks} Results",
-        f"Made on {made.date} with {versions}{commit}.",
-        f"![Error rate against cache size, and decode time]({picture})",
-        LEGEND,
-    ]
+    parts = [f"Made on {made.date} with {versions}{commit}.", LEGEND]
     for table in tables:
-        parts.append(f"{marks}# {title(table)}")
+        parts.append(f"{'#' * level} {title(table)}")
         parts.append(
             markdown(header(table), [cells(row, table.metric) for row in table.rows])
         )

@@ -24,6 +24,7 @@ def read_request(
     other: str | Path | None = None,
     form: str = "auto",
     fields: tuple[str, str] = ("text", "text"),
+    empty_refs: bool = False,
     **options: Any,
 ) -> Request:
     """Read references (one file or several) and hypotheses, and pair them.
@@ -31,12 +32,13 @@ def read_request(
     ``form`` is one of :data:`FORMATS`; ``auto`` is ``jsonl`` for names that end so and
     ``kaldi`` otherwise. Plain lines are paired by their number. ``fields`` are what
     JSONL calls the text of references and of hypotheses; a reference may be a list.
-    ``options`` are the remaining fields of :class:`Request`. A hypothesis may be empty,
-    a reference may not: scores are shares of the reference.
+    ``options`` are the remaining fields of :class:`Request`. A hypothesis may be empty;
+    a reference only with ``empty_refs``, for most scores are shares of it.
     """
     first, *more = [_read(path, form, fields[0]) for path in refs]
-    for path, texts in zip(refs, (first, *more), strict=True):
-        _refuse_empty(path, texts)
+    if not empty_refs:
+        for path, texts in zip(refs, (first, *more), strict=True):
+            _refuse_empty(path, texts)
     for path, texts in zip(refs[1:], more, strict=True):
         _same_keys(path, texts, refs[0], first)
     hyps = _hypotheses(hyp, form, fields[1], refs[0], first)

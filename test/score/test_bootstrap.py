@@ -78,7 +78,7 @@ def test_paired_finds_what_separate_intervals_cannot_show():
     assert interval(ours, words)[1] > interval(base, words)[0]
     found = paired(ours, base, words)
     assert found.high < 0
-    assert found.p == pytest.approx(2 / 1001)
+    assert found.p == pytest.approx(1 / 1001)
     assert found.verdict == "better"
 
 

@@ -50,9 +50,9 @@ def test_command_writes_everything(command, experiments, tmp_path):
     assert row["speed"]["wall_seconds"] == 8
     assert content["versions"]["espnet_mtla"]
     text = readme.read_text()
-    assert text.startswith(f"# Top\n{render.BEGIN}\n### Results\n")
+    assert text.startswith(f"# Top\n{render.BEGIN}\nMade on ")
     assert text.endswith(f"{render.END}\nbottom\n")
-    assert "(../out/RESULTS.png)" in text
+    assert "### test, decoded with beam10" in text and "png" not in text
     assert "OUTDATED" not in text
     assert command(*arguments)[0] == 0
     assert readme.read_text() == text  # a second run changes nothing

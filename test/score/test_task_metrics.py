@@ -8,9 +8,11 @@ import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.significance import PairedTest
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.metric import METRICS, Request, rate_of, resolve
+from espnet_mtla.score.texts import read_request
 
 WORDS = ["The", "cat", "sat", "on", "mats", "mat", ",", "Katzen", "7", "over"]
 sentence = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12).map(" ".join)
@@ -45,6 +47,44 @@ def test_bleu_and_chrf_are_sacrebleus(triples, several):
     assert found.summary["chrf"] == pytest.approx(chrf.score)
     assert rescored("bleu", found) == pytest.approx(bleu.score)
     assert f"nrefs:{1 + several}|case:mixed|eff:no|tok:13a" in found.terminal
+
+
+def test_two_systems_as_sacrebleu_compares_them():
+    """Its own resampling, by draws of its own: p and interval up to their noise."""
+    generator = np.random.default_rng(0)
+    refs, base, ours = ([], [], [])
+    for _ in range(150):
+        words = generator.choice(WORDS, 9)
+        refs.append(" ".join(words))
+        for hyps, share in ((base, 0.24), (ours, 0.2)):
+            wrong = generator.random(9) < share
+            hyps.append(" ".join(np.where(wrong, generator.choice(WORDS, 9), words)))
+    found = resolve("bleu")(request(refs, ours, others=tuple(base), resamples=2000))
+    metric = sacrebleu.BLEU(references=[refs])
+    systems = [("base", base), ("ours", ours)]
+    test = PairedTest(systems, {"BLEU": metric}, None, test_type="bs", n_samples=2000)
+    theirs = test()[1]["BLEU"]
+    compared, (low, high) = found.summary["compare"], found.summary["ci95"]
+    assert 0.02 < theirs[1].p_value < 0.5
+    assert compared["p"] == pytest.approx(theirs[1].p_value, abs=0.03)
+    assert compared["bleu"] == pytest.approx(theirs[0].score)
+    assert (high - low) / 2 == pytest.approx(theirs[1].ci, rel=0.1)
+
+
+def test_bleu_with_an_empty_reference(tmp_path):
+    """Scored as sacrebleu does, which counts what stands against it; not so for WER."""
+    refs, hyps = (
+        ["The cat sat on the mat", "", "a dog"],
+        ["The cat sat on", "noise", ""],
+    )
+    for name, texts in (("ref", refs), ("hyp", hyps)):
+        (tmp_path / name).write_text("\n".join(texts) + "\n")
+    files = [tmp_path / "ref"], tmp_path / "hyp", None, "lines"
+    found = resolve("bleu")(read_request(*files, empty_refs=METRICS["bleu"].empty_refs))
+    expected = sacrebleu.corpus_bleu(hyps, [refs]).score
+    assert found.summary["bleu"] == pytest.approx(expected) and expected > 10
+    with pytest.raises(UserError, match="utterance 2 has an empty reference"):
+        read_request(*files, empty_refs=METRICS["wer"].empty_refs)
 
 
 def test_bleu_options_and_comparison():
