@@ -51,18 +51,13 @@ def main() -> None:
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: at least 1 is needed")
 
+    from espnet_mtla.recognise.inputs import list_inputs, load_input
     from espnet_mtla.recognise.load import choose_device, load_model
     from espnet_mtla.recognise.recogniser import Recogniser
-    from espnet_mtla.recognise.utterances import (
-        check_input,
-        list_utterances,
-        load_sound,
-    )
 
     trained = load_model(args.model_dir, choose_device(args.ngpu), options)
-    check_input(args.data, trained)
-    utterances = list_utterances(args.data, trained.fs)[: args.num_utts]
-    sounds = [load_sound(u, trained.fs) for u in utterances]
+    inputs = list_inputs(args.data, trained)[: args.num_utts]
+    sounds = [load_input(item, trained) for item in inputs]
     recogniser = Recogniser(trained, options)
     alone = [result for sound in sounds for result in recogniser([sound])]
     together = []

@@ -20,9 +20,8 @@ from espnet_mtla.bin.cli import run
 from espnet_mtla.recognise.options import add_options, read_options
 
 if TYPE_CHECKING:
-    from espnet_mtla.recognise.documents import Document
+    from espnet_mtla.recognise.inputs import Input
     from espnet_mtla.recognise.recogniser import Recognised, Recogniser
-    from espnet_mtla.recognise.utterances import Sound, Utterance
 
 PROGRESS_SECONDS = 10.0
 
@@ -51,26 +50,18 @@ def main() -> None:
     if args.profile:
         options = replace(options, cuda_graphs="never")
 
-    from espnet_mtla.recognise.documents import list_documents
+    from espnet_mtla.recognise.inputs import list_inputs
     from espnet_mtla.recognise.load import choose_device, load_model
     from espnet_mtla.recognise.memory import batch_frames, free_bytes
     from espnet_mtla.recognise.output import write_output
     from espnet_mtla.recognise.profile import Profile
     from espnet_mtla.recognise.recogniser import Recogniser
-    from espnet_mtla.recognise.utterances import (
-        check_input,
-        list_utterances,
-        make_batches,
-    )
+    from espnet_mtla.recognise.utterances import make_batches
     from espnet_mtla.score.efficiency import summarise, table
 
     device = choose_device(args.ngpu)
     trained = load_model(args.model_dir, device, options)
-    if trained.read_source is not None:
-        utterances = list_documents(args.data, trained)
-    else:
-        check_input(args.data, trained)
-        utterances = list_utterances(args.data, trained.fs)
+    utterances = list_inputs(args.data, trained)
     if trained.model.decoder is None:
         logging.info("no decoder in this model: CTC's best path, without search")
     frames = batch_frames(trained, options, utterances, free_bytes(device))
@@ -97,40 +88,34 @@ def main() -> None:
     )
 
 
-def warm_up(recogniser: Recogniser, utterance: Utterance | Document) -> None:
+def warm_up(recogniser: Recogniser, utterance: Input) -> None:
     """Decode one utterance, so that first-time costs stay out of the figures."""
     import torch
 
+    from espnet_mtla.recognise.inputs import load_input
     from espnet_mtla.recognise.recogniser import Costs
 
     trained = recogniser.trained
-    recogniser([load(utterance, trained.fs)])
+    recogniser([load_input(utterance, trained)])
     recogniser.costs = Costs()
     if trained.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
 
 
 def decode(
-    recogniser: Recogniser, batches: list[list[Utterance | Document]], count: int
+    recogniser: Recogniser, batches: list[list[Input]], count: int
 ) -> list[Recognised]:
     """All batches, with a word about progress now and then."""
-    fs = recogniser.trained.fs
+    from espnet_mtla.recognise.inputs import load_input
+
     recognised: list[Recognised] = []
     said = time.monotonic()
     for batch in batches:
-        recognised += recogniser([load(u, fs) for u in batch])
+        recognised += recogniser([load_input(u, recogniser.trained) for u in batch])
         if time.monotonic() - said > PROGRESS_SECONDS:
             said = time.monotonic()
             logging.info("decoded %d of %d utterances", len(recognised), count)
     return recognised
-
-
-def load(item: Utterance | Document, fs: int) -> Sound:
-    """What a recogniser takes: a document's tokens, or sound, which is read now."""
-    from espnet_mtla.recognise.documents import Document
-    from espnet_mtla.recognise.utterances import load_sound
-
-    return item.load() if isinstance(item, Document) else load_sound(item, fs)
 
 
 def flags(recognised: list[Recognised]) -> str:

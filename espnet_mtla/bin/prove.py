@@ -9,15 +9,10 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.options import add_decoding_options, read_options
-
-if TYPE_CHECKING:
-    from espnet_mtla.recognise.load import TrainedModel
-    from espnet_mtla.recognise.utterances import Sound
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -50,34 +45,20 @@ def main() -> None:
 
     from espnet_mtla.check.finding import as_table
     from espnet_mtla.check.prove import Prover
+    from espnet_mtla.recognise.inputs import list_inputs, load_input
     from espnet_mtla.recognise.load import choose_device, load_model
     from espnet_mtla.share.hub import find_model
 
     folder = find_model(args.model)
     trained = load_model(folder, choose_device(args.ngpu), options)
-    inputs = read_inputs(trained, args.data, args.num_utts)
+    chosen = list_inputs(args.data, trained)[: args.num_utts]
+    inputs = [load_input(item, trained) for item in chosen]
     prover = Prover(trained, options, inputs, args.batch_size, folder)
     findings = list(prover.findings())
     print(as_table(findings))
     failed = [found.check for found in findings if found.fails]
     if failed:
         raise UserError(f"{len(failed)} of {len(findings)} fail: {', '.join(failed)}")
-
-
-def read_inputs(trained: TrainedModel, data: Path, count: int) -> list[Sound]:
-    """The first utterances of a data folder, or texts for a model of text."""
-    from espnet_mtla.recognise.documents import list_documents
-    from espnet_mtla.recognise.utterances import (
-        check_input,
-        list_utterances,
-        load_sound,
-    )
-
-    if trained.read_source is not None:
-        return [document.load() for document in list_documents(data, trained)[:count]]
-    check_input(data, trained)
-    utterances = list_utterances(data, trained.fs)[:count]
-    return [load_sound(utterance, trained.fs) for utterance in utterances]
 
 
 if __name__ == "__main__":

@@ -97,6 +97,7 @@ def main() -> None:
         args.compare,
         args.format,
         (args.ref_field, args.hyp_field),
+        METRICS[args.metric].empty_refs,
         resamples=args.resamples,
         seed=args.seed,
         confusions=args.confusions,

@@ -50,6 +50,11 @@ class Speech2Text:
     ) -> None:
         from espnet_mtla.recognise.recogniser import Recogniser
 
+        if trained.read_source is not None:
+            raise UserError(
+                "the model takes texts, and not sound: python -m "
+                "espnet_mtla.bin.inference decodes a data folder of them"
+            )
         if trained.frontend is None:
             raise UserError("the model takes features (frontend none), and not sound")
         if longest_seconds is not None and longest_seconds <= 0:

@@ -68,6 +68,37 @@ def make_model(folder, ctc_weight=0.3, attention="mtla", attention_conf=None):
     return folder
 
 
+def make_text_model(folder):
+    """As :func:`make_model`, one that takes texts: the table ``text.source``."""
+    from espnet_mtla.task.build import load_model
+
+    nothing = dict.fromkeys(("frontend", "specaug", "normalize", "encoder"))
+    nothing |= {f"{name}_conf": {} for name in nothing}
+    nothing |= {"bpemodel": None, "non_linguistic_symbols": None, "input_size": None}
+    sizes = {"embed_dim": 32, "num_layers": 2, "num_heads": 4, "ffn_dim": 48}
+    config = {
+        **{"task": "sum", "source_text": "text.source", **nothing},
+        "token_list": [token for token in TOKENS if token != "<space>"],
+        "token_type": "word",
+        **{"model_conf": {}, "ctc_conf": {}, "projector_conf": {}},
+        "decoder_conf": {**sizes, "prompt_mode": "recompute"},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.manual_seed(0)
+    model, _ = load_model(folder / "config.yaml")
+    torch.save(model.state_dict(), folder / "model.pth")
+    return folder
+
+
+def make_texts(folder):
+    """A data folder of texts alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = "d1 a b c d e f g\nd2 a a b\nd3 c a b d e\n"
+    (folder / "text.source").write_text(texts)
+    return folder
+
+
 def make_data(folder, fs=FS, seconds=SECONDS):
     """A data folder of noise that changes its colour, keys not in order of length."""
     folder.mkdir(parents=True, exist_ok=True)

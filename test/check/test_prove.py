@@ -140,34 +140,15 @@ def test_bad_options(run):
 
 def test_a_model_of_text(tmp_path, monkeypatch, capsys):
     """Packed too, since that is how such a model would be proved elsewhere."""
-    import yaml
-    from tiny_experiment import TOKENS
+    from tiny_experiment import make_text_model, make_texts
 
     from espnet_mtla.search.options import DecodeOptions
     from espnet_mtla.share.card import Card
     from espnet_mtla.share.pack import pack
-    from espnet_mtla.task.build import load_model
 
-    tokens = [token for token in TOKENS if token != "<space>"]
-    nothing = dict.fromkeys(("frontend", "specaug", "normalize", "encoder"))
-    nothing |= {f"{name}_conf": {} for name in nothing}
-    nothing |= {"bpemodel": None, "non_linguistic_symbols": None, "input_size": None}
-    sizes = {"embed_dim": 32, "num_layers": 2, "num_heads": 4, "ffn_dim": 48}
-    config = {
-        **{"task": "sum", "source_text": "text.source", **nothing},
-        **{"token_list": tokens, "token_type": "word"},
-        **{"model_conf": {}, "ctc_conf": {}, "projector_conf": {}},
-        "decoder_conf": {**sizes, "prompt_mode": "recompute"},
-    }
-    folder, data = tmp_path / "exp", tmp_path / "data"
-    for made in (folder, data):
-        made.mkdir()
-    (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    torch.manual_seed(0)
-    built, _ = load_model(folder / "config.yaml")
-    torch.save(built.state_dict(), folder / "model.pth")
+    folder = make_text_model(tmp_path / "exp")
+    data = make_texts(tmp_path / "data")
     pack(folder, tmp_path / "packed", DecodeOptions(), Card("me/text"))
-    (data / "text.source").write_text("d1 a b c d e f g\nd2 a a b\nd3 c a b d e\n")
     words = ["--beam_size", "3", "--min_length_ratio", "-4", "--max_length_ratio", "-9"]
     command = ["prove", str(tmp_path / "packed"), str(data), *words]
     monkeypatch.setattr(sys, "argv", command)

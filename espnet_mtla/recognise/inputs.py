@@ -1,0 +1,75 @@
+"""What a model decodes of a data folder: sounds, or texts for a model of text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.recognise.utterances import (
+    Sound,
+    Utterance,
+    check_input,
+    list_utterances,
+    load_sound,
+)
+
+if TYPE_CHECKING:
+    from espnet_mtla.recognise.load import TrainedModel
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text's token ids; as an utterance does, it says how large it makes a batch."""
+
+    key: str
+    tokens: tuple[int, ...]
+
+    @property
+    def frames(self) -> int:
+        return len(self.tokens)
+
+
+Input = Utterance | Document
+
+
+def list_inputs(data: Path, trained: TrainedModel) -> list[Input]:
+    """Everything in a folder that ``trained`` can decode, sorted by key.
+
+    Raises:
+        UserError: The folder is missing, empty or broken, or is none for this model.
+    """
+    if trained.read_source is not None:
+        return _list_documents(data, trained)
+    check_input(data, trained)
+    return list_utterances(data, trained.fs)
+
+
+def load_input(item: Input, trained: TrainedModel) -> Sound:
+    """As a recogniser takes it; sound is read now.
+
+    Raises:
+        UserError: Names the utterance that cannot be read.
+    """
+    if isinstance(item, Utterance):
+        return load_sound(item, trained.fs)
+    import numpy as np
+
+    return Sound(item.key, np.array(item.tokens, dtype=np.int64))
+
+
+def _list_documents(data: Path, trained: TrainedModel) -> list[Document]:
+    from espnet_mtla.data.folder import read_table
+
+    path = data / trained.source_text
+    table = read_table(path)
+    if not table:
+        raise UserError(f"{path}: nothing to decode")
+    documents = []
+    for key, text in sorted(table.items()):
+        tokens = trained.read_source(text)
+        if not tokens:
+            raise UserError(f"{path}: {key}: no words; drop it with filter_texts")
+        documents.append(Document(key, tuple(tokens)))
+    return documents
