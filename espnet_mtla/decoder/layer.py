@@ -26,7 +26,7 @@ class DecoderLayer(nn.Module):
         self.ffn_norm = nn.LayerNorm(width)
         self.ffn = nn.Sequential(
             nn.Linear(width, config.ffn_dim),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Dropout(config.dropout),
             nn.Linear(config.ffn_dim, width),
         )

@@ -43,23 +43,25 @@ class TorchBackend:
                 )
             ]
             return tuple(torch.cat(part) for part in zip(*each, strict=True))
-        entries = entries[:, :, :top]
-        scores = _scores(q, layout.keys(entries), scale)
+        keys, values = layout.keys(entries), layout.values(entries)
+        scores = _scores(q, keys[:, :, :top], scale)
         if low < top:
             slot = torch.arange(top, device=q.device)
             hidden = slot >= visible.unsqueeze(-1)  # (R, M or 1, S)
             scores.masked_fill_(hidden.unsqueeze(1), NEVER)
         peak, total = _exponentials(scores)
-        values, weights = layout.values(entries), scores.to(entries.dtype)
+        # Weights are fewer than outputs. Their sum is 1 at least, but where nothing is
+        # visible.
+        weights = (scores / total.clamp(min=0.5)).to(values.dtype)
         out = weights[..., :low] @ values[:, :, :low]
         if low < top:
             # Selected, not multiplied: a weight of 0 does not undo a NaN.
             unwritten = slot[low:] >= visible.amax(1, keepdim=True)  # (R, S - low)
-            clean = values[:, :, low:].masked_fill(unwritten[:, None, :, None], 0.0)
-            out = out + weights[..., low:] @ clean
-        # The denominator is 1 at least, but where nothing is visible.
-        out = (out / total.clamp(min=0.5)).to(q.dtype)
-        return out, (peak + total.log()).squeeze(-1)
+            hidden = unwritten[:, None, :, None]
+            out = out + weights[..., low:] @ values[:, :, low:top].masked_fill(
+                hidden, 0
+            )
+        return out.to(q.dtype), (peak + total.log()).squeeze(-1)
 
     def merge(self, a: Tensor, lse_a: Tensor, b: Tensor, lse_b: Tensor) -> Tensor:
         share = torch.sigmoid(lse_a - lse_b).unsqueeze(-1)
@@ -76,7 +78,8 @@ def _bounds(visible: Tensor, slots: int) -> tuple[int, int, int]:
     if slots == 0 or unknown:
         return 0, slots, 0
     low, top = (int(bound) for bound in torch.aminmax(visible))
-    return low, top, visible.numel() * top - int(visible.sum())
+    unseen = visible.numel() * top - int(visible.sum()) if low < top else 0
+    return low, top, unseen
 
 
 def _singly_pays(q: Tensor, layout: EntryLayout, unseen: int) -> bool:
@@ -90,9 +93,12 @@ def _singly_pays(q: Tensor, layout: EntryLayout, unseen: int) -> bool:
 
 def _scores(q: Tensor, keys: Tensor, scale: float) -> Tensor:
     """``(R, G, M, S)``, float32 or float64."""
-    if q.dtype in (torch.float32, torch.float64):
-        return (q * scale) @ keys.transpose(2, 3)
-    return (q @ keys.transpose(2, 3)).float() * scale
+    if q.dtype not in (torch.float32, torch.float64):
+        return (q @ keys.mT).float() * scale
+    # The product scales its result for nothing; with beta=0 what it adds to is unread.
+    unread = q.new_empty(*q.shape[:-1], keys.size(2)).flatten(0, 1)
+    scores = unread.baddbmm(q.flatten(0, 1), keys.flatten(0, 1).mT, beta=0, alpha=scale)
+    return scores.unflatten(0, q.shape[:2])
 
 
 def _exponentials(scores: Tensor) -> tuple[Tensor, Tensor]:
