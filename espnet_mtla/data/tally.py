@@ -64,4 +64,8 @@ class Tally:
         for reason, count in sorted(self.dropped.items()):
             print(f"{self.name}:   {count:,} {reason}, such as {self._first[reason]}")
         if not self.kept:
-            raise UserError(f"{self.source}: no {self.unit} left of {total:,}")
+            why = "".join(
+                f"; {count:,} {reason}, such as {self._first[reason]}"
+                for reason, count in self.dropped.most_common(1)
+            )
+            raise UserError(f"{self.source}: no {self.unit} left of {total:,}{why}")

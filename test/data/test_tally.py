@@ -40,5 +40,5 @@ def test_counts_add_up_and_name_the_first(capsys) -> None:
 def test_nothing_left_is_an_error() -> None:
     tally = Tally("dev", "cuts")
     tally.drop("empty", "a")
-    with pytest.raises(UserError, match="dev: no cuts left of 1"):
+    with pytest.raises(UserError, match=r"dev: no cuts left of 1; 1 empty, such as a$"):
         tally.close()

@@ -302,7 +302,7 @@ def test_broken_xml(ami: ModuleType, corpus: SimpleNamespace, layer: str) -> Non
 
 def test_set_without_meetings(ami: ModuleType, corpus: SimpleNamespace) -> None:
     (corpus.audio / "ES2011a").rename(corpus.top / "elsewhere")
-    with pytest.raises(UserError, match="dev: no meetings left of 18"):
+    with pytest.raises(UserError, match="amicorpus: no meetings left of 18; 18 have"):
         prepare(ami, corpus)
 
 

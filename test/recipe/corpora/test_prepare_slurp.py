@@ -207,8 +207,8 @@ def test_missing_metadata_and_sound(slurp: ModuleType, lists: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", r"devel\.jsonl:1: no line of SLURP"),
-        ("7", r"devel\.jsonl:1: no line of SLURP"),
+        ("{", r"devel\.jsonl:1: no JSON"),
+        ("7", r"devel\.jsonl:1: no JSON object"),
         ('{"recordings": []}', "KeyError: 'sentence'"),
         ('{"recordings": [{}]}', "KeyError: 'file'"),
     ],

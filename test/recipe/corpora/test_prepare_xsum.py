@@ -112,6 +112,7 @@ def test_ids_that_stand_twice(
         ('{"document": "a", "id": "1"}', r"test\.jsonl: row 1 has no 'summary'"),
         ("{", r"test\.jsonl:1: no JSON"),
         ("[1]", r"test\.jsonl:1: no JSON object"),
+        ('{"document": "a", "summary": ["b"], "id": "1"}', "row 1: 'summary' is no te"),
         ('{"document": "a", "summary": "b", "id": ""}', "without an id: test.jsonl"),
     ],
 )
@@ -136,7 +137,7 @@ def test_broken_file(xsum: ModuleType, tmp_path: Path, form: str) -> None:
 def test_missing_split_and_folder(xsum: ModuleType, tmp_path: Path) -> None:
     corpus = write_xsum(tmp_path / "corpus", "jsonl")
     (corpus / "validation.jsonl").unlink()
-    with pytest.raises(UserError, match="no files of all of test, validation, train"):
+    with pytest.raises(UserError, match="no files of validation; all sets are"):
         prepare(xsum, corpus)
     with pytest.raises(UserError, match=r"--corpus .*nowhere: no such folder"):
         prepare(xsum, tmp_path / "nowhere")

@@ -103,7 +103,7 @@ def test_xsum(make_run: Callable[[str], Recipe], tmp_path: Path) -> None:
         ("must_c/st1", "en-de/data/train/txt/train.de: no such file"),
         ("ami/asr1", "meetings.xml: no such file"),
         ("slurp/slu1", "dataset/slurp/train.jsonl: no such file"),
-        ("xsum/sum1", "no files of all of test, validation, train"),
+        ("xsum/sum1", "no files of test, validation, train; all sets are needed"),
     ],
 )
 def test_no_corpus(

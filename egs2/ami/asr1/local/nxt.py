@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from espnet_mtla.data.corpus import require_file
 from espnet_mtla.errors import UserError
 
 _NITE = "{http://nite.sourceforge.net/}"
@@ -41,10 +42,8 @@ class Segment:
 
 def read_xml(path: Path) -> ElementTree.Element:
     """The root element; UserError where the file is missing or no XML."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     try:
-        return ElementTree.parse(path).getroot()
+        return ElementTree.parse(require_file(path)).getroot()
     except ElementTree.ParseError as error:
         raise UserError(f"{path}: broken XML ({error}); get the file again") from None
 

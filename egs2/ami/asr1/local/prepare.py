@@ -17,8 +17,13 @@ from pathlib import Path
 from nxt import Segment, Speaker, Words, read_meetings, read_segments
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.data.audio import MAX_OVERSHOOT_SECONDS, open_audio
+from espnet_mtla.data.corpus import (
+    corpus_parser,
+    find_folder,
+    require_file,
+    write_sets,
+)
 from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.data.tally import Tally
 from espnet_mtla.errors import UserError
@@ -57,16 +62,13 @@ def prepare(source: Source, split: Path, data: Path) -> None:
         collector = Collector(source, name)
         for meeting in meetings:
             collector.add_meeting(meeting, speakers.get(meeting, {}))
-        folders[name] = collector.folder()
-    for name, folder in folders.items():
-        with atomic_folder(data / f"{name}_{source.mic}") as aside:
-            folder.write(aside)
+        folders[f"{name}_{source.mic}"] = collector.folder()
+    write_sets(data, folders)
 
 
 def read_list(path: Path) -> list[str]:
     """The meetings of a set; UserError if there is no list."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; --split names the folder of the lists")
+    path = require_file(path, "--split names the folder of the lists")
     return path.read_text(encoding="utf-8").split()
 
 
@@ -80,8 +82,12 @@ class Collector:
         self.segments: dict[str, str] = {}
         self.text: dict[str, str] = {}
         self.utt2spk: dict[str, str] = {}
-        units = ("meetings", "speakers", "segments")
-        self.tallies = {unit: Tally(name, unit, source.drop_bad) for unit in units}
+        # What is said of speakers and segments names a file of its own.
+        sources = {"meetings": source.audio, "speakers": "", "segments": ""}
+        self.tallies = {
+            unit: Tally(name, unit, source.drop_bad, where)
+            for unit, where in sources.items()
+        }
 
     def folder(self) -> DataFolder:
         """What was collected; the counts are printed, and UserError raised for them."""
@@ -193,24 +199,18 @@ def find_annotations(corpus: Path, given: Path | None) -> Path:
     if not given:
         for top in (corpus, corpus.parent):
             places += sorted(top.glob("ami_public_manual*"))
-    for place in places:
-        if (place / "corpusResources" / "meetings.xml").is_file():
-            return place
-    raise UserError(
-        f"{places[0]}/corpusResources/meetings.xml: no such file; unpack "
-        "ami_public_manual_1.6.2.zip and name its folder with --annotations"
+    return find_folder(
+        places,
+        "corpusResources/meetings.xml",
+        "unpack ami_public_manual_1.6.2.zip and name its folder with --annotations",
     )
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--corpus",
-        type=Path,
-        required=True,
-        help="folder with MEETING/audio/*.wav, or the one that has it as amicorpus",
+    parser = corpus_parser(
+        __doc__,
+        corpus="folder with MEETING/audio/*.wav, or the one that has it as amicorpus",
+        drop_bad="leave out and count speakers and segments that cannot be used",
     )
     parser.add_argument(
         "--annotations",
@@ -221,12 +221,6 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--mic", default="ihm", choices=MICROPHONES, help="microphones")
     parser.add_argument(
         "--split", type=Path, default=LOCAL / "split", help="lists of the meetings"
-    )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="output folder")
-    parser.add_argument(
-        "--drop_bad",
-        action="store_true",
-        help="leave out speakers and segments that cannot be used, and count them",
     )
     return parser
 

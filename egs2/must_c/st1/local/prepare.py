@@ -17,8 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.data.audio import MAX_OVERSHOOT_SECONDS, open_audio
+from espnet_mtla.data.corpus import (
+    corpus_parser,
+    find_folder,
+    require_file,
+    write_sets,
+)
 from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.data.tally import Tally
 from espnet_mtla.errors import UserError
@@ -49,9 +54,7 @@ def prepare(corpus: Path, language: str, data: Path, drop_bad: bool = False) -> 
     folders = {
         split: read_split(root / split, split, language, drop_bad) for split in SPLITS
     }
-    for split, folder in folders.items():
-        with atomic_folder(data / f"{split}.en-{language}") as aside:
-            folder.write(aside)
+    write_sets(data, {f"{split}.en-{language}": folders[split] for split in SPLITS})
     report_shared_talks(folders)
 
 
@@ -66,13 +69,11 @@ def report_shared_talks(folders: dict[str, DataFolder]) -> None:
 def find_root(corpus: Path, language: str) -> Path:
     """The folder of the splits, from the corpus, the pair's folder or that itself."""
     places = [corpus / f"en-{language}" / "data", corpus / "data", corpus]
-    for place in places:
-        # Another pair's folder has the same splits; its texts tell.
-        if (place / "train" / "txt" / f"train.{language}").is_file():
-            return place
-    raise UserError(
-        f"{places[0]}/train/txt/train.{language}: no such file; name the folder that "
-        f"holds en-{language} with --corpus"
+    # Another pair's folder has the same splits; its texts tell.
+    return find_folder(
+        places,
+        f"train/txt/train.{language}",
+        f"name the folder that holds en-{language} with --corpus",
     )
 
 
@@ -121,13 +122,12 @@ def read_entries(path: Path) -> list[Entry]:
     """The list, one entry a line; fields that later releases add are read past."""
     import yaml
 
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
+    text = decode(require_file(path))
     # In C where PyYAML has it: the list of a training set has 230,000 entries.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        rows = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        rows = yaml.load(text, Loader=loader)
+    except yaml.YAMLError as error:
         said = " ".join(str(error).split())
         raise UserError(f"{path}: broken ({said}); get the file again") from None
     if not isinstance(rows, list) or not rows:
@@ -162,12 +162,7 @@ def read_lines(path: Path, count: int) -> list[str]:
     Lines end in LF alone: a text may hold the other characters that Python's
     ``splitlines`` would cut at.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}); get the file again") from None
+    text = decode(require_file(path))
     lines = text.removesuffix("\n").split("\n") if text else []
     if len(lines) != count:
         raise UserError(
@@ -175,6 +170,14 @@ def read_lines(path: Path, count: int) -> list[str]:
             "get the corpus again"
         )
     return [" ".join(line.split()) for line in lines]
+
+
+def decode(path: Path) -> str:
+    """The whole file, white space of all kinds as it stands."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error}); get the file again") from None
 
 
 def length(path: Path) -> float | str:
@@ -214,22 +217,12 @@ def normalise(text: str) -> str:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--corpus",
-        type=Path,
-        required=True,
-        help="folder that holds en-LANG as unpacked from MUSTC_v1.0_en-LANG.tar.gz",
+    parser = corpus_parser(
+        __doc__,
+        corpus="folder that holds en-LANG as unpacked from MUSTC_v1.0_en-LANG.tar.gz",
+        drop_bad="leave out and count entries whose sound is missing or too short",
     )
     parser.add_argument("--lang", default="de", choices=LANGUAGES, help="translations")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="output folder")
-    parser.add_argument(
-        "--drop_bad",
-        action="store_true",
-        help="leave out entries whose sound is missing or too short, and count them",
-    )
     return parser
 
 

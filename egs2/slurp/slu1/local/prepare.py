@@ -15,7 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.corpus import (
+    corpus_parser,
+    find_folder,
+    read_jsonl,
+    require_file,
+    write_sets,
+)
 from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.data.tally import Tally
 from espnet_mtla.errors import UserError
@@ -23,6 +29,7 @@ from espnet_mtla.errors import UserError
 # Held-out sets first: what stands twice is then theirs.
 SETS = {"test": ("test",), "devel": ("devel",), "train": ("train", "train_synthetic")}
 REAL, SYNTHETIC = "slurp_real", "slurp_synth"
+WITHOUT = {REAL: "", SYNTHETIC: "; --no_synthetic goes without"}
 SYNTHETIC_SPEAKER = "synthetic"
 
 
@@ -48,9 +55,10 @@ class Collector:
         """One set in memory; each recording is kept or counted."""
         folder = DataFolder(self.source.lists, {}, {"text": {}, "utt2spk": {}})
         for listing in lists:
-            path = self.source.lists / f"{listing}.jsonl"
-            tally = Tally(listing, "recordings", self.source.drop_bad, path)
             kind = SYNTHETIC if listing.endswith("_synthetic") else REAL
+            path = self.source.lists / f"{listing}.jsonl"
+            require_file(path, f"get the corpus again{WITHOUT[kind]}")
+            tally = Tally(listing, "recordings", self.source.drop_bad, path)
             for place, file, text in read_recordings(path, tally):
                 self.add(folder, f"{place}: {file}", kind, file, text, tally)
             tally.close()
@@ -102,9 +110,7 @@ def prepare(source: Source, data: Path, synthetic: bool = True) -> None:
         name: collector.read_set(name, lists if synthetic else lists[:1])
         for name, lists in SETS.items()
     }
-    for name, folder in folders.items():
-        with atomic_folder(data / name) as aside:
-            folder.write(aside)
+    write_sets(data, folders)
 
 
 def list_sounds(folder: Path) -> set[str]:
@@ -112,17 +118,15 @@ def list_sounds(folder: Path) -> set[str]:
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder; unpack {folder.name}.tar.gz there, or name the "
-            f"folder that holds {folder.name} with --audio"
+            f"folder that holds {folder.name} with --audio{WITHOUT[folder.name]}"
         )
     return {path.name for path in folder.iterdir()}
 
 
 def read_speakers(path: Path) -> dict[str, str]:
     """Recording to speaker (``usrid``), from ``metadata.json``."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(require_file(path).read_text(encoding="utf-8"))
         return {
             file: str(about.get("usrid") or "")
             for entry in entries.values()
@@ -140,42 +144,32 @@ def read_recordings(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
 
     Sentences that have no text, or no intent, are counted by their recordings.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    with open(path, encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, 1):
-            where = f"line {number}"
-            try:
-                entry = json.loads(line)
-                files = [recording["file"] for recording in entry["recordings"]]
-                sentence, scenario, action = (
-                    str(entry[name] or "")
-                    for name in ("sentence", "scenario", "action")
-                )
-            except (ValueError, TypeError, KeyError) as error:
-                raise UserError(
-                    f"{path}:{number}: no line of SLURP ({type(error).__name__}: "
-                    f"{error}); get the file again"
-                ) from None
-            intent = f"{scenario}_{action}"
-            for file in files:
-                if not (scenario and action) or len(intent.split()) != 1:
-                    tally.refuse("no intent", f"{where}: {file}")
-                elif not sentence.strip():
-                    tally.drop("without a sentence", f"{where}: {file}")
-                else:
-                    yield where, file, " ".join([intent, *sentence.split()])
+    for number, entry in read_jsonl(path):
+        where = f"line {number}"
+        try:
+            files = [recording["file"] for recording in entry["recordings"]]
+            sentence, scenario, action = (
+                str(entry[name] or "") for name in ("sentence", "scenario", "action")
+            )
+        except (TypeError, KeyError) as error:
+            raise UserError(
+                f"{path}:{number}: no line of SLURP ({type(error).__name__}: {error}); "
+                "get the file again"
+            ) from None
+        intent = f"{scenario}_{action}"
+        for file in files:
+            if not (scenario and action) or len(intent.split()) != 1:
+                tally.refuse("no intent", f"{where}: {file}")
+            elif not sentence.strip():
+                tally.drop("without a sentence", f"{where}: {file}")
+            else:
+                yield where, file, " ".join([intent, *sentence.split()])
 
 
 def find_lists(corpus: Path) -> Path:
     """The folder of the lists: the corpus's ``dataset/slurp``, or itself."""
-    for place in (corpus / "dataset" / "slurp", corpus):
-        if (place / "train.jsonl").is_file():
-            return place
-    raise UserError(
-        f"{corpus}/dataset/slurp/train.jsonl: no such file; name the folder of SLURP "
-        "with --corpus"
-    )
+    places = (corpus / "dataset" / "slurp", corpus)
+    return find_folder(places, "train.jsonl", "name the folder of SLURP with --corpus")
 
 
 def find_audio(corpus: Path) -> Path:
@@ -187,14 +181,10 @@ def find_audio(corpus: Path) -> Path:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--corpus",
-        type=Path,
-        required=True,
-        help="folder that holds dataset/slurp and audio",
+    parser = corpus_parser(
+        __doc__,
+        corpus="folder that holds dataset/slurp and audio",
+        drop_bad="leave out and count recordings without sound, speaker or intent",
     )
     parser.add_argument(
         "--audio",
@@ -204,12 +194,6 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--no_synthetic", action="store_true", help="train on real speech alone"
-    )
-    parser.add_argument("--data", type=Path, default=Path("data"), help="output folder")
-    parser.add_argument(
-        "--drop_bad",
-        action="store_true",
-        help="leave out recordings without sound, speaker or intent, and count them",
     )
     return parser
 

@@ -8,14 +8,12 @@ parquet files of the hub are fetched.
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.corpus import Tables, corpus_parser, read_jsonl, write_sets
 from espnet_mtla.data.tally import Tally
 from espnet_mtla.errors import UserError
 
@@ -39,23 +37,22 @@ def prepare(corpus: Path, data: Path, drop_bad: bool = False) -> None:
     """
     files = find_files(corpus)
     seen: dict[str, str] = {}
-    tables = {name: read_set(name, files[name], seen, drop_bad) for name in SETS}
-    for name, (documents, summaries) in tables.items():
-        with atomic_folder(data / name) as aside:
-            write_table(aside / "text.source", documents)
-            write_table(aside / "text", summaries)
+    write_sets(
+        data, {name: read_set(name, files[name], seen, drop_bad) for name in SETS}
+    )
 
 
 def read_set(
     name: str, files: list[Path], seen: dict[str, str], drop_bad: bool
-) -> tuple[dict[str, str], dict[str, str]]:
+) -> Tables:
     """Articles and summaries by id; each row is kept or counted.
 
     ``seen`` maps an id to the set that has it, and is added to.
     """
     documents: dict[str, str] = {}
     summaries: dict[str, str] = {}
-    tally = Tally(name, "articles", drop_bad, files[0].parent)
+    source = files[0].parent if len(files) > 1 else files[0]
+    tally = Tally(name, "articles", drop_bad, source)
     for file in files:
         for key, document, summary in read_rows(file):
             # An article is several paragraphs; a line holds them all.
@@ -73,7 +70,7 @@ def read_set(
                 documents[key], summaries[key] = document, summary
                 tally.keep()
     tally.close()
-    return documents, summaries
+    return {"text.source": documents, "text": summaries}
 
 
 def find_files(corpus: Path) -> dict[str, list[Path]]:
@@ -81,6 +78,7 @@ def find_files(corpus: Path) -> dict[str, list[Path]]:
     if not corpus.is_dir():
         raise UserError(f"--corpus {corpus}: no such folder")
     every = sorted(path for path in corpus.rglob("*") if path.suffix in FORMATS)
+    missing = list(SETS)
     for ending in FORMATS:
         some = [path for path in every if path.suffix == ending]
         found = {
@@ -89,9 +87,10 @@ def find_files(corpus: Path) -> dict[str, list[Path]]:
         }
         if all(found.values()):
             return found
+        missing = min(missing, [name for name in SETS if not found[name]], key=len)
     raise UserError(
-        f"{corpus}: no files of all of {', '.join(SETS)} in one of the formats "
-        f"{', '.join(FORMATS)}, such as train.jsonl or train/data-00000-of-00001.arrow"
+        f"{corpus}: no files of {', '.join(missing)}; all sets are needed in one format"
+        f" of {', '.join(FORMATS)}, such as train.jsonl or train-00000-of-00001.parquet"
     )
 
 
@@ -115,29 +114,19 @@ def belongs(path: Path, names: tuple[str, ...]) -> bool:
 
 def read_rows(path: Path) -> Iterator[tuple[str, str, str]]:
     """Id, document and summary of each row; UserError for another kind of file."""
-    read = read_json if path.suffix in (".jsonl", ".json") else read_arrow
-    for number, row in enumerate(read(path), 1):
-        missing = [name for name in FIELDS if name not in row]
-        if missing:
-            raise UserError(f"{path}: row {number} has no {missing[0]!r}: {list(row)}")
+    read = read_jsonl if path.suffix in (".jsonl", ".json") else read_arrow
+    for number, row in read(path):
+        for name in FIELDS:
+            if name not in row:
+                raise UserError(f"{path}: row {number} has no {name!r}: {list(row)}")
+            # An id may be a number.
+            if not isinstance(row[name], (str, int, type(None))):
+                raise UserError(f"{path}: row {number}: {name!r} is no text")
         yield tuple("" if row[name] is None else str(row[name]) for name in FIELDS)
 
 
-def read_json(path: Path) -> Iterator[dict]:
-    """One JSON object a line."""
-    with open(path, encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, 1):
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: no JSON ({error})") from None
-            if not isinstance(row, dict):
-                raise UserError(f"{path}:{number}: no JSON object")
-            yield row
-
-
-def read_arrow(path: Path) -> Iterator[dict]:
-    """Rows of a parquet file, or of an arrow stream as ``datasets`` writes it."""
+def read_arrow(path: Path) -> Iterator[tuple[int, dict]]:
+    """Number and row of a parquet file, or of a stream as ``datasets`` writes it."""
     import pyarrow
     import pyarrow.parquet
 
@@ -146,8 +135,7 @@ def read_arrow(path: Path) -> Iterator[dict]:
             batches = pyarrow.parquet.ParquetFile(path).iter_batches(1000)
         else:
             batches = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
-        for batch in batches:
-            yield from batch.to_pylist()
+        yield from enumerate((row for b in batches for row in b.to_pylist()), 1)
     except pyarrow.ArrowInvalid as error:
         said = str(error).splitlines()[0]
         raise UserError(f"{path}: broken ({said}); get the file again") from None
@@ -179,21 +167,13 @@ def fetch(hub: str) -> Path:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument(
-        "--corpus",
-        type=Path,
-        help="folder of a local copy; without it the hub is asked",
+    parser = corpus_parser(
+        __doc__,
+        corpus="folder of a local copy; without it the hub is asked",
+        drop_bad="leave out rows without an id or with one that stands twice",
+        required=False,
     )
     parser.add_argument("--hub", default=HUB, help="data set on the hub")
-    parser.add_argument("--data", type=Path, default=Path("data"), help="output folder")
-    parser.add_argument(
-        "--drop_bad",
-        action="store_true",
-        help="leave out rows without an id or with one that stands twice",
-    )
     return parser
 
 

@@ -1,0 +1,78 @@
+"""What every ``local/prepare.py`` does alike: options, files to find, sets to write."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.folder import DataFolder, write_table
+from espnet_mtla.errors import UserError
+
+Tables = Mapping[str, Mapping[str, str]]
+"""Name of each table to its rows: a set that has no sound."""
+
+
+def corpus_parser(
+    description: str | None, corpus: str, drop_bad: str, required: bool = True
+) -> argparse.ArgumentParser:
+    """``--corpus``, ``--data`` and ``--drop_bad``; a recipe adds options of its own.
+
+    ``corpus`` and ``drop_bad`` are help texts; ``required`` is about ``--corpus``.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    add = parser.add_argument
+    add("--corpus", type=Path, required=required, help=corpus)
+    add("--data", type=Path, default=Path("data"), help="output folder")
+    add("--drop_bad", action="store_true", help=drop_bad)
+    return parser
+
+
+def find_folder(places: Iterable[Path], file: str, way_out: str) -> Path:
+    """The first of ``places`` in which ``file`` is; UserError names that of the first.
+
+    ``way_out`` says what the user can do.
+    """
+    places = list(places)
+    for place in places:
+        if (place / file).is_file():
+            return place
+    raise UserError(f"{places[0] / file}: no such file; {way_out}")
+
+
+def require_file(path: Path, way_out: str = "get the corpus again") -> Path:
+    """``path``; UserError with ``way_out`` if it is no file."""
+    return find_folder([path.parent], path.name, way_out) / path.name
+
+
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
+    """Number and JSON object of each line; UserError names a line that is none.
+
+    Empty lines are no items, and read past.
+    """
+    with open(require_file(path), encoding="utf-8-sig") as stream:
+        for number, line in enumerate(stream, 1):
+            if not line.strip():
+                continue
+            try:
+                item = json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: no JSON ({error})") from None
+            if not isinstance(item, dict):
+                raise UserError(f"{path}:{number}: no JSON object")
+            yield number, item
+
+
+def write_sets(data: Path, sets: Mapping[str, DataFolder | Tables]) -> None:
+    """Write ``data/NAME`` for each set; call it once all are read and counted."""
+    for name, found in sets.items():
+        with atomic_folder(data / name) as aside:
+            if isinstance(found, DataFolder):
+                found.write(aside)
+                continue
+            for table, rows in found.items():
+                write_table(aside / table, rows)

@@ -1,0 +1,59 @@
+"""What the preparation of every corpus shares."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from espnet_mtla.data.corpus import (
+    corpus_parser,
+    find_folder,
+    read_jsonl,
+    require_file,
+    write_sets,
+)
+from espnet_mtla.data.folder import DataFolder, read_table
+from espnet_mtla.errors import UserError
+
+
+def test_options_of_every_recipe() -> None:
+    parser = corpus_parser("What it is.", "where it is", "what is left out")
+    args = parser.parse_args(["--corpus", "x"])
+    assert (args.corpus, args.data, args.drop_bad) == (Path("x"), Path("data"), False)
+    with pytest.raises(SystemExit):
+        parser.parse_args([])
+    assert corpus_parser(None, "", "", required=False).parse_args([]).corpus is None
+
+
+def test_the_first_place_is_taken_and_named(tmp_path: Path) -> None:
+    places = [tmp_path / "one", tmp_path / "two"]
+    with pytest.raises(UserError) as caught:
+        find_folder(places, "in/it.txt", "try --corpus")
+    assert str(caught.value) == f"{places[0]}/in/it.txt: no such file; try --corpus"
+    (tmp_path / "two/in").mkdir(parents=True)
+    (tmp_path / "two/in/it.txt").touch()
+    assert find_folder(places, "in/it.txt", "") == places[1]
+    assert require_file(tmp_path / "two/in/it.txt").is_file()
+
+
+def test_lines_of_json(tmp_path: Path) -> None:
+    """A byte-order mark, empty lines and separators inside a text are read past."""
+    path = tmp_path / "a.jsonl"
+    path.write_text('\ufeff{"a": "x\u2028y"}\n\n{"b": 1}\n\n', encoding="utf-8")
+    assert list(read_jsonl(path)) == [(1, {"a": "x\u2028y"}), (3, {"b": 1})]
+    path.write_text('{"a": 1}\n7\n')
+    with pytest.raises(UserError, match=r"a\.jsonl:2: no JSON object"):
+        list(read_jsonl(path))
+
+
+def test_sets_of_sound_and_of_texts(tmp_path: Path) -> None:
+    """Written anew as a whole: no table of an earlier run is left."""
+    (tmp_path / "data/dev").mkdir(parents=True)
+    (tmp_path / "data/dev/text.old").touch()
+    sound = DataFolder(tmp_path, {"a": "a.wav"}, {"utt2spk": {"a": "s"}})
+    texts = {"text": {"b": "short"}, "text.source": {"b": "long"}}
+    write_sets(tmp_path / "data", {"train": sound, "dev": texts})
+    assert read_table(tmp_path / "data/train/spk2utt") == {"s": "a"}
+    assert read_table(tmp_path / "data/dev/text.source") == {"b": "long"}
+    assert not (tmp_path / "data/dev/text.old").exists()
