@@ -5,6 +5,10 @@ Importing this package registers the classes, so that ``AutoConfig``, ``AutoMode
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_MAPPING_NAMES,
+)
 
 from espnet_mtla.hf.cache import TemporalLatentCache
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
@@ -17,6 +21,11 @@ from espnet_mtla.hf.modeling import (
 AutoConfig.register(LlamaMTLAConfig.model_type, LlamaMTLAConfig, exist_ok=True)
 AutoModel.register(LlamaMTLAConfig, LlamaMTLAModel, exist_ok=True)
 AutoModelForCausalLM.register(LlamaMTLAConfig, LlamaMTLAForCausalLM, exist_ok=True)
+# By these names the pipelines know what a model does, and the Trainer's label smoothing
+# that a label is that of the token before.
+_KIND = LlamaMTLAConfig.model_type
+MODEL_MAPPING_NAMES[_KIND] = LlamaMTLAModel.__name__
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[_KIND] = LlamaMTLAForCausalLM.__name__
 
 __all__ = [
     "LlamaMTLAConfig",

@@ -11,8 +11,10 @@ from espnet_mtla.hf.cache import TemporalLatentCache
 DYNAMIC = (None, "dynamic", "dynamic_full")
 
 
-class TemporalGeneration:
+class TemporalGenerationMixin:
     """Mixed into a model before Transformers' own generation."""
+
+    _longest_static = 0  # so that a shorter text next time compiles nothing anew
 
     def _prepare_cache_for_generation(
         self,
@@ -42,9 +44,11 @@ class TemporalGeneration:
                     "cache_implementation: 'static' given, assisted decoding must go "
                     "back, which only a dynamic cache can; leave it out"
                 )
-            longest = getattr(generation_config, "max_cache_len", None) or 0
+            given = getattr(generation_config, "max_cache_len", None) or 0
+            longest = max(max_cache_length, given, self._longest_static)
+            self._longest_static = longest
             model_kwargs["past_key_values"] = TemporalLatentCache(
-                self.config, max(max_cache_length, longest), static=True
+                self.config, longest, static=True
             )
         else:
             raise UserError(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 
+from huggingface_hub import HfApi, constants, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError
 
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, transport_errors
 
 
 class CheckedLoading:
@@ -29,6 +31,7 @@ class CheckedLoading:
             UserError: nothing there, a pickle, or weights missing or left over.
         """
         name = str(pretrained_model_name_or_path)
+        check_reachable(name, **kwargs)
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs.setdefault("use_safetensors", True)
         try:
@@ -52,6 +55,34 @@ class CheckedLoading:
         """Save, and note the stride that the weights belong to."""
         self.config.trained_down_rate = self.config.down_rate
         super().save_pretrained(save_directory, **kwargs)
+
+
+def check_reachable(
+    name: str,
+    cache_dir: str | os.PathLike | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+    **others: object,
+) -> None:
+    """Say at once that the hub cannot be reached: its client tries for a minute.
+
+    Raises:
+        UserError: no such folder, nothing of this name downloaded before, no hub.
+    """
+    del others
+    if os.path.exists(name) or local_files_only or constants.HF_HUB_OFFLINE:
+        return
+    try:
+        if try_to_load_from_cache(name, "config.json", cache_dir, revision) is None:
+            HfApi(token=token).model_info(name, revision=revision, timeout=10)
+    except (HfHubHTTPError, HFValidationError):
+        return  # an answer, or no name: from_pretrained says which
+    except transport_errors() as error:
+        raise UserError(
+            f"{name}: no such folder, not downloaded before, and the hub cannot be "
+            f"reached ({error})"
+        ) from error
 
 
 def _check(name: str, info: dict[str, object], base: str) -> None:

@@ -23,7 +23,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.hf.attention import LlamaMTLAAttention, Step
 from espnet_mtla.hf.cache import TemporalLatentCache, describe
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
-from espnet_mtla.hf.generation import TemporalGeneration
+from espnet_mtla.hf.generation import TemporalGenerationMixin
 from espnet_mtla.hf.loading import CheckedLoading
 from espnet_mtla.hf.packing import Packing, find_packing
 
@@ -211,7 +211,7 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
 
 
 class LlamaMTLAForCausalLM(
-    TemporalGeneration, LlamaMTLAPreTrainedModel, LlamaForCausalLM
+    TemporalGenerationMixin, LlamaMTLAPreTrainedModel, LlamaForCausalLM
 ):
     """The model with its output layer: training by ``labels``, and ``generate``."""
 

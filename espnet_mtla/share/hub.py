@@ -5,11 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, transport_errors
 from espnet_mtla.share.files import CONFIG, README, WEIGHTS
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -61,22 +59,8 @@ def hub_errors(name: str) -> Iterator[None]:
         code = error.response.status_code
         hint = "; is the token right?" if code in (401, 403) else ""
         raise UserError(f"{name}: the hub answers {code}{hint}") from None
-    except _transport_errors() as error:
+    except transport_errors() as error:
         raise UserError(f"{name}: the hub cannot be reached: {error}") from None
-
-
-def _transport_errors() -> tuple[type[Exception], ...]:
-    """What the HTTP library raises; which one it is depends on the client's version."""
-    bases = {
-        "httpx2": "HTTPError",
-        "httpx": "HTTPError",
-        "requests": "RequestException",
-    }
-    return tuple(
-        getattr(import_module(module), base)
-        for module, base in bases.items()
-        if find_spec(module)
-    )
 
 
 def upload(folder: Path, name: str, token: str, private: bool = False) -> str:

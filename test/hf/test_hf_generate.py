@@ -74,6 +74,20 @@ def test_a_compiled_step_over_a_static_cache_is_compiled_once() -> None:
     assert cache.get_seq_length() == 15
 
 
+def test_static_caches_get_no_shorter() -> None:
+    """So that a step compiled for one text serves the next."""
+    model, options = tiny(2), {"do_sample": False, "return_dict_in_generate": True}
+    lengths = []
+    for new in (5, 3, 8):
+        found = model.generate(
+            tokens(1, 4), cache_implementation="static", max_new_tokens=new, **options
+        )
+        lengths.append(found.past_key_values.max_tokens)
+        plain = model.generate(tokens(1, 4), max_new_tokens=new, **options)
+        assert torch.equal(found.sequences, plain.sequences)
+    assert lengths == [8, 8, 11]
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3, 4])
 def test_assisted_decoding_is_greedy_decoding(stride: int) -> None:
     model, batch = tiny(stride), tokens(1, 6)

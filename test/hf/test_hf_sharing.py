@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAConfig, LlamaMTLAForCausalLM
+from espnet_mtla.hf.conversion.source import load_source
 from espnet_mtla.hf.export import export, needed_sources
 from test.hf.tiny_llama import tiny, tokens
 
@@ -108,6 +110,20 @@ def test_a_hub_name_that_is_not_there_is_one_line(monkeypatch) -> None:
     with pytest.raises(UserError, match="nobody/nothing: no such folder") as raised:
         LlamaMTLAForCausalLM.from_pretrained("nobody/nothing", local_files_only=True)
     assert "\n" not in str(raised.value)
+
+
+def test_a_hub_that_is_not_there_is_said_at_once(monkeypatch) -> None:
+    from huggingface_hub import constants
+
+    def no_patience(seconds: float) -> None:
+        pytest.fail(f"waits {seconds} s to try again")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", no_patience)
+    for load in (LlamaMTLAForCausalLM.from_pretrained, load_source):
+        with pytest.raises(UserError, match=r"nothing: no such fol.*cannot be reached"):
+            load("nobody/nothing", dtype=torch.float32)
 
 
 def test_another_stride_for_trained_weights_is_noticed(saved) -> None:

@@ -65,6 +65,18 @@ def test_the_trainer_learns_saves_and_goes_on(rows, tmp_path) -> None:
     assert shown.shape == (1, 20)
 
 
+def test_the_trainers_label_smoothing_knows_what_a_label_is(rows, tmp_path) -> None:
+    """It shifts labels for models whose names it knows, and for no others."""
+    model = tiny(2, dtype=torch.float32, vocab_size=256).train()
+    arguments = TrainingArguments(str(tmp_path), label_smoothing_factor=0.1)
+    loss = Trainer(model, arguments).compute_loss(model, collate(rows[:2]))
+    batch = collate(rows[:2])
+    labels = batch.pop("labels")[:, 1:].flatten()
+    logits = model(**batch).logits[:, :-1].flatten(0, 1)
+    expected = torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(loss, expected)
+
+
 def test_lora_trains_adapters_alone_and_merges(rows, tmp_path) -> None:
     peft = pytest.importorskip("peft")
     settings = {"vocab_size": 256, "initializer_range": 0.1}

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.configuration import ROPE_TYPES
+from espnet_mtla.hf.loading import check_reachable
 
 # Llama's blocks under other names; what each adds is looked at below.
 MODEL_TYPES = ("llama", "mistral", "qwen2")
@@ -64,6 +65,7 @@ def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
     Raises:
         UserError: nothing there, a pickle, or an architecture that is not Llama's.
     """
+    check_reachable(name)
     try:
         config = AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as error:
