@@ -154,18 +154,17 @@ def train_pieces(lines: Iterable[str], options: TokenOptions) -> bytes:
 
 def explain_trainer(message: str, options: TokenOptions) -> UserError:
     """Turn sentencepiece's error into one that counts as ``--vocab_size`` does."""
-    size = options.vocab_size
+    given = f"--vocab_size {options.vocab_size} (--nbpe of a recipe)"
     most = re.search(r"too high.*value <= (\d+)", message)
     if most:
         return UserError(
-            f"--vocab_size {size}: too big for this text; the maximum is "
-            f"{int(most[1]) + 2}"
+            f"{given}: too big for this text; the maximum is {int(most[1]) + 2}"
         )
     least = re.search(r"smaller than required_chars\. *\d+ vs (\d+)", message)
     if least:
         return UserError(
-            f"--vocab_size {size}: too small for the characters of this text; the "
-            f"minimum is {int(least[1]) + 2}"
+            f"{given}: too small for the characters of this text; the minimum is "
+            f"{int(least[1]) + 2}"
         )
     return UserError(f"sentencepiece could not train: {message}")
 
