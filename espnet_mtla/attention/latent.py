@@ -164,13 +164,12 @@ class MultiheadLatentAttention(ReferenceInterface):
         """Queries ``(N, H, U, d_N + d_R)`` to ``(N, H, U, r + d_R)``."""
         q_nope, q_rope = self._split_query(q)
         w_k, _ = self.up_projections()
-        q_latent = torch.einsum("nhud,hdr->nhur", q_nope, w_k)
-        return torch.cat((q_latent, q_rope), dim=-1)
+        return torch.cat((_times_heads(q_nope, w_k), q_rope), dim=-1)
 
     def release(self, out: Tensor) -> Tensor:
         """Summed latents ``(N, H, U, r)`` to values ``(N, H, U, d_V)``."""
         _, w_v = self.up_projections()
-        return torch.einsum("nhur,hvr->nhuv", out, w_v)
+        return _times_heads(out, w_v.mT)
 
     def project_out(self, out: Tensor) -> Tensor:
         """``(B, H, U, d_V) -> (B, U, D)``."""
@@ -183,6 +182,15 @@ class MultiheadLatentAttention(ReferenceInterface):
     def _split_entry(self, entry: Tensor) -> tuple[Tensor, Tensor]:
         sizes = (self.config.kv_lora_rank, self.config.qk_rope_head_dim)
         return entry.split(sizes, dim=-1)
+
+
+def _times_heads(x: Tensor, weight: Tensor) -> Tensor:
+    """``x (N, H, U, a)`` by a matrix of each head ``(H, a, b)``: ``(N, H, U, b)``.
+
+    One product a head, where ``@`` would make one a head and row.
+    """
+    product = torch.bmm(x.transpose(0, 1).flatten(1, 2), weight)
+    return product.unflatten(1, (x.size(0), x.size(2))).transpose(0, 1)
 
 
 class MultiheadTemporalLatentAttention(MultiheadLatentAttention):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from espnet_mtla.decoder.packed import packed
 from espnet_mtla.decoder.state import DecoderState
 from espnet_mtla.errors import UserError
 
@@ -152,6 +153,8 @@ def steps_of(
 ) -> RecordedSteps | EagerSteps:
     """Steps of a new state, recorded: ``always``, ``never``, or on a GPU (``auto``).
 
+    On a CPU weights are packed for many rows (:mod:`.packed`).
+
     Raises:
         UserError: ``always`` where there is no GPU.
     """
@@ -159,5 +162,5 @@ def steps_of(
     if cuda_graphs == "always" and device.type != "cuda":
         raise UserError(f"cuda_graphs: always given, but the decoder is on {device}")
     if cuda_graphs == "never" or device.type != "cuda":
-        return EagerSteps(decoder, state)
+        return EagerSteps(packed(decoder, len(state.timeline.rows)), state)
     return RecordedSteps(decoder, state, CudaRecorder())

@@ -67,25 +67,26 @@ class Profile:
     @contextmanager
     def watching(self, trained: TrainedModel) -> Iterator[None]:
         """Watch a model and the search while the block runs."""
+        from espnet_mtla.attention import CausalAttention
+        from espnet_mtla.decoder import DecoderOnlyTransformer
+        from espnet_mtla.decoder.layer import DecoderLayer
         from espnet_mtla.decoder.state import DecoderState
         from espnet_mtla.search.beam import _Search
         from espnet_mtla.search.ctc import CTCPrefixScorer
 
-        model, decoder = trained.model, trained.model.decoder
+        model = trained.model
         watched = [
             (model, "extract_feats", "features"),
             (model, "encode", "encoder"),
             (CTCPrefixScorer, "score", "CTC"),
             (CTCPrefixScorer, "reorder", "CTC"),
             (DecoderState, "reorder", "reordering"),
+            (DecoderOnlyTransformer, "prefill", "prefill"),
+            (DecoderOnlyTransformer, "step", "rest of decoder"),
+            (CausalAttention, "extend_placed", "attention"),
+            (DecoderLayer, "feed_forward", "feed-forward"),
             *((_Search, m, part) for part, ms in SEARCH_METHODS.items() for m in ms),
         ]
-        if decoder is not None:
-            watched += [(decoder, "prefill", "prefill")]
-            watched += [(decoder, "step", "rest of decoder")]
-            for layer in decoder.layers:
-                watched += [(layer.attention, "extend_placed", "attention")]
-                watched += [(layer, "feed_forward", "feed-forward")]
         before = [(owner, name, vars(owner).get(name)) for owner, name, _ in watched]
         for owner, name, part in watched:
             setattr(owner, name, self.timed(part, getattr(owner, name)))
