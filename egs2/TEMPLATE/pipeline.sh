@@ -136,6 +136,7 @@ check_options() {
 
 stage_data() {
     local set own_args
+    [ -x local/data.sh ] || die "local/data.sh: no such file, or not executable (chmod +x)"
     mapfile -t own_args < <(own_arguments)
     for set in "$train_set" "${held_out[@]}"; do
         if ! $dry_run && [ ! -d "data/$set" ]; then rm -f data/.done.data; fi

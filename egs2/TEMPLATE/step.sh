@@ -133,7 +133,7 @@ take_lock() { # two runs side by side, say on two GPUs, share the early stages
 }
 
 run_step() {
-    local log=$expdir/logs code=0 begun=$SECONDS
+    local log=$expdir/logs code=0 begun=$SECONDS before
     [ "$stage_index" -gt 5 ] || log=data/logs
     mkdir -p "$log"
     log=$log/${stage_index}_$stage_name.$label.log
@@ -141,6 +141,7 @@ run_step() {
     rm -f "$mark" # from here on, what it stood for is no longer whole
     say "   $label: log in $log"
     printf '# %s\n# %s\n' "$(date '+%F %T')" "$(as_typed)" >>"$log"
+    before=$(wc -l <"$log")
     show_progress "$log" &
     watcher=$!
     dispatch "$log" "${command[@]}" ${volatile[@]+"${volatile[@]}"} || code=$?
@@ -209,7 +210,7 @@ report_failure() {
             "$clear_line" "$stage_index" "$stage_name" "$code"
         printf '  command: %s\n' "$(as_typed)"
         printf '  log: %s, which ends:\n' "$log"
-        tail -n 20 "$log" | sed 's/^/    /'
+        tail -n "+$((before + 1))" "$log" | tail -n 20 | sed 's/^/    /'
         # The command's own words may be what did not fit.
         if ! head -c 65536 /dev/zero >"$log.probe" 2>/dev/null; then
             printf 'error: %s: no space left on the device; free some and run again\n' "$log"

@@ -63,7 +63,8 @@ def load_model(
     """
     import torch
 
-    from espnet_mtla.task.asr import ASRTask
+    from espnet_mtla.task import build
+    from espnet_mtla.task.batch import Preprocess
     from espnet_mtla.task.parts import sampling_rate
     from espnet_mtla.task.tokens import build_tokeniser
 
@@ -77,9 +78,7 @@ def load_model(
             f"{file}: no such file; python -m espnet_mtla.bin.average makes it "
             "from the checkpoints of training"
         )
-    model, args = ASRTask.build_model_from_file(
-        folder / "config.yaml", file, device=str(device)
-    )
+    model, args = build.load_model(folder / "config.yaml", file, device=str(device))
     if options.ctc_weight > 0 and model.ctc is None:
         raise UserError(
             f"ctc_weight {options.ctc_weight}: the model in {folder} has no CTC "
@@ -97,12 +96,11 @@ def load_model(
         args.token_type, args.bpemodel, args.non_linguistic_symbols
     )
     if getattr(args, "task", "asr") == "sum":
-        prepare = ASRTask.build_preprocess_fn(args, train=False)
         return TrainedModel(
             *(model.eval(), device, 1, tokeniser.tokens2text),
             frontend=None,
             source_text=source_text,
-            read_source=prepare.token_ids,
+            read_source=Preprocess(args).token_ids,
         )
     frontend = None if args.frontend in (None, "none") else args.frontend
     return TrainedModel(

@@ -14,7 +14,7 @@ from espnet_mtla.task.choices import quiet_import
 from espnet_mtla.task.data import Source, lengths
 from espnet_mtla.task.log import log_to
 from espnet_mtla.task.parts import CHOICES
-from espnet_mtla.task.tokens import TOKEN_TYPES, read_token_list
+from espnet_mtla.task.tokens import TOKEN_TYPES
 
 with quiet_import():
     from espnet2.tasks.abs_task import AbsTask
@@ -112,12 +112,7 @@ class ASRTask(AbsTask):
     @classmethod
     def build_preprocess_fn(cls, args: Namespace, train: bool) -> Preprocess:
         del train
-        return Preprocess(
-            read_token_list(args.token_list),
-            args.token_type,
-            args.bpemodel,
-            args.non_linguistic_symbols,
-        )
+        return Preprocess(args)
 
     @classmethod
     def input_lengths(cls, args: Namespace, source: Source) -> dict[str, str]:

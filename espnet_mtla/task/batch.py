@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from argparse import Namespace
+from collections.abc import Collection
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.task.tokens import UNKNOWN, build_tokeniser
+from espnet_mtla.task.tokens import UNKNOWN, build_tokeniser, read_token_list
 
 # Padding of token ids is never looked at (lengths say where a row ends), so any
 # number that is no token's id will do.
@@ -24,16 +25,13 @@ class Preprocess:
     to worker processes, so it holds what can be pickled.
     """
 
-    def __init__(
-        self,
-        token_list: Sequence[str],
-        token_type: str,
-        bpemodel: str | None,
-        non_linguistic_symbols: str | None,
-        intents: bool = False,
-    ) -> None:
-        self.tokeniser = build_tokeniser(token_type, bpemodel, non_linguistic_symbols)
-        self.ids = {token: number for number, token in enumerate(token_list)}
+    def __init__(self, args: Namespace, intents: bool = False) -> None:
+        """``args`` are a model's options, parsed or read back."""
+        self.tokeniser = build_tokeniser(
+            args.token_type, args.bpemodel, args.non_linguistic_symbols
+        )
+        tokens = read_token_list(args.token_list)
+        self.ids = {token: number for number, token in enumerate(tokens)}
         self.unknown = self.ids[UNKNOWN]
         self.intents = intents
 

@@ -22,9 +22,8 @@ class SLUTask(ASRTask):
 
     @classmethod
     def build_preprocess_fn(cls, args: Namespace, train: bool) -> Preprocess:
-        prepare = super().build_preprocess_fn(args, train)
-        prepare.intents = True
-        return prepare
+        del train
+        return Preprocess(args, intents=True)
 
     @classmethod
     def check_texts(

@@ -167,6 +167,16 @@ def test_missing_corpus_is_one_clear_line(recipe) -> None:
     output = recipe.run(*SMALL, *options, code=1)
     assert "error: /no/such/place: no corpus" in output
     assert not (recipe.folder / "data" / "train").exists()
+    # What an earlier run said is in the log, and not on the screen again.
+    output = recipe.run(*SMALL, "--local_data_opts", "--corpus /no/other", code=1)
+    assert "error: /no/other: no corpus" in output and "/no/such" not in output
+    assert "/no/such" in (recipe.folder / "data/logs/1_data.data.log").read_text()
+
+
+def test_a_script_that_cannot_be_run_is_named(recipe) -> None:
+    (recipe.folder / "local" / "data.sh").chmod(0o644)
+    output = recipe.run(*SMALL, code=1)
+    assert "error: local/data.sh: no such file, or not executable (chmod +x)" in output
 
 
 def test_stage_one_must_make_every_set(recipe) -> None:

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import torch
 import yaml
-from tiny_experiment import FS, SECONDS
+from tiny_experiment import FS, SECONDS, make_text_model
 
 from espnet_mtla import Speech2Text
 from espnet_mtla.errors import UserError
@@ -158,6 +158,12 @@ def test_intents_and_translations_come_by_the_same_call(model, data, tmp_path):
     assert translating(data / "u2.wav").text == plain.text
     with pytest.raises(UserError, match="CTC tells the words spoken, not those wri"):
         translating(data / "u2.wav", timestamps=True)
+
+
+def test_a_model_of_text_names_the_command_for_it(tmp_path):
+    make_text_model(tmp_path)
+    with pytest.raises(UserError, match=r"takes texts.*inference decodes a data fol"):
+        Speech2Text.from_pretrained(tmp_path)
 
 
 def test_importing_it_is_light():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,9 @@ from espnet_mtla.task.batch import Preprocess, collate
 from espnet_mtla.task.tokens import build_tokeniser, find_unknown, read_token_list
 
 LIST = ["<blank>", "<unk>", "a", "b", "<sos/eos>"]
+OPTIONS = Namespace(
+    token_list=LIST, token_type="word", bpemodel=None, non_linguistic_symbols=None
+)
 
 
 def test_a_list_is_read_in_order(tmp_path: Path):
@@ -57,7 +61,7 @@ def test_a_tokeniser_that_cannot_be_built_is_explained(token_type, bpemodel, mes
 
 
 def test_an_utterance_becomes_ids_with_unk_for_the_rest():
-    prepare = Preprocess(LIST, "word", None, None)
+    prepare = Preprocess(OPTIONS)
     out = prepare("u1", {"speech": np.zeros(5, np.float32), "text": "a x b"})
     assert out["text"].tolist() == [2, 1, 3]
 
@@ -72,7 +76,7 @@ def test_an_utterance_becomes_ids_with_unk_for_the_rest():
     ],
 )
 def test_bad_sound_names_the_utterance(speech, message):
-    prepare = Preprocess(LIST, "word", None, None)
+    prepare = Preprocess(OPTIONS)
     with pytest.raises(UserError, match=message):
         prepare("u1", {"speech": speech, "text": "a"})
 
