@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 ATTENTIONS = ["mtla_s2", "mtla_s3", "mtla_s4", "mla", "mha"]
 TOLERANCE = {"float32": 1e-4, "bfloat16": 8e-2, "float16": 2e-2}
 OURS, REFERENCE = "ours", "reference"
+NOTHING = "none"
+"""In the place of attention: how fast it could be at most."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +57,11 @@ def run(args: argparse.Namespace) -> Report:
         rows=rows,
         plots=[Plot("prompt", "step ms", "who"), Plot("prompt", "cache MB", "who")],
         hidden=["step ms low", "step ms high", "rounds"],
-        notes=[*notes, "reference MHA: a plain concatenating one, since mtla has none"],
+        notes=[
+            *notes,
+            "reference MHA: a plain concatenating one, since mtla has none",
+            f"attention {NOTHING} (CPU): the same layers without any, the floor",
+        ],
     )
 
 
@@ -200,8 +207,6 @@ def _measure(
     """Passes of all cases in turn, so that a busy minute hits all of them."""
     import torch
 
-    from espnet_mtla.benchmark.decode_peers import ReferenceDecoder, has_reference
-
     shape = (args.utterances, prompt, args.embed_dim)
     frames = torch.randn(shape, generator=torch.Generator().manual_seed(2))
     runs: dict[tuple[str, str], _Run] = {}
@@ -210,21 +215,37 @@ def _measure(
         if number > 0 and time.perf_counter() > ends:
             break
         for name in args.attention:
-            decoder = _decoder(args, name)
-            given = frames.to(decoder.output.weight)
-            makers = {OURS: lambda d=decoder, g=given: _Ours(d, g, beam, args)}
-            if not args.no_reference and has_reference(decoder.config.attention):
-                makers[REFERENCE] = lambda d=decoder, g=given: ReferenceDecoder(
-                    d, g, beam
-                )
-            for who, make in makers.items():
-                result = runs.setdefault((name, who), _Run())
-                _decode(make, result, args, beam, given.device)
+            for case, make in _cases(args, name, frames, beam).items():
+                result = runs.setdefault(case, _Run())
+                _decode(make, result, args, beam, torch.device(args.device))
     rows = []
     for (name, who), result in runs.items():
         kept = {"prompt": prompt, "beam": beam, "attention": name, "who": who}
         rows.append({**kept, **result.columns()})
     return _with_ratios(rows)
+
+
+def _cases(
+    args: argparse.Namespace, name: str, frames: Tensor, beam: int
+) -> dict[tuple[str, str], Callable[[], object]]:
+    """By attention and by who decodes: how to make what has ``step`` and ``reorder``.
+
+    The floor is for CPUs alone: on a GPU ours are recorded, and it would not be.
+    """
+    from espnet_mtla.benchmark.decode_peers import (
+        ReferenceDecoder,
+        WithoutAttention,
+        has_reference,
+    )
+
+    decoder, rows = _decoder(args, name), len(frames) * beam
+    frames = frames.to(decoder.output.weight)
+    cases = {(name, OURS): lambda: _Ours(decoder, frames, beam, args)}
+    if not args.no_reference and has_reference(decoder.config.attention):
+        cases[name, REFERENCE] = lambda: ReferenceDecoder(decoder, frames, beam)
+    if name == args.attention[0] and frames.device.type == "cpu":
+        cases[NOTHING, OURS] = lambda: WithoutAttention(decoder, rows)
+    return cases
 
 
 def _decode(
@@ -297,6 +318,6 @@ def _with_ratios(rows: list[dict[str, Value]]) -> list[dict[str, Value]]:
                 ("cache MB", "cache"),
                 ("peak MB", "peak"),
             ):
-                if other.get(column) is not None:
+                if other.get(column) and row[column]:
                     row[f"{short} x, {label}"] = other[column] / row[column]
     return rows

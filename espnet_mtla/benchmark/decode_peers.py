@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from espnet_mtla.attention.rope import rotary_angles, rotate
 from espnet_mtla.benchmark.peers import mtla_attention
+from espnet_mtla.decoder.packed import packed
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
@@ -126,6 +127,30 @@ class ReferenceDecoder:
     def nbytes(self) -> int:
         """Bytes of the cache as it stands."""
         return sum(attention.nbytes for attention in self.attention)
+
+
+class WithoutAttention:
+    """Our decoder's layers with nothing in the place of attention.
+
+    Weights are packed as they are for ours: no attention can decode in less time.
+    """
+
+    nbytes = 0
+
+    def __init__(self, decoder: DecoderOnlyTransformer, rows: int) -> None:
+        with torch.inference_mode():
+            self.decoder = packed(decoder, rows)
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits ``(N, V)`` after one more token ``(N,)``, whatever came before."""
+        x = self.decoder.embed(tokens)
+        for layer in self.decoder.layers:
+            x = layer.feed_forward(x)
+        return self.decoder.output(self.decoder.norm(x))
+
+    def reorder(self, rows: Tensor) -> None:
+        """Nothing is kept between steps."""
 
 
 def has_reference(attention: str) -> bool:

@@ -28,8 +28,12 @@ def test_ours_and_the_reference_stand_in_one_table() -> None:
     report = decode.run(arguments(*SMALL))
     rows = {(row["attention"], row["who"]): row for row in report.rows}
     assert set(rows) == {
-        (name, who) for name in ("mtla_s2", "mha") for who in ("ours", "reference")
+        *((name, who) for name in ("mtla_s2", "mha") for who in ("ours", "reference")),
+        ("none", "ours"),
     }
+    floor = rows["none", "ours"]
+    assert floor["cache MB"] == 0 and "cache x, ref mha" not in floor
+    assert floor["time x, ref mha"] > 0
     # 2 utterances, 2 beams, 9 + 3 tokens, keys and values of 32 numbers.
     assert rows["mha", "reference"]["cache MB"] == 4 * 12 * 2 * 32 * 4 / 1e6
     # A prompt copy an utterance; the suffix a row, and once more as the spare one.
