@@ -11,7 +11,7 @@ exec ../../TEMPLATE/pipeline.sh \
     --test_sets "test_pictures test_recordings" \
     --channel mean \
     --min_seconds 0.3 --max_seconds 8 \
-    --token_type bpe --nbpe 800 --allow_unk true \
+    --token_type char --allow_unk true \
     --train_config conf/train.yaml \
     --encoder_config conf/encoder.yaml \
     --nbest 3 \
