@@ -36,11 +36,11 @@ MAY_IMPORT = {
     "model": {"decoder", "attention", "frontend"},
     "data": set(),
     "task": {"model", "decoder", "attention", "frontend", "data"},
-    "recognise": {"task", "model", "decoder", "search", "data"},
+    "recognise": {"task", "model", "decoder", "attention", "search", "data"},
     "score": {"data"},
     "benchmark": {"attention", "decoder", "search", "data", "recognise", "score"},
     "share": {"data", "score", "search", "task"},
-    "hf_speech": {"recognise", "search", "share", "speech2text", "task"},
+    "hf_speech": {"hf", "recognise", "search", "share", "speech2text", "task"},
     "plot": {
         *("attention", "decoder", "data", "score", "task"),
         *("recognise", "speech2text"),

@@ -127,8 +127,10 @@ class TemporalLatentCache(Cache):
 
     # What the model uses -------------------------------------------------------------
 
-    def ready(self, x: Tensor) -> RowsTimeline:
+    def ready(self, x: Tensor, real: Tensor | None = None) -> RowsTimeline:
         """Make room for the tokens ``x (N, T, D)`` that come next.
+
+        ``real (N, T)`` says which columns of the batch are not padding; None: all.
 
         Raises:
             UserError: another number of rows than the cache holds.
@@ -140,13 +142,13 @@ class TemporalLatentCache(Cache):
             raise UserError(
                 f"past_key_values: holds {len(self.timeline.seen)} rows, {rows} given"
             )
+        self._note_padding(real, new)
         need = 0 if self.static else self.timeline.appended + new
         if need > self.timeline.capacity:
             self._take(self.timeline.rows, need + max(SLACK, need // 2))
         return self.timeline
 
-    def note_padding(self, real: Tensor | None, new: int) -> None:
-        """``real (N, new)`` says which of the ``new`` next columns are not padding."""
+    def _note_padding(self, real: Tensor | None, new: int) -> None:
         if self.static or (real is None and self._real is None):
             return
         if real is None:

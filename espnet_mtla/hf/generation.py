@@ -65,10 +65,13 @@ class TemporalGenerationMixin:
         input_embeds: Tensor | None = None,
         **kwargs: object,
     ) -> Tensor | None:
-        """The mask of the new tokens alone: its shape is the same at every step.
+        """The mask of the new tokens alone: of one form at every step.
 
-        ``input_embeds`` is its name in Transformers 4.
+        Contiguous, since the strides of a part of a growing mask are another form, and
+        each would be compiled anew. ``input_embeds`` is its name in Transformers 4.
         """
         del kwargs
         like = inputs_embeds if inputs_embeds is not None else input_embeds
-        return None if attention_mask is None else attention_mask[:, -like.size(1) :]
+        if attention_mask is None:
+            return None
+        return attention_mask[:, -like.size(1) :].contiguous()

@@ -12,7 +12,7 @@ from espnet_mtla.errors import UserError, transport_errors
 
 
 class CheckedLoading:
-    """``from_pretrained`` that leaves nothing at random, and ``save_pretrained``.
+    """``from_pretrained`` that leaves nothing at random.
 
     Transformers fills what a checkpoint lacks with random numbers and says so in a
     warning. Here that is an error, but for the output layer of a model saved without
@@ -48,13 +48,8 @@ class CheckedLoading:
         if wants_info:
             return model, info
         if not kwargs.get("ignore_mismatched_sizes"):
-            _check(name, info, cls.base_model_prefix)
+            _check(name, info)
         return model
-
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
-        """Save, and note the stride that the weights belong to."""
-        self.config.trained_down_rate = self.config.down_rate
-        super().save_pretrained(save_directory, **kwargs)
 
 
 def check_reachable(
@@ -85,7 +80,7 @@ def check_reachable(
         ) from error
 
 
-def _check(name: str, info: dict[str, object], base: str) -> None:
+def _check(name: str, info: dict[str, object]) -> None:
     for kind in ("missing", "unexpected"):
         keys = sorted(
             key for key in info[f"{kind}_keys"] if not key.startswith("lm_head.")
@@ -94,7 +89,7 @@ def _check(name: str, info: dict[str, object], base: str) -> None:
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise UserError(
                 f"{name}: {kind} weights: {', '.join(keys[:3])}{more}; the checkpoint "
-                f"is not of this configuration ({base} of {len(keys)} keys)"
+                "is not of this configuration"
             )
 
 

@@ -6,6 +6,8 @@ once (:mod:`.packing`), runs through the layers as rows, and is unpacked at the 
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
@@ -51,6 +53,13 @@ class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
     _supports_flex_attn = False
     _supports_attention_backend = False
     _can_record_outputs = None
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args, **kwargs
+    ) -> None:
+        """Save, and note the stride that the weights belong to."""
+        self.config.trained_down_rate = self.config.down_rate
+        super().save_pretrained(save_directory, *args, **kwargs)
 
 
 class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
@@ -115,15 +124,11 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         cache = self._cache(past_key_values, use_cache)
         shape = x.shape[:2]
-        packing, real = find_packing(
-            attention_mask, position_ids, shape, cache is not None
-        )
+        packing = find_packing(attention_mask, position_ids, shape, cache is not None)
         if packing is not None:
             x = packing.pack(x)
             if position_ids is not None:
                 position_ids = packing.pack(position_ids.expand(shape))
-        if cache is not None:
-            cache.note_padding(real, shape[1])
         step = self._step(x, position_ids, packing, cache)
         states = self._through(x, cache, step, packing, output_hidden_states)
         return BaseModelOutputWithPast(
@@ -174,8 +179,11 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             return Step(attention.angles(position, x.dtype))
         # Asked before tokens are placed. A compiled step must not look at values.
         fresh = x.size(1) > 1 and cache.get_seq_length() == 0
-        new = attention.place(cache.ready(x), x, position)
-        lengths = None if packing is None else packing.lengths
+        if packing is None:
+            timeline, lengths = cache.ready(x), None
+        else:
+            timeline, lengths = cache.ready(x, packing.real), packing.lengths
+        new = attention.place(timeline, x, position)
         return Step(new.angles, new, lengths, fresh)
 
     def _cache(

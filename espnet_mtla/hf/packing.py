@@ -24,6 +24,7 @@ class Packing:
     source: Tensor
     place: Tensor
     lengths: Tensor  # (N,) real tokens
+    real: Tensor | None = None  # (B, L) which are no padding; None of documents
 
     @classmethod
     def of_mask(cls, real: Tensor) -> Packing:
@@ -32,7 +33,7 @@ class Packing:
         start = torch.arange(batch, device=real.device).unsqueeze(1) * width
         order = (~real).to(torch.uint8).argsort(dim=1, stable=True)
         rank = (real.cumsum(1) - 1).clamp(min=0)
-        return cls(order + start, rank + start, real.sum(1))
+        return cls(order + start, rank + start, real.sum(1), real)
 
     @classmethod
     def of_documents(cls, position: Tensor) -> Packing | None:
@@ -69,8 +70,8 @@ class Packing:
 
 def find_packing(
     mask: Tensor | None, position: Tensor | None, shape: torch.Size, cached: bool
-) -> tuple[Packing | None, Tensor | None]:
-    """How a batch is packed, and which of its new tokens are real, ``(B, L)``.
+) -> Packing | None:
+    """How a batch is packed; None where it is as it should be.
 
     Args:
         mask: of the new tokens or of all so far, ``(B, >= L)``, true or 1 at tokens.
@@ -83,8 +84,8 @@ def find_packing(
     """
     if mask is None:
         if position is None or cached or position.size(1) == 1:
-            return None, None
-        return Packing.of_documents(position.expand(shape)), None
+            return None
+        return Packing.of_documents(position.expand(shape))
     if mask.dim() != 2 or mask.size(0) != shape[0] or mask.size(1) < shape[1]:
         raise UserError(
             f"attention_mask: {tuple(mask.shape)} given, ({shape[0]}, tokens) of 0 and "
@@ -92,5 +93,5 @@ def find_packing(
         )
     real = mask[:, -shape[1] :].bool()
     if not torch.compiler.is_compiling() and bool(real.all()):
-        return None, None
-    return Packing.of_mask(real), real
+        return None
+    return Packing.of_mask(real)

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.hf.loading import CheckedLoading
 from espnet_mtla.hf_speech.configuration import MTLASpeechConfig
 from espnet_mtla.search.options import DecodeOptions
 
@@ -21,11 +22,11 @@ OPTIONS = {"num_beams": "beam_size", "num_return_sequences": "nbest"}
 """Names of ``generate``'s arguments here and in :class:`DecodeOptions`."""
 _NO_MATTER = (
     *("generation_config", "tokenizer", "assistant_model", "assistant_tokenizer"),
-    *("return_dict_in_generate", "synced_gpus", "use_cache", "pad_token_id"),
+    *("synced_gpus", "use_cache", "pad_token_id"),
 )
 
 
-class MTLAForSpeechSeq2Seq(PreTrainedModel):
+class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
     """Sound to text; see :meth:`from_packed`.
 
     ``forward`` gives logits and loss for training; ``generate`` is the recipes' own

@@ -95,7 +95,7 @@ class MTLASpeechProcessor(ProcessorMixin):
 
     attributes = ["feature_extractor", "tokenizer"]  # noqa: RUF012
     feature_extractor_class = "Wav2Vec2FeatureExtractor"
-    tokenizer_class = "MTLASpeechTokenizer"
+    tokenizer_class = "AutoTokenizer"  # which knows ours by its name
 
     def __init__(
         self,

@@ -74,6 +74,15 @@ def test_a_compiled_step_over_a_static_cache_is_compiled_once() -> None:
     assert cache.get_seq_length() == 15
 
 
+def test_a_steps_mask_has_one_form_however_long_the_text() -> None:
+    model, vectors = tiny(2), torch.zeros(3, 1, 32)
+    masks = [
+        model.create_masks_for_generate(torch.ones(3, width), inputs_embeds=vectors)
+        for width in (5, 6, 9)
+    ]
+    assert {(mask.shape, mask.stride()) for mask in masks} == {((3, 1), (1, 1))}
+
+
 def test_static_caches_get_no_shorter() -> None:
     """So that a step compiled for one text serves the next."""
     model, options = tiny(2), {"do_sample": False, "return_dict_in_generate": True}
@@ -166,6 +175,10 @@ def test_caches_that_do_not_fit_are_refused() -> None:
     own = model(batch).past_key_values
     with pytest.raises(UserError, match="holds 2 rows, 1 given"):
         model(batch[:1], past_key_values=own)
+    batch, mask = left_padded([tokens(1, n)[0] for n in (5, 3)])
+    padded = model(batch, attention_mask=mask).past_key_values
+    with pytest.raises(UserError, match="holds 2 rows, 1 given"):
+        model(batch[:1], past_key_values=padded)
 
 
 @pytest.mark.parametrize("kind", ["quantized", "offloaded", "offloaded_static"])

@@ -6,12 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from transformers import Trainer, TrainingArguments
 
 from espnet_mtla.hf import LlamaMTLAForCausalLM
 from test.hf.tiny_llama import tiny, tokens
 
 TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
+
+
+@pytest.fixture(autouse=True)
+def own_precision():
+    """It is a setting of the whole process, which one test must not leave to others."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+        yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +78,9 @@ def test_the_trainer_learns_saves_and_goes_on(rows, tmp_path) -> None:
 def test_the_trainers_label_smoothing_knows_what_a_label_is(rows, tmp_path) -> None:
     """It shifts labels for models whose names it knows, and for no others."""
     model = tiny(2, dtype=torch.float32, vocab_size=256).train()
-    arguments = TrainingArguments(str(tmp_path), label_smoothing_factor=0.1)
+    arguments = TrainingArguments(
+        str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, report_to=[]
+    )
     loss = Trainer(model, arguments).compute_loss(model, collate(rows[:2]))
     batch = collate(rows[:2])
     labels = batch.pop("labels")[:, 1:].flatten()

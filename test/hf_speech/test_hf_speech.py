@@ -120,6 +120,11 @@ def test_what_is_refused(wrapped, tmp_path, model, sounds):
     batch = processor(sounds[:2], sampling_rate=FS)
     with pytest.raises(UserError, match="unknown option 'beams'; valid: num_beams, "):
         wrapper.generate(**batch, beams=3)
+    with pytest.raises(UserError, match="unknown option 'return_dict_in_generate'"):
+        wrapper.generate(**batch, return_dict_in_generate=True)
+    wrapper.config.save_pretrained(tmp_path / "bare")
+    with pytest.raises(UserError, match=r"bare: no model\.safetensors in this folder"):
+        MTLAForSpeechSeq2Seq.from_pretrained(tmp_path / "bare")
     with pytest.raises(UserError, match="padded on the right alone"):
         wrapper.generate(batch["input_values"], batch["attention_mask"].flip(1))
     with pytest.raises(UserError, match="labels or decoder_input_ids are needed"):
