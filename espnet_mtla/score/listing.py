@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from espnet_mtla.score.table import pad, width
 
@@ -28,21 +27,28 @@ class Step:
         return " -> ".join(shown)
 
 
-class Aligned(Protocol):
-    """What is listed (:class:`espnet_mtla.score.wer.Utterance`)."""
+@dataclass(frozen=True)
+class Utterance:
+    """One aligned utterance: its steps from left to right, each a pair of units."""
+
+    key: str
+    steps: tuple[Step, ...]
+
+    def count(self, kind: str) -> int:
+        """How many steps are of ``kind``: ``=``, ``S``, ``D`` or ``I``."""
+        return sum(step.kind == kind for step in self.steps)
 
     @property
-    def key(self) -> str: ...
+    def units(self) -> int:
+        """Words (or characters) of the reference."""
+        return len(self.steps) - self.count("I")
+
     @property
-    def steps(self) -> tuple[Step, ...]: ...
-    @property
-    def units(self) -> int: ...
-    @property
-    def errors(self) -> int: ...
-    def count(self, kind: str) -> int: ...
+    def errors(self) -> int:
+        return len(self.steps) - self.count("=")
 
 
-def listing(utterances: Sequence[Aligned], units: str, head: str) -> str:
+def listing(utterances: Sequence[Utterance], units: str, head: str) -> str:
     """``head``, then each utterance with errors: most errors first, then by rate."""
     wrong = [utterance for utterance in utterances if utterance.errors]
     wrong.sort(key=lambda u: (-u.errors, u.units, u.key))
@@ -52,7 +58,7 @@ def listing(utterances: Sequence[Aligned], units: str, head: str) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _utterance_lines(utterance: Aligned, units: str) -> Iterator[str]:
+def _utterance_lines(utterance: Utterance, units: str) -> Iterator[str]:
     yield (
         f"{utterance.key}: errors {utterance.errors}, {units} {utterance.units}"
         f" (sub {utterance.count('S')}, del {utterance.count('D')},"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -12,30 +11,9 @@ import jiwer
 import numpy as np
 
 from espnet_mtla.score.bootstrap import Difference, interval, paired
-from espnet_mtla.score.listing import Step, listing
+from espnet_mtla.score.listing import Step, Utterance, listing
 from espnet_mtla.score.metric import Report, Request, comparison_line
 from espnet_mtla.score.table import aligned
-
-
-@dataclass(frozen=True)
-class Utterance:
-    """One aligned utterance: its steps from left to right, each a pair of units."""
-
-    key: str
-    steps: tuple[Step, ...]
-
-    def count(self, kind: str) -> int:
-        """How many steps are of ``kind``: ``=``, ``S``, ``D`` or ``I``."""
-        return sum(step.kind == kind for step in self.steps)
-
-    @property
-    def units(self) -> int:
-        """Words (or characters) of the reference."""
-        return len(self.steps) - self.count("I")
-
-    @property
-    def errors(self) -> int:
-        return len(self.steps) - self.count("=")
 
 
 def word_report(request: Request) -> Report:
