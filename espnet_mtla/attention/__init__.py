@@ -2,9 +2,9 @@
 
 Read in this order: ``config`` (settings), ``rope``, ``merge`` (temporal merging),
 ``timeline`` and ``cache``, ``attend`` (training) with ``strided``, ``blocked``,
-``flash`` and ``flex`` under it, ``backend`` and ``cached`` (decoding), ``causal``
-(training, prefill, step), ``multihead`` and ``latent`` (the types), ``cross``,
-``interface`` (the reference's signature).
+``flash``, ``flex`` and ``dense`` under it, ``backend`` and ``cached`` (decoding),
+``causal`` (training, prefill, step), ``multihead`` and ``latent`` (the types),
+``cross``, ``interface`` (the reference's signature).
 """
 
 from espnet_mtla.attention.cache import CacheOptions, EntryLayout, KVCache

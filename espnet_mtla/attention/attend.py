@@ -2,7 +2,8 @@
 
 Nothing kept for the backward grows with the square of a row's length. Which kernel
 runs is told in :mod:`.flash`; queries that are not simply all tokens of the row, and
-dropout on CPUs, go through :mod:`.blocked`.
+dropout on CPUs, go through :mod:`.blocked`, and where they are few through
+:mod:`.dense`.
 
 Letters: ``B`` rows, ``H`` query heads, ``G`` heads of the entries, ``T`` tokens, ``U``
 queries, ``S`` entries, ``d`` key width, ``e`` value width, ``w`` width of an entry.
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_mtla.attention.flash import BLOCKED, FLEX, choose_kernel
+from espnet_mtla.attention.dense import MOST_SCORES, attend_dense, first
+from espnet_mtla.attention.flash import BLOCKED, FLEX, choose_kernel, leaves_choice
 from espnet_mtla.attention.flex import attend_flex
 from espnet_mtla.attention.operators import counted, latents
 
@@ -31,12 +33,15 @@ def attend_heads(
     Returns:
         ``(B, H, U, e)``.
     """
-    if rank is None and choose_kernel(q, dropout) != BLOCKED:  # PyTorch chooses
-        grouped = k.size(1) != q.size(1)
-        return F.scaled_dot_product_attention(
-            q, k, v, None, dropout, is_causal=True, scale=scale, enable_gqa=grouped
-        )
-    return attend_counted(q, k, v, _index(q, rank) + 1, scale, dropout)
+    visible = _index(q, rank) + 1
+    causal = rank is None and choose_kernel(q, dropout) != BLOCKED
+    if not causal and not _few_scores(q, k.size(2)):
+        return attend_counted(q, k, v, visible, scale, dropout)
+    seen = None if causal else first(visible, k.size(2)).unsqueeze(1)
+    grouped = k.size(1) != q.size(1)
+    return F.scaled_dot_product_attention(  # PyTorch chooses
+        q, k, v, seen, dropout, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
 
 
 def attend_counted(
@@ -82,12 +87,15 @@ def attend_latents(
         own = entries[:, :0]
     kernel, index = choose_kernel(q, dropout), _index(q, rank)
     before = index // stride if stride > 1 else index + 1
+    slow = rank is not None or kernel == BLOCKED  # flash kernels know one mask: causal
+    if slow and _few_scores(q, finished.size(1) + own.size(1)):
+        return attend_dense(q, finished, own, weight, before, scale, dropout)
     given = (q.transpose(1, 2), finished, own, weight)
     if kernel == FLEX:
         return attend_flex(*given, before, stride, scale).transpose(1, 2)
     if rank is None:
         visible, ranked = (index + 1) // stride, False
-    else:  # flash kernels know one mask: causal
+    else:
         kernel, visible, ranked = BLOCKED, before, True
     settings = (kernel, stride, ranked, scale, dropout)
     out, *_ = latents(*given, visible, _seed(dropout), *settings)
@@ -105,6 +113,12 @@ def _index(q: Tensor, rank: Tensor | None) -> Tensor:
     if rank is not None:
         return rank
     return torch.arange(q.size(2), device=q.device).unsqueeze(0)
+
+
+def _few_scores(q: Tensor, keys: int) -> bool:
+    """Whether one call with a mask is quicker than blocks; measured on CPUs."""
+    few = q.size(0) * q.size(1) * q.size(2) * keys <= MOST_SCORES
+    return few and q.device.type == "cpu" and leaves_choice()
 
 
 def _seed(dropout: float) -> Tensor:

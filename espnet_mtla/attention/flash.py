@@ -270,6 +270,11 @@ def choose_kernel(q: Tensor, dropout: float) -> str:
     return name
 
 
+def leaves_choice() -> bool:
+    """Whether no kernel is asked for by name."""
+    return _asked_for == "auto"
+
+
 def _unfit(name: str, q: Tensor, dropout: float) -> str | None:
     if name != FLEX:
         return KERNELS[name].unfit(q, dropout)

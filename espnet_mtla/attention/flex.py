@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from espnet_mtla.attention.dense import expand
 
 
 def attend_flex(
@@ -27,21 +28,13 @@ def attend_flex(
     scale: float,
 ) -> Tensor:
     """``(B, U, H, e)``; the arguments are those of :class:`.StridedAttention`."""
-    latent, heads = weight.size(1), q.size(2)
-    nope = q.size(-1) - (finished.size(-1) - latent)
-
-    def expanded(entries: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values ``(B, n, H, .)``."""
-        both = F.linear(entries[..., :latent], weight).unflatten(-1, (heads, -1))
-        rope = entries[:, :, None, latent:].expand(-1, -1, heads, -1)
-        return torch.cat((both[..., :nope], rope), dim=-1), both[..., nope:]
-
-    keys, values = (x.transpose(1, 2) for x in expanded(finished))
+    sizes = (weight, q.size(2), q.size(-1))
+    keys, values = expand(finished, *sizes)
     found, lse = _flex(q.transpose(1, 2), keys, values, visible, scale)
     found, lse = found.transpose(1, 2), lse.mT.unsqueeze(-1)
     if stride == 1:
         return found
-    own_keys, own_values = expanded(own)
+    own_keys, own_values = (x.transpose(1, 2) for x in expand(own, *sizes))
     score = (q.to(lse) * own_keys).sum(-1, keepdim=True) * scale
     total = torch.logaddexp(lse, score)
     share = (score - total).exp().to(q.dtype)

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from espnet_mtla.attention.attend import attend_latents
 from espnet_mtla.attention.cache import EntryLayout, KVCache
 from espnet_mtla.attention.config import LatentConfig, TemporalLatentConfig
+from espnet_mtla.attention.dense import expand
 from espnet_mtla.attention.interface import ReferenceInterface
 from espnet_mtla.attention.merge import (
     HyperNetwork,
@@ -146,13 +146,8 @@ class MultiheadLatentAttention(ReferenceInterface):
 
     def expand(self, entries: Tensor) -> tuple[Tensor, Tensor]:
         """Entries ``(B, 1, S, r + d_R)`` to keys and values of each head."""
-        latent, k_rope = self._split_entry(entries)
-        heads = F.linear(latent.squeeze(1), self.wkv_b.weight)
-        heads = heads.unflatten(-1, (self.config.num_heads, -1)).transpose(1, 2)
-        sizes = (self.config.qk_nope_head_dim, self.config.v_head_dim)
-        k_nope, values = heads.split(sizes, dim=-1)  # (B, H, S, d_N), (B, H, S, d_V)
-        k_rope = k_rope.expand(-1, self.config.num_heads, -1, -1)
-        return torch.cat((k_nope, k_rope), dim=-1), values
+        heads, width = self.config.num_heads, self.config.qk_head_dim
+        return expand(entries.squeeze(1), self.wkv_b.weight, heads, width)
 
     @property
     def heads_layout(self) -> EntryLayout:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_mtla.attention import blocked
+from espnet_mtla.attention import attend, blocked
 from espnet_mtla.attention.attend import (
     attend_counted,
     attend_heads,
@@ -24,6 +24,8 @@ HEADS, NOPE, ROPE, RANK, VALUE = 3, 6, 4, 10, 5
 SCALE = 0.3
 EXACT = {"rtol": 0.0, "atol": 1e-11}
 kernels = pytest.mark.parametrize("kernel", ["cpu_flash", "blocked"])
+ranked = pytest.mark.parametrize("kernel", ["auto", "blocked"])
+"""For queries of any rank: auto takes one call with a mask where there are few."""
 strides = pytest.mark.parametrize("stride", [1, 2, 3, 4, 5])
 
 
@@ -60,8 +62,9 @@ def test_every_length_around_chunk_edges(kernel: str, stride: int) -> None:
         same(fast, dense_latents(heads, entries, weight, None, stride, SCALE), leaves)
 
 
+@ranked
 @strides
-def test_some_tokens_ask_from_row_to_row_others(stride: int) -> None:
+def test_some_tokens_ask_from_row_to_row_others(kernel: str, stride: int) -> None:
     """Ranks may repeat and be in any order."""
     for tokens, rank in [
         (13, [[9, 10, 11, 12], [0, 1, 2, 3]]),
@@ -71,7 +74,8 @@ def test_some_tokens_ask_from_row_to_row_others(stride: int) -> None:
         ranks = torch.tensor(rank)
         q, entries, weight = leaves = tensors(tokens, ranks.size(1))
         heads = q.transpose(1, 2)
-        fast = attend_latents(heads, entries, weight, ranks, stride, SCALE, 0.0)
+        with training_kernel(kernel):
+            fast = attend_latents(heads, entries, weight, ranks, stride, SCALE, 0.0)
         same(fast, dense_latents(heads, entries, weight, ranks, stride, SCALE), leaves)
 
 
@@ -93,7 +97,7 @@ def test_values_may_be_wider_than_keys(kernel: str) -> None:
     same(fast, dense_latents(heads, entries, weight, None, 2, SCALE), leaves)
 
 
-@kernels
+@pytest.mark.parametrize("kernel", ["auto", "cpu_flash", "blocked"])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_heads_that_share_keys(kernel: str, groups: int) -> None:
     for rank in (None, torch.tensor([[3, 4, 8], [0, 1, 2]])):
@@ -182,6 +186,22 @@ def test_counted_operator_keeps_pytorchs_rules() -> None:
     torch.library.opcheck(counted, (*given, *rest))
 
 
+def test_one_call_with_a_mask_is_for_few_scores(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    q, entries, weight = tensors(13, 4)
+    ranks, calls = torch.tensor([[9, 10, 11, 12]]), []
+    dense = attend.attend_dense
+    monkeypatch.setattr(
+        attend, "attend_dense", lambda *given: calls.append(1) or dense(*given)
+    )
+    scores = 2 * HEADS * 4 * (13 // 2 + 4)  # finished chunks and own ones
+    for most, seen in ((scores, 1), (scores - 1, 1)):
+        monkeypatch.setattr(attend, "MOST_SCORES", most)
+        attend_latents(q.transpose(1, 2), entries, weight, ranks, 2, SCALE, 0.0)
+        assert len(calls) == seen
+
+
 # Dropout -----------------------------------------------------------------------------
 
 
@@ -197,14 +217,19 @@ def test_dropout_zeroes_and_rescales_weights() -> None:
     torch.testing.assert_close(dropped[~gone], whole[~gone] / 0.75)
 
 
+@ranked
 @pytest.mark.parametrize("stride", [1, 3])
-def test_dropout_keeps_the_mean(stride: int) -> None:
+def test_dropout_keeps_the_mean(
+    kernel: str, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attend, "MOST_SCORES", 2**30)
     torch.manual_seed(0)
     q, entries, weight = (x.detach().float() for x in tensors(10, batch=1))
     many = q.transpose(1, 2).expand(3000, -1, -1, -1)
     rows = entries.expand(3000, -1, -1)
     whole = attend_latents(many[:1], entries, weight, None, stride, SCALE, 0.0)
-    drawn = attend_latents(many, rows, weight, None, stride, SCALE, 0.2)
+    with training_kernel(kernel):
+        drawn = attend_latents(many, rows, weight, None, stride, SCALE, 0.2)
     error = (drawn.mean(0) - whole[0]) / (drawn.std(0) / 3000**0.5).clamp(min=1e-6)
     assert drawn[0].ne(drawn[1]).any()
     assert error.abs().max() < 5

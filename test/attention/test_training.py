@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from espnet_mtla.attention import Asking, CausalAttention, build_attention
+from espnet_mtla.attention.flash import training_kernel
 from espnet_mtla.benchmark.measure import kept_bytes
 from espnet_mtla.benchmark.peers import SdpaMultihead
 from test.attention.common import TYPES, WIDTH, make
@@ -117,9 +118,11 @@ def test_compilation_in_one_graph_for_every_length() -> None:
             torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize(
+    ("kernel", "dropout"), [("auto", 0.0), ("auto", 0.3), ("blocked", 0.3)]
+)
 @kinds
-def test_activation_checkpoints(kind: str, dropout: float) -> None:
+def test_activation_checkpoints(kind: str, kernel: str, dropout: float) -> None:
     """What is made again in the backward draws the same random numbers."""
     module = make(kind, torch.float32).train()
     module.dropout = dropout
@@ -128,8 +131,10 @@ def test_activation_checkpoints(kind: str, dropout: float) -> None:
     def again(x: Tensor) -> Tensor:
         return checkpoint(module.attend_all, x, use_reentrant=False)
 
-    plain = gradients(module, module.attend_all, x)
-    for a, b in zip(plain, gradients(module, again, x), strict=True):
+    with training_kernel(kernel):
+        plain = gradients(module, module.attend_all, x)
+        made_again = gradients(module, again, x)
+    for a, b in zip(plain, made_again, strict=True):
         torch.testing.assert_close(a, b)
 
 
