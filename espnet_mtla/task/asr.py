@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from espnet_mtla.data.tokens import TOKEN_TYPES
 from espnet_mtla.model.speech import DecoderOnlySpeechModel
 from espnet_mtla.task.batch import Preprocess, collate
 from espnet_mtla.task.build import build_model, load_model
@@ -14,7 +15,6 @@ from espnet_mtla.task.choices import quiet_import
 from espnet_mtla.task.data import Source, lengths
 from espnet_mtla.task.log import log_to
 from espnet_mtla.task.parts import CHOICES
-from espnet_mtla.task.tokens import TOKEN_TYPES
 
 with quiet_import():
     from espnet2.tasks.abs_task import AbsTask

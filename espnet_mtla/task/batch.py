@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from espnet_mtla.data.tokens import UNK
 from espnet_mtla.errors import UserError
-from espnet_mtla.task.tokens import UNKNOWN, build_tokeniser, read_token_list
+from espnet_mtla.task.tokens import build_tokeniser, read_token_list
 
 # Padding of token ids is never looked at (lengths say where a row ends), so any
 # number that is no token's id will do.
@@ -32,7 +33,7 @@ class Preprocess:
         )
         tokens = read_token_list(args.token_list)
         self.ids = {token: number for number, token in enumerate(tokens)}
-        self.unknown = self.ids[UNKNOWN]
+        self.unknown = self.ids[UNK]
         self.intents = intents
 
     def __call__(self, name: str, data: dict[str, object]) -> dict[str, NDArray]:

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from espnet_mtla.data.tokens import BLANK, SOS_EOS, TOKEN_TYPES, UNK
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
     from espnet2.text.abs_tokenizer import AbsTokenizer
-
-BLANK, UNKNOWN, BOUNDARY = "<blank>", "<unk>", "<sos/eos>"
-TOKEN_TYPES = ("bpe", "unigram", "char", "word")
 
 
 def read_token_list(source: str | Path | Sequence[str]) -> list[str]:
@@ -35,12 +33,12 @@ def read_token_list(source: str | Path | Sequence[str]) -> list[str]:
     twice = [token for token, count in Counter(tokens).items() if count > 1]
     if twice:
         raise UserError(f"{name}: token {twice[0]!r} stands twice")
-    if len(tokens) < 4 or tokens[0] != BLANK or tokens[-1] != BOUNDARY:
+    if len(tokens) < 4 or tokens[0] != BLANK or tokens[-1] != SOS_EOS:
         raise UserError(
-            f"{name}: {BLANK} must come first and {BOUNDARY} last, with tokens between"
+            f"{name}: {BLANK} must come first and {SOS_EOS} last, with tokens between"
         )
-    if UNKNOWN not in tokens:
-        raise UserError(f"{name}: {UNKNOWN} is missing")
+    if UNK not in tokens:
+        raise UserError(f"{name}: {UNK} is missing")
     return tokens
 
 
