@@ -276,6 +276,8 @@ def test_annotations_are_found(ami: ModuleType, corpus: SimpleNamespace) -> None
     for place in (corpus.top, corpus.audio, corpus.annotations):
         assert ami.find_annotations(place, None) == corpus.annotations
     assert ami.find_annotations(corpus.top / "x", corpus.annotations)
+    older = corpus.annotations.rename(corpus.top / "ami_manual_1.6.1")
+    assert ami.find_annotations(corpus.top, None) == older
 
 
 def test_unknown_speaker(ami: ModuleType, corpus: SimpleNamespace) -> None:

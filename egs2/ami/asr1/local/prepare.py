@@ -198,7 +198,7 @@ def find_annotations(corpus: Path, given: Path | None) -> Path:
     places = [given] if given else [corpus, corpus / "annotations", corpus.parent]
     if not given:
         for top in (corpus, corpus.parent):
-            places += sorted(top.glob("ami_public_manual*"))
+            places += sorted(top.glob("ami*manual*"))
     return find_folder(
         places,
         "corpusResources/meetings.xml",
