@@ -62,10 +62,19 @@ def _read(path: str | Path, form: str, field: str) -> Texts:
     elif form == "jsonl":
         texts = _read_jsonl(path, field)
     else:
-        texts = {key: (text,) for key, text in read_table(path).items()}
+        texts = {key: (text,) for key, text in _read_kaldi(path).items()}
     if not texts:
         raise UserError(f"{path}: no utterance in it, nothing to score")
     return texts
+
+
+def _read_kaldi(path: str | Path) -> dict[str, str]:
+    try:
+        return read_table(path)
+    except UserError as error:
+        if not Path(path).is_file():
+            raise
+        raise UserError(f"{error}; are these plain lines? --format lines") from None
 
 
 def _lines(path: str | Path) -> list[str]:

@@ -72,8 +72,13 @@ def test_without_output_dir_nothing_is_written(command, tmp_path):
         (["a x", "b"], ["a x", "b y"], "ref: utterance b has an empty reference"),
         ([], ["a x"], "ref: no utterance in it"),
         (["a x"], [], "hyp: no utterance in it"),
-        (["a x", "a y"], ["a x"], "'a'"),
+        (
+            ["a x", "a y"],
+            ["a x"],
+            "ref:2: key 'a' stands twice; are these plain",
+        ),
         (["a x"], ["a x", "a y"], "'a'"),
+        (["a x"], ["a x", ""], "hyp:2: empty line; are these plain lines? --format li"),
     ],
 )
 def test_bad_texts(command, tmp_path, ref, hyp, message):
