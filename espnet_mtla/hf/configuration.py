@@ -74,6 +74,8 @@ class LlamaMTLAConfig(LlamaConfig):
         self.rope_layout = rope_layout
         self.rope_frequencies = rope_frequencies
         self.trained_down_rate = trained_down_rate
+        heads = kwargs.get("num_attention_heads")  # by which Llama's own divides
+        require(heads != 0, "num_attention_heads", heads, "a whole number >= 1 is")
         super().__init__(**kwargs)
         self.check()
 
@@ -106,7 +108,8 @@ class LlamaMTLAConfig(LlamaConfig):
 
     def check(self) -> None:
         """Raise :class:`UserError` naming what does not fit together."""
-        check_count(self, "vocab_size", "num_hidden_layers", "intermediate_size")
+        check_count(self, "vocab_size", "hidden_size", "intermediate_size")
+        check_count(self, "num_hidden_layers", "num_attention_heads")
         TemporalLatentConfig(**self.attention_settings())  # names what is wrong
         require(
             self.recompute_prompt_attn is True,

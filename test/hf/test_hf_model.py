@@ -176,6 +176,8 @@ def test_tied_weights_stay_tied_and_the_vocabulary_can_grow(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"hidden_size": 0}, "hidden_size: 0 given"),
+        ({"num_attention_heads": 0}, "num_attention_heads: 0 given"),
         ({"kv_lora_rank": 0}, "kv_lora_rank: 0 given"),
         ({"kv_lora_rank": 15}, "kv_lora_rank: 15 given, an even number"),
         ({"qk_rope_head_dim": 3}, "qk_rope_head_dim: 3 given, an even number"),
