@@ -24,13 +24,14 @@ class TrainedModel:
     Without front-end (None) the model takes features alone, and ``fs`` is how many
     frames a second they are taken to have. A model of text has ``read_source``, which
     turns a text of table ``source_text`` into token ids; its unit of time is a token
-    and ``fs`` is 1.
+    and ``fs`` is 1. ``word_starts (V,)`` tells which tokens begin a word.
     """
 
     model: DecoderOnlySpeechModel
     device: torch.device
     fs: int
     to_text: Callable[[Sequence[str]], str]
+    word_starts: torch.Tensor
     frontend: str | None = "default"
     frontend_conf: Mapping[str, object] = field(default_factory=dict)
     source_text: str = ""
@@ -66,7 +67,7 @@ def load_model(
     from espnet_mtla.task import build
     from espnet_mtla.task.batch import Preprocess
     from espnet_mtla.task.parts import sampling_rate
-    from espnet_mtla.task.tokens import build_tokeniser
+    from espnet_mtla.task.tokens import build_tokeniser, word_starts
 
     if not folder.is_dir():
         raise UserError(f"--model_dir {folder}: no such folder")
@@ -95,9 +96,10 @@ def load_model(
     tokeniser = build_tokeniser(
         args.token_type, args.bpemodel, args.non_linguistic_symbols
     )
+    starts = torch.tensor(word_starts(args.token_list, args.token_type))
     if getattr(args, "task", "asr") == "sum":
         return TrainedModel(
-            *(model.eval(), device, 1, tokeniser.tokens2text),
+            *(model.eval(), device, 1, tokeniser.tokens2text, starts),
             frontend=None,
             source_text=source_text,
             read_source=Preprocess(args).token_ids,
@@ -108,6 +110,7 @@ def load_model(
         device,
         sampling_rate(args) if frontend else FRAMES_PER_SECOND,
         tokeniser.tokens2text,
+        starts,
         frontend,
         args.frontend_conf,
     )

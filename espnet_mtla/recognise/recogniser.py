@@ -171,7 +171,12 @@ class Recogniser:
             log_probs = model.ctc.log_softmax(encoded)
             ctc = CTCPrefixScorer(log_probs, frames, options.beam_size, model.eos)
             prefix_scorers.append((ctc, weight))
-        symbols = Symbols(sos=model.sos, eos=model.eos)
+        starts = self.trained.word_starts.to(prompt.device)
+        symbols = Symbols(
+            sos=model.sos,
+            eos=model.eos,
+            word_starts=starts if options.intent_first else None,
+        )
         found = beam_search(
             [(scorer, 1 - weight)], limits, symbols, options, prefix_scorers
         )

@@ -23,6 +23,11 @@ Scorers with few candidates (CTC) see the best ``ctc_candidates * K`` tokens of 
 hypothesis by the other scorers, and <eos>. Without such scorers K tokens and <eos> a
 hypothesis are enough for the exact best 2K.
 
+Given the ids that begin a word (``Symbols.word_starts``), the first word is settled
+before the search: it grows by its most probable token until that begins a word or is
+<eos>. Hypotheses differ behind it. An intent is found so: the best whole text may have
+a less probable intent, only because words are easier to guess after it.
+
 A done utterance never changes again and utterances do not see each other, so a result
 does not depend on what else was in the batch. Who is done leaves it as soon as a
 quarter of the batch is: moving the caches of the rest is memory traffic of one or two
@@ -55,6 +60,8 @@ class Symbols:
     sos: int
     eos: int
     blank: int = 0
+    word_starts: Tensor | None = None
+    """``(V,)``: which ids begin a word, if the first word is to be settled first."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +145,7 @@ class _Search:
         self.pool_scores = self._full((batch, beam), NEVER)
         self.pool_ends = self._full((batch, beam), 0)  # tokens * K + last live place
         self.broken = self._full((batch,), False)
+        self.settling = self._full((batch,), symbols.word_starts is not None)
 
     def _full(self, shape: tuple[int, ...], value: float | int | bool) -> Tensor:
         return torch.full(shape, value, device=self.device)
@@ -145,7 +153,7 @@ class _Search:
     def advance(self, step: int) -> bool:
         """Extend every live hypothesis by one token; false when all are done."""
         beam = self.options.beam_size
-        tokens, values = self._candidates()  # (N, C + 1) each, <eos> last
+        tokens, values = self._candidates(step)  # (N, C + 1) each, <eos> last
         values = self._within_limits(values, step) + self.options.length_bonus
         values = values.view(len(self.places), beam, -1) + self.scores.unsqueeze(2)
         best, index = values.flatten(1).topk(2 * beam)  # (B, 2K), best first
@@ -166,12 +174,14 @@ class _Search:
         self.scores, self.last = best.gather(1, alive), tokens.flatten()
         return self._continue(parents, step)
 
-    def _candidates(self) -> tuple[Tensor, Tensor]:
+    def _candidates(self, step: int) -> tuple[Tensor, Tensor]:
         """Tokens that may follow a row and their scores, <eos> last: ``(N, C + 1)``."""
         total = sum(weight * scorer.score(self.last) for scorer, weight in self.scorers)
         eos, blank = self.symbols.eos, self.symbols.blank
         eos_score = total[:, eos : eos + 1].clone()
         total[:, [blank, eos]] = NEVER
+        if self.symbols.word_starts is not None:
+            self._settle(total, eos_score, self.symbols.word_starts, step)
         count = self.options.beam_size
         if self.candidate_scorers:
             count = math.ceil(count * self.options.ctc_candidates)
@@ -181,6 +191,24 @@ class _Search:
         for scorer, weight in self.candidate_scorers:
             values = values + weight * scorer.score(self.last, tokens)
         return tokens, values
+
+    def _settle(
+        self, total: Tensor, eos_score: Tensor, word_starts: Tensor, step: int
+    ) -> None:
+        """Hide, in place, what does not belong to the first word or comes too early."""
+        beam = self.options.beam_size
+        best, token = total[::beam].max(1)  # of the one hypothesis that is alive yet
+        complete = step >= self.most
+        if step > 0:
+            complete |= word_starts[token] | (eos_score[::beam, 0] >= best)
+        behind, self.settling = self.settling & complete, self.settling & ~complete
+        others = torch.ones_like(total[::beam], dtype=torch.bool)
+        others.scatter_(1, token.unsqueeze(1), False)
+        hidden = others & self.settling.unsqueeze(1)
+        hidden |= ~word_starts & behind.unsqueeze(1)
+        total.masked_fill_(hidden.repeat_interleave(beam, 0), NEVER)
+        early = self.settling.repeat_interleave(beam).unsqueeze(1)
+        eos_score.masked_fill_(early, NEVER)
 
     def _within_limits(self, values: Tensor, step: int) -> Tensor:
         """Hide <eos> below the smallest length, and all else at the largest."""
@@ -236,7 +264,7 @@ class _Search:
         self.last = self.last.view(-1, beam)[stay].flatten()
         self.scores, self.places = self.scores[stay], self.places[stay]
         self.least, self.most = self.least[stay], self.most[stay]
-        self.done = self.done[stay]
+        self.done, self.settling = self.done[stay], self.settling[stay]
         for scorer, _ in (*self.scorers, *self.candidate_scorers):
             scorer.select(stay)
 

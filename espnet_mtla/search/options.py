@@ -47,6 +47,11 @@ class DecodeOptions:
         0.0,
         "most tokens a prompt frame; 0: as many as frames; negative: that many tokens",
     )
+    intent_first: bool = _option(
+        False,
+        "the first word, an intent, is settled by itself, token by token the most "
+        "probable; the rest is searched for behind it",
+    )
     batch_frames: int = _option(
         16000, "audio of a batch in frames of 10 ms, padding included"
     )
@@ -96,7 +101,8 @@ class DecodeOptions:
         )
         self._need("backend", self.backend in BACKENDS, f"one of {', '.join(BACKENDS)}")
         self._need("dtype", self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
-        self._need("share_prompt", isinstance(self.share_prompt, bool), "true or false")
+        for name in ("share_prompt", "intent_first"):
+            self._need(name, isinstance(getattr(self, name), bool), "true or false")
         known = self.cuda_graphs in CUDA_GRAPHS
         self._need("cuda_graphs", known, "one of " + ", ".join(CUDA_GRAPHS))
 

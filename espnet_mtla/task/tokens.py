@@ -77,6 +77,13 @@ def build_tokeniser(
     return WordTokenizer()
 
 
+def word_starts(token_list: Sequence[str], token_type: str) -> list[bool]:
+    """Which tokens begin a word, or stand between two: a space, a piece behind one."""
+    if token_type in ("bpe", "unigram"):
+        return [token.startswith("▁") for token in token_list]
+    return [token_type == "word" or token == "<space>" for token in token_list]
+
+
 @dataclass
 class UnknownSymbols:
     """What a text holds beyond the token list, and where it was first met."""

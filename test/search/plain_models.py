@@ -51,8 +51,9 @@ class TableScorer:
         return log_probs
 
 
-def plain_search(log_probs, least, most, options):
+def plain_search(log_probs, least, most, options, word_starts=None):
     """One utterance, hypotheses as tuples: list of (tokens, score, limited)."""
+    settling = word_starts is not None
     beam, bonus = options.beam_size, np.float32(options.length_bonus)
     live, pool = [((), np.float32(0))], []
 
@@ -60,11 +61,18 @@ def plain_search(log_probs, least, most, options):
         return entry[1] / np.float32((len(entry[0]) + 1) ** options.length_norm)
 
     for step in range(most + 1):
-        candidates = []
+        candidates, allowed = [], None
+        if settling:
+            row = log_probs(live[0][0])
+            best = max(range(2, len(row)), key=lambda token: row[token])
+            ended = word_starts[best] or row[SOS_EOS] >= row[best]
+            settling = step < most and not (step > 0 and ended)
+            words = {t for t in range(len(row)) if word_starts[t]} | {SOS_EOS}
+            allowed = {best} if settling else words
         for tokens, score in live:
             row = log_probs(tokens)
             for token in range(len(row)):
-                hidden = token == BLANK
+                hidden = token == BLANK or bool(allowed and token not in allowed)
                 hidden |= token == SOS_EOS and step < least
                 hidden |= token != SOS_EOS and step >= most
                 if not hidden:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -50,6 +51,52 @@ def test_equals_the_plain_search(problem, sharp):
     ]
     found = search(scorer, least, most, options)
     assert [as_tuples(nbest) for nbest in found] == expected
+
+
+@given(problems(), st.sampled_from([0.3, 2.0, 6.0]))
+@settings(max_examples=150)
+def test_a_first_word_is_settled_as_in_the_plain_search(problem, sharp):
+    most, least, options, vocab, seed = problem
+    starts = [token > 1 and token % 3 == 0 for token in range(vocab)]
+    symbols = replace(SYMBOLS, word_starts=torch.tensor(starts))
+    scorer = TableScorer(range(len(most)), options.beam_size, vocab, seed, sharp)
+    expected = [
+        plain_search(scorer.plain(b), least[b], most[b], options, starts)
+        for b in range(len(most))
+    ]
+    if not all(expected):
+        return  # too short for the smallest length, and no word may follow
+    found = beam_search([(scorer, 1.0)], limits(least, most), symbols, options)
+    assert [as_tuples(nbest) for nbest in found] == expected
+
+
+def test_a_first_word_is_the_most_probable_one_though_a_text_is_not():
+    """Two intents, 2 (0.6) and 3 (0.4); what follows 2 is hard to guess."""
+    rows = {1: [0, 0, 0.6, 0.4, 0, 0, 0], 2: [0, 0, 0, 0, 0.35, 0.33, 0.32]}
+    rows |= {3: [0, 0, 0, 0, 1, 0, 0]} | {
+        last: [0, 1, 0, 0, 0, 0, 0] for last in (4, 5)
+    }
+    rows[6] = rows[5]
+    options = DecodeOptions(beam_size=4, nbest=3)
+    table = torch.tensor([rows[max(last, 1)] for last in range(7)]).log()
+    [joint] = search(Chain(table), [0], [3], options)
+    assert joint[0].tokens == [3, 4]
+    words = replace(SYMBOLS, word_starts=torch.ones(7, dtype=torch.bool))
+    [settled] = beam_search([(Chain(table), 1.0)], limits([0], [3]), words, options)
+    assert [h.tokens for h in settled] == [[2, 4], [2, 5], [2, 6]]
+
+
+class Chain:
+    """Log-probabilities that depend on the last token alone."""
+
+    def __init__(self, table):
+        self.table = table
+
+    def score(self, tokens):
+        return self.table[tokens].clone()
+
+    def reorder(self, rows):
+        """Nothing is kept."""
 
 
 @given(problems())
