@@ -10,7 +10,7 @@ import kaldiio
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from toyfolder import RATE, tone
 

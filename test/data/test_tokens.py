@@ -10,7 +10,7 @@ from espnet2.text.char_tokenizer import CharTokenizer
 from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
 from espnet2.text.token_id_converter import TokenIDConverter
 from espnet2.text.word_tokenizer import WordTokenizer
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from toyfolder import TEXTS
 
