@@ -121,7 +121,9 @@ def table(summary: dict[str, object]) -> str:
         ("wall time", f"{summary['wall_seconds']:.2f} s"),
         ("  encoder", f"{summary['encoder_seconds']:.2f} s"),
         ("  search", f"{summary['search_seconds']:.2f} s"),
-        ("s a source token" if text else "RTF", f"{summary['rtf']:.4f}"),
+        ("ms a source token", f"{1000 * summary['rtf']:.2f}")
+        if text
+        else ("RTF", f"{summary['rtf']:.4f}"),
         ("tokens", f"{summary['tokens']}"),
         ("tokens a second", f"{summary['tokens_per_second']:.1f}"),
         ("cache, formula", f"{summary['cache_bytes_formula'] / mega:.2f} MiB"),

@@ -46,13 +46,17 @@ def header(table: Table) -> list[str]:
         "cache/token" if text else "cache/s",
         "smaller",
         "peak",
-        "s/token" if text else "RTF",
+        "ms/token" if text else "RTF",
     ]
 
 
 def reads_text(table: Table) -> bool:
     """Whether text was decoded: measured in tokens, where sound is in seconds."""
-    return any((row.conditions or {}).get("input") == "text" for row in table.rows)
+    return any(_of_text(row) for row in table.rows)
+
+
+def _of_text(row: Row) -> bool:
+    return (row.conditions or {}).get("input") == "text"
 
 
 def cells(row: Row, metric: str) -> list[str]:
@@ -83,7 +87,7 @@ def _cells(row: Row, metric: str) -> list[str]:
         quantity(speed.cache_bytes_per_audio_second, "B"),
         f"{row.cache_factor:.2f}x" if row.cache_factor else GAP,
         quantity(speed.peak_memory_bytes, "B"),
-        f"{speed.rtf:.3f}",
+        f"{1000 * speed.rtf:.2f}" if _of_text(row) else f"{speed.rtf:.3f}",
     ]
 
 
