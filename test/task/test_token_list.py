@@ -11,7 +11,12 @@ import torch
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.task.batch import Preprocess, collate
-from espnet_mtla.task.tokens import build_tokeniser, find_unknown, read_token_list
+from espnet_mtla.task.tokens import (
+    build_tokeniser,
+    find_unknown,
+    read_token_list,
+    word_starts,
+)
 
 LIST = ["<blank>", "<unk>", "a", "b", "<sos/eos>"]
 OPTIONS = Namespace(
@@ -92,3 +97,16 @@ def test_a_batch_is_padded_and_knows_its_lengths():
     assert batch["text"].tolist() == [[2, 3], [2, -1]]
     assert torch.equal(batch["speech_lengths"], torch.tensor([3, 5]))
     assert torch.equal(batch["text_lengths"], torch.tensor([2, 1]))
+
+
+@pytest.mark.parametrize(
+    "token_type, tokens, starting",
+    [
+        ("char", ["<blank>", "<space>", "a", "▁"], ["<space>"]),
+        ("bpe", ["<blank>", "▁play", "ing", "▁"], ["▁play", "▁"]),
+        ("word", ["<blank>", "play", "music"], ["<blank>", "play", "music"]),
+    ],
+)
+def test_tokens_that_begin_a_word(token_type, tokens, starting):
+    found = word_starts(tokens, token_type)
+    assert [t for t, starts in zip(tokens, found, strict=True) if starts] == starting
