@@ -141,6 +141,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         from espnet_mtla.recognise.load import TrainedModel
         from espnet_mtla.recognise.recogniser import Recogniser
         from espnet_mtla.recognise.utterances import Sound
+        from espnet_mtla.task.tokens import word_starts
 
         chosen = self.decode_options(options)
         lengths = sample_lengths(input_values, attention_mask).tolist()
@@ -149,9 +150,11 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
             Sound(f"row {place}", row[:count].numpy())
             for place, (row, count) in enumerate(zip(rows, lengths, strict=True))
         ]
-        rate = self.config.sampling_rate
-        model = self.speech.eval()
-        trained = TrainedModel(model, self.device, rate, " ".join)
+        config, model = self.config, self.speech.eval()
+        starts = word_starts(config.tokens, config.recipe["token_type"])
+        trained = TrainedModel(
+            model, self.device, config.sampling_rate, " ".join, torch.tensor(starts)
+        )
         found = Recogniser(trained, chosen)(sounds)
         tokens = [
             torch.tensor(one.tokens, dtype=torch.long)

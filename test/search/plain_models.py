@@ -15,7 +15,7 @@ class TableScorer:
     shows at once in the scores.
     """
 
-    def __init__(self, utterances, beam, vocab, seed=0, sharp=2.0, states=97):
+    def __init__(self, utterances, beam, vocab, seed=0, sharp=2.0, states=1999):
         generator = torch.Generator().manual_seed(seed)
         count = max(utterances) + 1
         logits = sharp * torch.randn(count, states, vocab, generator=generator)
