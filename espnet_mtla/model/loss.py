@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import editdistance
 import torch
-from espnet.nets.pytorch_backend.nets_utils import th_accuracy
-from espnet.nets.pytorch_backend.transformer.label_smoothing_loss import (
-    LabelSmoothingLoss,
-)
 from espnet2.asr.ctc import CTC
 from torch import Tensor, nn
 
+from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import valid_frames
 from espnet_mtla.model.config import ModelConfig
 
@@ -35,24 +34,40 @@ def shifted(text: Tensor, lengths: Tensor, boundary: int) -> tuple[Tensor, Tenso
 
 
 class TokenLoss(nn.Module):
-    """Label-smoothed cross-entropy and the share of tokens guessed right."""
+    """Label-smoothed cross-entropy and the share of tokens guessed right.
+
+    Value and gradient are those of ESPnet's LabelSmoothingLoss: ``lsm_weight`` goes to
+    the wrong tokens alone, and a guess just as sure as the target costs nothing.
+    PyTorch gives the right token its share too, which is made up for here.
+    """
 
     def __init__(self, vocab_size: int, config: ModelConfig) -> None:
         super().__init__()
-        self.criterion = LabelSmoothingLoss(
-            size=vocab_size,
-            padding_idx=IGNORE,
-            smoothing=config.lsm_weight,
-            normalize_length=config.length_normalized_loss,
-        )
+        wrong = config.lsm_weight
+        self.smoothing = wrong * vocab_size / (vocab_size - 1)
+        if self.smoothing > 1:
+            raise UserError(
+                f"model_conf.lsm_weight: {wrong} given, at most 1 - 1 / {vocab_size} "
+                f"is of use with {vocab_size} tokens"
+            )
+        self.least = -(1 - wrong) * math.log(1 - wrong)
+        if wrong:
+            self.least -= wrong * math.log(wrong / (vocab_size - 1))
+        self.by_tokens = config.length_normalized_loss
 
     def forward(self, logits: Tensor, target: Tensor) -> tuple[Tensor, float]:
         """``logits`` (B, U, V), ``target`` (B, U): loss () and accuracy in [0, 1]."""
+        inside = target != IGNORE
         # In half precision the sum over a large vocabulary would lose its small terms.
-        logits = logits.float() if logits.dtype != torch.float64 else logits
-        logits = logits.contiguous()
-        accuracy = th_accuracy(logits.flatten(0, 1), target, ignore_label=IGNORE)
-        return self.criterion(logits, target), accuracy
+        kept = logits[inside]
+        kept = kept.float() if kept.dtype != torch.float64 else kept
+        wanted = target[inside]
+        loss = nn.functional.cross_entropy(
+            kept, wanted, reduction="sum", label_smoothing=self.smoothing
+        )
+        rows = len(wanted) if self.by_tokens else len(target)
+        right = (kept.argmax(-1) == wanted).float().mean()
+        return (loss - len(wanted) * self.least) / rows, right.item()
 
 
 def intent_loss(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from espnet.nets.pytorch_backend.transformer.label_smoothing_loss import (
+    LabelSmoothingLoss,
+)
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail
@@ -52,6 +55,28 @@ def test_without_smoothing_the_loss_is_cross_entropy_over_utterances():
     inside = wanted != IGNORE
     right = (flat.argmax(-1) == wanted)[inside].float().mean()
     assert accuracy == pytest.approx(right.item())
+
+
+@pytest.mark.parametrize("by_tokens", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+def test_smoothed_loss_is_that_of_espnet(smoothing, by_tokens):
+    """Value and gradient, with padding at the end and a row of nothing else."""
+    logits = torch.randn(3, 4, 7, dtype=torch.float64)
+    target = torch.tensor([[1, 2, 3, 0], [4, 6, IGNORE, IGNORE], [IGNORE] * 4])
+    config = ModelConfig(lsm_weight=smoothing, length_normalized_loss=by_tokens)
+    theirs = LabelSmoothingLoss(7, IGNORE, smoothing, by_tokens)
+    given, other = (logits.clone().requires_grad_() for _ in range(2))
+    loss, _ = TokenLoss(7, config)(given, target)
+    expected = theirs(other, target)
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-12)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(given.grad, other.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_smoothing_beyond_uniform_is_refused_by_name():
+    with pytest.raises(UserError, match=r"lsm_weight: 0.9 given, at most 1 - 1 / 5"):
+        TokenLoss(5, ModelConfig(lsm_weight=0.9))
 
 
 def test_normalising_by_length_divides_by_tokens():
