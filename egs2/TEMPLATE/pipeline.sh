@@ -65,7 +65,8 @@ allow_unk=false # train on texts with symbols that the token list lacks, as <unk
 train_opts="" # more options for training, such as "--max_epoch 5"
 encoder_metric=valid.cer_ctc.min # by which the best checkpoints of the encoder are chosen
 average_metric=valid.acc.max # by which the best checkpoints of a model are chosen
-nbest=5 # checkpoints that are averaged
+nbest=5 # checkpoints of a model that are averaged
+encoder_nbest=3 # checkpoints of the encoder that are averaged
 decode_configs=conf/decode.yaml # how to decode, one or more files; results carry their names
 metrics="" # what is counted in stage score, the table's first; empty for the task's own
 baselines="" # trivial systems to show beside: most_frequent, majority, first_sentence
@@ -267,7 +268,7 @@ stage_encoder() {
     fi
     train_model train "$encoder" "$encoder_config" --
     step average average "$encoder" "$encoder/.done.train" -- \
-        --exp_dir "$encoder" --metric "$encoder_metric" --nbest "$nbest"
+        --exp_dir "$encoder" --metric "$encoder_metric" --nbest "$encoder_nbest"
 }
 
 stage_train() {

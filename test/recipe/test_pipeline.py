@@ -276,6 +276,16 @@ def test_one_encoder_serves_all_attention_types(recipe) -> None:
     assert "--init_param" not in trained[1]
 
 
+def test_more_models_to_average_leave_the_encoder_as_it_is(recipe) -> None:
+    """Else every model would be trained anew, on another encoder."""
+    options = (*SMALL, "--encoder_config", "conf/encoder.yaml")
+    recipe.run(*options)
+    recipe.calls()
+    recipe.run(*options, "--nbest", "1")
+    names = ["average", "inference", "score", "score", "results", "pack"]
+    assert recipe.names() == names
+
+
 def test_speed_factors_make_a_training_set_of_their_own(recipe) -> None:
     recipe.run("--speed_factors", "0.9 1.1", "--stop_stage", "stats")
     calls = recipe.calls()

@@ -17,6 +17,6 @@ exec ../../TEMPLATE/pipeline.sh \
     --allow_unk true \
     --attention "mha mtla_s2 mtla_s3" \
     --decode_configs conf/decode.yaml \
-    --nbest 10 \
+    --nbest 10 --encoder_nbest 10 \
     --readme README.md \
     "$@"
