@@ -105,6 +105,11 @@ class TemporalLatentCache(Cache):
         max_cache_len: tokens a row at most. With ``static`` memory of exactly that size
             is allocated at the first token and never moves; else the cache grows, and
             the number spares it that.
+
+    Attributes:
+        newest: last hidden state of each row's newest token, ``(N, D)``, for padding
+            that follows it in another call; zeros where there is none, and after
+            :meth:`crop`. None before the first token.
     """
 
     def __init__(
@@ -121,6 +126,7 @@ class TemporalLatentCache(Cache):
         super().__init__(layers=layers)
         self.layout, self.static, self.max_tokens = layout, static, max_cache_len
         self.timeline: RowsTimeline | None = None
+        self.newest: Tensor | None = None
         self.record_past = False
         # Which columns were real, (N, columns); None while all were.
         self._real: Tensor | None = None
@@ -160,6 +166,7 @@ class TemporalLatentCache(Cache):
     def _allocate(self, x: Tensor) -> None:
         rows, new = x.shape[:2]
         room = self.max_tokens or new + SLACK
+        self.newest = torch.zeros_like(x[:, 0])
         kind = StaticTimeline if self.static else RowsTimeline
         self.timeline = kind(
             rows, self.layout.stride, room if self.static else max(room, new), x.device
@@ -174,6 +181,7 @@ class TemporalLatentCache(Cache):
         for layer in self.layers:
             layer.rows.take_rows(rows, timeline)
         self.timeline = timeline
+        self.newest = self.newest.index_select(0, rows)
         if self._real is not None:
             self._real = self._real.index_select(0, rows)
 
@@ -215,6 +223,7 @@ class TemporalLatentCache(Cache):
         for layer in self.layers:
             layer.rows.restore_open(of_rows)
         self.timeline.go_back(remove, of_rows)
+        self.newest.zero_()
         if self._real is not None:
             self._real = self._real[:, : columns - remove]
 
@@ -226,6 +235,7 @@ class TemporalLatentCache(Cache):
         for layer in self.layers:
             layer.rows.reorder_in_place(rows)
         self.timeline.reorder(rows)
+        self.newest.copy_(self.newest.index_select(0, rows))
         if self._real is not None:
             self._real = self._real.index_select(0, rows)
 
@@ -244,6 +254,7 @@ class TemporalLatentCache(Cache):
         self._real = None
         if self.static and self.timeline is not None:
             self.timeline.clear()
+            self.newest.zero_()
             return
         self.timeline = None
         for layer in self.layers:

@@ -159,10 +159,13 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             elif output_hidden_states:
                 states.append(x)
             x = layer(x, past_key_values=cache, use_cache=cache is not None, step=step)
-        if cache is not None:
-            cache.timeline.advance(x.size(1) if packing is None else packing.lengths)
         x = self.norm(x)
-        return [*states, x if packing is None else packing.unpack(x)]
+        if cache is None:
+            return [*states, x if packing is None else packing.unpack(x)]
+        cache.timeline.advance(x.size(1) if packing is None else packing.lengths)
+        x = x if packing is None else packing.unpack(x, cache.newest)
+        cache.newest.copy_(x[:, -1].detach())
+        return [*states, x]
 
     def _step(
         self,

@@ -63,9 +63,20 @@ class Packing:
         # Zeros, since whatever stands in padding, NaN too, must not spread.
         return packed.masked_fill(padding.view(*padding.shape, *[1] * (x.dim() - 2)), 0)
 
-    def unpack(self, x: Tensor) -> Tensor:
-        """``(N, T, ...)`` to ``(B, L, ...)``; what stands at padding means nothing."""
-        return x.flatten(0, 1)[self.place]
+    def unpack(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """``(N, T, ...)`` to ``(B, L, ...)``.
+
+        At padding stands what stands at the newest token before it, so that the last
+        column is a row's newest token, whichever side its padding is on. Where none
+        comes before in the batch it is ``before (B, ...)``, or zeros.
+        """
+        out = x.flatten(0, 1)[self.place]
+        if self.real is None:
+            return out
+        nothing = self.real.cumsum(1) == 0
+        nothing = nothing.view(*nothing.shape, *[1] * (x.dim() - 2))
+        filling = 0 if before is None else before.unsqueeze(1).to(out.dtype)
+        return torch.where(nothing, filling, out)
 
 
 def find_packing(

@@ -140,6 +140,21 @@ def test_rows_can_be_moved_repeated_and_chosen(stride: int, static: bool) -> Non
         same(got[index, -1], model(whole).logits[0, -1])
 
 
+def test_padding_behind_a_row_is_its_newest_token_wherever_the_row_goes() -> None:
+    model, nothing = tiny(3), torch.zeros(2, 2, dtype=torch.long)
+    cache = TemporalLatentCache(model.config)
+    newest = run(model, tokens(2, 5), cache)[:, -1:]
+    cache.reorder_cache(torch.tensor([1, 0]))
+    same(run(model, nothing, cache, nothing), newest.flip(0).expand(-1, 2, -1))
+    cache.batch_repeat_interleave(2)
+    cache.batch_select_indices(torch.tensor([3, 0]))
+    same(run(model, nothing, cache, nothing), newest.expand(-1, 2, -1))
+    cache.crop(-2)  # two columns of padding: nothing is known of what came before
+    assert not run(model, nothing, cache, nothing).any()
+    cache.reset()
+    assert not run(model, nothing, cache, nothing).any()
+
+
 def test_a_merge_never_reaches_a_sibling() -> None:
     model = tiny(2)
     cache = model(tokens(1, 3)).past_key_values

@@ -112,28 +112,46 @@ def test_assisted_decoding_is_greedy_decoding(stride: int) -> None:
     assert torch.equal(by_lookup, greedy)
 
 
-@settings(max_examples=12)
-@given(stride=st.integers(1, 4), data=st.data())
-def test_prefill_may_be_split_anywhere(stride: int, data: st.DataObject) -> None:
+@settings(max_examples=25)
+@given(
+    stride=st.integers(1, 4),
+    static=st.booleans(),
+    rows=st.lists(st.tuples(st.integers(0, 11), st.booleans()), min_size=1, max_size=3),
+    cuts=st.sets(st.integers(1, 10), max_size=4),
+)
+def test_prefill_may_be_split_anywhere(
+    stride: int, static: bool, rows: list[tuple[int, bool]], cuts: set[int]
+) -> None:
+    """Every column, of padding on either side too, whatever a part holds of a row."""
     model, total = tiny(stride), 11
-    batch, mask = left_padded([tokens(1, n, n)[0] for n in (11, 6)])
-    cuts = data.draw(st.lists(st.integers(1, total - 1), unique=True, max_size=4))
-    borders = [0, *sorted(cuts), total]
+    mask = torch.zeros(len(rows), total, dtype=torch.long)
+    for row, (length, left) in zip(mask, rows, strict=True):
+        row[total - length if left else 0 :][:length] = 1
+    batch = tokens(len(rows), total) * mask
+    cache = TemporalLatentCache(model.config, 12, static=static)
     with torch.no_grad():
         whole = model(batch, attention_mask=mask, use_cache=False).logits
-        cache = TemporalLatentCache(model.config)
-        for start, stop in itertools.pairwise(borders):
+        for start, stop in itertools.pairwise([0, *sorted(cuts), total]):
             part = model(
                 batch[:, start:stop],
                 attention_mask=mask[:, :stop],
                 past_key_values=cache,
             ).logits
-            shown = mask[:, start:stop].bool()
-            torch.testing.assert_close(
-                part[shown], whole[:, start:stop][shown], rtol=0, atol=1e-10
-            )
+            torch.testing.assert_close(part, whole[:, start:stop], rtol=0, atol=1e-10)
     assert cache.get_seq_length() == total
-    assert cache.timeline.seen.tolist() == [11, 6]
+    assert cache.timeline.seen.tolist() == [length for length, _ in rows]
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4])
+def test_a_prompt_padded_on_the_right_goes_on_from_its_last_token(chunk: int) -> None:
+    model = tiny(3)
+    rows = [tokens(1, n, n)[0] for n in (9, 2)]
+    batch = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    options = {**GREEDY, "prefill_chunk_size": chunk}
+    given_out = model.generate(batch, attention_mask=batch.ne(0).long(), **options)
+    for index, row in enumerate(rows):
+        alone = model.generate(row[None], **GREEDY)
+        assert torch.equal(given_out[index, -9:], alone[0, -9:])
 
 
 def test_generate_in_chunks_and_from_a_filled_cache() -> None:
