@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from espnet_mtla.attention.causal import Asking
 from espnet_mtla.attention.latent import (
@@ -19,8 +20,7 @@ from espnet_mtla.attention.latent import (
 from espnet_mtla.attention.rope import rotate
 from espnet_mtla.attention.timeline import NewTokens
 from espnet_mtla.hf.cache import TemporalLatentCache
-from espnet_mtla.hf.configuration import LlamaMTLAConfig
-from espnet_mtla.hf.frequencies import rotary_frequencies
+from espnet_mtla.hf.configuration import LlamaMTLAConfig, rope_settings
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,13 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
         super().__init__(**config.attention_settings())
         self.layer_idx = layer_idx
         self.halves = config.rope_layout == "halves"
-        base, scaling = config.rope_theta_and_scaling
-        self.frequencies = config.rope_frequencies
-        if self.frequencies is None and scaling["rope_type"] != "default":
-            width = config.qk_rope_head_dim
-            self.frequencies = rotary_frequencies(width, base, scaling)
+        self.frequencies, self.turned_scale = config.rope_frequencies, 1.0
+        kind = rope_settings(config)["rope_type"]
+        if self.frequencies is None and kind != "default":
+            with torch.device("cpu"):  # a model may be built on no device at all
+                rotary = LlamaRotaryEmbedding(config)
+            self.frequencies = rotary.inv_freq.tolist()
+            self.turned_scale = rotary.attention_scaling
         if config.kv_norm == "none":
             self.kv_norm = nn.Identity()
         if not config.hyper_network:
@@ -69,7 +71,8 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
     def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
         if self.halves:  # scores do not depend on the order of the numbers
             x = x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
-        return rotate(x, angles)
+        turned = rotate(x, angles)
+        return turned if self.turned_scale == 1 else turned * self.turned_scale
 
     def merge(
         self, latent: Tensor, new: NewTokens | None, carry: Tensor | None

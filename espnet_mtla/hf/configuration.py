@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from transformers import LlamaConfig
+from transformers import LlamaConfig, PretrainedConfig
 
 from espnet_mtla.attention.config import (
     TemporalLatentConfig,
@@ -13,9 +13,9 @@ from espnet_mtla.errors import UserError
 
 KV_NORMS = ("layer", "none")
 ROPE_LAYOUTS = ("halves", "pairs")
-# What a rotary type needs beside its angles (a factor of the scores, a length that
-# changes them) is not carried through here.
-ROPE_TYPES = ("default", "linear", "llama3")
+# Others (dynamic, longrope) turn by angles that depend on how long the text is, which
+# entries in a cache could not follow.
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 
 
 class LlamaMTLAConfig(LlamaConfig):
@@ -77,18 +77,8 @@ class LlamaMTLAConfig(LlamaConfig):
         heads = kwargs.get("num_attention_heads")  # by which Llama's own divides
         require(heads != 0, "num_attention_heads", heads, "a whole number >= 1 is")
         super().__init__(**kwargs)
+        self.head_dim = qk_rope_head_dim  # Transformers' word for the rotary width
         self.check()
-
-    @property
-    def rope_theta_and_scaling(self) -> tuple[float, dict[str, object]]:
-        """The base, and the settings of a scaling that says its ``rope_type``.
-
-        Transformers 4 keeps the base beside the scaling, 5 inside.
-        """
-        settings = getattr(self, "rope_parameters", None) or self.rope_scaling or {}
-        kind = settings.get("rope_type", settings.get("type", "default"))
-        theta = settings.get("rope_theta") or getattr(self, "rope_theta", 10000.0)
-        return float(theta), {**settings, "rope_type": kind}
 
     def attention_settings(self) -> dict[str, object]:
         """Arguments of the attention module, as the attention itself names them."""
@@ -102,7 +92,7 @@ class LlamaMTLAConfig(LlamaConfig):
             "qk_nope_head_dim": self.qk_nope_head_dim,
             "qk_rope_head_dim": self.qk_rope_head_dim,
             "v_head_dim": self.v_head_dim,
-            "rope_base": self.rope_theta_and_scaling[0],
+            "rope_base": rope_settings(self)["rope_theta"],
             "down_rate": self.down_rate,
         }
 
@@ -141,9 +131,20 @@ class LlamaMTLAConfig(LlamaConfig):
             )
 
     def _check_rope(self) -> None:
-        kind = self.rope_theta_and_scaling[1]["rope_type"]
-        require(kind in ROPE_TYPES, "rope_type", kind, f"{', '.join(ROPE_TYPES)} is")
+        kind = rope_settings(self)["rope_type"]
+        require(kind in ROPE_TYPES, "rope_type", kind, f"{' or '.join(ROPE_TYPES)} is")
         if self.rope_frequencies is not None:
             pairs, given = self.qk_rope_head_dim // 2, len(self.rope_frequencies)
             needed = f"{pairs}, qk_rope_head_dim / 2, are"
             require(given == pairs, "rope_frequencies", given, needed)
+
+
+def rope_settings(config: PretrainedConfig) -> dict[str, object]:
+    """What is said of the rotation, ``rope_type`` and ``rope_theta`` at least.
+
+    Transformers 4 keeps the base beside the scaling, 5 in one with it.
+    """
+    given = getattr(config, "rope_parameters", None) or config.rope_scaling or {}
+    kind = given.get("rope_type", given.get("type", "default"))
+    theta = given.get("rope_theta") or getattr(config, "rope_theta", 10000.0)
+    return {**given, "rope_type": kind, "rope_theta": float(theta)}

@@ -46,14 +46,15 @@ def llama(kind=LlamaForCausalLM, config=LlamaConfig, **settings):
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    frequency = 10000.0 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
+    rotary = model.model.rotary_emb
 
     def angles(_, position_ids):
-        angle = position_ids[..., None].double() * frequency
+        angle = position_ids[..., None].double() * rotary.inv_freq
         angle = torch.cat((angle, angle), dim=-1)
-        return angle.cos(), angle.sin()
+        scale = rotary.attention_scaling
+        return angle.cos() * scale, angle.sin() * scale
 
-    model.model.rotary_emb.forward = angles
+    rotary.forward = angles
     return model
 
 
@@ -103,6 +104,17 @@ def test_without_rotation_only_rotation_is_lost() -> None:
         torch.testing.assert_close(
             model(batch).logits, source(batch).logits, rtol=0, atol=1e-8
         )
+
+
+def test_a_yarns_scale_is_kept() -> None:
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+    source = llama(rope_scaling={**yarn, "original_max_position_embeddings": 32})
+    source.generation_config.eos_token_id = [7, 9]
+    batch = torch.randint(0, 50, (2, 40))
+    model, _ = convert(source, Target("mtla", down_rate=1))
+    got, expected = model(batch).logits, source(batch).logits
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-8)
+    assert model.generation_config.eos_token_id == [7, 9]
 
 
 def test_qwens_biases_are_kept() -> None:
@@ -226,9 +238,9 @@ def test_what_is_no_llama_is_refused_by_name(tmp_path, monkeypatch) -> None:
         run(monkeypatch, "llama", tmp_path / "gpt2", tmp_path / "out")
     with pytest.raises(UserError, match="sliding_window=7 can't be converted"):
         check_source("m", MistralConfig(sliding_window=7))
-    yarn = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}
-    with pytest.raises(UserError, match="rope_type 'yarn' can't be converted"):
-        check_source("m", LlamaConfig(rope_scaling=yarn))
+    dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
+    with pytest.raises(UserError, match="rope_type 'dynamic' can't be converted"):
+        check_source("m", LlamaConfig(rope_scaling=dynamic))
     with pytest.raises(UserError, match="no checkpoint of Transformers"):
         run(monkeypatch, "llama", tmp_path / "nothing", tmp_path / "out")
     LlamaConfig(**SIZES, vocab_size=9).save_pretrained(tmp_path / "bare")

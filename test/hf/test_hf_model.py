@@ -6,7 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig
+from transformers.models.llama.modeling_llama import (
+    LlamaRotaryEmbedding,
+    apply_rotary_pos_emb,
+)
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAConfig, LlamaMTLAForCausalLM, LlamaMTLAModel
@@ -195,30 +199,38 @@ def test_sizes_that_cannot_be_are_named(change: dict, message: str) -> None:
         LlamaMTLAConfig(**{**SIZES, "down_rate": 2, **change})
 
 
-def test_rotary_types_that_are_not_known_are_refused() -> None:
-    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 10000.0}
-    with pytest.raises(UserError, match="rope_type: 'yarn' given"):
-        LlamaMTLAConfig(**SIZES, rope_scaling=yarn)
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rotary_types_that_change_with_the_length_are_refused(kind: str) -> None:
+    scaling = {"rope_type": kind, "factor": 4.0, "rope_theta": 10000.0}
+    if kind == "longrope":
+        scaling.update(short_factor=[1.0, 1.0], long_factor=[2.0, 2.0])
+    with pytest.raises(UserError, match=f"rope_type: '{kind}' given, default or linea"):
+        LlamaMTLAConfig(**SIZES, rope_scaling=scaling)
 
 
-def test_llama3_scaling_slows_slow_pairs_alone() -> None:
-    scaling = {
-        "rope_type": "llama3",
-        "rope_theta": 10000.0,
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 64,
-    }
-    model = tiny(2, qk_rope_head_dim=8, rope_scaling=scaling)
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-
-    config = model.config
-    config.head_dim = 8  # what Llama's own function takes for the rotary width
-    theirs, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
-    ours = torch.tensor(model.model.layers[0].self_attn.frequencies)
-    close(ours, theirs, 1e-6)
-    assert ours[0] == 1.0 and ours[-1] < 10000.0 ** (-6 / 8)
+@pytest.mark.parametrize("kind", ["linear", "llama3", "yarn"])
+def test_scaled_rotation_is_that_of_a_llama(kind: str) -> None:
+    scaling = {"rope_type": kind, "rope_theta": 10000.0, "factor": 8.0}
+    if kind != "linear":
+        scaling["original_max_position_embeddings"] = 64
+    if kind == "llama3":
+        scaling.update(low_freq_factor=1.0, high_freq_factor=4.0)
+    model = tiny(2, qk_rope_head_dim=8, rope_scaling=dict(scaling))
+    attention = model.model.layers[0].self_attn
+    x, position = torch.randn(1, 60, 8), torch.arange(60)[None]
+    llama = LlamaConfig(
+        head_dim=8, max_position_embeddings=128, rope_scaling=dict(scaling)
+    )
+    angles = LlamaRotaryEmbedding(llama)(x, position)
+    theirs, _ = apply_rotary_pos_emb(x[:, None], x[:, None], *angles)
+    ours = attention.rotate(x, attention.angles(position, x.dtype))
+    pairs = theirs.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
+    close(ours, pairs[:, 0], 1e-5)
+    assert (attention.turned_scale > 1) == (kind == "yarn")
+    batch = tokens(2, 9)
+    cache = model(batch[:, :5]).past_key_values
+    cached = model(batch[:, 5:], past_key_values=cache).logits
+    close(cached, model(batch, use_cache=False).logits[:, 5:])
 
 
 def test_what_is_asked_for_in_vain_is_said() -> None:

@@ -15,7 +15,6 @@ from espnet_mtla.hf.conversion.factor import LatentWeights, factor_layer
 from espnet_mtla.hf.conversion.moments import second_moments
 from espnet_mtla.hf.conversion.rotary import choose_components, rotate_keys
 from espnet_mtla.hf.conversion.source import Projections
-from espnet_mtla.hf.frequencies import rotary_frequencies
 from espnet_mtla.hf.modeling import LlamaMTLAForCausalLM
 
 KEPT_SETTINGS = (
@@ -101,21 +100,23 @@ def convert(
     head = layers[0].self_attn.head_dim
     groups = layers[0].self_attn.k_proj.out_features // head
     sizes = Sizes.of(target, groups, head)
-    parts = [Projections.of(layer.self_attn, head) for layer in layers]
+    rotary = source.model.rotary_emb
+    theta, factor = rotary.inv_freq.double(), rotary.attention_scaling
+    parts = [Projections.of(layer.self_attn, head, factor) for layer in layers]
     moments = second_moments(source, blocks)
-    plain = _frequencies(old, head)
-    theta = torch.tensor(plain, dtype=torch.float64, device=moments[0].device)
     rotated = [
         rotate_keys(part, moment, theta, target.context)
         for part, moment in zip(parts, moments, strict=True)
     ]
     chosen = choose_components([keys.worth for keys in rotated], sizes.rope // 2)
     biased = layers[0].self_attn.q_proj.bias is not None
-    config = _config(old, target, sizes, [plain[k] for k, _ in chosen], biased)
+    frequencies = theta[chosen.nonzero()[:, 0]].tolist()
+    config = _config(old, target, sizes, frequencies, biased)
     torch.manual_seed(seed)
     model = LlamaMTLAForCausalLM(config).to(source.dtype)
     kept = {k: v for k, v in source.state_dict().items() if ".self_attn." not in k}
     model.load_state_dict(kept, strict=False)
+    model.generation_config = source.generation_config
     shares = []
     for index, (part, keys, moment) in enumerate(
         zip(parts, rotated, moments, strict=True)
@@ -124,13 +125,6 @@ def convert(
         _fill(model.model.layers[index].self_attn, weights, part)
         shares.append(weights.kept)
     return model.to(source.device).eval(), shares
-
-
-def _frequencies(config: object, head: int) -> list[float]:
-    settings = getattr(config, "rope_parameters", None) or config.rope_scaling or {}
-    theta = settings.get("rope_theta") or getattr(config, "rope_theta", 10000.0)
-    kind = settings.get("rope_type", settings.get("type", "default"))
-    return rotary_frequencies(head, float(theta), {**settings, "rope_type": kind})
 
 
 def _config(

@@ -53,26 +53,25 @@ def factor_layer(
     layer: Projections,
     rotated: RotatedKeys,
     moment: Tensor,
-    chosen: list[tuple[int, int]],
+    chosen: Tensor,
     rank: int,
 ) -> LatentWeights:
     """MLA weights of a layer; see the module for the mathematics.
 
     Args:
-        chosen: components that keep their rotation.
+        chosen: components that keep their rotation, ``(K, G)``.
         rank: r.
     """
     heads, width = layer.q.shape[:2]
-    every = [(k, c) for k in range(width // 2) for c in range(len(layer.k))]
-    rest = [pair for pair in every if pair not in set(chosen)]
-    nope = torch.stack([_to_rest(layer, rotated, rest, h) for h in range(heads)])
+    rest = ~chosen
+    nope = _to_rest(layer, rotated, rest)
     z = torch.cat((_as_rows(rotated.keys, rest), layer.v.flatten(0, 1)))
     metric = _metric(layer, nope, moment, z)
     encode, decode, kept = low_rank(z @ moment @ z.T, metric, rank)
-    keys = 2 * len(rest)
+    keys = nope.size(1)
     up = decode[:keys], decode[keys:].unflatten(0, (-1, width))
     q_nope, k_nope = layer.q, nope.transpose(1, 2) @ up[0]  # (H, d, D + 1), (H, d, r)
-    if not rest:  # a width of 0 is not allowed
+    if keys == 0:  # a width of 0 is not allowed
         q_nope, k_nope = (
             torch.zeros_like(layer.q[:, :1]),
             layer.q.new_zeros(heads, 1, rank),
@@ -130,40 +129,33 @@ def _metric(layer: Projections, nope: Tensor, moment: Tensor, z: Tensor) -> Tens
     )
 
 
-def _as_rows(keys: Tensor, components: list[tuple[int, int]]) -> Tensor:
+def _as_rows(keys: Tensor, components: Tensor) -> Tensor:
     """Real parts, then imaginary parts, of components: ``(2 n, D + 1)``, real."""
-    rows = [keys[k, c] for k, c in components]
-    if not rows:
-        return keys.real[0, :0]
-    stacked = torch.stack(rows)
-    return torch.cat((stacked.real, stacked.imag))
+    return _parts(keys[components], dim=0)
 
 
-def _to_rest(
-    layer: Projections, rotated: RotatedKeys, rest: list[tuple[int, int]], head: int
-) -> Tensor:
-    """B_h ``(2 n, d)``: a head's query to the components that do not rotate."""
-    half, group = layer.q.size(1) // 2, int(layer.group[head])
-    pair = torch.tensor([k for k, _ in rest], dtype=torch.long)
-    component = torch.tensor([c for _, c in rest], dtype=torch.long)
-    turn = rotated.basis[pair, group, component].conj()
-    row = torch.arange(len(rest))
-    real, imaginary = layer.q.new_zeros(2, len(rest), 2 * half)
-    real[row, pair], real[row, half + pair] = turn.real, -turn.imag
-    imaginary[row, pair], imaginary[row, half + pair] = turn.imag, turn.real
-    return torch.cat((real, imaginary))
+def _turns(layer: Projections, rotated: RotatedKeys, components: Tensor) -> Tensor:
+    """By what each head's queries are turned into components, ``(H, n)`` complex."""
+    pair, component = components.nonzero(as_tuple=True)
+    return rotated.basis[pair, :, component].conj()[:, layer.group].T
 
 
-def _rotary_queries(
-    layer: Projections, rotated: RotatedKeys, chosen: list[tuple[int, int]]
-) -> Tensor:
+def _to_rest(layer: Projections, rotated: RotatedKeys, rest: Tensor) -> Tensor:
+    """All B_h ``(H, 2 n, d)``: queries to the components that do not rotate."""
+    heads, width = layer.q.shape[:2]
+    turn, pair = _turns(layer, rotated, rest), rest.nonzero()[:, 0]
+    row = torch.arange(len(pair), device=pair.device)
+    maps = turn.new_zeros(heads, len(pair), width)
+    maps[:, row, pair], maps[:, row, width // 2 + pair] = turn, 1j * turn
+    return _parts(maps)
+
+
+def _rotary_queries(layer: Projections, rotated: RotatedKeys, chosen: Tensor) -> Tensor:
     """Each head's rotary query as a map of ``[x; 1]``, ``(H, d_R, D + 1)``."""
-    queries = as_complex(layer.q)
-    heads = []
-    for head, group in enumerate(layer.group.tolist()):
-        turned = [
-            rotated.basis[k, group, c].conj() * queries[head, k] for k, c in chosen
-        ]
-        stacked = torch.stack(turned)
-        heads.append(torch.cat((stacked.real, stacked.imag)))
-    return torch.stack(heads)
+    turn, pair = _turns(layer, rotated, chosen), chosen.nonzero()[:, 0]
+    return _parts(turn.unsqueeze(-1) * as_complex(layer.q)[:, pair])
+
+
+def _parts(numbers: Tensor, dim: int = 1) -> Tensor:
+    """Real parts, then imaginary parts."""
+    return torch.cat((numbers.real, numbers.imag), dim)

@@ -65,17 +65,16 @@ def rotate_keys(
     return RotatedKeys(basis, basis.mH @ keys, asked * strength * turned[:, None])
 
 
-def choose_components(worths: list[Tensor], pairs: int) -> list[tuple[int, int]]:
-    """The ``pairs`` components (k, c) that keep their rotation, the same in all layers.
+def choose_components(worths: list[Tensor], pairs: int) -> Tensor:
+    """Which ``pairs`` components keep their rotation, ``(K, G)``.
 
-    One choice serves all layers, since the rotary frequencies belong to the model.
+    They are the same in all layers, since the rotary frequencies belong to the model.
     """
-    mean = torch.stack([worth / worth.sum().clamp(min=1e-30) for worth in worths]).mean(
-        0
-    )
-    groups = mean.size(1)
-    chosen = mean.flatten().argsort(descending=True, stable=True)[:pairs].tolist()
-    return sorted(divmod(index, groups) for index in chosen)
+    shares = [worth / worth.sum().clamp(min=1e-30) for worth in worths]
+    order = sum(shares).flatten().argsort(descending=True, stable=True)
+    chosen = torch.zeros_like(worths[0], dtype=torch.bool)
+    chosen.view(-1)[order[:pairs]] = True
+    return chosen
 
 
 def as_complex(heads: Tensor) -> Tensor:

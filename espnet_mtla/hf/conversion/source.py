@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.configuration import ROPE_TYPES
+from espnet_mtla.hf.configuration import ROPE_TYPES, rope_settings
 from espnet_mtla.hf.loading import check_reachable
 
 # Llama's blocks under other names; what each adds is looked at below.
@@ -31,12 +31,15 @@ class Projections:
     o_bias: Tensor  # (D,)
 
     @classmethod
-    def of(cls, attention: nn.Module, head: int) -> Projections:
-        """Those of Transformers' attention, whose heads are ``head`` wide."""
+    def of(cls, attention: nn.Module, head: int, factor: float = 1.0) -> Projections:
+        """Those of Transformers' attention, whose heads are ``head`` wide.
+
+        By ``factor`` queries and keys are scaled when they turn; here queries by both.
+        """
         o = attention.o_proj
         bias = o.weight.new_zeros(o.weight.size(0)) if o.bias is None else o.bias
         return cls(
-            q=_augmented(attention.q_proj, head),
+            q=_augmented(attention.q_proj, head) * factor**2,
             k=_augmented(attention.k_proj, head),
             v=_augmented(attention.v_proj, head),
             o=o.weight.detach().double().unflatten(1, (-1, head)).transpose(0, 1),
@@ -94,12 +97,11 @@ def check_source(name: str, config: object) -> None:
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True):
         raise UserError(f"{name}: sliding_window={window} can't be converted")
-    settings = getattr(config, "rope_parameters", None) or config.rope_scaling or {}
-    rope = settings.get("rope_type", settings.get("type", "default"))
-    if rope not in ROPE_TYPES:
+    rope = rope_settings(config)
+    if rope["rope_type"] not in ROPE_TYPES:
         raise UserError(
-            f"{name}: rope_type {rope!r} can't be converted; "
+            f"{name}: rope_type {rope['rope_type']!r} can't be converted; "
             f"{', '.join(ROPE_TYPES)} can"
         )
-    if settings.get("partial_rotary_factor", 1.0) != 1.0:
+    if rope.get("partial_rotary_factor", 1.0) != 1.0:
         raise UserError(f"{name}: partial_rotary_factor can't be converted")
