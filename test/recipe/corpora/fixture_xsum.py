@@ -1,4 +1,4 @@
-"""A made-up XSum in the forms in which it is kept: jsonl, parquet, an arrow folder."""
+"""A made-up XSum in the forms in which it is kept: rows as on the hub, or articles."""
 
 from __future__ import annotations
 
@@ -57,3 +57,29 @@ def write_split(corpus: Path, form: str, split: str, rows: list[dict]) -> None:
     (folder / "state.json").write_text(json.dumps({"_split": split}))
     (folder / "dataset_info.json").write_text("{}")
     (corpus / "dataset_dict.json").write_text(json.dumps({"splits": list(SIZES)}))
+
+
+def write_articles(corpus: Path, ending: str = ".summary") -> Path:
+    """All splits as the authors give them away; ``.data`` is of their scripts."""
+    mark, first = ("SN", "FIRST-SENTENCE")
+    if ending == ".data":
+        mark, first = ("XSUM", "INTRODUCTION")
+    folder = corpus / "bbc-summary-data"
+    folder.mkdir(parents=True)
+    split = {}
+    for name, count in SIZES.items():
+        rows = make_rows(name, count)
+        split[name] = [row["id"] for row in rows]
+        for row in rows:
+            parts = {
+                "URL": f"http://news.example/{row['id']}",
+                "TITLE": "A title",
+                first: row["summary"],
+                "RESTBODY": f"Share this with\nEmail\n{row['document']}",
+            }
+            text = "\n\n".join(f"[{mark}]{k}[{mark}]\n{v}" for k, v in parts.items())
+            path = folder / f"{row['id']}{ending}"
+            path.write_text(f"{text}\n", encoding="utf-8")
+    path = corpus / "XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json"
+    path.write_text(json.dumps(split), encoding="utf-8")
+    return corpus

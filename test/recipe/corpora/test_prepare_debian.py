@@ -40,7 +40,7 @@ def index(tmp_path: Path) -> Path:
 
 
 def test_families_stay_together_and_nothing_is_lost(prepare, index, tmp_path, capsys):
-    prepare.prepare([index], tmp_path / "data", SIZES, 1)
+    prepare.prepare([index], tmp_path / "data", SIZES, 1, 0)
     out = capsys.readouterr().out
     assert "44 packages listed, 40 used" in out
     for reason in (
@@ -61,6 +61,16 @@ def test_families_stay_together_and_nothing_is_lost(prepare, index, tmp_path, ca
     assert texts["train"][key] == f"Tool {number} - manual"
 
 
+def test_pairs_that_train_copying_are_of_training_alone(prepare, index, tmp_path):
+    prepare.prepare([index], tmp_path / "data", SIZES, 1, 4)
+    texts = {n: read_table(tmp_path / "data" / n / "text") for n in SIZES}
+    sources = read_table(tmp_path / "data/train/text.source")
+    assert [len(texts[n]) for n in ("test", "valid", "train")] == [5, 3, 48]
+    key = next(key for key in sources if key.endswith("-doc"))
+    assert sources[f"{key}~lead"] == f"lead: {sources[key]}"
+    assert texts["train"][f"{key}~lead"] == "A paragraph that many"
+
+
 def test_a_paragraph_that_all_share_makes_no_family(prepare):
     packages = [
         prepare.Package(f"p{n}", f"Tool {n}", (LONG.format("all"), LONG.format(n)))
@@ -72,15 +82,15 @@ def test_a_paragraph_that_all_share_makes_no_family(prepare):
 
 def test_bad_indexes_are_one_clear_line(prepare, index, tmp_path):
     with pytest.raises(UserError, match="no such file"):
-        prepare.prepare([tmp_path / "nowhere"], tmp_path / "data", SIZES, 1)
+        prepare.prepare([tmp_path / "nowhere"], tmp_path / "data", SIZES, 1, 0)
     cut = tmp_path / "cut.gz"
     cut.write_bytes(index.read_bytes()[:200])
     with pytest.raises(UserError, match=r"cut\.gz: broken"):
-        prepare.prepare([cut], tmp_path / "data", SIZES, 1)
+        prepare.prepare([cut], tmp_path / "data", SIZES, 1, 0)
     other = tmp_path / "other"
     other.write_text("Some: thing\n\nelse\n")
     with pytest.raises(UserError, match="other, line 1: no Package and Description-en"):
-        prepare.prepare([other], tmp_path / "data", SIZES, 1)
+        prepare.prepare([other], tmp_path / "data", SIZES, 1, 0)
     with pytest.raises(UserError, match="--num_train 99: only 24 packages are left"):
-        prepare.prepare([index], tmp_path / "data", {**SIZES, "train": 99}, 1)
+        prepare.prepare([index], tmp_path / "data", {**SIZES, "train": 99}, 1, 0)
     assert not (tmp_path / "data").exists()

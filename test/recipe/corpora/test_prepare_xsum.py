@@ -113,7 +113,10 @@ def test_ids_that_stand_twice(
         ("{", r"test\.jsonl:1: no JSON"),
         ("[1]", r"test\.jsonl:1: no JSON object"),
         ('{"document": "a", "summary": ["b"], "id": "1"}', "row 1: 'summary' is no te"),
-        ('{"document": "a", "summary": "b", "id": ""}', "without an id: test.jsonl"),
+        (
+            '{"document": "a", "summary": "b", "id": ""}',
+            r"test\.jsonl: without an id: 'b'",
+        ),
     ],
 )
 def test_bad_row(xsum: ModuleType, tmp_path: Path, line: str, message: str) -> None:

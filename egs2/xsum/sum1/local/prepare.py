@@ -1,16 +1,19 @@
 """XSum to data folders of texts: train, validation and test, articles and one sentence.
 
 Rows have ``document``, ``summary`` and ``id``, as on the datasets hub. A local copy may
-be jsonl, parquet, or the arrow folder that ``save_to_disk`` writes; without one the
-parquet files of the hub are fetched.
+be jsonl, parquet, the arrow folder that ``save_to_disk`` writes, or what the authors
+give away (``articles.py``); without one the parquet files of the hub are fetched.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from articles import find_articles, read_articles, read_split
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.data.corpus import Tables, corpus_parser, read_jsonl, write_sets
@@ -28,6 +31,9 @@ FORMATS = (".arrow", ".parquet", ".jsonl", ".json")
 FIELDS = ("id", "document", "summary")
 HUB = "EdinburghNLP/xsum"
 
+Rows = Iterator[tuple[str, str, str]]
+"""Id, document and summary of each article of a set."""
+
 
 def prepare(corpus: Path, data: Path, drop_bad: bool = False) -> None:
     """Write ``data/SET`` for each set: ``text``, the summaries, and ``text.source``.
@@ -35,48 +41,72 @@ def prepare(corpus: Path, data: Path, drop_bad: bool = False) -> None:
     Nothing is written before all is read. Raises UserError naming the file or row that
     cannot be used.
     """
-    files = find_files(corpus)
-    seen: dict[str, str] = {}
-    write_sets(
-        data, {name: read_set(name, files[name], seen, drop_bad) for name in SETS}
+    if not corpus.is_dir():
+        raise UserError(f"--corpus {corpus}: no such folder")
+    articles = find_articles(corpus)
+    opened = (
+        open_articles(corpus, articles, drop_bad)
+        if articles
+        else open_files(corpus, drop_bad)
     )
+    seen: dict[str, str] = {}
+    sets = {name: read_set(rows, tally, seen) for name, (rows, tally) in opened.items()}
+    write_sets(data, sets)
 
 
-def read_set(
-    name: str, files: list[Path], seen: dict[str, str], drop_bad: bool
-) -> Tables:
+def open_files(corpus: Path, drop_bad: bool) -> dict[str, tuple[Rows, Tally]]:
+    """Rows of each set, yet to be read, and what counts them."""
+    opened = {}
+    for name, paths in find_files(corpus).items():
+        source = paths[0].parent if len(paths) > 1 else paths[0]
+        rows = itertools.chain.from_iterable(map(read_rows, paths))
+        opened[name] = rows, Tally(name, "articles", drop_bad, source)
+    return opened
+
+
+def open_articles(
+    corpus: Path, files: dict[str, Path], drop_bad: bool
+) -> dict[str, tuple[Rows, Tally]]:
+    """The same of single articles; those that are in no set are counted here."""
+    opened = {}
+    split = read_split(corpus, list(SETS))
+    for name, ids in split.items():
+        tally = Tally(name, "articles", drop_bad, corpus)
+        opened[name] = read_articles(ids, files, tally), tally
+    others = files.keys() - set().union(*split.values())
+    if others:
+        print(f"left out: {len(others):,} articles in no set, such as {min(others)}")
+    return opened
+
+
+def read_set(rows: Rows, tally: Tally, seen: dict[str, str]) -> Tables:
     """Articles and summaries by id; each row is kept or counted.
 
     ``seen`` maps an id to the set that has it, and is added to.
     """
     documents: dict[str, str] = {}
     summaries: dict[str, str] = {}
-    source = files[0].parent if len(files) > 1 else files[0]
-    tally = Tally(name, "articles", drop_bad, source)
-    for file in files:
-        for key, document, summary in read_rows(file):
-            # An article is several paragraphs; a line holds them all.
-            document, summary = (" ".join(t.split()) for t in (document, summary))
-            if len(key.split()) != 1:
-                tally.refuse("without an id", f"{file.name}: {summary[:60]!r}")
-            elif key in seen:
-                tally.refuse("with an id that stands twice", f"{key} (in {seen[key]})")
-            elif not document:
-                tally.drop("with an empty document", key)
-            elif not summary:
-                tally.drop("with an empty summary", key)
-            else:
-                seen[key] = name
-                documents[key], summaries[key] = document, summary
-                tally.keep()
+    for key, document, summary in rows:
+        # An article is several paragraphs; a line holds them all.
+        document, summary = (" ".join(t.split()) for t in (document, summary))
+        if len(key.split()) != 1:
+            tally.refuse("without an id", repr(summary[:60]))
+        elif key in seen:
+            tally.refuse("with an id that stands twice", f"{key} (in {seen[key]})")
+        elif not document:
+            tally.drop("with an empty document", key)
+        elif not summary:
+            tally.drop("with an empty summary", key)
+        else:
+            seen[key] = tally.name
+            documents[key], summaries[key] = document, summary
+            tally.keep()
     tally.close()
     return {"text.source": documents, "text": summaries}
 
 
 def find_files(corpus: Path) -> dict[str, list[Path]]:
     """The files of each set, all in one format; UserError if a set has none."""
-    if not corpus.is_dir():
-        raise UserError(f"--corpus {corpus}: no such folder")
     every = sorted(path for path in corpus.rglob("*") if path.suffix in FORMATS)
     missing = list(SETS)
     for ending in FORMATS:
@@ -91,6 +121,7 @@ def find_files(corpus: Path) -> dict[str, list[Path]]:
     raise UserError(
         f"{corpus}: no files of {', '.join(missing)}; all sets are needed in one format"
         f" of {', '.join(FORMATS)}, such as train.jsonl or train-00000-of-00001.parquet"
+        ", or else ID.summary files and the authors' split"
     )
 
 
