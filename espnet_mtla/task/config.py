@@ -12,9 +12,9 @@ import yaml
 
 from espnet_mtla.errors import UserError
 
-# A fragment's value for these replaces the old one whole: the settings of one attention
-# type, or front-end, mean nothing to another.
-REPLACED_WHOLE = frozenset({"attention_conf", "frontend_conf"})
+# A fragment's value for these replaces the old one whole: the settings of one front-end
+# mean nothing to another.
+REPLACED_WHOLE = frozenset({"frontend_conf"})
 
 
 class _Loader(yaml.SafeLoader):

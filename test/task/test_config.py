@@ -13,7 +13,7 @@ from espnet_mtla.task.config import check_keys, load_yaml, overlay
 
 plain = st.integers(0, 9) | st.sampled_from(["x", "y"]) | st.none()
 sections = st.dictionaries(
-    st.sampled_from(["a", "b", "attention_conf"]),
+    st.sampled_from(["a", "b", "frontend_conf"]),
     plain | st.dictionaries(st.sampled_from(["c", "d"]), plain, max_size=2),
     max_size=3,
 )
@@ -32,10 +32,18 @@ def test_sections_are_merged_and_values_replaced():
     }
 
 
-def test_settings_of_the_old_attention_do_not_stay():
-    base = {"decoder_conf": {"attention_conf": {"down_rate": 2, "kv_lora_rank": 64}}}
-    top = {"decoder_conf": {"attention": "mha", "attention_conf": {}}}
-    assert overlay(base, top)["decoder_conf"]["attention_conf"] == {}
+def test_what_all_attention_types_share_may_stand_below_them():
+    base = {"decoder_conf": {"attention_conf": {"rope_base": 200.0, "down_rate": 3}}}
+    top = {"decoder_conf": {"attention": "mtla", "attention_conf": {"down_rate": 2}}}
+    merged = overlay(base, top)["decoder_conf"]["attention_conf"]
+    assert merged == {"rope_base": 200.0, "down_rate": 2}
+
+
+def test_settings_of_the_old_frontend_do_not_stay():
+    base = {"frontend_conf": {"n_mels": 40, "fs": 8000}}
+    assert overlay(base, {"frontend_conf": {"upstream": "x"}})["frontend_conf"] == {
+        "upstream": "x"
+    }
 
 
 @given(base=sections, top=sections)
