@@ -20,6 +20,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import tokenize
 import zipfile
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -40,6 +41,19 @@ _ARK = re.compile(r"(?P<path>.+\.ark):(?P<offset>\d+)(?P<part>\[[\d:,]*\])?")
 _NPY_MAGIC = b"\x93NUMPY"
 # Entries of an ark that hold numbers alone. Pickled ones ("PKL") would run code.
 _ARK_HEADS = (b"\0BFM", b"\0BDM", b"\0BCM", b"\0BCM2", b"\0BCM3", b"NPY")
+# What numpy and kaldiio raise for a header that says something else than it should:
+# numpy evaluates it, and both believe the sizes in it.
+_DAMAGED = (
+    AssertionError,
+    EOFError,
+    MemoryError,
+    OverflowError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    tokenize.TokenError,
+)
 # A fixed date, so that the same features give the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
@@ -196,6 +210,8 @@ def read_features(source: str) -> np.ndarray:
     Raises:
         UserError: no such archive, or no whole matrix of numbers at this place.
     """
+    import numpy as np
+
     path, end = feature_file(source)
     if not path.is_file():
         raise UserError(f"{source}: {path}: no such file")
@@ -207,11 +223,13 @@ def read_features(source: str) -> np.ndarray:
         if match
         else _read_ark(path, source)
     )
-    if matrix.ndim != 2 or matrix.dtype.kind != "f":
+    if matrix.ndim != 2 or matrix.dtype.kind != "f" or not matrix.size:
         raise UserError(
             f"{source}: {matrix.dtype} of shape {matrix.shape}, a matrix of features "
             "needed"
         )
+    if not np.isfinite(matrix).all():
+        raise UserError(f"{source}: features that are NaN or infinite")
     return matrix
 
 
@@ -226,8 +244,8 @@ def _read_npy(path: Path, offset: int, length: int, source: str) -> np.ndarray:
     whole = io.BytesIO(data)
     try:
         matrix = np.load(whole, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        reason = str(error).split("\n")[0]
+    except _DAMAGED as error:
+        reason = str(error).split("\n")[0] or "not a whole matrix"
         raise UserError(f"{source}: damaged features: {reason}") from None
     if whole.tell() != length:
         raise UserError(
@@ -247,6 +265,6 @@ def _read_ark(path: Path, source: str) -> np.ndarray:
         raise UserError(f"{source}: no matrix at this place of the archive")
     try:
         return kaldiio.load_mat(source)
-    except (ValueError, AssertionError, EOFError, struct.error) as error:
+    except _DAMAGED as error:
         reason = str(error).split("\n")[0] or "not a whole matrix"
         raise UserError(f"{source}: damaged features: {reason}") from None

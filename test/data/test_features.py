@@ -156,6 +156,36 @@ def test_a_broken_archive_names_utterance_and_place(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("kind", "dtype"), FORMS)
+def test_whatever_bytes_a_header_has_the_place_is_named(tmp_path, rows, kind, dtype):
+    """numpy evaluates its headers, and both formats believe the sizes in them."""
+    path = tmp_path / f"x.{kind}"
+    place = write_features(path, rows.items(), dtype).places_in(tmp_path)["é4"]
+    whole, start = path.read_bytes(), int(place.split(":")[1])
+    generator = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        broken = bytearray(whole)
+        broken[start + generator.integers(80)] = generator.integers(256)
+        path.write_bytes(broken)
+        try:
+            assert np.isfinite(read_features(place)).all()
+        except UserError as error:
+            refused += 1
+            assert str(error).startswith(f"{place}: ") and "\n" not in str(error)
+    assert refused > 30
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize("shape", [(2, 3), (0, 3)])
+def test_features_of_others_are_looked_at(tmp_path, bad, shape):
+    """An ark that was not written here may hold anything."""
+    kaldiio.save_ark(str(tmp_path / "x.ark"), {"u": np.full(shape, bad, np.float32)})
+    message = "NaN or infinite" if shape[0] else r"shape \(0, 3\), a matrix of features"
+    with pytest.raises(UserError, match=message):
+        read_features(f"{tmp_path}/x.ark:2")
+
+
 @pytest.mark.parametrize("shift", [-7, 1, 100])
 @pytest.mark.parametrize("kind", ["zip", "ark"])
 def test_a_wrong_offset_is_named(tmp_path, rows, kind, shift):
