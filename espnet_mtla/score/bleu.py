@@ -16,35 +16,29 @@ from sacrebleu.metrics.chrf import CHRF
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.bootstrap import compare, percentiles
+from espnet_mtla.score.listing import lowest
 from espnet_mtla.score.metric import Report, Request, comparison_line
 from espnet_mtla.score.table import aligned
 
-LISTED = 50
-"""Utterances in result.txt, those with the lowest chrF."""
 
-
-class Bleu(BLEU):
-    """sacrebleu's BLEU, with the counts of each sentence within reach."""
+class _Counted:
+    """A metric of sacrebleu's with the counts of each sentence within reach."""
 
     def counts(self, hyps: list[str], refs: list[list[str | None]]) -> np.ndarray:
-        """(10, N): length of hypothesis and reference, 4 matches, 4 possible."""
+        """(C, N) for N sentences."""
         return np.array(self._extract_corpus_statistics(hyps, refs)).T
 
     def of(self, sums: np.ndarray) -> np.ndarray:
-        """(10, R) summed counts to R scores."""
+        """(C, R) summed counts to R scores."""
         return np.array([self._compute_score_from_stats(list(s)).score for s in sums.T])
 
 
-class Chrf(CHRF):
-    """sacrebleu's chrF2, with the counts of each sentence within reach."""
+class Bleu(_Counted, BLEU):
+    """C = 10: length of hypothesis and reference, 4 matches, 4 possible."""
 
-    def counts(self, hyps: list[str], refs: list[list[str | None]]) -> np.ndarray:
-        """(18, N): n-grams of hypothesis and reference, and matches, n = 1 to 6."""
-        return np.array(self._extract_corpus_statistics(hyps, refs)).T
 
-    def of(self, sums: np.ndarray) -> np.ndarray:
-        """(18, R) summed counts to R scores."""
-        return np.array([self._compute_score_from_stats(list(s)).score for s in sums.T])
+class Chrf(_Counted, CHRF):
+    """C = 18: n-grams of hypothesis and reference, and matches, n = 1 to 6."""
 
 
 @cache
@@ -96,7 +90,8 @@ def report(request: Request) -> Report:
         for key, n, row, one in rows
     ]
     terminal = "\n\n".join(parts)
-    return Report(summary, utterances, terminal, _listing(request, single, terminal))
+    listing = lowest(request, single, "chrF", terminal)
+    return Report(summary, utterances, terminal, listing)
 
 
 def _bleu(request: Request) -> Bleu:
@@ -136,13 +131,3 @@ def _table(summary: dict[str, Any]) -> str:
 
 def _signatures(summary: dict[str, Any]) -> str:
     return f"BLEU {summary['signature']}\nchrF {summary['chrf_signature']}"
-
-
-def _listing(request: Request, single: np.ndarray, head: str) -> str:
-    worst = np.argsort(single, kind="stable")[:LISTED]
-    blocks = [head, f"{len(worst)} utterances with the lowest chrF"]
-    for i in map(int, worst):
-        refs = "\n".join(f"  ref  {ref}" for ref in request.references(i))
-        line = f"{request.keys[i]}: chrF {single[i]:.1f}"
-        blocks.append(f"{line}\n{refs}\n  hyp  {request.hyps[i]}")
-    return "\n\n".join(blocks) + "\n"

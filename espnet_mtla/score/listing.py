@@ -1,11 +1,17 @@
-"""Aligned texts for reading: reference above hypothesis, worst utterances first."""
+"""Texts for reading: reference above hypothesis, worst utterances first."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from espnet_mtla.score.metric import Request
 from espnet_mtla.score.table import pad, width
+
+LISTED = 50
+"""Utterances that :func:`lowest` shows."""
 
 LINE = 100
 """Screen columns after which an alignment goes on in a new block of lines."""
@@ -55,6 +61,17 @@ def listing(utterances: Sequence[Utterance], units: str, head: str) -> str:
     count = f"{len(wrong)} of {len(utterances)} utterances have errors"
     blocks = [head, f"{count}, worst first" if wrong else count]
     blocks += ["\n".join(_utterance_lines(utterance, units)) for utterance in wrong]
+    return "\n\n".join(blocks) + "\n"
+
+
+def lowest(request: Request, scores: np.ndarray, name: str, head: str) -> str:
+    """``head``, then the texts with the lowest of ``scores`` (N,), called ``name``."""
+    worst = np.argsort(scores, kind="stable")[:LISTED]
+    blocks = [head, f"{len(worst)} utterances with the lowest {name}"]
+    for i in map(int, worst):
+        refs = "\n".join(f"  ref  {ref}" for ref in request.references(i))
+        line = f"{request.keys[i]}: {name} {scores[i]:.1f}"
+        blocks.append(f"{line}\n{refs}\n  hyp  {request.hyps[i]}")
     return "\n\n".join(blocks) + "\n"
 
 

@@ -12,15 +12,20 @@ from typing import Any
 
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.bootstrap import compare, percentiles, ratio
+from espnet_mtla.score.listing import lowest
 from espnet_mtla.score.metric import Report, Request, comparison_line
 from espnet_mtla.score.table import aligned
 
-KINDS = ("rouge1", "rouge2", "rougeL")
-LISTED = 50
-"""Utterances in result.txt, those with the lowest ROUGE-1."""
+KINDS = {
+    "rouge1": ("ROUGE-1", "ci95"),
+    "rouge2": ("ROUGE-2", "rouge2_ci95"),
+    "rougeL": ("ROUGE-L", "rougeL_ci95"),
+}
+"""rouge-score's names, with ours: in tables, and of the interval in score.json."""
 
 
 def report(request: Request) -> Report:
@@ -35,10 +40,9 @@ def report(request: Request) -> Report:
         "signature": _signature(request),
     }
     ones = np.ones(len(request.keys))
-    for kind, row in zip(KINDS, scores, strict=True):
-        interval = percentiles(np.stack([row, ones]), ratio, **draws)
+    for (kind, (_, interval)), row in zip(KINDS.items(), scores, strict=True):
         summary[kind] = 100 * float(row.mean())
-        summary["ci95" if kind == KINDS[0] else f"{kind}_ci95"] = list(interval)
+        summary[interval] = list(percentiles(np.stack([row, ones]), ratio, **draws))
     parts = [_table(summary), summary["signature"]]
     if request.others is not None:
         others = _scores(request, request.others)
@@ -55,16 +59,18 @@ def report(request: Request) -> Report:
         for key, n, *row in columns
     ]
     terminal = "\n\n".join(parts)
-    return Report(summary, utterances, terminal, _listing(request, scores, terminal))
+    listing = lowest(request, 100 * scores[0], "ROUGE-1", terminal)
+    return Report(summary, utterances, terminal, listing)
 
 
 def _scores(request: Request, hyps: tuple[str, ...]) -> np.ndarray:
     """(3, N) F1 between 0 and 1."""
-    scorer = RougeScorer(list(KINDS), use_stemmer=request.stem)
+    tokenizer = DefaultTokenizer(request.stem)
+    scorer = RougeScorer(list(KINDS), tokenizer=tokenizer)
     rows = []
     for index, hyp in enumerate(hyps):
         refs = request.references(index)
-        if not any(scorer._tokenizer.tokenize(ref) for ref in refs):
+        if not any(tokenizer.tokenize(ref) for ref in refs):
             raise UserError(
                 f"rouge: utterance {request.keys[index]}: the reference has no word of "
                 f"a-z or 0-9, which is all that ROUGE sees: {refs[0][:60]!r}"
@@ -80,20 +86,9 @@ def _signature(request: Request) -> str:
 
 
 def _table(summary: dict[str, Any]) -> str:
-    names = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
     rows = []
-    for kind, name in names.items():
-        low, high = summary["ci95" if kind == KINDS[0] else f"{kind}_ci95"]
+    for kind, (name, interval) in KINDS.items():
+        low, high = summary[interval]
         rows.append([name, f"{summary[kind]:.2f}", f"{low:.2f} to {high:.2f}"])
     count = f"{summary['utterances']:,} utterances, {summary['ref_words']:,} words"
     return f"{aligned(['', 'F1', '95 % interval'], rows)}\n\n{count}"
-
-
-def _listing(request: Request, scores: np.ndarray, head: str) -> str:
-    worst = np.argsort(scores[0], kind="stable")[:LISTED]
-    blocks = [head, f"{len(worst)} utterances with the lowest ROUGE-1"]
-    for i in map(int, worst):
-        refs = "\n".join(f"  ref  {ref}" for ref in request.references(i))
-        line = f"{request.keys[i]}: ROUGE-1 {100 * scores[0][i]:.1f}"
-        blocks.append(f"{line}\n{refs}\n  hyp  {request.hyps[i]}")
-    return "\n\n".join(blocks) + "\n"
