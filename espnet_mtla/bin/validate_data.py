@@ -72,9 +72,10 @@ def main() -> None:
     elif speakerless:
         logging.info("utt2spk or spk2utt is missing; --fix makes them")
     if found.problems:
+        count = len(found.problems)
         raise UserError(
-            f"{args.folder}: {len(found.problems)} problems; --fix repairs order and "
-            "speakers and drops utterances that lack something"
+            f"{args.folder}: {count} problem{'s' * (count > 1)}; --fix repairs order "
+            "and speakers and drops utterances that lack something"
         )
     hours = sum(found.seconds.values()) / 3600
     logging.info(

@@ -137,12 +137,23 @@ def _read_rows(path: Path) -> dict[str, dict[str, str]]:
                 f"{path}:{number}: {len(values)} values, the header has {len(header)}"
             )
         row = dict(zip(header, values, strict=True))
+        _check_names(f"{path}:{number}", row)
         if row["id"] in rows:
             raise UserError(f"{path}:{number}: id {row['id']!r} stands twice")
         rows[row["id"]] = row
     if not rows:
         raise UserError(f"{path}: no utterances")
     return rows
+
+
+def _check_names(place: str, row: dict[str, str]) -> None:
+    """Keys of tables are one word; the speaker alone may be missing."""
+    for name in ("id", "audio"):
+        if not row[name].strip():
+            raise UserError(f"{place}: no {name}")
+    for name in ("id", "speaker"):
+        if len(row.get(name, "").split()) > 1:
+            raise UserError(f"{place}: white space in {name} {row[name]!r}")
 
 
 def _found_from(folder: Path, source: str) -> str:

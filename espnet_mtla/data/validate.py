@@ -78,9 +78,12 @@ def inspect(path: str | Path, checks: Checks) -> Inspection:
     found = Inspection(Path(path), checks)
     if not found.path.is_dir():
         raise UserError(f"{path}: no such data folder")
-    for name in ("wav.scp", *(("text",) if checks.text else ())):
+    needed = {"wav.scp": ""}
+    if checks.text:
+        needed["text"] = "--no_text (--target_text of a recipe) if others are used"
+    for name, detail in needed.items():
         if not (found.path / name).is_file():
-            found.problems.append(Problem(name, 0, "", "missing file"))
+            found.problems.append(Problem(name, 0, "", "missing file", detail))
     for item in sorted(found.path.iterdir()):
         if item.is_file() and _is_table(item.name):
             _check_lines(found, item)

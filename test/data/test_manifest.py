@@ -96,6 +96,10 @@ def test_a_tsv_made_elsewhere(feats: Path) -> None:
         ([HEADER], r"x\.tsv: no utterances"),
         ([HEADER, "u1\ta.wav\t7\ttext"], r"x\.tsv:2: 4 values, the header has 5"),
         ([HEADER, "u1\ta.wav\tx\ttext\ts"], "u1: n_frames 'x' is no number"),
+        ([HEADER, "\ta.wav\t7\tt\ts"], r"x\.tsv:2: no id"),
+        ([HEADER, "u1\t\t7\tt\ts"], r"x\.tsv:2: no audio"),
+        ([HEADER, "u 1\ta.wav\t7\tt\ts"], r"x\.tsv:2: white space in id 'u 1'"),
+        ([HEADER, "u1\ta.wav\t7\tt\tA B"], r"tsv:2: white space in speaker 'A B'"),
         ([HEADER, *2 * ["u1\ta.wav\t7\ttext\ts"]], "tsv:3: id 'u1' stands twice"),
         ([HEADER, "u1\tn.zip:3:9\t7\tt\ts"], r"u1: .*n\.zip: no such file"),
         (

@@ -162,6 +162,21 @@ def train_on_test(lists: Path) -> None:
         stream.write(f"{json.dumps(rows[0])}\n")
 
 
+def end_otherwise(lists: Path) -> None:
+    """Another file that would get the same key."""
+    rows = read_lines(lists / "train.jsonl")
+    name = f"train0-{FIRST}"
+    real = lists.parents[1] / "audio" / "slurp_real"
+    shutil.copy(real / f"{name}.flac", real / f"{name}.wav")
+    metadata = json.loads((lists / "metadata.json").read_text())
+    about = metadata["13804"]["recordings"]
+    about[f"{name}.wav"] = about[f"{name}.flac"]
+    (lists / "metadata.json").write_text(json.dumps(metadata))
+    take = {**rows[0]["recordings"][0], "file": f"{name}.wav"}
+    rows.append({**rows[0], "sentence": "something else", "recordings": [take]})
+    write_lines(lists / "train.jsonl", rows)
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -170,6 +185,7 @@ def train_on_test(lists: Path) -> None:
         (spoil_usrid, r"unknown speaker, no usrid.*audio-1434542201\.flac"),
         (spoil_intent, r"no intent: line 1: train0-audio-1434542201"),
         (tell_otherwise, r"recordings that train\.jsonl has already: line 5"),
+        (end_otherwise, r"recordings that train\.jsonl has already: line 5"),
         (train_on_test, r"recordings that test\.jsonl has already: line 5"),
     ],
 )

@@ -78,7 +78,8 @@ class Collector:
         """Add a recording to its set, or count why not."""
         known = self.speakers.get(file, "")
         speaker = SYNTHETIC_SPEAKER if kind == SYNTHETIC else known
-        other, listing = self.seen.get(file, ("", ""))
+        key = f"{speaker}_{Path(file).stem}"
+        other, listing = self.seen.get(key, ("", ""))
         if file not in self.sounds[kind]:
             tally.refuse(f"not in {self.source.audio / kind}", where)
         elif len(speaker.split()) != 1:
@@ -88,8 +89,7 @@ class Collector:
         elif listing:
             tally.drop("that stand twice", where)
         else:
-            self.seen[file] = (text, tally.name)
-            key = f"{speaker}_{Path(file).stem}"
+            self.seen[key] = (text, tally.name)
             folder.wav[key] = str((self.source.audio / kind / file).resolve())
             folder.tables["text"][key] = text
             folder.tables["utt2spk"][key] = speaker

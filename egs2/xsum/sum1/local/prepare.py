@@ -167,8 +167,8 @@ def read_arrow(path: Path) -> Iterator[tuple[int, dict]]:
         else:
             batches = pyarrow.ipc.open_stream(pyarrow.memory_map(str(path)))
         yield from enumerate((row for b in batches for row in b.to_pylist()), 1)
-    except pyarrow.ArrowInvalid as error:
-        said = str(error).splitlines()[0]
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
         raise UserError(f"{path}: broken ({said}); get the file again") from None
 
 
