@@ -37,7 +37,7 @@ SETS = ("train", *HELD_OUT[::-1])
 class Sizes:
     """How much to make, for each language; what a field is for stands in ``HELP``."""
 
-    train_combinations: int = 5000
+    train_combinations: int = 15000
     valid_combinations: int = 120
     test_combinations: int = 250
     valid_sentences: int = 40
