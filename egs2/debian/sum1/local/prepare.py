@@ -1,7 +1,9 @@
 """Package descriptions and their one-line synopses to folders of texts.
 
 The distribution's translation index has both for each of its some 60,000 packages:
-``text.source`` is the long description, ``text`` the synopsis.
+``text.source`` is the long description, ``text`` the synopsis. Training has a second
+pair of each: ``lead:`` and the description, answered by its first words. Synopses alone
+teach a small model to copy very late.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from espnet_mtla.data import apt
 from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.data.folder import write_table
 from espnet_mtla.errors import UserError
+from espnet_mtla.score.baseline import SENTENCE_END
 
 INDEX = "*_i18n_Translation-en"
 OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
@@ -185,7 +188,22 @@ def check_apart(sets: dict[str, list[Package]]) -> None:
                 raise AssertionError(f"{package.name} of {name} is in training, too")
 
 
-def prepare(paths: list[Path], data: Path, sizes: dict[str, int], seed: int) -> None:
+def leads(packages: list[Package], words: int) -> dict[str, tuple[str, str]]:
+    """Key: source and text of the pairs that train copying.
+
+    The text is the first sentence of the description, cut to so many ``words``.
+    """
+    pairs = {}
+    for package in packages:
+        sentence = SENTENCE_END.split(package.description)[0]
+        lead = " ".join(sentence.split()[:words])
+        pairs[f"{package.name}~lead"] = f"lead: {package.description}", lead
+    return pairs
+
+
+def prepare(
+    paths: list[Path], data: Path, sizes: dict[str, int], seed: int, lead_words: int
+) -> None:
     """Write train, valid and test below ``data``."""
     packages = [package for path in paths for package in read_packages(path)]
     kept, dropped = select(packages)
@@ -196,15 +214,20 @@ def prepare(paths: list[Path], data: Path, sizes: dict[str, int], seed: int) -> 
         print(f"{count} left out: {reason}")
     sets = split(kept, sizes, seed)
     check_apart(sets)
-    print(f"{'set':<8}{'packages':>10}{'words':>10}{'of synopsis':>13}")
+    print(f"{'set':<8}{'packages':>10}{'pairs':>10}{'words':>10}{'of synopsis':>13}")
     for name, members in sets.items():
+        pairs = {p.name: (p.description, p.synopsis) for p in members}
+        if name == "train" and lead_words:
+            pairs |= leads(members, lead_words)
         with atomic_folder(data / name) as aside:
-            sources = {p.name: p.description for p in members}
-            write_table(aside / "text.source", sources)
-            write_table(aside / "text", {p.name: p.synopsis for p in members})
+            for table, side in (("text.source", 0), ("text", 1)):
+                write_table(aside / table, {key: p[side] for key, p in pairs.items()})
         words = sum(len(p.description.split()) for p in members) / len(members)
         short = sum(len(p.synopsis.split()) for p in members) / len(members)
-        print(f"{name:<8}{len(members):>10}{words:>10.1f}{short:>13.1f}", flush=True)
+        print(
+            f"{name:<8}{len(members):>10}{len(pairs):>10}{words:>10.1f}{short:>13.1f}",
+            flush=True,
+        )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -223,6 +246,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--num_train", type=int, default=0, help="packages; 0 for all")
     p.add_argument("--num_valid", type=int, default=500, help="packages")
     p.add_argument("--num_test", type=int, default=1000, help="packages")
+    p.add_argument(
+        "--lead_words",
+        type=int,
+        default=16,
+        help="length of the answers that train copying; 0 for no such pairs",
+    )
     p.add_argument("--seed", type=int, default=1, help="of every random choice")
     return p
 
@@ -233,8 +262,10 @@ def main() -> None:
     for name, size in sizes.items():
         if size < (0 if name == "train" else 1):
             raise UserError(f"--num_{name} {size}: too few")
+    if args.lead_words < 0:
+        raise UserError(f"--lead_words {args.lead_words}: less than none")
     paths = args.corpus or fetch(args.downloads)
-    prepare(paths, args.data, sizes, args.seed)
+    prepare(paths, args.data, sizes, args.seed, args.lead_words)
 
 
 if __name__ == "__main__":
