@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from espnet_mtla.attention.cache import EntryLayout
+from espnet_mtla.attention.config import require
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.rollback import RowsCache, RowsTimeline, StaticTimeline
@@ -118,8 +119,10 @@ class TemporalLatentCache(Cache):
         max_cache_len: int | None = None,
         static: bool = False,
     ) -> None:
-        if static and max_cache_len is None:
-            raise UserError("max_cache_len: None given, a static cache needs a number")
+        known = isinstance(max_cache_len, int) and max_cache_len > 0
+        none_needed = max_cache_len is None and not static
+        needed = "a number of tokens (None unless static)"
+        require(known or none_needed, "max_cache_len", max_cache_len, f"{needed} is")
         kind = StaticTemporalLatentLayer if static else TemporalLatentLayer
         layout = entry_layout(config)
         layers = [kind(layout, max_cache_len) for _ in range(config.num_hidden_layers)]
@@ -166,7 +169,7 @@ class TemporalLatentCache(Cache):
     def _allocate(self, x: Tensor) -> None:
         rows, new = x.shape[:2]
         room = self.max_tokens or new + SLACK
-        self.newest = torch.zeros_like(x[:, 0])
+        self.newest = x.new_zeros(rows, x.size(-1))
         kind = StaticTimeline if self.static else RowsTimeline
         self.timeline = kind(
             rows, self.layout.stride, room if self.static else max(room, new), x.device

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, PretrainedConfig
+from transformers.activations import ACT2FN
 
 from espnet_mtla.attention.config import (
     TemporalLatentConfig,
@@ -15,7 +17,13 @@ KV_NORMS = ("layer", "none")
 ROPE_LAYOUTS = ("halves", "pairs")
 # Others (dynamic, longrope) turn by angles that depend on how long the text is, which
 # entries in a cache could not follow.
-ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+ROPE_TYPES: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "yarn": ("factor",),
+}
+"""Rotary types, and what each needs to be told."""
 
 
 class LlamaMTLAConfig(LlamaConfig):
@@ -76,7 +84,10 @@ class LlamaMTLAConfig(LlamaConfig):
         self.trained_down_rate = trained_down_rate
         heads = kwargs.get("num_attention_heads")  # by which Llama's own divides
         require(heads != 0, "num_attention_heads", heads, "a whole number >= 1 is")
-        super().__init__(**kwargs)
+        try:
+            super().__init__(**kwargs)
+        except (StrictDataclassError, KeyError) as error:  # how Transformers 5 checks
+            raise UserError(" ".join(error.args[0].split())) from error
         self.head_dim = qk_rope_head_dim  # Transformers' word for the rotary width
         self.check()
 
@@ -100,6 +111,7 @@ class LlamaMTLAConfig(LlamaConfig):
         """Raise :class:`UserError` naming what does not fit together."""
         check_count(self, "vocab_size", "hidden_size", "intermediate_size")
         check_count(self, "num_hidden_layers", "num_attention_heads")
+        self._check_rope()
         TemporalLatentConfig(**self.attention_settings())  # names what is wrong
         require(
             self.recompute_prompt_attn is True,
@@ -111,6 +123,7 @@ class LlamaMTLAConfig(LlamaConfig):
             "kv_norm": KV_NORMS,
             "rope_layout": ROPE_LAYOUTS,
             "hyper_network": (True, False),
+            "hidden_act": tuple(ACT2FN),
         }
         for name, choices in kinds.items():
             value = getattr(self, name)
@@ -122,7 +135,9 @@ class LlamaMTLAConfig(LlamaConfig):
             self.down_rate,
             "1 without a hyper_network (MLA merges nothing) is",
         )
-        self._check_rope()
+        pad = self.pad_token_id
+        inside = f"a token, below vocab_size={self.vocab_size}, is"
+        require(pad is None or pad < self.vocab_size, "pad_token_id", pad, inside)
         trained = self.trained_down_rate
         if trained not in (None, self.down_rate):
             raise UserError(
@@ -131,12 +146,20 @@ class LlamaMTLAConfig(LlamaConfig):
             )
 
     def _check_rope(self) -> None:
-        kind = rope_settings(self)["rope_type"]
+        settings = rope_settings(self)
+        kind = settings["rope_type"]
         require(kind in ROPE_TYPES, "rope_type", kind, f"{' or '.join(ROPE_TYPES)} is")
-        if self.rope_frequencies is not None:
-            pairs, given = self.qk_rope_head_dim // 2, len(self.rope_frequencies)
-            needed = f"{pairs}, qk_rope_head_dim / 2, are"
-            require(given == pairs, "rope_frequencies", given, needed)
+        for name in ("rope_theta", *ROPE_TYPES[kind]):
+            value = settings.get(name)
+            positive = isinstance(value, int | float) and value > 0
+            require(positive, name, value, f"a number > 0 (rope_type {kind}) is")
+        given = self.rope_frequencies
+        if given is not None:
+            pairs = self.qk_rope_head_dim // 2
+            numbers = isinstance(given, list | tuple) and len(given) == pairs
+            numbers = numbers and all(isinstance(f, int | float) for f in given)
+            needed = f"{pairs} numbers, qk_rope_head_dim / 2 of them, are"
+            require(numbers, "rope_frequencies", given, needed)
 
 
 def rope_settings(config: PretrainedConfig) -> dict[str, object]:
@@ -146,5 +169,5 @@ def rope_settings(config: PretrainedConfig) -> dict[str, object]:
     """
     given = getattr(config, "rope_parameters", None) or config.rope_scaling or {}
     kind = given.get("rope_type", given.get("type", "default"))
-    theta = given.get("rope_theta") or getattr(config, "rope_theta", 10000.0)
-    return {**given, "rope_type": kind, "rope_theta": float(theta)}
+    theta = given.get("rope_theta", getattr(config, "rope_theta", 10000.0))
+    return {**given, "rope_type": kind, "rope_theta": theta}

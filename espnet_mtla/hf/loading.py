@@ -28,15 +28,20 @@ class CheckedLoading:
         Pickles are not read, unless ``use_safetensors=False`` asks for that.
 
         Raises:
-            UserError: nothing there, a pickle, or weights missing or left over.
+            UserError: nothing there, a pickle, or weights that are missing, left over
+                or of another size.
         """
         name = str(pretrained_model_name_or_path)
         check_reachable(name, **kwargs)
+        if os.path.isdir(name) and "config" not in kwargs:
+            _check_described(os.path.join(name, kwargs.get("subfolder") or ""))
         wants_info = kwargs.pop("output_loading_info", False)
+        any_size = kwargs.pop("ignore_mismatched_sizes", False)
         kwargs.setdefault("use_safetensors", True)
+        kwargs.update(output_loading_info=True, ignore_mismatched_sizes=True)
         try:
             model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+                pretrained_model_name_or_path, *args, **kwargs
             )
         except SafetensorError as error:
             raise UserError(
@@ -45,10 +50,12 @@ class CheckedLoading:
             ) from error
         except OSError as error:
             raise UserError(_explain(name, error)) from error
+        if not any_size:
+            _check(name, info, "mismatched")
         if wants_info:
             return model, info
-        if not kwargs.get("ignore_mismatched_sizes"):
-            _check(name, info)
+        if not any_size:
+            _check(name, info, "missing", "unexpected")
         return model
 
 
@@ -80,21 +87,35 @@ def check_reachable(
         ) from error
 
 
-def _check(name: str, info: dict[str, object]) -> None:
-    for kind in ("missing", "unexpected"):
-        keys = sorted(
-            key for key in info[f"{kind}_keys"] if not key.startswith("lm_head.")
-        )
+def _check_described(folder: str) -> None:
+    """Without a file that says so, Transformers takes the defaults: seven billion."""
+    files = [os.path.join(folder, f"{of}config.json") for of in ("", "adapter_")]
+    if not any(map(os.path.isfile, files)):
+        raise UserError(f"{files[0]}: no such file, which says what the model is")
+
+
+def _check(name: str, info: dict[str, object], *kinds: str) -> None:
+    for kind in kinds:
+        # Transformers 5 gives sizes with the names of what does not fit.
+        keys = {key if isinstance(key, str) else key[0] for key in info[f"{kind}_keys"]}
+        if kind != "mismatched":
+            keys = {key for key in keys if not key.startswith("lm_head.")}
         if keys:
+            shown = ", ".join(sorted(keys)[:3])
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise UserError(
-                f"{name}: {kind} weights: {', '.join(keys[:3])}{more}; the checkpoint "
-                "is not of this configuration"
+                f"{name}: {kind} weights: {shown}{more}; the checkpoint is not of this "
+                "configuration"
             )
 
 
 def _explain(name: str, error: OSError) -> str:
+    reason = str(error).strip().splitlines()[0]
     if os.path.isdir(name):
+        if "config" in reason or os.path.exists(
+            os.path.join(name, "model.safetensors.index.json")
+        ):
+            return f"{name}: {reason}"
         pickles = [file for file in os.listdir(name) if file.endswith((".bin", ".pt"))]
         if pickles:
             return (
@@ -102,5 +123,4 @@ def _explain(name: str, error: OSError) -> str:
                 "it is read; model.safetensors is needed (or use_safetensors=False)"
             )
         return f"{name}: no model.safetensors in this folder"
-    reason = str(error).strip().splitlines()[0]
     return f"{name}: no such folder, and no such model on the hub ({reason})"

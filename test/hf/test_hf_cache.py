@@ -170,5 +170,6 @@ def test_entries_are_written_by_the_attention_alone() -> None:
     cache = TemporalLatentCache(tiny(2).config)
     with pytest.raises(UserError, match="fits LlamaMTLA models alone"):
         cache.update(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4), 0)
-    with pytest.raises(UserError, match="a static cache needs a number"):
-        TemporalLatentCache(tiny(2).config, static=True)
+    for length, static in ((None, True), (0, True), (-5, False)):
+        with pytest.raises(UserError, match=f"max_cache_len: {length} given, a number"):
+            TemporalLatentCache(tiny(2).config, length, static)

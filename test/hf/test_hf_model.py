@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, LlamaConfig
@@ -190,13 +191,26 @@ def test_tied_weights_stay_tied_and_the_vocabulary_can_grow(tmp_path) -> None:
         ({"hyper_network": False}, "down_rate: 2 given, 1 without a hyper_network"),
         ({"kv_norm": "rms"}, "kv_norm: 'rms' given, layer or none"),
         ({"rope_layout": "thirds"}, "rope_layout: 'thirds' given"),
-        ({"rope_frequencies": [1.0]}, "rope_frequencies: 1 given, 2"),
+        ({"rope_frequencies": [1.0]}, r"rope_frequencies: \[1.0\] given, 2 num"),
+        ({"rope_frequencies": 3}, "rope_frequencies: 3 given, 2 numbers"),
+        ({"rope_theta": 0}, "rope_theta: 0 given, a number > 0"),
+        ({"hidden_act": "foo"}, "hidden_act: 'foo' given"),
+        ({"pad_token_id": 50}, "pad_token_id: 50 given, a token, below vocab_size=50"),
+        ({"rope_scaling": {"rope_type": "linear"}}, "factor"),
         ({"recompute_prompt_attn": False}, "recompute_prompt_attn: False given"),
     ],
 )
 def test_sizes_that_cannot_be_are_named(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         LlamaMTLAConfig(**{**SIZES, "down_rate": 2, **change})
+
+
+@pytest.mark.skipif(transformers.__version__ < "5", reason="nothing is checked there")
+def test_what_transformers_finds_wrong_is_one_line_too() -> None:
+    for change in ({"hidden_size": "32"}, {"initializer_range": -1.0}):
+        with pytest.raises(UserError, match=min(change)) as raised:
+            LlamaMTLAConfig(**{**SIZES, **change})
+        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("kind", ["dynamic", "longrope"])

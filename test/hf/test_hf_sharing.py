@@ -93,6 +93,34 @@ def test_weights_left_over_are_named(saved, tmp_path) -> None:
         LlamaMTLAForCausalLM.from_pretrained(tmp_path / "m")
 
 
+def test_weights_of_another_size_are_named(saved, tmp_path) -> None:
+    name = "model.layers.0.self_attn.wkv_a.weight"
+    cut = {name: torch.ones(18, 32)}
+    rewrite_weights(saved, tmp_path / "m", lambda weights: weights.update(cut))
+    with pytest.raises(UserError, match=f"mismatched weights: {name}; the check"):
+        LlamaMTLAForCausalLM.from_pretrained(tmp_path / "m")
+    load = LlamaMTLAForCausalLM.from_pretrained
+    assert load(tmp_path / "m", ignore_mismatched_sizes=True).config.down_rate == 2
+
+
+def test_folders_that_do_not_say_what_they_hold(saved, tmp_path) -> None:
+    load, index = LlamaMTLAForCausalLM.from_pretrained, "model.safetensors.index.json"
+    (tmp_path / "model.safetensors").write_bytes(
+        (saved / "model.safetensors").read_bytes()
+    )
+    with pytest.raises(UserError, match=r"config\.json: no such file, which says"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_text("{oops")
+    with pytest.raises(UserError, match=r"config\.json' is not a valid JSON"):
+        load(tmp_path)
+    (tmp_path / "config.json").write_bytes((saved / "config.json").read_bytes())
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / index).write_text('{"metadata": {}, "weight_map": {"a": "b-1.st"}}')
+    with pytest.raises(UserError, match=r"b-1\.st") as raised:
+        load(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
 def test_pickles_are_not_read(saved, tmp_path) -> None:
     (tmp_path / "config.json").write_bytes((saved / "config.json").read_bytes())
     with pytest.raises(UserError, match=r"no model\.safetensors in this folder"):

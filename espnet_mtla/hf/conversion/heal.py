@@ -42,7 +42,8 @@ class TextBlocks:
                 text = Path(file).read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(f"{file}: not UTF-8 text ({error.reason})") from error
-            ids += tokenizer(text, add_special_tokens=False)["input_ids"]
+            # Quietly: it would warn that a whole text is longer than a model takes.
+            ids += tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         count = len(ids) // length
         if count < 2:
             raise UserError(
