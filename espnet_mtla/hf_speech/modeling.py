@@ -84,6 +84,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         config = MTLASpeechConfig(
             recipe, trained.model.token_list, asdict(options), trained.fs
         )
+        config.trained_down_rate = config.down_rate
         wrapped = cls(config)
         wrapped.speech.load_state_dict(trained.model.state_dict())
         return wrapped.eval()
@@ -216,12 +217,17 @@ def sample_lengths(samples: Tensor | None, mask: Tensor | None) -> Tensor:
     """Real samples of each row, ``(B,)``; they come first.
 
     Raises:
-        UserError: nothing given, or padding on the left.
+        UserError: nothing given, a mask of another shape, or padding on the left.
     """
     if samples is None or samples.dim() != 2:
         raise UserError("input_values: samples of shape (batch, samples) are needed")
     if mask is None:
         return torch.full((len(samples),), samples.size(1), device=samples.device)
+    if mask.shape != samples.shape:
+        raise UserError(
+            f"attention_mask: {tuple(mask.shape)} given, the {tuple(samples.shape)} of "
+            "input_values needed"
+        )
     lengths = mask.long().sum(1)
     place = torch.arange(mask.size(1), device=mask.device)
     if not torch.equal(mask.bool(), place < lengths.unsqueeze(1)):

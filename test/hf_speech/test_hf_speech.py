@@ -115,6 +115,14 @@ def test_training(wrapped, sounds):
     assert logits.shape == (1, 3, len(TOKENS))
 
 
+def test_another_stride_for_trained_weights_is_noticed(saved):
+    config = MTLASpeechConfig.from_pretrained(saved)
+    assert config.trained_down_rate == config.down_rate == 2
+    config.recipe["decoder_conf"]["attention_conf"]["down_rate"] = 3
+    with pytest.raises(UserError, match="down_rate: 3 given, the weights were trained"):
+        MTLAForSpeechSeq2Seq.from_pretrained(saved, config=config)
+
+
 def test_what_is_refused(wrapped, tmp_path, model, sounds):
     wrapper, processor = wrapped
     batch = processor(sounds[:2], sampling_rate=FS)
@@ -127,6 +135,8 @@ def test_what_is_refused(wrapped, tmp_path, model, sounds):
         MTLAForSpeechSeq2Seq.from_pretrained(tmp_path / "bare")
     with pytest.raises(UserError, match="padded on the right alone"):
         wrapper.generate(batch["input_values"], batch["attention_mask"].flip(1))
+    with pytest.raises(UserError, match=r"attention_mask: \(2, 9\) given, the \(2, "):
+        wrapper.generate(batch["input_values"], batch["attention_mask"][:, :9])
     with pytest.raises(UserError, match="labels or decoder_input_ids are needed"):
         wrapper(**batch)
     with pytest.raises(UserError, match="describes no model; make it from a packed"):
