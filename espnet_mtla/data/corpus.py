@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from espnet_mtla.data.atomic import atomic_folder
@@ -54,12 +55,12 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
 
     Empty lines are no items, and read past.
     """
-    with open(require_file(path), encoding="utf-8-sig") as stream:
+    with open(require_file(path), "rb") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
             try:
-                item = json.loads(line)
+                item = json.loads(line.decode("utf-8-sig"))
             except ValueError as error:
                 raise UserError(f"{path}:{number}: no JSON ({error})") from None
             if not isinstance(item, dict):
@@ -68,11 +69,19 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def write_sets(data: Path, sets: Mapping[str, DataFolder | Tables]) -> None:
-    """Write ``data/NAME`` for each set; call it once all are read and counted."""
-    for name, found in sets.items():
-        with atomic_folder(data / name) as aside:
-            if isinstance(found, DataFolder):
-                found.write(aside)
-                continue
-            for table, rows in found.items():
-                write_table(aside / table, rows)
+    """Write ``data/NAME`` for each set, all or none.
+
+    Call it once all are read and counted. UserError for a text no table can hold.
+    """
+    with ExitStack() as complete:
+        for name, found in sets.items():
+            aside = complete.enter_context(atomic_folder(data / name))
+            try:
+                if isinstance(found, DataFolder):
+                    found.write(aside)
+                    continue
+                for table, rows in found.items():
+                    write_table(aside / table, rows)
+            except UserError as error:
+                # Of the folder aside nobody knows, and nothing is left.
+                raise UserError(str(error).replace(str(aside), name)) from None

@@ -45,6 +45,9 @@ def test_lines_of_json(tmp_path: Path) -> None:
     path.write_text('{"a": 1}\n7\n')
     with pytest.raises(UserError, match=r"a\.jsonl:2: no JSON object"):
         list(read_jsonl(path))
+    path.write_bytes(b'{"a": 1}\n{"a": "\xff"}\n')
+    with pytest.raises(UserError, match=r"a\.jsonl:2: no JSON \('utf-8' codec"):
+        list(read_jsonl(path))
 
 
 def test_sets_of_sound_and_of_texts(tmp_path: Path) -> None:
@@ -57,3 +60,11 @@ def test_sets_of_sound_and_of_texts(tmp_path: Path) -> None:
     assert read_table(tmp_path / "data/train/spk2utt") == {"s": "a"}
     assert read_table(tmp_path / "data/dev/text.source") == {"b": "long"}
     assert not (tmp_path / "data/dev/text.old").exists()
+
+
+def test_all_sets_are_written_or_none(tmp_path: Path) -> None:
+    """What no table can hold is found while writing, and named where it would stand."""
+    sets = {"train": {"text": {"a": "fine"}}, "dev": {"text": {"b": "x\0y"}}}
+    with pytest.raises(UserError, match=r"^dev/text: b: line break or NUL"):
+        write_sets(tmp_path, sets)
+    assert list(tmp_path.iterdir()) == []
