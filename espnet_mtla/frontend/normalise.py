@@ -26,7 +26,7 @@ class UtteranceMVN(AbsNormalize):
     def forward(self, x: Tensor, ilens: Tensor) -> tuple[Tensor, Tensor]:
         """``x`` (B, T, D) and its valid frames (B,); the same shapes come back."""
         mask = valid_frames(ilens, x.size(1)).unsqueeze(-1)  # (B, T, 1)
-        frames = ilens.view(-1, 1, 1).to(x.dtype)
+        frames = ilens.clamp(min=1).view(-1, 1, 1).to(x.dtype)
         x = x.masked_fill(~mask, 0.0)
         mean = x.sum(1, keepdim=True) / frames
         centred = (x - mean).masked_fill(~mask, 0.0)

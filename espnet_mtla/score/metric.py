@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.errors import UserError
@@ -36,6 +37,11 @@ class Metric:
     rate: str = "espnet_mtla.score.bootstrap:ratio"
     higher_is_better: bool = True
     empty_refs: bool = False
+
+    @property
+    def shown(self) -> list[str]:
+        """What ``detail`` takes from score.json."""
+        return [name for _, name, _, _ in Formatter().parse(self.detail) if name]
 
 
 def _error_rate(name: str, report: str) -> Metric:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from string import Formatter
 from typing import Any
 
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
-from espnet_mtla.score.metric import METRICS
+from espnet_mtla.score.metric import METRICS, Metric
 from espnet_mtla.score.provenance import Provenance
 from espnet_mtla.score.results import BASE, Row, Table
 from espnet_mtla.score.table import aligned, markdown
@@ -71,7 +70,7 @@ def _cells(row: Row, metric: str) -> list[str]:
         low, high = quality.ci95
         counts = [
             f"{quality.value:.2f} [{low:.2f}, {high:.2f}]",
-            _detail(METRICS[metric].detail, quality.counts),
+            _detail(METRICS[metric], quality.counts),
         ]
     compared = (
         f"{difference.difference:+.2f} {difference.verdict}" if difference else GAP
@@ -91,10 +90,11 @@ def _cells(row: Row, metric: str) -> list[str]:
     ]
 
 
-def _detail(form: str, counts: dict[str, Any]) -> str:
-    """``form`` filled in; a gap where the metric had nothing to count."""
-    names = [name for _, name, _, _ in Formatter().parse(form) if name]
-    return GAP if any(counts[n] is None for n in names) else form.format_map(counts)
+def _detail(metric: Metric, counts: dict[str, Any]) -> str:
+    """The metric's detail; a gap where it had nothing to count."""
+    if any(counts[name] is None for name in metric.shown):
+        return GAP
+    return metric.detail.format_map(counts)
 
 
 def title(table: Table) -> str:

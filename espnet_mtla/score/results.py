@@ -11,7 +11,6 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from string import Formatter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -213,8 +212,7 @@ def _read_baseline(folder: Path, test_set: str, metric: str) -> Row:
 def _read_quality(path: Path, metric: str) -> Quality:
     raw = _read_json(path)
     entry = METRICS[metric]
-    shown = [name for _, name, _, _ in Formatter().parse(entry.detail) if name]
-    lacks = [name for name in shown if name not in raw]
+    lacks = [name for name in entry.shown if name not in raw]
     if lacks:
         raise UserError(
             f"{path}: lacks {', '.join(lacks)}; delete it and run"

@@ -119,6 +119,8 @@ def test_utterance_normalisation_ignores_padding(norm_means, norm_vars):
     wanted = rows - rows.mean(0) if norm_means else rows
     wanted = wanted / rows.std(0, correction=0) if norm_vars else wanted
     torch.testing.assert_close(out[0], wanted)
+    nothing, _ = layer(x, torch.tensor([9, 0]))  # too short for a single frame
+    assert (nothing[1] == 0).all()
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", True])
