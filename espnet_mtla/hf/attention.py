@@ -6,6 +6,7 @@ rotary frequencies of any Llama, and keys whose rotary numbers lie in halves.
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -50,8 +51,10 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
         self.frequencies, self.turned_scale = config.rope_frequencies, 1.0
         kind = rope_settings(config)["rope_type"]
         if self.frequencies is None and kind != "default":
+            llama = copy(config)
+            llama.head_dim = config.qk_rope_head_dim
             with torch.device("cpu"):  # a model may be built on no device at all
-                rotary = LlamaRotaryEmbedding(config)
+                rotary = LlamaRotaryEmbedding(llama)
             self.frequencies = rotary.inv_freq.tolist()
             self.turned_scale = rotary.attention_scaling
         if config.kv_norm == "none":

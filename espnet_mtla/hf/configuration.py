@@ -88,7 +88,6 @@ class LlamaMTLAConfig(LlamaConfig):
             super().__init__(**kwargs)
         except (StrictDataclassError, KeyError) as error:  # how Transformers 5 checks
             raise UserError(" ".join(error.args[0].split())) from error
-        self.head_dim = qk_rope_head_dim  # Transformers' word for the rotary width
         self.check()
 
     def attention_settings(self) -> dict[str, object]:

@@ -13,6 +13,6 @@ exec ../../TEMPLATE/pipeline.sh \
     --threads 1 --train_jobs 2 \
     --attention "mha mtla_s2" \
     --decode_configs conf/decode.yaml \
-    --baselines "most_frequent first_sentence" \
+    --baselines first_sentence \
     --readme README.md \
     "$@"
