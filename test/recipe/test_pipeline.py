@@ -277,7 +277,6 @@ def test_one_encoder_serves_all_attention_types(recipe) -> None:
 
 
 def test_more_models_to_average_leave_the_encoder_as_it_is(recipe) -> None:
-    """Else every model would be trained anew, on another encoder."""
     options = (*SMALL, "--encoder_config", "conf/encoder.yaml")
     recipe.run(*options)
     recipe.calls()
