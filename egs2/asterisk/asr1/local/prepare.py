@@ -42,7 +42,7 @@ class Sizes:
     test_combinations: int = 250
     valid_sentences: int = 40
     test_sentences: int = 80
-    sentence_copies: int = 2
+    sentence_copies: int = 6
     max_seconds: float = 15.0
 
 

@@ -161,7 +161,8 @@ def main() -> None:
     )
     p.add_argument("--pair", default="en-fr", help="language spoken, and written")
     add_options(p)
-    p.set_defaults(train_combinations=5000)  # some languages have no more to say
+    # Some languages have no more to say.
+    p.set_defaults(train_combinations=5000, sentence_copies=2)
     args = p.parse_args()
     pair, sizes = parse_pair(args.pair), read_sizes(args)
     folder = args.corpus or fetch(*pair, args.downloads)
