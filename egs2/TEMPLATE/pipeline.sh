@@ -238,6 +238,7 @@ set_train_args() { # arguments that all training shares
         train_inputs+=("$(frontend_file)")
     fi
     case $token_type in bpe | unigram) train_args+=(--bpemodel "$token_dir/bpe.model") ;; esac
+    ! $allow_unk || train_args+=(--allow_unk true)
 }
 
 stage_stats() {
@@ -254,11 +255,11 @@ train_model() { # train_model LABEL FOLDER CONFIG INPUT... -- OPTION...
     shift
     set_train_args
     volatile=(--ngpu "$ngpu") resumable=true
-    # shellcheck disable=SC2046,SC2086 # several options stand in one variable
+    # shellcheck disable=SC2086 # several options stand in one variable
     step train "$label" "$folder" "$config" ${inputs[@]+"${inputs[@]}"} "$stats/train" \
         "$stats/valid" "${train_inputs[@]}" -- \
         --config "$config" "${train_args[@]}" --output_dir "$folder" "$@" \
-        $(! $allow_unk || echo --allow_unk true) $train_opts
+        $train_opts
 }
 
 stage_encoder() {

@@ -94,7 +94,7 @@ def main() -> None:
     args = launch.parse(config, rest, options.task)
     folders = launch.Folders(options.train_data, options.valid_data, options.stats_dir)
     if options.collect_stats:
-        launch.collect(args, folders)
+        launch.collect(args, folders, options.allow_unk)
     else:
         args.output_dir = str(options.output_dir)
         launch.train(args, folders, options.allow_unk)

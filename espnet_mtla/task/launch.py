@@ -97,8 +97,11 @@ def read_config(path: Path, *fragments: Path | None) -> dict[str, Any]:
     return config
 
 
-def collect(args: Namespace, folders: Folders) -> None:
+def collect(args: Namespace, folders: Folders, allow_unk: bool) -> None:
     """Measure both data sets into ``stats_dir``, which appears when it is complete.
+
+    Texts that training would refuse are refused here, before an hour of training went
+    into an encoder.
 
     Where nothing is normalised by global statistics and the folders tell how long an
     utterance is, lengths are all there is to collect: no sound is read.
@@ -106,6 +109,7 @@ def collect(args: Namespace, folders: Folders) -> None:
     sources = open_sources(args, folders)
     _refuse_strangers(folders.stats_dir)
     task = task_class(args.task)
+    task.check_texts(args, sources, allow_unk)
     known = {part: task.input_lengths(args, sources[part]) for part in sources}
     if args.normalize != "global_mvn" and all(known.values()):
         collect_lengths(args, folders.stats_dir, sources, known)
