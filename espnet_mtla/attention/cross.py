@@ -19,12 +19,17 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
     """
 
     def __init__(
-        self, embed_dim: int, num_heads: int, cross_att: bool = True, **settings: object
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *args: object,
+        cross_att: bool = True,
+        **settings: object,
     ) -> None:
         if not cross_att:
             raise UserError("cross_att: False given, the cross-attention needs True")
         settings["qk_rope_head_dim"] = 0
-        super().__init__(embed_dim, num_heads, cross_att=True, **settings)
+        super().__init__(embed_dim, num_heads, *args, cross_att=True, **settings)
 
     def forward(
         self,

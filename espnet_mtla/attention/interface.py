@@ -18,7 +18,8 @@ from espnet_mtla.attention.cache import PLAIN, CacheOptions, KVCache
 from espnet_mtla.attention.causal import Asking, CausalAttention
 from espnet_mtla.errors import UserError
 
-IncrementalState = dict[str, KVCache]
+# By module: a cache, or a cross-attention's merged memory and its length.
+IncrementalState = dict[str, KVCache | tuple[Tensor, Tensor]]
 
 
 class ReferenceInterface(CausalAttention):

@@ -45,6 +45,7 @@ class MultiheadLatentAttention(ReferenceInterface):
         self,
         embed_dim: int,
         num_heads: int,
+        *,
         recompute_prompt_attn: bool = False,
         **settings: object,
     ) -> None:
@@ -191,7 +192,7 @@ def _times_heads(x: Tensor, weight: Tensor) -> Tensor:
 class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
     """MTLA (arXiv 2505.13544): latents are merged in chunks of ``down_rate`` tokens.
 
-    Args: see :class:`TemporalLatentConfig`.
+    Args: see :class:`TemporalLatentConfig`; in the reference's order, then our own.
     """
 
     config_type = TemporalLatentConfig
@@ -213,11 +214,33 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         self,
         embed_dim: int,
         num_heads: int,
+        dropout: float = LatentConfig.dropout,
+        bias: bool = LatentConfig.bias,
+        q_lora_rank: int = LatentConfig.q_lora_rank,
+        kv_lora_rank: int = LatentConfig.kv_lora_rank,
+        qk_nope_head_dim: int = LatentConfig.qk_nope_head_dim,
+        qk_rope_head_dim: int = LatentConfig.qk_rope_head_dim,
+        v_head_dim: int = LatentConfig.v_head_dim,
+        down_rate: int = TemporalLatentConfig.down_rate,
         recompute_prompt_attn: bool = False,
+        *,
         cross_att: bool = False,
-        **settings: object,
+        rope_base: float = LatentConfig.rope_base,
     ) -> None:
-        super().__init__(embed_dim, num_heads, recompute_prompt_attn, **settings)
+        super().__init__(
+            embed_dim,
+            num_heads,
+            recompute_prompt_attn=recompute_prompt_attn,
+            dropout=dropout,
+            bias=bias,
+            q_lora_rank=q_lora_rank,
+            kv_lora_rank=kv_lora_rank,
+            qk_nope_head_dim=qk_nope_head_dim,
+            qk_rope_head_dim=qk_rope_head_dim,
+            v_head_dim=v_head_dim,
+            down_rate=down_rate,
+            rope_base=rope_base,
+        )
         self.cross_att = cross_att
         self.hypernet_down = HyperNetwork(self.config.kv_lora_rank)
 

@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 logger = logging.getLogger(__name__)
 
+# A name may stand for other sound in validation than in training.
+Key = tuple[bool, str]
 Encode = Callable[[Tensor, Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 
 
@@ -29,38 +31,45 @@ class EncodedUtterances:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.nbytes = 0
-        self.rows: dict[str, Tensor] = {}
+        self.rows: dict[Key, Tensor] = {}
         self._full = False
 
     def encode(
-        self, encode: Encode, speech: Tensor, lengths: Tensor, utt_id: Sequence[str]
+        self,
+        encode: Encode,
+        speech: Tensor,
+        lengths: Tensor,
+        utt_id: Sequence[str],
+        training: bool,
     ) -> tuple[Tensor, Tensor]:
         """``encode(speech, lengths, utt_id)``, run on those not kept yet alone.
 
         Args:
             speech: (B, L, ...); lengths: (B,); utt_id: B names.
+            training: whether the names are those of training or of validation.
         Returns:
             Encoder output (B, T, E), zero behind a row's end, and its lengths (B,).
         """
-        new = [row for row, name in enumerate(utt_id) if name not in self.rows]
-        fresh: dict[str, Tensor] = {}
+        keys = [(training, name) for name in utt_id]
+        new = [row for row, key in enumerate(keys) if key not in self.rows]
+        fresh: dict[Key, Tensor] = {}
         if new:
             names = [utt_id[row] for row in new]
             output, frames = encode(speech[new], lengths[new], names)
-            for name, row, count in zip(names, output, frames.tolist(), strict=True):
-                fresh[name] = row[:count]
+            for row, made, count in zip(new, output, frames.tolist(), strict=True):
+                fresh[keys[row]] = made[:count]
         rows = [
-            fresh[name] if name in fresh else self.rows[name].to(speech.device)
-            for name in utt_id
+            fresh[key] if key in fresh else self.rows[key].to(speech.device)
+            for key in keys
         ]
-        for name, row in fresh.items():
-            self._keep(name, row)
+        for key, row in fresh.items():
+            self._keep(key, row)
         counts = torch.tensor([len(row) for row in rows], device=speech.device)
         return pad_sequence(rows, batch_first=True), counts
 
-    def _keep(self, name: str, row: Tensor) -> None:
+    def _keep(self, key: Key, row: Tensor) -> None:
         if self.nbytes + row.nbytes <= self.capacity:
-            self.rows[name] = row.detach().to("cpu", copy=True)
+            self.rows[key] = row.detach().to("cpu", copy=True)
             self.nbytes += row.nbytes
         elif not self._full:
             self._full = True

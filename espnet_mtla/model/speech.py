@@ -108,7 +108,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             source: (B, W) token ids of what was said, where the text is something else
                 (a translation): CTC's target then.
             intent: (B, 1) tokens of the intent, which each text begins with.
-            utt_id: names, for messages alone.
+            utt_id: names, for messages and for what ``encoded_cache_mb`` keeps.
         Returns:
             loss (1,), statistics for the log, each (1,), and as their weight the batch
             size (1,): what espnet2 averages over the processes of a distributed run.
@@ -226,7 +226,14 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
                 "goes on; freeze it (freeze_param: [frontend, encoder]) and leave "
                 "specaug out, or set 0"
             )
-        return self._encoded.encode(self.encode, speech, speech_lengths, utt_id)
+        if len(utt_id) != len(speech):
+            raise UserError(
+                f"model_conf.encoded_cache_mb: {len(utt_id)} names in utt_id for "
+                f"{len(speech)} utterances; name each, or set 0"
+            )
+        return self._encoded.encode(
+            self.encode, speech, speech_lengths, utt_id, self.training
+        )
 
     def encode(
         self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from itertools import pairwise, product
 
 import pytest
@@ -28,6 +29,17 @@ def pair(
     ours.load_state_dict(peer.state_dict(), strict=True)
     peer.load_state_dict(ours.state_dict(), strict=True)
     return ours, peer
+
+
+def test_the_constructor_takes_what_the_reference_takes_in_its_order() -> None:
+    peer = load_peer("mtla/MTLA.py").MultiheadTemporalLatentAttention
+    theirs = inspect.signature(peer.__init__).parameters.values()
+    ours = inspect.signature(MultiheadTemporalLatentAttention.__init__).parameters
+    given = [(p.name, p.default) for p in theirs]
+    positional = [p for p in ours.values() if p.kind is not p.KEYWORD_ONLY]
+    assert [(p.name, p.default) for p in positional] == given
+    module = MultiheadTemporalLatentAttention(WIDTH, HEADS, 0.25, True)
+    assert module.dropout == 0.25 and module.wo.bias is not None
 
 
 def call(module: nn.Module, x: Tensor, first: int, last: int, state: dict | None):

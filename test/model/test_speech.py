@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -126,6 +128,22 @@ def test_kept_encoder_output_gives_the_same_losses(build, room, monkeypatch):
         torch.testing.assert_close(loss, plain(**part)[0], rtol=1e-10, atol=1e-12)
     assert keeping._encoded.nbytes <= whole * room
     assert (sorted(seen) == ["utt0", "utt1", "utt2", "utt3"]) == (room == 1)
+
+
+def test_a_name_of_training_and_validation_stands_for_two_sounds(build):
+    model = build("conformer", model_conf={"ctc_weight": 0.3, "encoded_cache_mb": 1})
+    model.encoder.requires_grad_(False)
+    batch = features(LENGTHS, TEXTS)
+    other = {**batch, "speech": batch["speech"] + 1.0}
+    names = ["a", "b", "c", "d"]
+    model.train()(**batch, utt_id=names)
+    model.eval()
+    kept, *_ = model(**other, utt_id=names)
+    model.config = replace(model.config, encoded_cache_mb=0)
+    torch.testing.assert_close(kept, model(**other)[0])
+    model.config = replace(model.config, encoded_cache_mb=1)
+    with pytest.raises(UserError, match="encoded_cache_mb: 0 names in utt_id for 4"):
+        model(**other)
 
 
 @pytest.mark.parametrize("reason", ["trained", "specaug"])
