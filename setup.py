@@ -37,7 +37,7 @@ EXTRAS = {
     ],
     "hf": ["safetensors", "transformers>=4.57"],
     "ssl": ["s3prl==0.4.18", "transformers>=4.57"],
-    "flash": ["flash-attn>=2.6"],
+    "flash": ["flash-attn>=2.7"],
     "dev": [
         "accelerate",  # with peft: training through Transformers is tested
         "hypothesis",

@@ -8,7 +8,8 @@ can_run_recipes() { # can_run_recipes PYTHON
     "$1" -c 'import sys
 from importlib.util import find_spec
 sys.exit(any(find_spec(name) is None for name in sys.argv[1:]))' \
-        torch torchaudio espnet2 sentencepiece soundfile tensorboard matplotlib yaml \
+        torch torchaudio espnet2 sentencepiece soundfile soxr tensorboard matplotlib yaml \
+        sacrebleu rouge_score safetensors huggingface_hub \
         >/dev/null 2>&1
 }
 

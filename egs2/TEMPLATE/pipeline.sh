@@ -86,9 +86,13 @@ TRAIN=$train_set${speed_factors:+_sp}
     tests=($test_sets) attentions=($attention) decoders=($decode_configs)
     mapfile -t held_out < <(printf '%s\n' "$valid_set" $test_sets | awk '!seen[$0]++')
 }
+prefix=$(own_values)
+if [ -z "$prefix" ] && [ "$train_set" != train ]; then # data of one's own, beside the recipe's
+    prefix=${train_set}_ readme=""
+fi
 case $token_type in
-    bpe | unigram) token_dir=data/token_list/$(own_values)${token_type}_$nbpe ;;
-    *) token_dir=data/token_list/$(own_values)$token_type ;;
+    bpe | unigram) token_dir=data/token_list/$prefix${token_type}_$nbpe ;;
+    *) token_dir=data/token_list/$prefix$token_type ;;
 esac
 if [ -z "$tag" ]; then
     tag=$(basename "$train_config" .yaml)_${token_dir##*/}${speed_factors:+_sp}

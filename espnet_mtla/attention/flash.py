@@ -170,7 +170,7 @@ class CudaEfficient:
 
 
 class CudaCudnn:
-    """cuDNN's kernel, the fastest on Hopper."""
+    """cuDNN's kernel."""
 
     equal_widths = False
 

@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--allow_unk",
         type=boolean,
         default=False,
-        help="train others as <unk>",
+        help="train symbols outside the token list as <unk>, instead of refusing them",
     )
     add("--help_all", action="store_true", help="list espnet2's options too")
     return parser

@@ -43,6 +43,8 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     aside = path.with_name(f".{path.name}.tmp")
     old = path.with_name(f".{path.name}.old")
+    if old.exists() and not path.exists():  # killed between the two renamings below
+        os.replace(old, path)
     for leftover in (aside, old):
         shutil.rmtree(leftover, ignore_errors=True)
     aside.mkdir(parents=True)

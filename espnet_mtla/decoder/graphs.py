@@ -1,13 +1,13 @@
 """A decoding step as one CUDA graph: recorded once a batch, then replayed.
 
-A step of nine layers is some three hundred small kernels; launched one by one they keep
-the host busier than the device. A recording runs them all at a single call, on the same
+A step of nine layers is hundreds of small kernels; launched one by one they keep the
+host busier than the device. A recording runs them all at a single call, on the same
 memory each time: tokens and row order are copied into buffers of the recording, caches
 and timeline are changed in place, and every slot of the suffix takes part from the
 start, so that no shape depends on how far the rows have come.
 
-Batches get smaller when utterances leave; each size is recorded anew, which takes about
-as long as two steps (:data:`espnet_mtla.search.beam.LEAVE_AT` keeps sizes few).
+Batches get smaller when utterances leave; each size is recorded anew, which takes a
+step or two (:data:`espnet_mtla.search.beam.LEAVE_AT` keeps sizes few).
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ class CudaRecorder:
 class RecordedSteps:
     """Steps of one state: what :meth:`DecoderOnlyTransformer.step` does, replayed.
 
-    The logits of a step are overwritten by the next.
+    The logits of a step are overwritten by the next. What cannot be recorded runs step
+    by step, which is said, or is a UserError where recording is ``required``.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class RecordedSteps:
         decoder: DecoderOnlyTransformer,
         state: DecoderState,
         recorder: Recorder,
+        required: bool = False,
     ) -> None:
         self.decoder, self.state, self.recorder = decoder, state, recorder
+        self.required = required
         self._record()
 
     def reorder(self, rows: Tensor) -> None:
@@ -114,7 +117,9 @@ class RecordedSteps:
             raise  # for smaller batches, not for slower steps
         except RuntimeError as error:
             undo()
-            reason = str(error).strip().splitlines()[0]
+            reason = (str(error).strip() or "no reason given").splitlines()[0]
+            if self.required:
+                raise UserError(f"cuda_graphs: always given, but {reason}") from error
             log.warning("no CUDA graph, steps are launched one by one: %s", reason)
             self._replay = self._advance
 
@@ -156,11 +161,12 @@ def steps_of(
     On a CPU weights are packed for many rows (:mod:`.packed`).
 
     Raises:
-        UserError: ``always`` where there is no GPU.
+        UserError: ``always`` where there is no GPU, or recording fails.
     """
     device = state.timeline.seen.device
     if cuda_graphs == "always" and device.type != "cuda":
         raise UserError(f"cuda_graphs: always given, but the decoder is on {device}")
     if cuda_graphs == "never" or device.type != "cuda":
         return EagerSteps(packed(decoder, len(state.timeline.rows)), state)
-    return RecordedSteps(decoder, state, CudaRecorder())
+    required = cuda_graphs == "always"
+    return RecordedSteps(decoder, state, CudaRecorder(), required)

@@ -115,10 +115,14 @@ class Recogniser:
         try:
             found = self._search(encoded, frames, prompt, prompt_lens)
         except BrokenScores as error:
-            raise UserError(
-                f"{keys[error.utterances[0]]}: the model gives it scores that are NaN; "
-                "look at model.pth (a diverged training?) or try --dtype float32"
-            ) from None
+            reason = (
+                "the model gives it scores that are NaN; look at model.pth (a diverged "
+                "training?) or try --dtype float32"
+                if error.nan
+                else "no text is possible under these options; lower min_length_ratio: "
+                "CTC cannot say more tokens than there are frames"
+            )
+            raise UserError(f"{keys[error.utterances[0]]}: {reason}") from None
         ended = self._now()
         self.costs.wall_seconds += ended - began
         self.costs.encoder_seconds += between - began

@@ -31,7 +31,7 @@ a less probable intent, only because words are easier to guess after it.
 A done utterance never changes again and utterances do not see each other, so a result
 does not depend on what else was in the batch. Who is done leaves it as soon as a
 quarter of the batch is: moving the caches of the rest is memory traffic of one or two
-steps, and no more than a third of the work is ever spent on finished rows.
+steps. A GPU is asked every eighth step alone, for each answer makes it wait.
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ class Hypothesis:
 class BrokenScores(ValueError):
     """A scorer returned NaN, or left an utterance without any possible token."""
 
-    def __init__(self, utterances: list[int]) -> None:
-        super().__init__(f"scores are NaN or all -inf in utterances {utterances}")
-        self.utterances = utterances
+    def __init__(self, utterances: list[int], nan: bool) -> None:
+        what = "NaN" if nan else "all -inf"
+        super().__init__(f"scores are {what} in utterances {utterances}")
+        self.utterances, self.nan = utterances, nan
 
 
 def beam_search(
@@ -270,9 +271,10 @@ class _Search:
 
     def results(self) -> list[list[Hypothesis]]:
         """Walk the best finished paths back to their beginnings, all at once."""
-        broken = self.broken | (self.pool_scores[:, 0] == NEVER)
-        if broken.any():
-            raise BrokenScores(broken.nonzero().flatten().tolist())
+        stuck = self.pool_scores[:, 0] == NEVER
+        for broken, nan in ((self.broken, True), (stuck, False)):
+            if broken.any():
+                raise BrokenScores(broken.nonzero().flatten().tolist(), nan)
         scores = self.pool_scores[:, : self.options.nbest]
         ends = self.pool_ends[:, : self.options.nbest]
         length, row = ends // self.options.beam_size, ends % self.options.beam_size

@@ -62,6 +62,14 @@ def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == {"out/a": b"a"}
 
 
+def test_a_kill_between_the_two_renamings_loses_nothing(tmp_path: Path) -> None:
+    (tmp_path / ".out.old").mkdir()
+    (tmp_path / ".out.old" / "whole").write_text("whole")
+    with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out"):
+        raise ZeroDivisionError
+    assert snapshot(tmp_path) == {"out/whole": b"whole"}
+
+
 def test_second_run_in_one_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

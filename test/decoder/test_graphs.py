@@ -82,6 +82,9 @@ def test_what_cannot_be_recorded_runs_step_by_step_and_says_so(caplog) -> None:
         step()
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
+    refused = "cuda_graphs: always given, but operation not permitted"
+    with pytest.raises(UserError, match=refused):
+        RecordedSteps(decoder, prefilled(decoder), broken, required=True)
     steps = RecordedSteps(decoder, prefilled(decoder), broken)
     assert caplog.messages == [
         "no CUDA graph, steps are launched one by one: "

@@ -40,3 +40,19 @@ def test_unknown_symbols_are_allowed_by_one_word(recipe) -> None:
     assert allowed.count("--allow_unk true") == 3  # statistics, two attention types
     output = recipe.run("--allow_unk=maybe", code=1)
     assert "--allow_unk: 'maybe' is not true or false" in output
+
+
+def test_own_data_leave_the_recipes_models_and_readme_alone(recipe) -> None:
+    sets = (
+        "--train_set",
+        "mine",
+        "--valid_set",
+        "mine_dev",
+        "--test_sets",
+        "mine_test",
+    )
+    plain = recipe.run("--dry_run", "--readme", "README.md")
+    own = recipe.run("--dry_run", "--readme", "README.md", *sets)
+    assert "exp/asr_train_bpe_500_mha" in plain and "--readme README.md" in plain
+    assert "exp/asr_train_mine_bpe_500_mha" in own and "--readme" not in own
+    assert "data/token_list/mine_bpe_500" in own and "exp/asr_train_bpe" not in own

@@ -267,7 +267,7 @@ def test_broken_scores_name_the_utterance(value):
     with pytest.raises(BrokenScores) as caught:
         scorer = Broken(range(count), 3, 6)
         search(scorer, [3] * count, [3] * count, DecodeOptions(beam_size=3))
-    assert caught.value.utterances == [2]
+    assert caught.value.utterances == [2] and caught.value.nan == (value != value)
 
 
 def test_nan_of_a_finished_utterance_is_nobodys_business():

@@ -41,7 +41,7 @@ def test_intents(make_run: Callable[[str], Recipe]) -> None:
     recipe.run(*options, timeout=900)
     (log,) = recipe.folder.glob("exp/logs/8_train.*.log")
     assert "1 intents in training, the rarest, door_open, 2 times" in log.read_text()
-    assert list(recipe.folder.glob("exp/slu_train_word_mtla_s2/1epoch.pth"))
+    assert list(recipe.folder.glob("exp/slu_train_mine_word_mtla_s2/1epoch.pth"))
 
 
 def test_translation(make_run: Callable[[str], Recipe]) -> None:
@@ -58,7 +58,7 @@ def test_translation(make_run: Callable[[str], Recipe]) -> None:
         "1.5000",
         "2.0000",
     }
-    tokens = recipe.folder / "data/token_list/char/tokens.txt"
+    tokens = recipe.folder / "data/token_list/mine_char/tokens.txt"
     assert {"L", "'", "n", "."} <= set(tokens.read_text().split())
     table = recipe.folder / "data/mine_dev/text.lc.en"
     table.write_text("talk-1 it opens\n")
