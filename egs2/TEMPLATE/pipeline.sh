@@ -140,14 +140,15 @@ check_options() {
 }
 
 stage_data() {
-    local set own_args
+    local set own_args scripts
+    mapfile -t scripts < <(find -L local -type d ! -name __pycache__)
     [ -x local/data.sh ] || die "local/data.sh: no such file, or not executable (chmod +x)"
     mapfile -t own_args < <(own_arguments)
     for set in "$train_set" "${held_out[@]}"; do
         if ! $dry_run && [ ! -d "data/$set" ]; then rm -f data/.done.data; fi
     done
     # shellcheck disable=SC2086 # several options stand in one variable
-    step local/data.sh data data local -- ${own_args[@]+"${own_args[@]}"} \
+    step local/data.sh data data "${scripts[@]}" -- ${own_args[@]+"${own_args[@]}"} \
         $local_data_opts
     for set in "$train_set" "${held_out[@]}"; do
         $dry_run || [ -d "data/$set" ] || die "local/data.sh has not made data/$set"

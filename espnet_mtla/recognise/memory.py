@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 SHARE = 0.6
 """Of the free memory that decoding may plan with; the encoder has the rest."""
-PROMPT_FRAMES_PER_FRAME = 0.25
-"""Prompt frames a frame of 10 ms, where the encoder keeps one of four, at most."""
+ENCODED_SHARE = 0.25
+"""Prompt frames a frame of 10 ms: encoders keep one of four. Without one all stay."""
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -49,7 +49,8 @@ def batch_frames(
     if decoder is None or free is None:
         return options.batch_frames
     longest = max(utterance.frames for utterance in utterances)
-    frames = max(1, round(longest * PROMPT_FRAMES_PER_FRAME))
+    share = 1.0 if trained.model.encoder is None else ENCODED_SHARE
+    frames = max(1, round(longest * share))
     tokens = int(length_limits(torch.tensor([frames]), options)[1])
     load = Load(
         batch=1,

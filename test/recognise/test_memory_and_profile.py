@@ -20,7 +20,7 @@ CPU = torch.device("cpu")
 def trained() -> SimpleNamespace:
     config = DecoderConfig(20, 32, num_layers=2, num_heads=4, ffn_dim=16)
     decoder = DecoderOnlyTransformer(config).eval()
-    return SimpleNamespace(model=SimpleNamespace(decoder=decoder))
+    return SimpleNamespace(model=SimpleNamespace(decoder=decoder, encoder=print))
 
 
 def test_less_memory_and_more_beams_mean_smaller_batches(
@@ -37,6 +37,9 @@ def test_less_memory_and_more_beams_mean_smaller_batches(
     assert 800 <= tight < 16000 and tight % 800 == 0
     assert frames(2**23, DecodeOptions(beam_size=20)) < tight
     assert frames(1) == 800  # one utterance is always tried
+    parts = SimpleNamespace(decoder=trained.model.decoder, encoder=None)
+    text = SimpleNamespace(model=parts)  # each token of a source stays in the prompt
+    assert batch_frames(text, options, utterances, 2**23) < tight
 
 
 def test_free_memory_is_told_here() -> None:

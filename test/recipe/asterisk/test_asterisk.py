@@ -313,6 +313,9 @@ def test_leaks_are_noticed(local: SimpleNamespace) -> None:
     sets["test_sentences"] = [utterance("en-sent-p1-1", "other words", (two,))]
     with pytest.raises(AssertionError, match=r"p1\.wav"):
         local.prepare.check_apart(sets)
+    sets["train"] = [utterance("en-comb-train-0", "x y z", (two,))]
+    with pytest.raises(AssertionError, match="en-comb-train-0 holds p1, held out"):
+        local.prepare.check_apart(sets)
 
 
 def test_command(corpus: Path, tmp_path: Path) -> None:

@@ -181,8 +181,9 @@ def _sentences(
 def check_apart(sets: dict[str, list[Utterance]]) -> None:
     """Raise AssertionError if a held-out utterance of a language is in another set.
 
-    A held-out sentence's recordings and text stand in its own set alone; a held-out
-    combination's word sequence is no part of any training text.
+    A held-out sentence's recording and text stand in its own set alone, and no
+    combination is joined from it; a held-out combination's word sequence is no part of
+    any training text.
     """
     owner: dict[str, str] = {}
     for name, utterances in sets.items():
@@ -193,6 +194,10 @@ def check_apart(sets: dict[str, list[Utterance]]) -> None:
             for mark in marks:
                 if owner.setdefault(mark, name) != name:
                     raise AssertionError(f"{mark!r} is in {owner[mark]} and {name}")
+    for utterance in sets["train"]:
+        for piece in utterance.pieces:
+            if owner.get(str(piece.path), "train") != "train":
+                raise AssertionError(f"{utterance.key} holds {piece.name}, held out")
     held_out = {
         tuple(u.text.split())
         for name in HELD_OUT
