@@ -23,6 +23,8 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 8e-2, "float16": 2e-2}
 OURS, REFERENCE = "ours", "reference"
 NOTHING = "none"
 """In the place of attention: how fast it could be at most."""
+PRODUCTS = "products"
+"""In the place of ours: a step's matrix products, the limit of latents in this form."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +63,8 @@ def run(args: argparse.Namespace) -> Report:
             *notes,
             "reference MHA: a plain concatenating one, since mtla has none",
             f"attention {NOTHING} (CPU): the same layers without any, the floor",
+            f"{PRODUCTS} (CPU): the matrix products of ours with nothing between them, "
+            "and none with the hypotheses' own entries: the limit of its arithmetic",
         ],
     )
 
@@ -230,9 +234,10 @@ def _cases(
 ) -> dict[tuple[str, str], Callable[[], object]]:
     """By attention and by who decodes: how to make what has ``step`` and ``reorder``.
 
-    The floor is for CPUs alone: on a GPU ours are recorded, and it would not be.
+    The floors are for CPUs alone: on a GPU ours are recorded, and they would not be.
     """
     from espnet_mtla.benchmark.decode_peers import (
+        ProductsAlone,
         ReferenceDecoder,
         WithoutAttention,
         has_reference,
@@ -243,7 +248,11 @@ def _cases(
     cases = {(name, OURS): lambda: _Ours(decoder, frames, beam, args)}
     if not args.no_reference and has_reference(decoder.config.attention):
         cases[name, REFERENCE] = lambda: ReferenceDecoder(decoder, frames, beam)
-    if name == args.attention[0] and frames.device.type == "cpu":
+    if frames.device.type != "cpu":
+        return cases
+    if decoder.config.attention in ("mla", "mtla") and not args.copy_prompt:
+        cases[name, PRODUCTS] = lambda: ProductsAlone(decoder, frames, beam)
+    if name == args.attention[0]:
         cases[NOTHING, OURS] = lambda: WithoutAttention(decoder, rows)
     return cases
 

@@ -153,6 +153,43 @@ class WithoutAttention:
         """Nothing is kept between steps."""
 
 
+class ProductsAlone(WithoutAttention):
+    """The step's matrix products with nothing between them: no norm, softmax or cache.
+
+    Of a latent decoder: its projections, the queries against a prompt's entries (one
+    copy an utterance), those entries' weighted sums, and all that
+    :class:`WithoutAttention` does. What the hypotheses' own entries cost is left out.
+    """
+
+    def __init__(self, decoder: DecoderOnlyTransformer, prompt: Tensor, beam: int):
+        super().__init__(decoder, len(prompt) * beam)
+        first = decoder.layers[0].attention
+        layout, rows = first.layout, len(prompt) * beam
+        heads = first.config.num_heads
+        slots = layout.slots(prompt.size(1))
+        self.entries = prompt.new_zeros(len(prompt), slots, layout.width)
+        self.asking = prompt.new_zeros(len(prompt), beam * heads, layout.key_width)
+        self.weights = prompt.new_zeros(len(prompt), beam * heads, slots)
+        self.queries = prompt.new_zeros(heads, rows, first.config.qk_nope_head_dim)
+        self.sums = prompt.new_zeros(heads, rows, layout.value_width)
+        self.found = prompt.new_zeros(rows, heads * first.config.v_head_dim)
+
+    @torch.inference_mode()
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits ``(N, V)``, of no meaning."""
+        x = self.decoder.embed(tokens)
+        for layer in self.decoder.layers:
+            attention = layer.attention
+            w_k, w_v = attention.up_projections()
+            attention.wq(x), attention.wkv_a(x)
+            self.queries @ w_k
+            self.asking @ attention.layout.keys(self.entries).mT
+            self.weights @ attention.layout.values(self.entries)
+            self.sums @ w_v.mT
+            x = layer.feed_forward(attention.wo(self.found))
+        return self.decoder.output(x)
+
+
 def has_reference(attention: str) -> bool:
     """Whether the reference has this type here: MHA, or MTLA where it is installed."""
     return attention == "mha" or (

@@ -29,6 +29,7 @@ def test_ours_and_the_reference_stand_in_one_table() -> None:
     rows = {(row["attention"], row["who"]): row for row in report.rows}
     assert set(rows) == {
         *((name, who) for name in ("mtla_s2", "mha") for who in ("ours", "reference")),
+        ("mtla_s2", "products"),
         ("none", "ours"),
     }
     floor = rows["none", "ours"]
@@ -42,6 +43,22 @@ def test_ours_and_the_reference_stand_in_one_table() -> None:
     smaller = rows["mtla_s2", "reference"]["cache MB"] / ours["cache MB"]
     assert ours["cache x, own ref"] == pytest.approx(smaller)
     assert sum("gate: " in note for note in report.notes) == 2
+
+
+def test_the_limit_counts_the_products_of_a_step_and_no_more() -> None:
+    """By torch's count of operations; a few tokens of a long prompt."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    args = arguments(*SMALL, "--num_layers", "2")
+    cases = decode._cases(args, "mtla_s2", torch.randn(2, 64, 32), beam=2)
+    counts = {}
+    for (_, who), make in cases.items():
+        case = make()
+        case.step(torch.zeros(4, dtype=torch.long))
+        with FlopCounterMode(display=False) as counted:
+            case.step(torch.zeros(4, dtype=torch.long))
+        counts.setdefault(who, counted.get_total_flops())
+    assert 0.95 * counts["ours"] < counts["products"] < counts["ours"]
 
 
 def test_the_gate_shuts_on_a_wrong_result(monkeypatch: pytest.MonkeyPatch) -> None:
