@@ -9,7 +9,7 @@ from pathlib import Path
 from espnet_mtla.data.tokens import TOKEN_TYPES
 from espnet_mtla.model.speech import DecoderOnlySpeechModel
 from espnet_mtla.task.batch import Preprocess, collate
-from espnet_mtla.task.build import build_model, load_model
+from espnet_mtla.task.build import INITS, build_model, load_model
 from espnet_mtla.task.checks import check_symbols
 from espnet_mtla.task.choices import quiet_import
 from espnet_mtla.task.data import Source, lengths
@@ -62,6 +62,14 @@ class ASRTask(AbsTask):
             type=int_or_none,
             default=None,
             help="Width of given features, with --frontend none",
+        )
+        group.add_argument(
+            "--init",
+            type=str_or_none,
+            default=None,
+            choices=INITS,
+            help="How weights of encoder and decoder begin, as in espnet2; none: as "
+            "torch has it. Embeddings and a front-end keep theirs",
         )
         for choices in cls.class_choices_list:
             choices.add_arguments(group)

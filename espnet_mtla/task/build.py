@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
@@ -32,10 +32,15 @@ from espnet_mtla.task.tokens import read_token_list
 
 with quiet_import():
     from espnet2.asr.ctc import CTC
+    from espnet2.torch_utils.initialize import initialize
 
     from espnet_mtla.model.projector import FrameStackProjector
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.model.text import DecoderOnlyTextModel
+
+INITS = ("chainer", "xavier_uniform", "xavier_normal")
+INITS += ("kaiming_uniform", "kaiming_normal", "normal", None)
+"""What espnet2's ``initialize`` knows, and torch's own."""
 
 
 def build_model(args: Namespace) -> DecoderOnlySpeechModel:
@@ -67,6 +72,7 @@ def build_model(args: Namespace) -> DecoderOnlySpeechModel:
             projector = FrameStackProjector(
                 width, settings.embed_dim, ProjectorConfig(**args.projector_conf)
             )
+    initialise(args, encoder, ctc, projector, decoder and decoder.layers)
     return DecoderOnlySpeechModel(
         args.token_list,
         config,
@@ -94,7 +100,18 @@ def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
     with naming("decoder_conf"):
         settings = DecoderConfig(vocab_size=len(args.token_list), **args.decoder_conf)
     decoder = DecoderOnlyTransformer(settings)
+    initialise(args, decoder.layers)
     return DecoderOnlyTextModel(args.token_list, config, decoder)
+
+
+def initialise(args: Namespace, *parts: nn.Module | None) -> None:
+    """Draw the parts' weights anew as ``init`` says; none leaves them as they are."""
+    init = getattr(args, "init", None)
+    if init is None:
+        return
+    for part in parts:
+        if part is not None:
+            initialize(part, init)
 
 
 def load_model(

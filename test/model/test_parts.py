@@ -137,9 +137,24 @@ def test_a_wrong_projector_setting_is_named(field, value):
         ("ctc_weight", "0.3"),
         ("lsm_weight", 1),
         ("lsm_weight", -0.1),
+        ("intent_weight", float("nan")),
+        ("encoded_cache_mb", -1),
         ("length_normalized_loss", "yes"),
     ],
 )
 def test_a_wrong_loss_setting_is_named(field, value):
     with pytest.raises(UserError, match=rf"model_conf\.{field}"):
         ModelConfig(**{field: value})
+
+
+def test_init_draws_weights_as_espnet_does_and_leaves_embeddings(build) -> None:
+    plain, drawn = build("conformer"), build("conformer", init="xavier_uniform")
+    for part in (drawn.encoder, drawn.projector, drawn.ctc, drawn.decoder.layers):
+        for name, weight in part.named_parameters():
+            if weight.dim() == 2 and not name.endswith(("pos_bias_u", "pos_bias_v")):
+                bound = (6 / sum(weight.shape)) ** 0.5
+                assert 0.8 * bound < weight.abs().max() <= bound, name
+            if name.endswith(".bias"):
+                assert not weight.any(), name
+    kept = "embedding.weight"
+    assert drawn.decoder.state_dict()[kept].equal(plain.decoder.state_dict()[kept])
