@@ -1,7 +1,8 @@
 # shellcheck shell=bash disable=SC2154 # the options are set by pipeline.sh
 # Sourced. Where the commands of the stages run: `dispatch LOG COMMAND...` runs one, adds
-# what it writes to LOG, shows its standard output on ours, and returns its exit code.
-# Chosen by --job; a site with another queue adds a case here.
+# what it writes to LOG and returns its exit code. A local one's standard output is shown
+# on ours as well; a job's stands in LOG alone. Chosen by --job; a site with another
+# queue adds a case here.
 
 job_pid="" # of the command that runs now
 job_name=""

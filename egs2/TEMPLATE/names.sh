@@ -10,6 +10,10 @@ maker_of() { # who makes INPUT, for the message when it is missing
         data/token_list/*) echo "stage 5 (tokens) makes it" ;;
         data/*_sp) echo "stage 2 (speed_perturb) makes it" ;;
         data/*) echo "stage 1 (data) makes it, or bring your own wav.scp and text" ;;
+        "$dumpdir"/*/"$target_text" | "$dumpdir"/*/"$source_text")
+            [ -d "${1%/*}" ] || { echo "stage 4 (filter) makes it" && return; }
+            echo "--target_text and --source_text name tables; $(tables_of "${1%/*}")"
+            ;;
         "$dumpdir"/org/*) echo "stage 3 (format) makes it" ;;
         "$dumpdir"/*) echo "stage 4 (filter) makes it" ;;
         "$stats"/*) echo "stage 6 (stats) makes it" ;;
@@ -19,6 +23,14 @@ maker_of() { # who makes INPUT, for the message when it is missing
         */model.pth) echo "stage 9 (average) makes it" ;;
         *) echo "stages 10 (decode) and 11 (score) make it" ;;
     esac
+}
+
+tables_of() { # tables_of FOLDER: what its texts are called
+    local file names=()
+    for file in "$1"/text "$1"/text.*; do
+        [[ ! -f $file || $file == *~ ]] || names+=("${file##*/}")
+    done
+    echo "$1 has ${names[*]:-no text}"
 }
 
 fragment_file() { # fragment_file OPTION KIND NAME: the YAML file that NAME stands for

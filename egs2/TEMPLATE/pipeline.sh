@@ -141,8 +141,11 @@ check_options() {
 
 stage_data() {
     local set own_args scripts
-    mapfile -t scripts < <(find -L local -type d ! -name __pycache__)
     [ -x local/data.sh ] || die "local/data.sh: no such file, or not executable (chmod +x)"
+    # Scripts of other recipes count too, where data.sh names their folder.
+    mapfile -t scripts < <(grep -oE '(\.\./)+[[:alnum:]_/]*local' local/data.sh | sort -u)
+    mapfile -t scripts < <(find -L local ${scripts[@]+"${scripts[@]}"} -type d \
+        ! -name __pycache__)
     mapfile -t own_args < <(own_arguments)
     for set in "$train_set" "${held_out[@]}"; do
         if ! $dry_run && [ ! -d "data/$set" ]; then rm -f data/.done.data; fi
@@ -155,8 +158,20 @@ stage_data() {
     done
 }
 
+check_tables() { # of data folders that are there
+    local set option
+    for set in "$train_set" "${held_out[@]}"; do
+        for option in target_text source_text; do
+            if [ -z "${!option}" ] || [ ! -d "data/$set" ]; then continue; fi
+            [ -f "data/$set/${!option}" ] || die "--$option ${!option}: no such table;" \
+                "$(tables_of "data/$set")"
+        done
+    done
+}
+
 stage_speed_perturb() {
     local set no_text=()
+    $dry_run || check_tables
     if [ "$task" = sum ]; then
         say "   no sound to check or perturb; stage 4 checks the texts"
         return

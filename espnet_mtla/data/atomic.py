@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -40,20 +40,42 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
     What was under ``path`` is gone afterwards: a stage that runs again starts clean.
     """
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.tmp")
-    old = path.with_name(f".{path.name}.old")
-    if old.exists() and not path.exists():  # killed between the two renamings below
-        os.replace(old, path)
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
+    with atomic_folders([path]) as (aside,):
         yield aside
-        # Renamed, not removed in place: a kill must not leave half of it.
-        if path.exists():
-            os.replace(path, old)
-        os.replace(aside, path)
+
+
+@contextmanager
+def atomic_folders(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
+    """:func:`atomic_folder` of folders that belong together, in the order of ``paths``.
+
+    Whenever it is killed, no old folder ever stands beside a new one: all old ones go
+    before the first new one comes.
+    """
+    moves = []
+    for path in map(Path, paths):
+        aside, old = (path.with_name(f".{path.name}.{end}") for end in ("tmp", "old"))
+        moves.append((path, aside, old))
+    _settle(moves)
+    for _, aside, _ in moves:
+        aside.mkdir(parents=True)
+    try:
+        yield [aside for _, aside, _ in moves]
+        # Renamed, not removed in place: a kill must not leave half of one.
+        for path, _, old in moves:
+            if path.exists():
+                os.replace(path, old)
+        for path, aside, _ in moves:
+            os.replace(aside, path)
     finally:
-        for leftover in (aside, old):
+        _settle(moves)
+
+
+def _settle(moves: list[tuple[Path, Path, Path]]) -> None:
+    """Take back a replacement that broke off, and remove what is left aside."""
+    if all(aside.exists() for _, aside, _ in moves):  # no new folder is in place yet
+        for path, _, old in moves:
+            if old.exists() and not path.exists():
+                os.replace(old, path)
+    for _, *leftovers in moves:
+        for leftover in leftovers:
             shutil.rmtree(leftover, ignore_errors=True)

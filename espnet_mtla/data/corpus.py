@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 
-from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.atomic import atomic_folders
 from espnet_mtla.data.folder import DataFolder, write_table
 from espnet_mtla.errors import UserError
 
@@ -73,9 +72,8 @@ def write_sets(data: Path, sets: Mapping[str, DataFolder | Tables]) -> None:
 
     Call it once all are read and counted. UserError for a text no table can hold.
     """
-    with ExitStack() as complete:
-        for name, found in sets.items():
-            aside = complete.enter_context(atomic_folder(data / name))
+    with atomic_folders(data / name for name in sets) as asides:
+        for aside, (name, found) in zip(asides, sets.items(), strict=True):
             try:
                 if isinstance(found, DataFolder):
                     found.write(aside)

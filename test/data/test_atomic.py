@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from toyfolder import snapshot
 
-from espnet_mtla.data import workers
-from espnet_mtla.data.atomic import atomic_file, atomic_folder
+from espnet_mtla.data import atomic, workers
+from espnet_mtla.data.atomic import atomic_file, atomic_folder, atomic_folders
 from espnet_mtla.errors import UserError
 
 
@@ -62,12 +62,61 @@ def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
     assert snapshot(tmp_path) == {"out/a": b"a"}
 
 
+def make_folders(top: Path, **folders: str) -> None:
+    """A folder with one file each; ``out_old`` stands for ``.out.old``."""
+    for name, text in folders.items():
+        stem, _, end = name.partition("_")
+        folder = top / (f".{stem}.{end}" if end else stem)
+        folder.mkdir()
+        (folder / "file").write_text(text)
+
+
 def test_a_kill_between_the_two_renamings_loses_nothing(tmp_path: Path) -> None:
-    (tmp_path / ".out.old").mkdir()
-    (tmp_path / ".out.old" / "whole").write_text("whole")
+    make_folders(tmp_path, out_old="whole", out_tmp="new")
     with pytest.raises(ZeroDivisionError), atomic_folder(tmp_path / "out"):
         raise ZeroDivisionError
-    assert snapshot(tmp_path) == {"out/whole": b"whole"}
+    assert snapshot(tmp_path) == {"out/file": b"whole"}
+
+
+def write_three(top: Path, text: str) -> None:
+    with atomic_folders(top / name for name in "abc") as asides:
+        for aside in asides:
+            (aside / "file").write_text(text)
+
+
+def test_folders_that_belong_together_are_old_or_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed at each renaming in turn; ``c`` is new."""
+
+    class Killed(BaseException):
+        pass
+
+    for step in range(5):
+        top = tmp_path / str(step)
+        top.mkdir()
+        make_folders(top, a="old", b="old")
+        left = [step]
+
+        def rename(source: Path, target: Path, left: list[int] = left) -> None:
+            if not left[0]:
+                raise Killed
+            left[0] -= 1
+            os.rename(source, target)
+
+        with monkeypatch.context() as killed, pytest.raises(Killed):
+            killed.setattr(os, "replace", rename)
+            # A kill leaves no time to clear up.
+            killed.setattr(atomic.shutil, "rmtree", lambda *_, **__: None)
+            write_three(top, "new")
+        stand = {top.joinpath(name, "file") for name in "abc"}
+        assert len({path.read_text() for path in stand if path.exists()}) <= 1
+        with pytest.raises(ZeroDivisionError), atomic_folders(top / n for n in "abc"):
+            raise ZeroDivisionError
+        texts = set(snapshot(top).values())
+        assert texts <= {b"new"} if step > 2 else texts == {b"old"}
+        write_three(top, "newer")
+        assert snapshot(top) == {f"{name}/file": b"newer" for name in "abc"}
 
 
 def test_second_run_in_one_folder(

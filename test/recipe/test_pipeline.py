@@ -448,3 +448,30 @@ def test_no_space_left_is_said_and_more_space_mends_it(make_recipe, tmp_path) ->
         assert recipe.outputs() == straight.outputs()
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_scripts_of_another_recipe_are_inputs(recipe) -> None:
+    """Where data.sh names their folder, a change there prepares the data anew."""
+    other = recipe.folder.parent / "asr0" / "local"
+    other.mkdir(parents=True)
+    (other / "shared.py").write_text("1")
+    script = recipe.folder / "local" / "data.sh"
+    script.write_text(f"{script.read_text()}export PYTHONPATH=../asr0/local\n")
+    recipe.run("--stop_stage", "1")
+    recipe.run("--stop_stage", "1")
+    assert recipe.names() == ["data"]
+    (other / "shared.py").write_text("2")
+    recipe.run("--stop_stage", "1")
+    assert recipe.names() == ["data"]
+
+
+def test_a_table_that_is_not_there_is_named(recipe) -> None:
+    """As soon as the data is there, and where a later stage looks for it."""
+    output = recipe.run("--target_text", "text.tx", code=1)
+    assert "error: --target_text text.tx: no such table; data/train has text" in output
+    assert recipe.names() == ["data"]
+    recipe.run("--stop_stage", "4")
+    wrong = ("--stage", "5", "--task", "st", "--source_text", "text.en")
+    output = recipe.run(*wrong, code=1)
+    assert "needs dump/raw/train/text.en, which is not there: --target_text" in output
+    assert "name tables; dump/raw/train has text" in output

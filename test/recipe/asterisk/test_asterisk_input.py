@@ -186,3 +186,26 @@ def test_no_apt(tmp_path: Path) -> None:
     (tmp_path / "tools").mkdir()
     done = run_data(tmp_path, path=str(tmp_path / "tools"))
     fails_with(done, "no apt-get", "asterisk-core-sounds-en and asterisk", "--corpus")
+
+
+def test_stopped_in_its_last_set_it_leaves_the_old_ones(
+    local: SimpleNamespace,
+    corpus: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = tmp_path / "data"
+    local.prepare.prepare({"en": corpus}, data, sizes(local), seed=1)
+    before = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    write = local.prepare.write_sound
+
+    def stop(folder: Path, *arguments: object) -> float:
+        if "test_sentences" in str(folder):
+            raise KeyboardInterrupt
+        return write(folder, *arguments)
+
+    monkeypatch.setattr(local.prepare, "write_sound", stop)
+    with pytest.raises(KeyboardInterrupt):
+        local.prepare.prepare({"en": corpus}, data, sizes(local), seed=2)
+    after = {path: path.read_bytes() for path in data.rglob("*") if path.is_file()}
+    assert after == before

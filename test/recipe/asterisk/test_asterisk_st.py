@@ -13,15 +13,21 @@ from asterisk_corpus import ROOT, corpus_texts, fails_with, small_options, write
 
 from espnet_mtla.data.folder import read_table
 
-SCRIPT = ROOT / "egs2" / "asterisk" / "st1" / "local" / "translate.py"
+RECIPE = ROOT / "egs2" / "asterisk" / "st1"
 
 
 def run_st(folder: Path, *options: str) -> subprocess.CompletedProcess:
-    """``translate.py`` as stage 1 calls it, in an empty recipe folder."""
+    """``data.sh`` as stage 1 calls it, but for where it reads and writes."""
+    places = ["--corpus", folder / "corpus", "--data", folder / "data"]
+    python = Path(sys.executable).parent
     return subprocess.run(
-        [sys.executable, str(SCRIPT), "--corpus", "corpus", *options],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        ["local/data.sh", *places, *options],
+        cwd=RECIPE,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "PATH": f"{python}:{os.environ['PATH']}",
+        },
         capture_output=True,
         text=True,
     )

@@ -20,8 +20,8 @@ from corpus import Recording, fetch_packages, read_corpus
 from sentences import split_sentences, trigrams
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.atomic import atomic_folders
+from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,15 +88,7 @@ def prepare(
         check_apart(planned)
         for name, utterances in planned.items():
             sets[name].extend(utterances)
-    print(f"{'set':<20}{'utterances':>10}{'minutes':>9}{'words':>8}{'different':>10}")
-    for name, utterances in sets.items():
-        seconds = write_set(data / name, utterances, sounds, seed)
-        words = [word for u in utterances for word in u.text.split()]
-        print(
-            f"{name:<20}{len(utterances):>10}{seconds / 60:>9.1f}{len(words):>8}"
-            f"{len(set(words)):>10}",
-            flush=True,
-        )
+    write_sounding_sets(data, sets, sounds, seed)
     report_overlap(sets)
     return sets
 
@@ -209,47 +201,55 @@ def check_apart(sets: dict[str, list[Utterance]]) -> None:
             raise AssertionError(f"{utterance.key} holds a held-out combination")
 
 
-def write_set(
+def write_sounding_sets(
+    data: Path,
+    sets: Mapping[str, list[Utterance]],
+    sounds: Mapping[str, np.ndarray],
+    seed: int,
+    further: Mapping[str, dict[str, dict[str, str]]] | None = None,
+) -> None:
+    """Write ``data/NAME`` for each set, all or none, and a table of what is in them.
+
+    ``further`` has more tables of each set.
+    """
+    print(f"{'set':<20}{'utterances':>10}{'minutes':>9}{'words':>8}{'different':>10}")
+    with atomic_folders(data / name for name in sets) as asides:
+        for aside, (name, utterances) in zip(asides, sets.items(), strict=True):
+            tables = {
+                "text": {u.key: u.text for u in utterances},
+                "utt2spk": {u.key: u.key.partition("-")[0] for u in utterances},
+                **(further or {}).get(name, {}),
+            }
+            seconds = write_sound(aside / "wav", utterances, sounds, seed)
+            wav = {u.key: str(data / name / "wav" / f"{u.key}.wav") for u in utterances}
+            DataFolder(data / name, wav, tables).write(aside)
+            words = [word for u in utterances for word in u.text.split()]
+            print(
+                f"{name:<20}{len(utterances):>10}{seconds / 60:>9.1f}{len(words):>8}"
+                f"{len(set(words)):>10}",
+                flush=True,
+            )
+
+
+def write_sound(
     folder: Path,
     utterances: list[Utterance],
-    sounds: dict[str, np.ndarray],
+    sounds: Mapping[str, np.ndarray],
     seed: int,
-    tables: Mapping[str, dict[str, str]] | None = None,
 ) -> float:
-    """Write one data folder with its 16-bit sound below it; its length in seconds.
-
-    ``tables`` are further ones, or others in place of ``text``.
-    """
+    """One 16-bit ``KEY.wav`` each; seconds of sound in all."""
     import soundfile
     from sound import join
 
-    paths, samples_written = {}, 0
-    with atomic_folder(folder) as aside:
-        (aside / "wav").mkdir()
-        for utterance in utterances:
-            pieces = [sounds[str(r.path)] for r in utterance.pieces]
-            rng = Random(f"{seed} {utterance.key}")
-            samples = pieces[0] if utterance.as_recorded else join(pieces, FS, rng)
-            name = f"wav/{utterance.key}.wav"
-            soundfile.write(aside / name, samples, FS, subtype="PCM_16")
-            paths[utterance.key] = str(folder / name)
-            samples_written += len(samples)
-        speakers = {u.key: u.key.partition("-")[0] for u in utterances}
-        write_table(aside / "wav.scp", paths)
-        write_table(aside / "text", {u.key: u.text for u in utterances})
-        write_table(aside / "utt2spk", speakers)
-        write_table(aside / "spk2utt", invert(speakers))
-        for name, table in (tables or {}).items():
-            write_table(aside / name, table)
-    return samples_written / FS
-
-
-def invert(speakers: dict[str, str]) -> dict[str, str]:
-    """Speaker to the keys of its utterances, sorted, in one line."""
-    keys: dict[str, list[str]] = {}
-    for key in sorted(speakers):
-        keys.setdefault(speakers[key], []).append(key)
-    return {speaker: " ".join(of) for speaker, of in keys.items()}
+    folder.mkdir()
+    written = 0
+    for utterance in utterances:
+        pieces = [sounds[str(r.path)] for r in utterance.pieces]
+        rng = Random(f"{seed} {utterance.key}")
+        samples = pieces[0] if utterance.as_recorded else join(pieces, FS, rng)
+        soundfile.write(folder / f"{utterance.key}.wav", samples, FS, subtype="PCM_16")
+        written += len(samples)
+    return written / FS
 
 
 def report_classes(language: str, uses: Counter[str]) -> None:

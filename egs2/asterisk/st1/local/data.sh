@@ -2,4 +2,6 @@
 # Makes data/{train,valid,test_combinations,test_sentences} with text (the translation)
 # and text.spoken; called in the recipe's folder by the pipeline's stage 1.
 set -euo pipefail
+# Sound and sets are made as there.
+export PYTHONPATH="../asr1/local${PYTHONPATH:+:$PYTHONPATH}"
 exec python3 local/translate.py "$@"

@@ -8,13 +8,9 @@ their order, which is how an exchange speaks the other language.
 from __future__ import annotations
 
 import argparse
-import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "asr1" / "local"))
 
 from corpus import (
     Recording,
@@ -36,7 +32,7 @@ from prepare import (
     read_sizes,
     report_overlap,
     split,
-    write_set,
+    write_sounding_sets,
 )
 
 from espnet_mtla.bin.cli import run
@@ -130,17 +126,8 @@ def prepare(
         name: [translate(u, target) for u in utterances]
         for name, utterances in sets.items()
     }
-    print(f"{'set':<20}{'utterances':>10}{'minutes':>9}{'words':>8}{'different':>10}")
-    for name, utterances in written.items():
-        spoken = {u.key: u.text for u in sets[name]}
-        tables = {SPOKEN: spoken}
-        seconds = write_set(data / name, utterances, sounds, seed, tables)
-        words = Counter(word for u in utterances for word in u.text.split())
-        print(
-            f"{name:<20}{len(utterances):>10}{seconds / 60:>9.1f}{words.total():>8}"
-            f"{len(words):>10}",
-            flush=True,
-        )
+    further = {n: {SPOKEN: {u.key: u.text for u in sets[n]}} for n in sets}
+    write_sounding_sets(data, written, sounds, seed, further)
     report_overlap(written)
 
 
@@ -161,8 +148,6 @@ def main() -> None:
     )
     p.add_argument("--pair", default="en-fr", help="language spoken, and written")
     add_options(p)
-    # Some languages have no more to say.
-    p.set_defaults(train_combinations=5000, sentence_copies=2)
     args = p.parse_args()
     pair, sizes = parse_pair(args.pair), read_sizes(args)
     folder = args.corpus or fetch(*pair, args.downloads)

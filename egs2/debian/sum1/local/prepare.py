@@ -21,8 +21,7 @@ from random import Random
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.data import apt
-from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.corpus import Tables, write_sets
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.baseline import SENTENCE_END
 
@@ -214,20 +213,22 @@ def prepare(
         print(f"{count} left out: {reason}")
     sets = split(kept, sizes, seed)
     check_apart(sets)
+    written: dict[str, Tables] = {}
     print(f"{'set':<8}{'packages':>10}{'pairs':>10}{'words':>10}{'of synopsis':>13}")
     for name, members in sets.items():
         pairs = {p.name: (p.description, p.synopsis) for p in members}
         if name == "train" and lead_words:
             pairs |= leads(members, lead_words)
-        with atomic_folder(data / name) as aside:
-            for table, side in (("text.source", 0), ("text", 1)):
-                write_table(aside / table, {key: p[side] for key, p in pairs.items()})
+        written[name] = {
+            table: {key: pair[side] for key, pair in pairs.items()}
+            for side, table in enumerate(("text.source", "text"))
+        }
         words = sum(len(p.description.split()) for p in members) / len(members)
         short = sum(len(p.synopsis.split()) for p in members) / len(members)
         print(
-            f"{name:<8}{len(members):>10}{len(pairs):>10}{words:>10.1f}{short:>13.1f}",
-            flush=True,
+            f"{name:<8}{len(members):>10}{len(pairs):>10}{words:>10.1f}{short:>13.1f}"
         )
+    write_sets(data, written)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.atomic import atomic_folders
+from espnet_mtla.data.folder import DataFolder
 
 RATE = 16000
 """Samples a second."""
@@ -68,33 +68,30 @@ def write_wav(path: Path, sound: np.ndarray) -> None:
         stream.writeframes((sound.clip(-1, 1) * 32767).astype("<i2").tobytes())
 
 
-def write_set(folder: Path, count: int, seen: set[tuple[str, ...]], seed: int) -> None:
-    """Write a data folder of ``count`` sentences, none of which is in ``seen``."""
+def write_set(
+    aside: Path, folder: Path, count: int, seen: set[tuple[str, ...]], seed: int
+) -> None:
+    """Write ``count`` sentences, none of which is in ``seen``, and their sound.
+
+    They are written to ``aside``, which will be ``folder``.
+    """
     rng = np.random.default_rng(seed)
-    tables: dict[str, dict[str, str]] = {"wav.scp": {}, "text": {}, "utt2spk": {}}
-    with atomic_folder(folder) as aside:
-        (aside / "wav").mkdir()
-        for number in range(count):
-            speaker = list(SPEAKERS)[number % len(SPEAKERS)]
+    wav: dict[str, str] = {}
+    tables: dict[str, dict[str, str]] = {"text": {}, "utt2spk": {}}
+    (aside / "wav").mkdir()
+    for number in range(count):
+        speaker = list(SPEAKERS)[number % len(SPEAKERS)]
+        words = list(rng.choice(WORDS, rng.integers(2, 5)))
+        while tuple(words) in seen:
             words = list(rng.choice(WORDS, rng.integers(2, 5)))
-            while tuple(words) in seen:
-                words = list(rng.choice(WORDS, rng.integers(2, 5)))
-            seen.add(tuple(words))
-            key = f"{speaker}-{folder.name}-{number:03d}"
-            sound = utterance(words, SPEAKERS[speaker], rng)
-            write_wav(aside / "wav" / f"{key}.wav", sound)
-            tables["wav.scp"][key] = str(folder / "wav" / f"{key}.wav")
-            tables["text"][key] = " ".join(words)
-            tables["utt2spk"][key] = speaker
-        for name, table in tables.items():
-            write_table(aside / name, table)
-        spoken = {
-            speaker: " ".join(
-                sorted(k for k, s in tables["utt2spk"].items() if s == speaker)
-            )
-            for speaker in set(tables["utt2spk"].values())
-        }
-        write_table(aside / "spk2utt", spoken)
+        seen.add(tuple(words))
+        key = f"{speaker}-{folder.name}-{number:03d}"
+        sound = utterance(words, SPEAKERS[speaker], rng)
+        write_wav(aside / "wav" / f"{key}.wav", sound)
+        wav[key] = str(folder / "wav" / f"{key}.wav")
+        tables["text"][key] = " ".join(words)
+        tables["utt2spk"][key] = speaker
+    DataFolder(folder, wav, tables).write(aside)
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -112,10 +109,12 @@ def main() -> None:
     args = get_parser().parse_args()
     seen: set[tuple[str, ...]] = set()
     # The test set first: its sentences stay the same however many the others are.
-    for seed, name in enumerate(("test", "valid", "train")):
-        count = getattr(args, f"num_{name}")
-        write_set(args.data_dir / name, count, seen, seed)
-        print(f"{name}: {count} utterances")
+    folders = [args.data_dir / name for name in ("test", "valid", "train")]
+    with atomic_folders(folders) as asides:
+        for seed, (aside, folder) in enumerate(zip(asides, folders, strict=True)):
+            count = getattr(args, f"num_{folder.name}")
+            write_set(aside, folder, count, seen, seed)
+            print(f"{folder.name}: {count} utterances")
 
 
 if __name__ == "__main__":

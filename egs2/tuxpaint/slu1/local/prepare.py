@@ -23,8 +23,8 @@ from captions import (
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.data import apt
-from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.data.folder import group_by_speaker, write_table
+from espnet_mtla.data.corpus import write_sets
+from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.errors import UserError
 
 SETS = ("train", "valid", "test_pictures", "test_recordings")
@@ -92,22 +92,17 @@ def check_apart(sets: dict[str, list[Caption]]) -> None:
                 raise AssertionError(f"{caption.key}: {caption.english} is in training")
 
 
-def write_set(folder: Path, captions: list[Caption]) -> None:
-    """One data folder; the sound stays where the package has it."""
-    tables: dict[str, dict[str, str]] = {
-        name: {} for name in ("wav.scp", "text.spoken", "text.intent", "text.en")
-    }
+def tables_of(captions: list[Caption]) -> DataFolder:
+    """One set in memory; the sound stays where the package has it."""
+    texts: dict[str, dict[str, str]] = {"text.spoken": {}, "text.intent": {}}
+    texts |= {"text.en": {}, "utt2spk": {}}
+    wav = {caption.key: str(caption.path.absolute()) for caption in captions}
     for caption in captions:
-        tables["wav.scp"][caption.key] = str(caption.path.absolute())
-        tables["text.spoken"][caption.key] = caption.words
-        tables["text.intent"][caption.key] = f"{caption.intent} {caption.words}"
-        tables["text.en"][caption.key] = caption.english
-    speakers = {caption.key: caption.language for caption in captions}
-    with atomic_folder(folder) as aside:
-        for name, table in tables.items():
-            write_table(aside / name, table)
-        write_table(aside / "utt2spk", speakers)
-        write_table(aside / "spk2utt", group_by_speaker(speakers))
+        texts["text.spoken"][caption.key] = caption.words
+        texts["text.intent"][caption.key] = f"{caption.intent} {caption.words}"
+        texts["text.en"][caption.key] = caption.english
+        texts["utt2spk"][caption.key] = caption.language
+    return DataFolder(Path(), wav, texts)
 
 
 def report(sets: dict[str, list[Caption]]) -> None:
@@ -152,8 +147,7 @@ def prepare(
             raise UserError(f"{folder}: too few captions: nothing is left for {name}")
     check_apart(sets)
     report(sets)
-    for name, members in sets.items():
-        write_set(data / name, members)
+    write_sets(data, {name: tables_of(members) for name, members in sets.items()})
 
 
 def parser() -> argparse.ArgumentParser:
