@@ -1,14 +1,15 @@
 """MHA, GQA, MQA, MLA and MTLA over one cache. Needs torch alone.
 
 Read in this order: ``config`` (settings), ``rope``, ``merge`` (temporal merging),
-``timeline`` and ``cache``, ``attend`` (training) with ``strided``, ``blocked``,
-``flash``, ``flex`` and ``dense`` under it, ``backend`` and ``cached`` (decoding),
-``causal`` (training, prefill, step), ``multihead`` and ``latent`` (the types),
-``cross``, ``interface`` (the reference's signature).
+``layout`` and ``quantise`` (what an entry holds), ``timeline`` and ``cache``;
+``attend`` (training), with ``strided``, ``blocked``, ``flash``, ``flex``, ``dense`` and
+``operators`` under it; ``backend`` and ``cached`` (decoding); ``causal`` (training,
+prefill, step), ``multihead`` and ``latent`` (the types), ``cross``, ``interface`` (the
+reference's signature), ``registry`` (types by name).
 """
 
 from espnet_mtla.attention.cache import CacheOptions, EntryLayout, KVCache
-from espnet_mtla.attention.causal import Asking, CausalAttention
+from espnet_mtla.attention.causal import CausalAttention, QueryTokens
 from espnet_mtla.attention.cross import MultiheadTemporalLatentCrossAttention
 from espnet_mtla.attention.latent import (
     MultiheadLatentAttention,
@@ -20,12 +21,12 @@ from espnet_mtla.attention.registry import (
     attention_settings,
     build_attention,
     complete_settings,
+    parse_attention,
 )
 from espnet_mtla.attention.timeline import NewTokens, Timeline
 
 __all__ = [
     "ATTENTIONS",
-    "Asking",
     "CacheOptions",
     "CausalAttention",
     "EntryLayout",
@@ -35,8 +36,10 @@ __all__ = [
     "MultiheadTemporalLatentAttention",
     "MultiheadTemporalLatentCrossAttention",
     "NewTokens",
+    "QueryTokens",
     "Timeline",
     "attention_settings",
     "build_attention",
     "complete_settings",
+    "parse_attention",
 ]

@@ -90,7 +90,7 @@ class CausalAttention(nn.Module):
     def attend_all(
         self,
         x: Tensor,
-        asking: Asking | None = None,
+        asking: QueryTokens | None = None,
         angles: Tensor | None = None,
     ) -> Tensor:
         """Training: many queries at once, nothing cached (paper section 4.3).
@@ -108,10 +108,10 @@ class CausalAttention(nn.Module):
                 torch.arange(x.size(1), device=x.device)[None], x.dtype
             )
         entries = self.entries(x, angles)
-        return self._attend_entries(entries, asking or Asking.all_of(x), angles)
+        return self._attend_entries(entries, asking or QueryTokens(x), angles)
 
     def _attend_entries(
-        self, entries: Tensor, asking: Asking, angles: Tensor
+        self, entries: Tensor, asking: QueryTokens, angles: Tensor
     ) -> Tensor:
         q = self.queries(asking.x, asking.of(angles))
         dropout = self.dropout if self.training else 0.0
@@ -145,7 +145,7 @@ class CausalAttention(nn.Module):
         cache = KVCache.from_prompt(
             self.layout, entries, lengths, capacity, options, expanded
         )
-        out = self._attend_entries(entries, Asking.all_of(x), angles) if ask else None
+        out = self._attend_entries(entries, QueryTokens(x), angles) if ask else None
         return out, cache
 
     def place(
@@ -174,7 +174,7 @@ class CausalAttention(nn.Module):
         x: Tensor,
         cache: KVCache,
         lengths: Tensor | None = None,
-        asking: Asking | None = None,
+        asking: QueryTokens | None = None,
         position: Tensor | None = None,
     ) -> Tensor:
         """Append L tokens a row to a cache; each sees all before it and itself.
@@ -199,10 +199,10 @@ class CausalAttention(nn.Module):
         cache: KVCache,
         new: NewTokens,
         lengths: Tensor | None = None,
-        asking: Asking | None = None,
+        asking: QueryTokens | None = None,
     ) -> Tensor:
         """:meth:`extend` for tokens that are placed already; the timeline stays."""
-        asking = asking or Asking.all_of(x)
+        asking = asking or QueryTokens(x)
         q = self.queries(asking.x, asking.of(new.angles))
         own, visible = None, new.slot + 1
         if x.size(1) == 1 and lengths is None:
@@ -288,7 +288,7 @@ class CausalAttention(nn.Module):
 
 
 @dataclass(frozen=True)
-class Asking:
+class QueryTokens:
     """The tokens that ask: ``x (B, U, D)``, and their ``rank (B or 1, U)`` in the row.
 
     ``rank=None``: every token of the row asks.
@@ -296,11 +296,6 @@ class Asking:
 
     x: Tensor
     rank: Tensor | None = None
-
-    @classmethod
-    def all_of(cls, x: Tensor) -> Asking:
-        """Every token of ``x (B, T, D)``."""
-        return cls(x)
 
     @property
     def index(self) -> Tensor:

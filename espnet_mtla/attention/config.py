@@ -4,21 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from espnet_mtla.errors import UserError
-
-
-def require(condition: bool, field: str, value: object, needed: str) -> None:
-    """Raise :class:`UserError` naming the field unless ``condition`` holds."""
-    if not condition:
-        raise UserError(f"{field}: {value!r} given, {needed} needed")
-
-
-def check_count(settings: object, *fields: str, least: int = 1) -> None:
-    """Require the named fields to be whole numbers of at least ``least``."""
-    for field in fields:
-        value = getattr(settings, field)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        require(whole and value >= least, field, value, f"a whole number >= {least} is")
+from espnet_mtla.checks import check_count, check_flags, check_number, require
 
 
 @dataclass(frozen=True)
@@ -44,7 +30,9 @@ class MultiheadConfig:
         if self.head_dim is None:
             object.__setattr__(self, "head_dim", self.embed_dim // self.num_heads)
         check_count(self, "num_kv_heads", "head_dim")
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "a value in [0, 1) is")
+        check_number(self, "dropout", inside="[0, 1)")
+        check_number(self, "rope_base", inside="(0, inf)")
+        check_flags(self, "bias")
         require(
             self.num_heads % self.num_kv_heads == 0,
             "num_kv_heads",
@@ -52,7 +40,6 @@ class MultiheadConfig:
             f"a divisor of num_heads={self.num_heads} is",
         )
         require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "an even number is")
-        require(self.rope_base > 0, "rope_base", self.rope_base, "a value > 0 is")
 
 
 @dataclass(frozen=True)
@@ -74,14 +61,15 @@ class LatentConfig:
         check_count(self, "embed_dim", "num_heads", "kv_lora_rank")
         check_count(self, "qk_nope_head_dim", "v_head_dim")
         check_count(self, "q_lora_rank", "qk_rope_head_dim", least=0)
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "a value in [0, 1) is")
+        check_number(self, "dropout", inside="[0, 1)")
+        check_number(self, "rope_base", inside="(0, inf)")
+        check_flags(self, "bias")
         require(
             self.qk_rope_head_dim % 2 == 0,
             "qk_rope_head_dim",
             self.qk_rope_head_dim,
             "an even number is",
         )
-        require(self.rope_base > 0, "rope_base", self.rope_base, "a value > 0 is")
 
     @property
     def qk_head_dim(self) -> int:

@@ -223,7 +223,10 @@ KERNELS: dict[str, Kernel] = {
     "cuda_efficient": CudaEfficient(),
     "cuda_cudnn": CudaCudnn(),
 }
-"""By name, in the order in which ``auto`` tries them."""
+"""By name, in the order in which ``auto`` tries them.
+
+FlashAttention takes all that cuDNN's takes, so cuDNN's runs on request alone.
+"""
 
 BLOCKED = "blocked"
 """Our own loop over blocks of queries (:mod:`.blocked`): anywhere, with dropout."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from espnet_mtla.attention.attend import take
 from espnet_mtla.attention.backend import choose_backend
 from espnet_mtla.attention.cache import PLAIN, CacheOptions, KVCache
-from espnet_mtla.attention.causal import Asking, CausalAttention
+from espnet_mtla.attention.causal import CausalAttention, QueryTokens
 from espnet_mtla.errors import UserError
 
 # By module: a cache, or a cross-attention's merged memory and its length.
@@ -119,7 +119,7 @@ class ReferenceInterface(CausalAttention):
                 f"{cache.suffix.size(0)}; reorder it first"
             )
         need, room = cache.timeline.appended + new.size(1), cache.timeline.capacity
-        return cache.copy(capacity=max(room, 2 * need * (need > room)))
+        return cache.copy(capacity=room if need <= room else 2 * need)
 
     def _check(
         self, query: Tensor, key: Tensor, pad: Tensor | None, mask: Tensor | None
@@ -155,7 +155,7 @@ class _Row:
     """One call's tokens ``x (B, T, D)``, each row's valid ones first."""
 
     x: Tensor
-    asking: Asking
+    asking: QueryTokens
     lengths: Tensor | None
     position: Tensor | None
 
@@ -166,13 +166,13 @@ class _Row:
         tokens, asked = key.size(1), query.size(1)
         if pad is None:
             if asked == tokens:
-                return cls(key, Asking(query), None, position)
+                return cls(key, QueryTokens(query), None, position)
             rank = torch.arange(tokens - asked, tokens, device=key.device)
-            return cls(key, Asking(query, rank.unsqueeze(0)), None, position)
+            return cls(key, QueryTokens(query, rank.unsqueeze(0)), None, position)
         pad = pad[:, -tokens:]
         order = pad.to(torch.uint8).argsort(dim=1, stable=True)
         # Zeros, since a weight of 0 does not undo a NaN that stands in the padding.
         x = take(key, order).masked_fill(take(pad, order).unsqueeze(-1), 0.0)
         rank = ((~pad).cumsum(1) - 1).clamp(min=0)[:, -asked:]
         packed_position = None if position is None else take(position, order)
-        return cls(x, Asking(query, rank), (~pad).sum(1), packed_position)
+        return cls(x, QueryTokens(query, rank), (~pad).sum(1), packed_position)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from espnet_mtla.attention.config import require
 from espnet_mtla.attention.quantise import CACHE_DTYPES, SCALE_BYTES
+from espnet_mtla.checks import require
 
 PROMPT_FORMS = ("latent", "heads")
 

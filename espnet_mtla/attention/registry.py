@@ -30,6 +30,20 @@ ATTENTIONS: dict[str, tuple[type[CausalAttention], type, dict[str, int]]] = {
 _SHARED = {"embed_dim", "num_heads", "dropout"}
 
 
+def parse_attention(name: str) -> tuple[str, dict[str, int]]:
+    """Type and settings of a name that may tell MTLA's stride: ``mtla_s2``.
+
+    Raises:
+        UserError: a stride of another type, or none behind ``_s``.
+    """
+    kind, separator, stride = name.partition("_s")
+    if not separator:
+        return kind, {}
+    if kind != "mtla" or not stride.isdecimal():
+        raise UserError(f"attention: {name!r} given, one like mtla_s2 or mha is needed")
+    return kind, {"down_rate": int(stride)}
+
+
 def attention_settings(name: str) -> list[str]:
     """Names that ``attention_conf`` may hold for an attention type."""
     if name not in ATTENTIONS:

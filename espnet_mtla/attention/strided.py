@@ -21,8 +21,8 @@ query and key, ``e`` of its value.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -265,17 +265,13 @@ class StridedAttention:
         return self.weight.size(0) // self.q.size(2) - self._n
 
 
-@dataclass(frozen=True)
-class _Final:
+class _Final(NamedTuple):
     """Some rows of the gradient, the final output, its lse, and dq to write."""
 
     grad: Tensor
     out: Tensor
     lse: Tensor
     dq: Tensor
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter((self.grad, self.out, self.lse, self.dq))
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from espnet_mtla.checks import count
 from espnet_mtla.search.options import CUDA_GRAPHS
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 ATTENTIONS = ["mtla_s2", "mtla_s3", "mtla_s4", "mla", "mha"]
 TOLERANCE = {"float32": 1e-4, "bfloat16": 8e-2, "float16": 2e-2}
+LEAST_STEPS = 3
 OURS, REFERENCE = "ours", "reference"
 NOTHING = "none"
 """In the place of attention: how fast it could be at most."""
@@ -30,14 +32,14 @@ PRODUCTS = "products"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--attention", nargs="+", default=ATTENTIONS, help="names, MTLA with stride")
-    add("--prompt", nargs="+", type=int, default=[250, 1000], help="frames")
-    add("--steps", type=int, default=60, help="tokens generated")
-    add("--utterances", type=int, default=4, help="B")
-    add("--beam", nargs="+", type=int, default=[20], help="hypotheses an utterance, K")
-    add("--num_layers", type=int, default=9)
-    add("--embed_dim", type=int, default=512, help="D")
-    add("--num_heads", type=int, default=8, help="H")
-    add("--vocab_size", type=int, default=500)
+    add("--prompt", nargs="+", type=count, default=[250, 1000], help="frames")
+    add("--steps", type=count, default=60, help="tokens generated")
+    add("--utterances", type=count, default=4, help="B")
+    add("--beam", nargs="+", type=count, default=[20], help="hypotheses each, K")
+    add("--num_layers", type=count, default=9)
+    add("--embed_dim", type=count, default=512, help="D")
+    add("--num_heads", type=count, default=8, help="H")
+    add("--vocab_size", type=count, default=500)
     add("--dtype", choices=list(TOLERANCE), default="float32", help="of the decoder")
     add("--backend", default="auto", help="of our attention over the cache")
     add("--cuda_graphs", choices=CUDA_GRAPHS, default="auto", help="ours alone")
@@ -47,7 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Report:
     from espnet_mtla.benchmark.report import Plot, Report
+    from espnet_mtla.errors import UserError
 
+    if args.steps < LEAST_STEPS:
+        raise UserError(
+            f"--steps: {args.steps} given, {LEAST_STEPS} or more are needed: the first "
+            "is told apart"
+        )
     notes = [_gate(args, name) for name in args.attention]
     rows: list[dict[str, Value]] = []
     for prompt in args.prompt:
@@ -146,12 +154,10 @@ def _decoder(
 ) -> DecoderOnlyTransformer:
     import torch
 
+    from espnet_mtla.attention import parse_attention
     from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
-    from espnet_mtla.errors import UserError
 
-    kind, _, stride = name.partition("_s")
-    if stride and not (kind == "mtla" and stride.isdecimal()):
-        raise UserError(f"--attention: {name!r} given, one like mtla_s2 or mha needed")
+    kind, conf = parse_attention(name)
     torch.manual_seed(0)
     config = DecoderConfig(
         args.vocab_size,
@@ -160,7 +166,7 @@ def _decoder(
         args.num_heads,
         ffn_dim=4 * args.embed_dim,
         attention=kind,
-        attention_conf={"down_rate": int(stride)} if stride else {},
+        attention_conf=conf,
     )
     decoder = DecoderOnlyTransformer(config).eval()
     dtype = torch.float64 if exact else getattr(torch, args.dtype)
@@ -177,7 +183,7 @@ def _gate(args: argparse.Namespace, name: str) -> str:
     decoder, exact = _decoder(args, name), _decoder(args, name, exact=True)
     generator = torch.Generator().manual_seed(1)
     prompt = torch.randn(2, 13, args.embed_dim, generator=generator)
-    steps = min(args.steps, 5)
+    steps, allowed = min(args.steps, 5), TOLERANCE[args.dtype]
     tokens = torch.randint(0, args.vocab_size, (steps, 6), generator=generator)
     given = prompt.to(decoder.output.weight)
     cases: dict[str, object] = {OURS: _Ours(decoder, given, 3, args)}
@@ -193,16 +199,12 @@ def _gate(args: argparse.Namespace, name: str) -> str:
         order = torch.tensor([1, 1, 0, 5, 3, 3])
         for who, case in cases.items():
             logits = case.step(new.to(given.device))
-            error = check_close(f"{name}, {who}", logits, expected, _allowed(args))
+            error = check_close(f"{name}, {who}", logits, expected, allowed)
             worst[who] = max(worst[who], error)
             case.reorder(order.to(given.device))
         history = history[order]
     found = ", ".join(f"{who} {error:.1e}" for who, error in worst.items())
     return f"gate: {name} against the full pass in fp64: {found}"
-
-
-def _allowed(args: argparse.Namespace) -> float:
-    return TOLERANCE[args.dtype]
 
 
 def _measure(

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING
 
+from espnet_mtla.checks import count
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -34,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--entries", nargs="+", default=ENTRIES, help="latent+rope, or heads x width")
     add("--shapes", nargs="+", help="rows x queries of a row; default: by device")
-    add("--slots", nargs="+", type=int, help="entries of a row; default: by device")
+    add("--slots", nargs="+", type=count, help="entries of a row; default: by device")
     add("--backends", nargs="+", help="default: all that fit the device")
     add("--dtype", choices=list(TOLERANCE), help="default: bfloat16, on a CPU float32")
     add("--sweep", action="store_true", help="time other cuts of the Triton kernel too")

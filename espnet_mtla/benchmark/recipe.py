@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
+from espnet_mtla.checks import count
+
 if TYPE_CHECKING:
     from espnet_mtla.benchmark.report import Report, Value
     from espnet_mtla.recognise.recogniser import Recogniser, Sound
@@ -29,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model_dir", type=Path, required=True, help="holds config.yaml, model.pth")
     add("--data", type=Path, required=True, help="data folder of that recipe")
-    add("--utterances", type=int, default=96, help="of the data folder, at most")
-    add("--batch", type=int, default=32, help="utterances a batch")
-    add("--beam_size", type=int, default=10, help="hypotheses an utterance")
+    add("--utterances", type=count, default=96, help="of the data folder, at most")
+    add("--batch", type=count, default=32, help="utterances a batch")
+    add("--beam_size", type=count, default=10, help="hypotheses an utterance")
     add("--no_espnet", action="store_true", help="time ours alone")
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from itertools import product
 from typing import TYPE_CHECKING
 
+from espnet_mtla.checks import count
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -22,10 +24,10 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--attention", nargs="+", default=ATTENTIONS, help="names, MTLA with stride")
-    add("--tokens", nargs="+", type=int, help="T; default: 1k to 8k, 16k on a GPU")
-    add("--batch_size", type=int, default=1, help="rows")
-    add("--embed_dim", type=int, default=512, help="D")
-    add("--num_heads", type=int, default=8, help="H")
+    add("--tokens", nargs="+", type=count, help="T; default: 1k to 8k, 16k on a GPU")
+    add("--batch_size", type=count, default=1, help="rows")
+    add("--embed_dim", type=count, default=512, help="D")
+    add("--num_heads", type=count, default=8, help="H")
     dtypes = ["auto", *TOLERANCE]
     add("--dtype", choices=dtypes, default="auto", help="auto: bfloat16 on a GPU")
     add("--kernels", nargs="+", default=["auto"], help="flash kernels of ours to try")
@@ -119,13 +121,9 @@ def _layers(args: argparse.Namespace) -> tuple[dict[str, _Layer], list[str]]:
 def _build(
     name: str, embed_dim: int, num_heads: int, dropout: float = 0.0
 ) -> nn.Module:
-    from espnet_mtla.attention import build_attention
-    from espnet_mtla.errors import UserError
+    from espnet_mtla.attention import build_attention, parse_attention
 
-    kind, _, stride = name.partition("_s")
-    if stride and not (kind == "mtla" and stride.isdecimal()):
-        raise UserError(f"--attention: {name!r} given, one like mtla_s2 or mha needed")
-    conf = {"down_rate": int(stride)} if stride else {}
+    kind, conf = parse_attention(name)
     return build_attention(kind, embed_dim, num_heads, dropout, conf)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 from espnet_mtla.benchmark import PARTS
 from espnet_mtla.benchmark.table import RUN_SECONDS, RUNS, runs_for
 from espnet_mtla.bin.cli import run
+from espnet_mtla.checks import count
 from espnet_mtla.errors import UserError
 
 
@@ -45,8 +47,8 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda:N")
     add("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
-    add("--rounds", type=int, default=10, help="timed calls of each case, at most")
-    add("--warmup", type=int, default=2, help="calls of each case before them")
+    add("--rounds", type=count, default=10, help="timed calls of each case, at most")
+    add("--warmup", type=count, default=2, help="calls of each case before them")
     add("--max_seconds", type=float, default=60, help="per comparison, for the rounds")
     add("--output_dir", type=Path, default=Path("benchmarks"), help="for the results")
     add("--name", default="", help="of the files; default: part, device, dtype")
@@ -156,15 +158,14 @@ def _plot(report: object, stem: Path) -> None:
 def _device(name: str) -> str:
     import torch
 
-    there = torch.cuda.is_available()
+    here = torch.cuda.device_count()
     if name == "auto":
-        return "cuda:0" if there else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise UserError(f"--device: {name!r} given, cpu or cuda:N needed") from error
-    if kind == "cuda" and not there:
-        raise UserError(f"--device: {name} given, but torch finds no GPU here")
+        return "cuda:0" if here else "cpu"
+    known = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if known is None:
+        raise UserError(f"--device: {name!r} given, cpu or cuda:N is needed")
+    if name != "cpu" and int(known[1] or 0) >= here:
+        raise UserError(f"--device: {name} given, but torch finds {here} GPUs here")
     return name
 
 

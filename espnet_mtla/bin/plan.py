@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.errors import UserError
+from espnet_mtla.checks import check_number, count
 from espnet_mtla.search.options import CACHE_DTYPES, DTYPES, PROMPT_CACHES
 
 if TYPE_CHECKING:
@@ -59,16 +59,11 @@ def memory(text: str) -> int:
     return int(float(form[1]) * UNITS[form[2]])
 
 
-def count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} given, a whole number >= 1 needed")
-    return int(text)
-
-
 def main() -> None:
     args = parse()
-    if not args.seconds > 0 or not args.tokens_per_second > 0:
-        raise UserError("--seconds, --tokens_per_second: a number above 0 is needed")
+    given = ["seconds", "tokens_per_second"]
+    given += [] if args.frames_per_second is None else ["frames_per_second"]
+    check_number(args, *given, inside="(0, inf)", prefix="--")
 
     from espnet_mtla.score.table import aligned
     from espnet_mtla.task.config import load_yaml

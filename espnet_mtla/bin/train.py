@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from espnet_mtla.bin.cli import run
+from espnet_mtla.checks import true_or_false
 from espnet_mtla.errors import UserError
 from espnet_mtla.task.tasks import TASKS
 
@@ -34,19 +35,12 @@ def build_parser() -> argparse.ArgumentParser:
     add("--collect_stats", action="store_true", help="collect statistics, no training")
     add(
         "--allow_unk",
-        type=boolean,
+        type=true_or_false,
         default=False,
         help="train symbols outside the token list as <unk>, instead of refusing them",
     )
     add("--help_all", action="store_true", help="list espnet2's options too")
     return parser
-
-
-def boolean(text: str) -> bool:
-    """true or false, as YAML and espnet2 write them."""
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} given, true or false is needed")
-    return text.lower() == "true"
 
 
 def find_fragment(option: str, name: str | None) -> Path | None:

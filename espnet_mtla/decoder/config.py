@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
-from espnet_mtla.attention.config import check_count, require
 from espnet_mtla.attention.registry import complete_settings
+from espnet_mtla.checks import check_choice, check_count, check_flags, check_number
 
 PROMPT_MODES = ("fixed", "recompute")
 
@@ -34,11 +34,9 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         check_count(self, "vocab_size", "embed_dim", "num_layers", "num_heads")
         check_count(self, "ffn_dim")
-        require(0 <= self.dropout < 1, "dropout", self.dropout, "a value in [0, 1) is")
-        modes = f"one of {', '.join(PROMPT_MODES)} is"
-        require(
-            self.prompt_mode in PROMPT_MODES, "prompt_mode", self.prompt_mode, modes
-        )
+        check_number(self, "dropout", inside="[0, 1)")
+        check_choice(self, "prompt_mode", PROMPT_MODES)
+        check_flags(self, "tie_embeddings")
         complete_settings(  # names what is wrong
             self.attention, self.embed_dim, self.num_heads, self.attention_conf
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from espnet_mtla.attention import Asking, KVCache, NewTokens, build_attention
+from espnet_mtla.attention import KVCache, NewTokens, QueryTokens, build_attention
 from espnet_mtla.attention.layout import PLAIN, CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm block; how it is run (all at once or by step) is the caller's choice."""
+    """Pre-norm block, run all at once (the call), or by ``prefill`` and ``step``."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -32,9 +32,9 @@ class DecoderLayer(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def train_step(self, row: Tensor, asking: Asking) -> Tensor:
-        """The asking tokens ``(B, U, D)`` of packed rows ``(B, T, D)``, updated."""
-        normed = Asking(self.attention_norm(asking.x), asking.rank)
+    def forward(self, row: Tensor, asking: QueryTokens) -> Tensor:
+        """Training: the asking tokens ``(B, U, D)`` of packed rows ``(B, T, D)``."""
+        normed = QueryTokens(self.attention_norm(asking.x), asking.rank)
         attended = self.attention.attend_all(self.attention_norm(row), normed)
         return self.feed_forward(asking.x + self.dropout(attended))
 

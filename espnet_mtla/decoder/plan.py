@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from espnet_mtla.attention import attention_settings
+from espnet_mtla.attention import attention_settings, parse_attention
 from espnet_mtla.attention.layout import PLAIN, CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
-from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder.transformer import DecoderOnlyTransformer
@@ -91,19 +90,13 @@ def sketch(
     """
     from espnet_mtla.decoder.transformer import DecoderOnlyTransformer
 
-    kind, _, stride = attention.partition("_s")
-    if stride and not (kind == "mtla" and stride.isdecimal()):
-        raise UserError(
-            f"--attention: {attention!r} given, one like mtla_s2 or mha needed"
-        )
+    kind, stride = parse_attention(attention)
     valid, latent = attention_settings(kind), ("mla", "mtla")
     given = dict(conf)
     widths = dict(given.pop("attention_conf", None) or {})
     if given.pop("attention", "mtla") not in latent or kind not in latent:
         widths = {}
-    widths = {key: value for key, value in widths.items() if key in valid}
-    if stride:
-        widths["down_rate"] = int(stride)
+    widths = {key: value for key, value in widths.items() if key in valid} | stride
     config = DecoderConfig(
         vocab_size, **{**given, "attention": kind, "attention_conf": widths}
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention import Asking, KVCache
+from espnet_mtla.attention import KVCache, QueryTokens
 from espnet_mtla.attention.layout import PLAIN, CacheOptions
 from espnet_mtla.decoder.layer import DecoderLayer
 
@@ -53,7 +53,7 @@ class FixedPrompt:
         packing = Packing(lengths, prompt.size(1), text.size(1))
         for layer in layers:
             row = packing.rows(prompt, text)
-            text = layer.train_step(row, Asking(text, packing.rank))
+            text = layer(row, QueryTokens(text, packing.rank))
         return text
 
     @staticmethod
@@ -80,8 +80,8 @@ class RecomputedPrompt:
         packing = Packing(lengths, prompt.size(1), text.size(1))
         row = packing.rows(prompt, text)
         for layer in layers:
-            row = layer.train_step(row, Asking.all_of(row))
-        return Asking(text, packing.rank).of(row)
+            row = layer(row, QueryTokens(row))
+        return QueryTokens(text, packing.rank).of(row)
 
     @staticmethod
     def prefill(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from espnet_mtla.attention.causal import Asking
+from espnet_mtla.attention.causal import QueryTokens
 from espnet_mtla.attention.latent import (
     MultiheadLatentAttention,
     MultiheadTemporalLatentAttention,
@@ -113,4 +113,4 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
         # The first tokens are attended as in training, and cached on the way.
         entries = self.entries(x, step.angles)
         cache.write(entries, step.new, step.lengths)
-        return self._attend_entries(entries, Asking.all_of(x), step.angles), None
+        return self._attend_entries(entries, QueryTokens(x), step.angles), None

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from espnet_mtla.attention.cache import EntryLayout
-from espnet_mtla.attention.config import require
+from espnet_mtla.checks import require
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.rollback import RowsCache, RowsTimeline, StaticTimeline

@@ -6,11 +6,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, PretrainedConfig
 from transformers.activations import ACT2FN
 
-from espnet_mtla.attention.config import (
-    TemporalLatentConfig,
-    check_count,
-    require,
-)
+from espnet_mtla.attention.config import TemporalLatentConfig
+from espnet_mtla.checks import check_count, require
 from espnet_mtla.errors import UserError
 
 KV_NORMS = ("layer", "none")

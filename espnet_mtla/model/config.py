@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from espnet_mtla.errors import UserError
+from espnet_mtla.checks import check_count, check_flags, check_number
 
 
 @dataclass(frozen=True)
@@ -19,15 +19,8 @@ class ProjectorConfig:
     hidden_size: int | None = None
 
     def __post_init__(self) -> None:
-        for field in ("stack", "hidden_size"):
-            value = getattr(self, field)
-            if value is None and field == "hidden_size":
-                continue
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise UserError(
-                    f"projector_conf.{field}: {value!r} given, "
-                    "a whole number >= 1 is needed"
-                )
+        given = ["stack"] if self.hidden_size is None else ["stack", "hidden_size"]
+        check_count(self, *given, prefix="projector_conf.")
 
 
 @dataclass(frozen=True)
@@ -50,32 +43,12 @@ class ModelConfig:
     encoded_cache_mb: int = 0
 
     def __post_init__(self) -> None:
-        for field, least, most, shown in (
-            ("ctc_weight", 0.0, 1.0, "[0, 1]"),
-            ("lsm_weight", 0.0, 0.99, "[0, 1)"),
-            ("intent_weight", 0.0, 100.0, "[0, 100]"),
-        ):
-            value = getattr(self, field)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not least <= value <= most:
-                raise UserError(
-                    f"model_conf.{field}: {value!r} given, a number in {shown} needed"
-                )
-        megabytes = self.encoded_cache_mb
-        if (
-            not isinstance(megabytes, int)
-            or isinstance(megabytes, bool)
-            or megabytes < 0
-        ):
-            raise UserError(
-                f"model_conf.encoded_cache_mb: {megabytes!r} given, a whole number "
-                ">= 0 is needed"
-            )
-        if not isinstance(self.length_normalized_loss, bool):
-            raise UserError(
-                f"model_conf.length_normalized_loss: {self.length_normalized_loss!r} "
-                "given, true or false is needed"
-            )
+        prefix = "model_conf."
+        check_number(self, "ctc_weight", inside="[0, 1]", prefix=prefix)
+        check_number(self, "lsm_weight", inside="[0, 1)", prefix=prefix)
+        check_number(self, "intent_weight", inside="[0, 100]", prefix=prefix)
+        check_count(self, "encoded_cache_mb", least=0, prefix=prefix)
+        check_flags(self, "length_normalized_loss", prefix=prefix)
 
     @property
     def uses_ctc(self) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention import Asking, CausalAttention
+from espnet_mtla.attention import CausalAttention, QueryTokens
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.decoder.layer import DecoderLayer
 
@@ -52,18 +52,20 @@ class _Noting:
         self.layer = layer
         self.noted: LayerMap | None = None
 
-    def train_step(self, row: Tensor, asking: Asking) -> Tensor:
+    def __call__(self, row: Tensor, asking: QueryTokens) -> Tensor:
         norm, attention = self.layer.attention_norm, self.layer.attention
-        x, asked = norm(row), Asking(norm(asking.x), asking.rank)
+        x, asked = norm(row), QueryTokens(norm(asking.x), asking.rank)
         self.noted = LayerMap(
             attention_weights(attention, x, asked)[0],
             merge_weights(attention, x)[0] if attention.layout.stride > 1 else None,
             attention.layout.stride,
         )
-        return self.layer.train_step(row, asking)
+        return self.layer(row, asking)
 
 
-def attention_weights(attention: CausalAttention, x: Tensor, asking: Asking) -> Tensor:
+def attention_weights(
+    attention: CausalAttention, x: Tensor, asking: QueryTokens
+) -> Tensor:
     """Softmax over the places that a query sees, ``(B, H, U, T)``: dense, as drawn.
 
     Args:

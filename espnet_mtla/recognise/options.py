@@ -6,6 +6,7 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
+from espnet_mtla.checks import true_or_false
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.options import DecodeOptions
 
@@ -37,7 +38,7 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
         kind = _text if option.default is None else type(option.default)
         group.add_argument(
             f"--{option.name}",
-            type=_truth if kind is bool else kind,
+            type=true_or_false if kind is bool else kind,
             # Left out unless given, so that the YAML's value is not overwritten.
             default=argparse.SUPPRESS,
             metavar={bool: "true|false", _text: "STR"}.get(kind, kind.__name__.upper()),
@@ -47,12 +48,6 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
 
 def _text(text: str) -> str | None:
     return None if text.lower() in ("null", "none") else text
-
-
-def _truth(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"{text!r} given, true or false is needed")
-    return text.lower() == "true"
 
 
 def _shown(value: object) -> str:

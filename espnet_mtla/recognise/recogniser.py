@@ -22,6 +22,12 @@ from espnet_mtla.search.options import DecodeOptions
 if TYPE_CHECKING:
     from espnet_mtla.recognise.load import TrainedModel
 
+OUT_OF_MEMORY = (
+    *("can't allocate memory", "CUDA error: out of memory"),
+    *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
+)
+"""How the CPU and CUDA's libraries say it, which have no exception of their own."""
+
 
 @dataclass(frozen=True)
 class Recognised:
@@ -81,7 +87,7 @@ class Recogniser:
         except torch.OutOfMemoryError:
             pass
         except RuntimeError as error:
-            if "can't allocate memory" not in str(error):  # the CPU's way to say it
+            if not any(words in str(error) for words in OUT_OF_MEMORY):
                 raise
         # Outside the handlers: the traceback would keep the batch's tensors alive.
         return self._decode_halves(batch)

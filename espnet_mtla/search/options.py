@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
-from espnet_mtla.errors import UserError
+from espnet_mtla.checks import (
+    check_choice,
+    check_count,
+    check_flags,
+    check_number,
+    require,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 # Named here too, since options are read without torch; a test holds them together.
@@ -73,7 +78,6 @@ class DecodeOptions:
     share_prompt: bool = _option(
         True, "one prompt cache an utterance; false: one a hypothesis, as in the paper"
     )
-
     cuda_graphs: str = _option(
         "auto",
         f"whether a step is recorded and replayed: {', '.join(CUDA_GRAPHS)}; auto "
@@ -81,46 +85,22 @@ class DecodeOptions:
     )
 
     def __post_init__(self) -> None:
-        self._whole("beam_size", "nbest", "batch_frames")
-        self._finite("ctc_weight", "ctc_candidates", "length_bonus", "length_norm")
-        self._finite("min_length_ratio", "max_length_ratio")
-        self._need("nbest", self.nbest <= self.beam_size, "at most beam_size")
-        self._need("ctc_weight", 0 <= self.ctc_weight < 1, "a value in [0, 1)")
+        prefix = "decoding option "
+        check_count(self, "beam_size", "nbest", "batch_frames", prefix=prefix)
+        fewer = f"at most beam_size={self.beam_size} is"
+        require(self.nbest <= self.beam_size, f"{prefix}nbest", self.nbest, fewer)
+        check_number(self, "ctc_weight", inside="[0, 1)", prefix=prefix)
         # Fewer than K candidates a row could not fill the beam in the first step.
-        self._need("ctc_candidates", self.ctc_candidates >= 1, "a value >= 1")
-        self._need("length_norm", self.length_norm >= 0, "a value >= 0")
-        self._need(
-            "cache_dtype",
-            self.cache_dtype in (None, *CACHE_DTYPES),
-            f"null or one of {', '.join(CACHE_DTYPES)}",
-        )
-        self._need(
-            "prompt_cache",
-            self.prompt_cache in PROMPT_CACHES,
-            "one of " + ", ".join(PROMPT_CACHES),
-        )
-        self._need("backend", self.backend in BACKENDS, f"one of {', '.join(BACKENDS)}")
-        self._need("dtype", self.dtype in DTYPES, "one of " + ", ".join(DTYPES))
-        for name in ("share_prompt", "intent_first"):
-            self._need(name, isinstance(getattr(self, name), bool), "true or false")
-        known = self.cuda_graphs in CUDA_GRAPHS
-        self._need("cuda_graphs", known, "one of " + ", ".join(CUDA_GRAPHS))
-
-    def _need(self, name: str, fine: bool, what: str) -> None:
-        if not fine:
-            value = getattr(self, name)
-            raise UserError(
-                f"decoding option {name}: {value!r} given, {what} is needed"
-            )
-
-    def _whole(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            fine = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            self._need(name, fine, "a whole number >= 1")
-
-    def _finite(self, *names: str) -> None:
-        for name in names:
-            value = getattr(self, name)
-            fine = isinstance(value, (int, float)) and not isinstance(value, bool)
-            self._need(name, fine and math.isfinite(value), "a finite number")
+        check_number(self, "ctc_candidates", inside="[1, inf)", prefix=prefix)
+        check_number(self, "length_norm", inside="[0, inf)", prefix=prefix)
+        for name in ("length_bonus", "min_length_ratio", "max_length_ratio"):
+            check_number(self, name, inside="(-inf, inf)", prefix=prefix)
+        for name, choices in (
+            ("dtype", DTYPES),
+            ("cache_dtype", (None, *CACHE_DTYPES)),
+            ("prompt_cache", PROMPT_CACHES),
+            ("backend", BACKENDS),
+            ("cuda_graphs", CUDA_GRAPHS),
+        ):
+            check_choice(self, name, choices, prefix)
+        check_flags(self, "share_prompt", "intent_first", prefix=prefix)

@@ -27,6 +27,9 @@ from espnet_mtla.errors import UserError
         ("gqa", {"num_kv_heads": 3}, "num_kv_heads: 3 given, a divisor"),
         ("mha", {"head_dim": 5}, "head_dim: 5 given"),
         ("mha", {"rope_base": -1.0}, "rope_base: -1.0 given"),
+        # YAML 1.1, which PyYAML reads, takes 1e4 for a word.
+        ("mla", {"rope_base": "1e4"}, "rope_base: '1e4' given, a number in (0, inf)"),
+        ("mtla", {"bias": "false"}, "bias: 'false' given, true or false"),
         ("mlta", {}, "attention: 'mlta' given, one of mha, gqa, mqa, mla, mtla"),
     ],
 )

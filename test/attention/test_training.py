@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from espnet_mtla.attention import Asking, CausalAttention, build_attention
+from espnet_mtla.attention import CausalAttention, QueryTokens, build_attention
 from espnet_mtla.attention.flash import training_kernel
 from espnet_mtla.benchmark.measure import kept_bytes
 from espnet_mtla.benchmark.peers import SdpaMultihead
@@ -50,10 +50,10 @@ def test_kept_bytes_grow_with_the_length_alone(
 
     def measured(tokens: int) -> int:
         x = torch.randn(1, tokens, WIDTH, requires_grad=True)
-        asking = Asking.all_of(x)
+        asking = QueryTokens(x)
         if fixed:
             rank = torch.arange(tokens // 2, tokens)[None]
-            asking = Asking(x[:, tokens // 2 :], rank)
+            asking = QueryTokens(x[:, tokens // 2 :], rank)
         return kept(module, lambda: module.attend_all(x, asking), x)
 
     assert measured(1024) <= 2.05 * measured(512)

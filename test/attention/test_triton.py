@@ -233,6 +233,18 @@ def test_an_old_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "compute capability 8.0" in why
 
 
+def test_a_machine_without_a_compiler_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    monkeypatch.setenv("PATH", "")
+    case = (PAPER["256+32"], torch.float16, torch.device("cuda"))
+    monkeypatch.setenv("CC", "/opt/cc")
+    assert TritonBackend().unfit(*case) is None
+    monkeypatch.delenv("CC")
+    assert "install gcc, or set CC" in TritonBackend().unfit(*case)
+
+
 def test_gradients_are_refused_since_there_are_none() -> None:
     layout, visible = latent_layout(16, 4), torch.tensor([[3]], device=DEVICE)
     q, entries = poisoned_case(layout, visible, 2, 4, torch.float32)

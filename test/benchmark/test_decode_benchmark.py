@@ -73,6 +73,8 @@ def test_the_gate_shuts_on_a_wrong_result(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_bad_attention_is_named() -> None:
     with pytest.raises(UserError, match="'mla_s3' given"):
         decode.run(arguments(*SMALL, "--attention", "mla_s3"))
+    with pytest.raises(UserError, match="--steps: 2 given, 3 or more"):
+        decode.run(arguments(*SMALL, "--steps", "2"))
 
 
 def test_the_reference_reorders_its_own_cache() -> None:

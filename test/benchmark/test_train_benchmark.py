@@ -54,7 +54,9 @@ def test_a_wrong_result_is_not_timed(
     ("options", "message"),
     [
         (["--device", "abacus"], "--device: 'abacus' given"),
-        (["--attention", "mha_s2"], "--attention: 'mha_s2' given"),
+        (["--device", "mps"], "--device: 'mps' given"),
+        (["--device", "cuda:99"], "--device: cuda:99 given, but torch finds . GPUs"),
+        (["--attention", "mha_s2"], "attention: 'mha_s2' given"),
         (["--attention", "mta"], "'mta' given"),
     ],
 )

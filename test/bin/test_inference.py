@@ -215,11 +215,18 @@ def test_out_of_memory_halves_the_batch(model, data, tmp_path, command, monkeypa
     assert first == second
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "DefaultCPUAllocator: can't allocate memory: 1 bytes",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
 def test_one_utterance_beyond_memory_is_named(
-    model, data, tmp_path, command, monkeypatch
+    words, model, data, tmp_path, command, monkeypatch
 ):
     def no_memory(*_):
-        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 1 bytes")
+        raise RuntimeError(words)
 
     monkeypatch.setattr(Recogniser, "_decode", no_memory)
     with pytest.raises(UserError, match=r"^u1: 0\.3 s alone do not fit"):

@@ -55,3 +55,10 @@ def test_a_bad_memory_is_named(text):
 def test_a_bad_attention_is_named(capsys, monkeypatch):
     with pytest.raises(UserError, match="'mha_s2' given"):
         table(capsys, monkeypatch, "--attention", "mha_s2")
+
+
+@pytest.mark.parametrize("option", ["--frames_per_second", "--seconds"])
+@pytest.mark.parametrize("value", ["-5", "inf"])
+def test_a_rate_is_a_number_above_0(option, value, capsys, monkeypatch):
+    with pytest.raises(UserError, match=f"{option}: .* a number in \\(0, inf\\) is"):
+        table(capsys, monkeypatch, f"{option}={value}")

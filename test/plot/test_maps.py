@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espnet_mtla.attention import Asking, build_attention
+from espnet_mtla.attention import QueryTokens, build_attention
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.plot.maps import attention_weights, layer_maps, merge_weights
 from espnet_mtla.plot.utterance import over_chunks
@@ -29,7 +29,7 @@ def attention_of(name, conf):
 def test_weights_times_values_are_the_output(name, conf):
     attention = attention_of(name, conf)
     x = torch.randn(2, 11, 32, dtype=torch.float64)
-    asking = Asking(x[:, 6:], torch.arange(6, 11).unsqueeze(0))
+    asking = QueryTokens(x[:, 6:], torch.arange(6, 11).unsqueeze(0))
     with torch.no_grad():
         weights = attention_weights(attention, x, asking)
         angles = attention.angles(torch.arange(11)[None], x.dtype)

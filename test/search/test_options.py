@@ -25,6 +25,8 @@ from espnet_mtla.search import DecodeOptions, length_limits
         ("batch_frames", 0),
         ("dtype", "int8"),
         ("share_prompt", 1),
+        ("cuda_graphs", "on"),
+        ("cache_dtype", "int4"),
     ],
 )
 def test_a_bad_value_is_named(name, value):

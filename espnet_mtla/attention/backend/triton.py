@@ -9,6 +9,8 @@ results do not change from run to run.
 from __future__ import annotations
 
 import functools
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -100,6 +102,8 @@ class TritonBackend:
             return f"its kernels need a CUDA device, {device} given"
         if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 0):
             return "its kernels need a GPU of compute capability 8.0 or later"
+        if device.type == "cuda" and not _has_compiler():
+            return "Triton needs a C compiler to launch kernels: install gcc, or set CC"
         if dtype not in DTYPES:
             return f"no {dtype} kernels; bfloat16, float16 or float32 is needed"
         main, _ = _key_parts(layout)
@@ -275,6 +279,11 @@ def _refuse_gradients(*tensors: Tensor) -> None:
             "backend triton: its kernels have no gradients; decode under "
             "torch.no_grad(), or set backend: torch"
         )
+
+
+def _has_compiler() -> bool:
+    """Whether Triton will find what it builds its launchers with."""
+    return "CC" in os.environ or any(map(shutil.which, ("gcc", "clang")))
 
 
 @functools.cache

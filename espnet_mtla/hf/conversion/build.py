@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from espnet_mtla.attention.config import check_count, require
+from espnet_mtla.checks import check_count, require
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.conversion.factor import LatentWeights, factor_layer

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from espnet_mtla.attention.config import check_count, require
+from espnet_mtla.checks import check_count, require
 from espnet_mtla.errors import UserError
 
 

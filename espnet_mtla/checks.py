@@ -1,0 +1,75 @@
+"""Checks of settings, all in the same words: what was given, and what is needed."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections.abc import Collection
+
+from espnet_mtla.errors import UserError
+
+
+def require(condition: bool, field: str, value: object, needed: str) -> None:
+    """Raise :class:`UserError` naming the field unless ``condition`` holds.
+
+    ``needed`` brings its verb: ``an even number is``.
+    """
+    if not condition:
+        raise UserError(f"{field}: {value!r} given, {needed} needed")
+
+
+def check_count(
+    settings: object, *fields: str, least: int = 1, prefix: str = ""
+) -> None:
+    """Require whole numbers of at least ``least``.
+
+    ``prefix``, here and below, stands before a field's name in the message.
+    """
+    for field in fields:
+        value = getattr(settings, field)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        needed = f"a whole number >= {least} is"
+        require(whole and value >= least, prefix + field, value, needed)
+
+
+def check_number(settings: object, *fields: str, inside: str, prefix: str = "") -> None:
+    """Require numbers ``inside`` an interval such as ``[0, 1)`` or ``(0, inf)``."""
+    low, high = (float(bound) for bound in inside[1:-1].split(","))
+    for field in fields:
+        value = getattr(settings, field)
+        fine = isinstance(value, int | float) and not isinstance(value, bool)
+        fine = fine and (
+            low < value < high
+            or (value == low and inside[0] == "[")
+            or (value == high and inside[-1] == "]")
+        )
+        require(fine, prefix + field, value, f"a number in {inside} is")
+
+
+def check_choice(
+    settings: object, field: str, choices: Collection[str | None], prefix: str = ""
+) -> None:
+    """Require one of some words; None among them is shown as YAML writes it."""
+    value = getattr(settings, field)
+    shown = ", ".join("null" if choice is None else choice for choice in choices)
+    require(value in choices, prefix + field, value, f"one of {shown} is")
+
+
+def check_flags(settings: object, *fields: str, prefix: str = "") -> None:
+    """Require true or false."""
+    for field in fields:
+        value = getattr(settings, field)
+        require(isinstance(value, bool), prefix + field, value, "true or false is")
+
+
+def count(text: str) -> int:
+    """A whole number from 1 on, for ``argparse``."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} given, a whole number >= 1 is needed")
+    return int(text)
+
+
+def true_or_false(text: str) -> bool:
+    """An option's value as YAML and espnet2 write it, for ``argparse``."""
+    if text.lower() not in ("true", "false"):
+        raise ArgumentTypeError(f"{text!r} given, true or false is needed")
+    return text.lower() == "true"
