@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
@@ -33,7 +35,9 @@ def read_request(
     ``kaldi`` otherwise. Plain lines are paired by their number. ``fields`` are what
     JSONL calls the text of references and of hypotheses; a reference may be a list.
     ``options`` are the remaining fields of :class:`Request`. A hypothesis may be empty;
-    a reference only with ``empty_refs``, for most scores are shares of it.
+    a reference only with ``empty_refs``, for most scores are shares of it. An accent
+    may be a character of its own or not: all texts are brought to Unicode's composed
+    form (NFC), and the log says so where that changes any.
     """
     first, *more = [_read(path, form, fields[0]) for path in refs]
     if not empty_refs:
@@ -65,7 +69,19 @@ def _read(path: str | Path, form: str, field: str) -> Texts:
         texts = {key: (text,) for key, text in _read_kaldi(path).items()}
     if not texts:
         raise UserError(f"{path}: no utterance in it, nothing to score")
-    return texts
+    return _composed(path, texts)
+
+
+def _composed(path: str | Path, texts: Texts) -> Texts:
+    composed = {k: tuple(normalize("NFC", t) for t in texts[k]) for k in texts}
+    changed = [key for key in texts if composed[key] != texts[key]]
+    if changed:
+        logging.warning(
+            "%s: %d texts are not in composed form (NFC), the first is %s; they are "
+            "scored in it",
+            *(path, len(changed), changed[0]),
+        )
+    return composed
 
 
 def _read_kaldi(path: str | Path) -> dict[str, str]:
@@ -91,6 +107,8 @@ def _read_jsonl(path: str | Path, field: str) -> Texts:
     texts: Texts = {}
     for number, line in enumerate(_lines(path), 1):
         place = f"{path}:{number}"
+        if not line.strip():
+            continue
         try:
             item = json.loads(line)
         except ValueError:
@@ -101,9 +119,12 @@ def _read_jsonl(path: str | Path, field: str) -> Texts:
                 f"{place}: no field {field!r} (there is: {there}); see --ref_field and "
                 "--hyp_field"
             )
-        key = next((str(item[name]) for name in KEYS if name in item), None)
-        if key is None:
-            raise UserError(f"{place}: no key; one of {', '.join(KEYS)} is needed")
+        key = next((item[name] for name in KEYS if name in item), None)
+        if not isinstance(key, (str, int)) or key == "":
+            raise UserError(
+                f"{place}: no key; one of {', '.join(KEYS)} is needed, text or number"
+            )
+        key = str(key)
         if key in texts:
             raise UserError(f"{place}: key {key!r} stands twice")
         given = item[field] if isinstance(item[field], list) else [item[field]]

@@ -66,7 +66,8 @@ def test_several_references(write):
         ("h", ["x y", "z w"], "auto", "plain lines? --format lines"),
         ("h.jsonl", ['{"key": "1"}'], "jsonl", "h.jsonl:1: no field 'text'"),
         ("h.jsonl", ['{"text": "1"}'], "jsonl", "h.jsonl:1: no key"),
-        ("h.jsonl", ["{"], "jsonl", "h.jsonl:1: not JSON"),
+        ("h.jsonl", ['{"id": null, "text": "1"}'], "jsonl", "h.jsonl:1: no key"),
+        ("h.jsonl", ["", "{"], "jsonl", "h.jsonl:2: not JSON"),
         ("h.jsonl", ['{"key": 1, "text": 2}'], "jsonl", "neither text nor texts"),
         ("h.jsonl", ['{"key": 1, "text": "a"}'] * 2, "jsonl", "'1' stands twice"),
         ("h.jsonl", ['{"key": 1, "text": ["a", "b"]}'], "jsonl", "2 hypotheses"),
@@ -87,3 +88,25 @@ def test_empty_reference_is_named(write):
     ref = write("ref.jsonl", '{"key": "a", "text": " "}')
     with pytest.raises(UserError, match="utterance a has an empty reference"):
         read_request([ref], write("h", "a x"))
+
+
+def test_marks_of_editors_and_systems_change_nothing(tmp_path):
+    """A byte-order mark, CRLF, and empty lines between objects."""
+    ref, hyp = tmp_path / "ref", tmp_path / "hyp.jsonl"
+    ref.write_bytes("\ufeffa eins\r\nb drei\r\n".encode())
+    assert read_request([ref], ref).refs == ("eins", "drei")
+    ref.write_bytes("\ufeffeins\r\ndrei\r\n".encode())
+    assert read_request([ref], ref, form="lines").refs == ("eins", "drei")
+    objects = as_jsonl({"a": "eins", "b": "drei"})
+    hyp.write_bytes(("\ufeff" + "\r\n\r\n".join([*objects, ""])).encode())
+    assert read_request([hyp], hyp).hyps == ("eins", "drei")
+
+
+def test_accents_apart_and_composed_are_the_same(write, caplog):
+    apart, composed = "a cafe\u0301", "a caf\u00e9"
+    request = read_request([write("ref", composed)], write("hyp", apart))
+    assert request.refs == request.hyps == ("caf\u00e9",)
+    assert "hyp: 1 texts are not in composed form (NFC), the first is a" in caplog.text
+    caplog.clear()
+    read_request([write("ref", composed)], write("hyp", composed))
+    assert not caplog.text

@@ -117,6 +117,19 @@ def test_sentences_without_text_are_counted(
     assert "test:   2 without a sentence, such as line 2: test0-audio-" in output
 
 
+def test_sentences_without_recordings_are_said(
+    slurp: ModuleType, lists: Path, capsys
+) -> None:
+    path = lists / "devel.jsonl"
+    entries = read_lines(path)
+    entries[1]["recordings"] = []
+    write_lines(path, entries)
+    prepare(slurp, lists)
+    output = capsys.readouterr().out
+    assert "devel: 1 sentences without a recording, as line 2" in output
+    assert "devel: 6 recordings in, 6 kept" in output
+
+
 def test_the_same_twice_counts_once(slurp: ModuleType, lists: Path, capsys) -> None:
     rows = read_lines(lists / "train.jsonl")
     write_lines(lists / "train.jsonl", [*rows, rows[0]])

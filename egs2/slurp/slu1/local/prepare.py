@@ -142,8 +142,10 @@ def read_speakers(path: Path) -> dict[str, str]:
 def read_recordings(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
     """Where it stands, file name and text of each recording of a list.
 
-    Sentences that have no text, or no intent, are counted by their recordings.
+    Sentences that have no text, or no intent, are counted by their recordings; those
+    without a recording are none of them, and said.
     """
+    mute: list[str] = []
     for number, entry in read_jsonl(path):
         where = f"line {number}"
         try:
@@ -157,6 +159,8 @@ def read_recordings(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
                 "get the file again"
             ) from None
         intent = f"{scenario}_{action}"
+        if not files:
+            mute.append(where)
         for file in files:
             if not (scenario and action) or len(intent.split()) != 1:
                 tally.refuse("no intent", f"{where}: {file}")
@@ -164,6 +168,8 @@ def read_recordings(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
                 tally.drop("without a sentence", f"{where}: {file}")
             else:
                 yield where, file, " ".join([intent, *sentence.split()])
+    if mute:
+        print(f"{tally.name}: {len(mute)} sentences without a recording, as {mute[0]}")
 
 
 def find_lists(corpus: Path) -> Path:
