@@ -70,7 +70,10 @@ class FixedPrompt:
 
 
 class RecomputedPrompt:
-    """The prompt runs through the layers as tokens do, as in a language model."""
+    """The prompt runs through the layers as tokens do, as in a language model.
+
+    The last layer makes of it what the text looks at, and no more: nobody reads on.
+    """
 
     @staticmethod
     def run(
@@ -79,9 +82,11 @@ class RecomputedPrompt:
         """Training: the text ``(B, U, D)`` after all layers."""
         packing = Packing(lengths, prompt.size(1), text.size(1))
         row = packing.rows(prompt, text)
-        for layer in layers:
+        *below, last = layers
+        for layer in below:
             row = layer(row, QueryTokens(row))
-        return QueryTokens(text, packing.rank).of(row)
+        text = QueryTokens(text, packing.rank).of(row)
+        return last(row, QueryTokens(text, packing.rank))
 
     @staticmethod
     def prefill(
@@ -93,10 +98,11 @@ class RecomputedPrompt:
     ) -> list[KVCache]:
         """Each layer's cache of the prompt as it arrives there."""
         caches = []
-        for layer in layers:
+        *below, last = layers
+        for layer in below:
             prompt, cache = layer.prefill(prompt, lengths, capacity, True, options)
             caches.append(cache)
-        return caches
+        return [*caches, last.prefill(prompt, lengths, capacity, False, options)[1]]
 
 
 PROMPTS = {"fixed": FixedPrompt, "recompute": RecomputedPrompt}

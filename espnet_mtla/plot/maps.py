@@ -5,7 +5,7 @@ Letters: ``H`` heads, ``U`` tokens, ``T`` places of the packed row [prompt; text
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ def layer_maps(
     lengths = torch.tensor([len(prompt)], device=prompt.device)
     text = decoder.embed(tokens.unsqueeze(0))
     decoder.prompt_mode.run(noting, prompt.unsqueeze(0), lengths, text)
-    return [one.noted for one in noting if one.noted is not None]
+    return [one.of_last(len(tokens)) for one in noting]
 
 
 class _Noting:
@@ -51,6 +51,12 @@ class _Noting:
     def __init__(self, layer: DecoderLayer) -> None:
         self.layer = layer
         self.noted: LayerMap | None = None
+
+    def of_last(self, count: int) -> LayerMap:
+        """With the text's queries alone: a prompt that is recomputed asks too."""
+        if self.noted is None:
+            raise RuntimeError("the layer has not run")
+        return replace(self.noted, attention=self.noted.attention[:, -count:])
 
     def __call__(self, row: Tensor, asking: QueryTokens) -> Tensor:
         norm, attention = self.layer.attention_norm, self.layer.attention

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from espnet_mtla.attention import attention_settings
+from espnet_mtla.attention import QueryTokens, attention_settings
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer, DecoderState
 from espnet_mtla.errors import UserError
 from test.attention.common import HEADS, TYPES, WIDTH
@@ -152,6 +152,20 @@ def test_the_prompt_is_updated_by_recomputation_alone(mode: str) -> None:
     ]
     assert torch.equal(*caches) == (mode == "fixed")
     assert decoder(prompt, lengths, tokens).requires_grad
+
+
+@kinds
+def test_a_recomputed_prompt_goes_through_all_that_the_text_depends_on(
+    kind: str,
+) -> None:
+    """The same as every layer run on the whole row: what a language model computes."""
+    decoder = make(kind, "recompute")
+    prompt, lengths, tokens = ragged([5, 5], 4)
+    row = torch.cat((prompt, decoder.embed(tokens)), dim=1)
+    for layer in decoder.layers:
+        row = layer(row, QueryTokens(row))
+    plain = decoder.output(decoder.norm(row[:, 5:]))
+    torch.testing.assert_close(decoder(prompt, lengths, tokens), plain, **SAME)
 
 
 def test_tied_embeddings_are_one_parameter() -> None:
