@@ -15,7 +15,7 @@ exec ../../TEMPLATE/pipeline.sh \
     --token_type bpe --nbpe 300 \
     --train_config conf/train.yaml \
     --encoder_config conf/encoder.yaml \
-    --nbest 3 \
+    --nbest 10 \
     --threads 1 --train_jobs 2 \
     --attention "mha mtla_s2" \
     --decode_configs ../../../conf/decode/beam10.yaml \
