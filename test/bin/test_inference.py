@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from tiny_experiment import FS, SECONDS, TOKENS, make_model
 
 from espnet_mtla.bin import inference
 from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.options import read_options
+from espnet_mtla.recognise.profile import PARTS
 from espnet_mtla.recognise.recogniser import Recogniser
+from test.tiny_experiment import FS, SECONDS, TOKENS, make_model
 
 CONF = Path(__file__).parents[2] / "conf" / "decode"
 
@@ -124,6 +125,16 @@ def test_the_same_result_in_other_batches(change, model, data, tmp_path, command
     first, second = (stable(read_output(tmp_path / name)) for name in "ab")
     assert first == second
     assert len({line["tokens"] for line in first[1]}) > 2, "too easy a test"
+
+
+def test_a_profile_tells_every_part(model, data, tmp_path, command, capsys):
+    base = {"model_dir": model, "data": data, "beam_size": 2, "ctc_weight": 0.3}
+    command(inference, **base, output_dir=tmp_path / "a", profile=True)
+    said = {line.split("  ")[0] for line in capsys.readouterr().out.splitlines()}
+    assert said >= set(PARTS)
+    command(inference, **base, output_dir=tmp_path / "b")
+    first, second = (stable(read_output(tmp_path / name)) for name in "ab")
+    assert first == second
 
 
 def test_ctc_changes_scores_and_greedy_is_beam_1(model, data, tmp_path, command):
