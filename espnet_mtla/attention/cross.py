@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.arguments import check_padding, check_tokens
 from espnet_mtla.attention.attend import attend_counted, take
 from espnet_mtla.attention.interface import IncrementalState
 from espnet_mtla.attention.latent import MultiheadTemporalLatentAttention
@@ -50,14 +51,24 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
 
         Returns:
             ``(B, U, D)``.
+
+        Raises:
+            UserError: an argument that cannot be honoured, by name.
         """
         for name, what in unused.items():
             if name != "position" and what is not None and what is not False:
                 raise UserError(f"{name}: has no meaning in cross-attention")
         state = {} if incremental_state is None else incremental_state
+        check_tokens(self, query, key if self._state_key not in state else query)
         if self._state_key not in state:
+            check_padding(key_padding_mask, *key.shape[:2])
             state[self._state_key] = self._merged_memory(key, key_padding_mask)
         entries, count = state[self._state_key]
+        if len(entries) != len(query):
+            raise UserError(
+                f"query: {len(query)} rows given, the incremental state has "
+                f"{len(entries)}; reorder it first"
+            )
         keys, values = self.expand(entries)
         no_angles = self.angles(query.new_zeros(1, query.size(1)), query.dtype)
         q = self.queries(query, no_angles)

@@ -12,6 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.arguments import (
+    check_causal,
+    check_padding,
+    check_position,
+    check_tokens,
+)
 from espnet_mtla.attention.attend import take
 from espnet_mtla.attention.backend import choose_backend
 from espnet_mtla.attention.cache import PLAIN, CacheOptions, KVCache
@@ -63,7 +69,9 @@ class ReferenceInterface(CausalAttention):
         Raises:
             UserError: an argument that cannot be honoured, by name.
         """
-        self._check(query, key, key_padding_mask, self_attn_mask)
+        old = (incremental_state or {}).get(self._state_key)
+        seen = 0 if old is None else old.timeline.appended
+        self._check(query, key, key_padding_mask, self_attn_mask, position, seen)
         if need_weights:
             raise UserError("need_weights=True: weights are not kept; leave it False")
         options = self._options(use_flashattn_infer, key)
@@ -74,7 +82,6 @@ class ReferenceInterface(CausalAttention):
             if row.position is not None:
                 angles = self.angles(row.position, key.dtype)
             return self.attend_all(row.x, row.asking, angles)
-        old = incremental_state.get(self._state_key)
         cache = self._room_for(old, row.x, options)
         out = self.extend(row.x, cache, row.lengths, row.asking, row.position)
         incremental_state[self._state_key] = cache
@@ -122,32 +129,21 @@ class ReferenceInterface(CausalAttention):
         return cache.copy(capacity=room if need <= room else 2 * need)
 
     def _check(
-        self, query: Tensor, key: Tensor, pad: Tensor | None, mask: Tensor | None
+        self,
+        query: Tensor,
+        key: Tensor,
+        pad: Tensor | None,
+        mask: Tensor | None,
+        position: Tensor | None,
+        seen: int,
     ) -> None:
-        if query.dim() != 3 or key.dim() != 3 or query.size(0) != key.size(0):
-            raise UserError(
-                f"query {tuple(query.shape)}, key {tuple(key.shape)}: "
-                "(batch, tokens, width) is needed for both, with one batch size"
-            )
-        asked, tokens = query.size(1), key.size(1)
+        check_tokens(self, query, key)
+        rows, asked, tokens = key.size(0), query.size(1), key.size(1)
         if asked > tokens:
             raise UserError(f"query has {asked} tokens, more than the key's {tokens}")
-        rows = key.size(0)
-        if pad is not None and (pad.size(0) != rows or pad.size(1) < tokens):
-            raise UserError(
-                f"key_padding_mask {tuple(pad.shape)}: ({rows}, {tokens}) is needed"
-            )
-        if mask is not None and not _only_causal(mask, asked, tokens):
-            raise UserError(
-                "self_attn_mask: only a causal mask can be given, since each query "
-                "sees merged chunks; use key_padding_mask to hide tokens"
-            )
-
-
-def _only_causal(mask: Tensor, asked: int, tokens: int) -> bool:
-    """Whether a mask leaves all that lies before each query as it is."""
-    past = torch.ones(asked, tokens, dtype=torch.bool, device=mask.device)
-    return not (mask.bool() & past.tril(tokens - asked)).any()
+        check_padding(pad, rows, tokens, seen)
+        check_position(position, rows, tokens)
+        check_causal(mask, asked, tokens)
 
 
 @dataclass(frozen=True)

@@ -142,7 +142,7 @@ class TemporalLatentCache(Cache):
         ``real (N, T)`` says which columns of the batch are not padding; None: all.
 
         Raises:
-            UserError: another number of rows than the cache holds.
+            UserError: another number of rows than the cache holds, or other numbers.
         """
         rows, new = x.shape[:2]
         if self.timeline is None:
@@ -150,6 +150,12 @@ class TemporalLatentCache(Cache):
         if len(self.timeline.seen) != rows:
             raise UserError(
                 f"past_key_values: holds {len(self.timeline.seen)} rows, {rows} given"
+            )
+        held = self.newest
+        if (held.size(1), held.dtype, held.device) != (x.size(2), x.dtype, x.device):
+            raise UserError(
+                f"past_key_values: a cache of vectors of {held.size(1)} {held.dtype} "
+                f"on {held.device}; {x.size(2)} {x.dtype} on {x.device} needed"
             )
         self._note_padding(real, new)
         need = 0 if self.static else self.timeline.appended + new

@@ -22,6 +22,7 @@ from transformers.models.llama.modeling_llama import (
 from transformers.utils import can_return_tuple
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.hf.arguments import check_places, check_tokens
 from espnet_mtla.hf.attention import LlamaMTLAAttention, Step
 from espnet_mtla.hf.cache import TemporalLatentCache, describe
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
@@ -99,7 +100,7 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         Args:
             input_ids: ``(B, L)``; or inputs_embeds: ``(B, L, D)``.
             attention_mask: 1 at tokens and 0 at padding, of the new tokens or of all so
-                far, ``(B, >= L)``.
+                far, ``(B, tokens)``.
             position_ids: rotary positions ``(B or 1, L)``; None: a row's own tokens
                 count. Without a mask and a cache, rows whose positions begin anew hold
                 several documents, which do not see each other.
@@ -111,8 +112,7 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             UserError: what cannot be done, by name.
         """
         del kwargs
-        if (input_ids is None) == (inputs_embeds is None):
-            raise UserError("input_ids, inputs_embeds: give one of them")
+        check_tokens(input_ids, inputs_embeds, self.config.hidden_size)
         if output_attentions or (
             output_attentions is None and self.config.output_attentions
         ):
@@ -124,6 +124,7 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             output_hidden_states = self.config.output_hidden_states
         cache = self._cache(past_key_values, use_cache)
         shape = x.shape[:2]
+        check_places(attention_mask, position_ids, shape, cache)
         packing = find_packing(attention_mask, position_ids, shape, cache is not None)
         if packing is not None:
             x = packing.pack(x)

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from espnet_mtla.errors import UserError
-
 
 @dataclass(frozen=True)
 class Packing:
@@ -85,23 +83,15 @@ def find_packing(
     """How a batch is packed; None where it is as it should be.
 
     Args:
-        mask: of the new tokens or of all so far, ``(B, >= L)``, true or 1 at tokens.
+        mask: of the new tokens or of all so far, true or 1 at tokens.
         position: rotary positions ``(B or 1, L)``.
         shape: B and L.
         cached: whether a cache is read or filled; it has no room for documents.
-
-    Raises:
-        UserError: a mask of another form.
     """
     if mask is None:
         if position is None or cached or position.size(1) == 1:
             return None
         return Packing.of_documents(position.expand(shape))
-    if mask.dim() != 2 or mask.size(0) != shape[0] or mask.size(1) < shape[1]:
-        raise UserError(
-            f"attention_mask: {tuple(mask.shape)} given, ({shape[0]}, tokens) of 0 and "
-            "1 needed; which past tokens are seen is the attention's own affair"
-        )
     real = mask[:, -shape[1] :].bool()
     if not torch.compiler.is_compiling() and bool(real.all()):
         return None

@@ -154,12 +154,45 @@ def test_cross_attention_ignores_padding_and_keeps_the_last_frames(stride: int) 
         ({"key_padding_mask": torch.zeros(1, 3)}, "key_padding_mask"),
         ({"query": torch.zeros(2, 5, WIDTH)}, "query"),
         ({"query": torch.zeros(WIDTH)}, "query"),
+        (
+            {"key": torch.zeros(2, 4, WIDTH + 1)},
+            r"key \(2, 4, 33\): .*, 32\) is needed",
+        ),
+        ({"query": torch.zeros(2, 0, WIDTH)}, "query, key: no token given"),
+        ({"query": torch.zeros(2, 4, WIDTH).long()}, r"query: torch\.int64 given"),
+        ({"key": torch.zeros(2, 4, WIDTH).double()}, r"key: torch\.float64 given"),
+        ({"key_padding_mask": torch.zeros(2, 5)}, r"mask \(2, 5\): \(2, 4\) is needed"),
+        ({"key_padding_mask": torch.zeros(4)}, r"key_padding_mask \(4,\)"),
+        ({"self_attn_mask": torch.zeros(4, 5)}, r"self_attn_mask \(4, 5\)"),
+        ({"position": torch.arange(4)}, r"position \(4,\): \(1, 4\) or \(2, 4\)"),
+        ({"position": torch.zeros(3, 4)}, r"position \(3, 4\)"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_by_name(given: dict, named: str) -> None:
     x = torch.zeros(2, 4, WIDTH)
     with pytest.raises(UserError, match=named):
         make("mtla_s2", torch.float32)(**{"query": x, "key": x, "value": x, **given})
+
+
+def test_masks_of_later_calls_are_of_the_new_tokens_or_of_all() -> None:
+    module, state = make("mtla_s2", torch.float32), {}
+    x, none = torch.zeros(2, 4, WIDTH), torch.zeros(2, 7)
+    module(x, x, incremental_state=state)
+    with pytest.raises(UserError, match=r"\(2, 7\): \(2, 4\) or \(2, 8\) is needed"):
+        module(x, x, key_padding_mask=none, incremental_state=state)
+
+
+def test_cross_attention_names_what_does_not_fit() -> None:
+    conf = {**LATENT, "down_rate": 2, "cross_att": True}
+    module = MultiheadTemporalLatentAttention(WIDTH, HEADS, **conf)
+    x, state = torch.zeros(2, 4, WIDTH), {}
+    with pytest.raises(UserError, match=r"key_padding_mask \(2, 3\)"):
+        module(x, x, key_padding_mask=torch.zeros(2, 3))
+    with pytest.raises(UserError, match=r"key \(2, 4, 9\): \(batch, tokens, 32\)"):
+        module(x, x[..., :9])
+    module(x, x, incremental_state=state)
+    with pytest.raises(UserError, match="query: 1 rows given, the incremental state"):
+        module(x[:1], x, incremental_state=state)
 
 
 def test_a_causal_mask_and_positions_of_ones_own_are_taken() -> None:

@@ -14,7 +14,12 @@ from transformers.models.llama.modeling_llama import (
 )
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf import LlamaMTLAConfig, LlamaMTLAForCausalLM, LlamaMTLAModel
+from espnet_mtla.hf import (
+    LlamaMTLAConfig,
+    LlamaMTLAForCausalLM,
+    LlamaMTLAModel,
+    TemporalLatentCache,
+)
 from test.hf.tiny_llama import SIZES, VOCABULARY, left_padded, tiny, tokens
 from test.reference.dense import dense_attention
 
@@ -253,5 +258,50 @@ def test_what_is_asked_for_in_vain_is_said() -> None:
         model(batch, inputs_embeds=model.model.embed_tokens(batch))
     with pytest.raises(UserError, match="output_attentions: weights over merged"):
         model(batch, output_attentions=True)
-    with pytest.raises(UserError, match=r"attention_mask: \(1, 1, 4, 4\) given"):
-        model(batch, attention_mask=torch.ones(1, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"input_ids": torch.ones(4).long()}, r"input_ids: \(4,\) of torch\.int64 giv"),
+        ({"input_ids": torch.ones(1, 4)}, r"input_ids: \(1, 4\) of torch\.float32"),
+        ({"input_ids": torch.ones(1, 0).long()}, r"one token at least, needed"),
+        ({"attention_mask": torch.ones(1, 1, 4, 4)}, r"attention_mask: \(1, 1, 4, 4\)"),
+        ({"attention_mask": torch.ones(2, 3)}, r"attention_mask: \(2, 3\) given"),
+        ({"attention_mask": torch.ones(2, 5)}, r"attention_mask: \(2, 5\) given"),
+        ({"attention_mask": torch.ones(1, 4)}, r"attention_mask: \(1, 4\) given"),
+        ({"attention_mask": -torch.ones(2, 4)}, "attention_mask: values below 0"),
+        ({"position_ids": torch.arange(4)}, r"position_ids: \(4,\) given, \(1, 4\) or"),
+        ({"position_ids": torch.ones(2, 5)}, r"position_ids: \(2, 5\) given"),
+    ],
+)
+def test_shapes_and_types_that_do_not_fit_are_one_line(
+    given: dict, message: str
+) -> None:
+    model = tiny(2)
+    with pytest.raises(UserError, match=message) as raised:
+        model(**{"input_ids": tokens(2, 4), **given})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("static", [False, True])
+def test_shapes_are_looked_at_with_a_cache_too(static: bool) -> None:
+    model, batch = tiny(2), tokens(2, 4)
+    cache = TemporalLatentCache(model.config, 20, static=static)
+    model(batch, past_key_values=cache)
+    with pytest.raises(UserError, match=r"attention_mask: \(2, 7\) given"):
+        model(batch, attention_mask=torch.ones(2, 7), past_key_values=cache)
+    with pytest.raises(UserError, match=r"inputs_embeds: \(2, 4, 31\) of torch\.float"):
+        model(inputs_embeds=torch.ones(2, 4, 31), past_key_values=cache)
+    for mask in (torch.ones(2, 1), torch.ones(2, 6)):
+        model(batch[:, :1], attention_mask=mask, past_key_values=cache)
+    assert cache.get_seq_length() == 6
+
+
+def test_a_cache_of_a_model_of_the_same_entries_is_refused() -> None:
+    model, batch = tiny(2), tokens(2, 4)
+    for change in ({"hidden_size": 16}, {"dtype": torch.float32}):
+        other = tiny(2, **change)(batch).past_key_values
+        with pytest.raises(UserError, match=r"past_key_values: a cache of ve") as e:
+            model(batch, past_key_values=other)
+        assert "; 32 torch.float64 on cpu needed" in str(e.value)
