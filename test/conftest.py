@@ -1,4 +1,4 @@
-"""For all tests: the longest first, and Triton set up before its first import.
+"""For all tests: the longest first, Triton set up before its import, a tiny model.
 
 Where there is no GPU, Triton's kernels run in its interpreter, on the CPU. That is
 settled when a kernel is defined, and for Triton's own functions when it is imported, so
@@ -9,9 +9,14 @@ from __future__ import annotations
 
 import os
 from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+
+if TYPE_CHECKING:
+    from espnet_mtla import Speech2Text
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -63,3 +68,32 @@ def pytest_configure() -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Recipes take minutes: begun last, they would leave the other processes idle."""
     items.sort(key=lambda item: item.get_closest_marker("recipe") is None)
+
+
+# What they need is imported when they are used: torch may be all there is.
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment folder, which is not to be written to."""
+    from test.tiny_experiment import make_model
+
+    return make_model(tmp_path_factory.mktemp("model") / "asr_tiny")
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sound for it, as a data folder."""
+    from test.tiny_experiment import make_data
+
+    return make_data(tmp_path_factory.mktemp("data") / "test")
+
+
+@pytest.fixture(scope="session")
+def speech2text(model: Path) -> Speech2Text:
+    """The model as one call, which finds several texts for a sound."""
+    from espnet_mtla import Speech2Text
+
+    return Speech2Text.from_pretrained(
+        model, device="cpu", beam_size=3, nbest=2, min_length_ratio=0.15
+    )

@@ -92,6 +92,8 @@ def output_files(
         if kind == "srt" and len(files) > 1:
             raise UserError("--format srt with several files needs --output_dir")
         return [None] * len(files)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {folder}: is a file; name a folder")
     targets: list[Path | None] = []
     owner: dict[Path, str] = {}
     for file in files:

@@ -68,6 +68,8 @@ class SoundReader:
     def _of_file(self, path: str) -> Clip:
         from espnet_mtla.data.audio import is_pipe, open_audio
 
+        if Path(path).is_dir():
+            raise UserError(f"{path}: a folder; name the files in it")
         if not Path(path).is_file():
             raise UserError(f"{path}: no such file")
         if is_pipe(path):  # elsewhere that means a command, which is not to be run

@@ -36,18 +36,36 @@ def keep_copies(args: Namespace, folder: str | Path) -> None:
 
 
 def use_copies(args: Namespace, folder: Path) -> None:
-    """Point ``args`` to the copies in ``folder``, where there are any."""
-    if args.normalize == "global_mvn" and (folder / STATS).exists():
-        stats = {"stats_file": str(folder / STATS)}
-        args.normalize_conf = {**args.normalize_conf, **stats}
-    if isinstance(args.token_list, str) and (folder / TOKENS).exists():
-        args.token_list = str(folder / TOKENS)
+    """Point ``args`` to the copies in ``folder``: those there, and those named so.
+
+    Raises:
+        UserError: ``args`` are not those of a model.
+    """
+    for name in ("normalize", "token_list", "bpemodel", "non_linguistic_symbols"):
+        if name not in args:
+            raise UserError(
+                f"{folder}: the configuration has no {name!r}; training and pack write "
+                "a whole one"
+            )
+    if args.normalize == "global_mvn":
+        given = args.normalize_conf.get("stats_file")
+        args.normalize_conf = {
+            **args.normalize_conf,
+            "stats_file": _copy_of(given, folder / STATS),
+        }
+    if isinstance(args.token_list, str):
+        args.token_list = _copy_of(args.token_list, folder / TOKENS)
     for option, name in (("bpemodel", TOKENISER), ("non_linguistic_symbols", SYMBOLS)):
-        if getattr(args, option) is not None and (folder / name).exists():
-            setattr(args, option, str(folder / name))
+        if getattr(args, option) is not None:
+            setattr(args, option, _copy_of(getattr(args, option), folder / name))
     if getattr(args, "frontend", None) == "s3prl":
         for copy in folder.glob(f"{UPSTREAM}*"):
             args.frontend_conf = {**args.frontend_conf, "path": str(copy)}
+
+
+def _copy_of(given: str | None, copy: Path) -> str | None:
+    """The copy where it is there or, in a packed model, meant; else what was given."""
+    return str(copy) if copy.exists() or given == copy.name else given
 
 
 def upstream_path(frontend: str | None, settings: Mapping[str, Any]) -> Path | None:

@@ -7,6 +7,8 @@ import inspect
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
+from zipfile import BadZipFile
 
 from torch import nn
 
@@ -98,8 +100,11 @@ def build_normalize(args: Namespace, input_size: int) -> nn.Module | None:
     """Normalisation as chosen; None for none.
 
     Raises:
-        UserError: its statistics are those of features of another width.
+        UserError: its statistics are not there, unreadable, or those of features of
+            another width.
     """
+    if args.normalize == "global_mvn":
+        _check_statistics(args.normalize_conf.get("stats_file"))
     layer = build_part(NORMALIZE, args)
     mean = getattr(layer, "mean", None)
     if mean is not None and mean.numel() != input_size:
@@ -108,6 +113,22 @@ def build_normalize(args: Namespace, input_size: int) -> nn.Module | None:
             f"features, and there are {input_size}; run train --collect_stats again"
         )
     return layer
+
+
+def _check_statistics(path: str | None) -> None:
+    import numpy as np
+
+    if path is None:
+        raise UserError("normalize_conf.stats_file: needed by global_mvn")
+    if not Path(path).is_file():
+        raise UserError(f"normalize_conf.stats_file: {path}: no such file")
+    try:
+        np.load(path)
+    except (ValueError, EOFError, BadZipFile):
+        raise UserError(
+            f"normalize_conf.stats_file: {path}: no .npz; run train --collect_stats "
+            "again"
+        ) from None
 
 
 def build_encoder(args: Namespace, input_size: int) -> nn.Module | None:

@@ -50,7 +50,7 @@ def build_tokeniser(
     """espnet2's tokeniser of this type: text to tokens and back.
 
     Raises:
-        UserError: an unknown type, or a file that is missing.
+        UserError: an unknown type, or a file that is missing or no model.
     """
     if token_type not in TOKEN_TYPES:
         raise UserError(
@@ -66,7 +66,14 @@ def build_tokeniser(
         if bpemodel is None:
             raise UserError(f"token_type {token_type} needs --bpemodel")
         from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
+        from sentencepiece import SentencePieceProcessor
 
+        try:
+            SentencePieceProcessor(model_file=str(bpemodel))
+        except RuntimeError as error:
+            raise UserError(
+                f"bpemodel: {bpemodel}: no model of sentencepiece ({error})"
+            ) from error
         return SentencepiecesTokenizer(bpemodel)
     if token_type == "char":
         from espnet2.text.char_tokenizer import CharTokenizer

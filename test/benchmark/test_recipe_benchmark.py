@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
 
 import pytest
 
 from espnet_mtla.benchmark import recipe
 from espnet_mtla.errors import UserError
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bin"))
-from tiny_experiment import make_data, make_model
+from test.tiny_experiment import make_data, make_model
 
 
 @pytest.fixture(scope="module")

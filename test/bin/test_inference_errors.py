@@ -3,10 +3,10 @@ import pytest
 import soundfile
 import torch
 import yaml
-from tiny_experiment import FS, SECONDS, make_data, make_model
 
 from espnet_mtla.bin import inference
 from espnet_mtla.errors import UserError
+from test.tiny_experiment import FS, SECONDS, make_data, make_model
 
 
 @pytest.fixture

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny_experiment import FS
 
 from espnet_mtla.bin import inference
 from espnet_mtla.data.folder import read_table, write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.task.config import load_yaml
 from espnet_mtla.task.dump import Storage, dump_features
+from test.tiny_experiment import FS
 
 
 @pytest.fixture(scope="module")

@@ -77,11 +77,10 @@ def test_a_call_that_decodes_otherwise(prover, monkeypatch):
 
 
 def test_an_encoder_alone(tmp_path, data):
-    from tiny_experiment import make_model
-
     from espnet_mtla.recognise.load import load_model
     from espnet_mtla.recognise.utterances import list_utterances, load_sound
     from espnet_mtla.search.options import DecodeOptions
+    from test.tiny_experiment import make_model
 
     folder = make_model(tmp_path / "encoder", ctc_weight=1.0)
     trained = load_model(folder, torch.device("cpu"), DecodeOptions())
@@ -140,11 +139,10 @@ def test_bad_options(run):
 
 def test_a_model_of_text(tmp_path, monkeypatch, capsys):
     """Packed too, since that is how such a model would be proved elsewhere."""
-    from tiny_experiment import make_text_model, make_texts
-
     from espnet_mtla.search.options import DecodeOptions
     from espnet_mtla.share.card import Card
     from espnet_mtla.share.pack import pack
+    from test.tiny_experiment import make_text_model, make_texts
 
     folder = make_text_model(tmp_path / "exp")
     data = make_texts(tmp_path / "data")

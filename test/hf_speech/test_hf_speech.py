@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import soundfile
 import torch
-from tiny_experiment import FS, SECONDS, TOKENS, make_model
 from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, pipeline
 
 from espnet_mtla import Speech2Text
@@ -15,6 +14,7 @@ from espnet_mtla.hf_speech import (
     MTLASpeechConfig,
     MTLASpeechProcessor,
 )
+from test.tiny_experiment import FS, SECONDS, TOKENS, make_model
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def test_the_attention_command(run, model, data, tmp_path, capsys):
 
 
 def test_an_encoder_has_nothing_to_look_with(tmp_path, data, run):
-    from tiny_experiment import make_model
+    from test.tiny_experiment import make_model
 
     folder = make_model(tmp_path / "encoder", ctc_weight=1.0)
     out = tmp_path / "a.png"

@@ -1,19 +1,15 @@
 import argparse
 import json
-import sys
-from pathlib import Path
+import shutil
 
 import pytest
 
-# The tiny model and its sound are those of the commands' tests.
-sys.path.insert(0, str(Path(__file__).parents[1] / "bin"))
-from tiny_experiment import make_data, make_model
-
 
 @pytest.fixture(scope="session")
-def model(tmp_path_factory):
+def model(model, tmp_path_factory):
     """An experiment that was decoded and scored on one test set."""
-    folder = make_model(tmp_path_factory.mktemp("share") / "asr_tiny_mtla_s2")
+    folder = tmp_path_factory.mktemp("share") / "asr_tiny_mtla_s2"
+    shutil.copytree(model, folder)
     test = folder / "decode_beam10" / "test"
     score = {"metric": "wer", "utterances": 40, "ref_words": 400, "sub": 9, "del": 2}
     score |= {"ins": 1, "errors": 12, "wer": 3.0, "ci95": [2.0, 4.5]}
@@ -23,11 +19,6 @@ def model(tmp_path_factory):
     lines = [{"key": "u1", "errors": 12, "ref_words": 400}]
     (test / "score_wer" / "utterances.jsonl").write_text(json.dumps(lines[0]) + "\n")
     return folder
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory):
-    return make_data(tmp_path_factory.mktemp("share_data") / "test")
 
 
 @pytest.fixture(scope="session")

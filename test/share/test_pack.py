@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tiny_experiment import TOKENS, make_model
 
 from espnet_mtla import Speech2Text
 from espnet_mtla.bin import pack as command
 from espnet_mtla.errors import UserError
 from espnet_mtla.task.checkpoint import load
+from test.tiny_experiment import TOKENS, make_model
 
 FILES = {"README.md", "config.yaml", "decode.yaml", "model.safetensors", "tokens.txt"}
 OPTIONS = {"min_length_ratio": 0.15, "device": "cpu"}
@@ -182,6 +182,28 @@ def test_impossible_sizes(broken):
     text = (broken / "config.yaml").read_text()
     (broken / "config.yaml").write_text(text.replace("down_rate: 2", "down_rate: 0"))
     fails(broken, "down_rate: 0 given, a whole number >= 1 is needed")
+
+
+@pytest.mark.parametrize("name", ["bpe.model", "feats_stats.npz", "tokens.txt"])
+@pytest.mark.parametrize("there", [False, True])
+def test_files_that_are_missing_or_something_else(broken, name, there):
+    config = yaml.safe_load((broken / "config.yaml").read_text())
+    if name == "bpe.model":
+        config |= {"token_type": "bpe", "bpemodel": name}
+    if name == "feats_stats.npz":
+        config |= {"normalize": "global_mvn", "normalize_conf": {"stats_file": name}}
+    (broken / "config.yaml").write_text(yaml.safe_dump(config))
+    (broken / name).unlink(missing_ok=True)
+    if there:
+        (broken / name).write_text("nothing\n")
+    wrong = {"bpe.model": "no model of sentencepiece", "feats_stats.npz": r"no \.npz"}
+    fails(broken, f"{name}: {wrong.get(name, '<blank>') if there else 'no such file'}")
+
+
+def test_a_config_of_something_else(broken):
+    for text in ("", "encoder: conformer\n"):
+        (broken / "config.yaml").write_text(text)
+        fails(broken, "broken: the configuration has no 'normalize'; training and")
 
 
 def test_a_config_is_missing(broken):

@@ -12,11 +12,11 @@ import pytest
 import soundfile
 import torch
 import yaml
-from tiny_experiment import FS, SECONDS, make_text_model
 
 from espnet_mtla import Speech2Text
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.utterances import list_utterances, make_batches, read_sound
+from test.tiny_experiment import FS, SECONDS, make_text_model
 
 
 def read(data, number):
@@ -202,6 +202,8 @@ def test_a_file_that_is_no_sound(speech2text, tmp_path, data):
     (tmp_path / "rm x |").write_bytes((data / "u0.wav").read_bytes())
     with pytest.raises(UserError, match=r"text\.wav: unreadable audio"):
         speech2text([data / "u0.wav", tmp_path / "text.wav"])
+    with pytest.raises(UserError, match="a folder; name the files in it"):
+        speech2text(tmp_path)
     with pytest.raises(UserError, match=r"ends in \| is not read"):
         speech2text(tmp_path / "rm x |")
 

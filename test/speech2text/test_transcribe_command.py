@@ -77,6 +77,8 @@ def test_what_cannot_be_written_apart_is_refused_first(run, data, tmp_path):
     with pytest.raises(UserError, match="srt with several files needs --output_dir"):
         run(data / "u0.wav", other, "--format", "srt")
     assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match=r"output_dir .*u0\.wav: is a file; name a"):
+        run(data / "u1.wav", "--output_dir", other)
 
 
 def test_commands_by_name(monkeypatch, capsys):
