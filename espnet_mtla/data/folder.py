@@ -8,6 +8,7 @@ a line an utterance: ``text``, further texts such as ``text.tc.de``, and ``utt2*
 from __future__ import annotations
 
 import logging
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ BACKUP = ".backup"
 LENGTH_TABLES = ("utt2num_samples", "utt2dur", "utt2num_frames")
 # Where an utterance's sound, or its features, are read from.
 SOUNDS, FEATURES = "wav.scp", "feats.scp"
+_UNFIT = re.compile("[\n\r\0\ud800-\udfff]")  # halves of characters come with JSON
 _BYTE_ORDER_MARK, _CRLF = "byte-order mark", "line ends are CRLF"
 
 
@@ -70,9 +72,7 @@ def scan_table(path: str | Path) -> tuple[list[Row], list[Problem]]:
     if data.startswith(b"\xef\xbb\xbf"):
         problems.append(Problem(path.name, 1, "", _BYTE_ORDER_MARK))
         data = data[3:]
-    lines = data.split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
+    lines = data.removesuffix(b"\n").split(b"\n") if data else []
     crlf = sum(line.endswith(b"\r") for line in lines)
     if crlf:
         problems.append(Problem(path.name, 0, "", _CRLF, f"{crlf} lines"))
@@ -128,8 +128,8 @@ def write_table(path: str | Path, table: Mapping[str, str]) -> None:
     for key, value in table.items():
         if not key or len(key.split()) != 1 or key.split()[0] != key or "\0" in key:
             raise UserError(f"{path}: key {key!r} is empty or has white space")
-        if any(character in value for character in "\n\r\0"):
-            raise UserError(f"{path}: {key}: line break or NUL in the value {value!r}")
+        if _UNFIT.search(key + value):
+            raise UserError(f"{path}: {key!r}: line break, NUL or surrogate: {value!r}")
     with atomic_file(path) as stream:
         for key in sorted(table):
             stream.write(f"{key} {table[key].strip()}".rstrip() + "\n")

@@ -55,7 +55,8 @@ class Tally:
             more = f" ({count} such {self.unit})" if count > 1 else ""
             raise UserError(
                 f"{self.source}: {bad[0]}: {self._first[bad[0]]}{more}; repair it, or "
-                f"leave such {self.unit} out with --drop_bad"
+                f"leave such {self.unit} out (--local_data_opts of run.sh) with "
+                "--drop_bad"
             )
         print(
             f"{self.name}: {total:,} {self.unit} in, {self.kept:,} kept, "

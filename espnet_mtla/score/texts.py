@@ -130,6 +130,8 @@ def _read_jsonl(path: str | Path, field: str) -> Texts:
         given = item[field] if isinstance(item[field], list) else [item[field]]
         if not given or not all(isinstance(text, str) for text in given):
             raise UserError(f"{place}: {key}: {field!r} is neither text nor texts")
+        if any("\ud800" <= character <= "\udfff" for character in "".join(given)):
+            raise UserError(f"{place}: {key}: half a character in {field!r}")
         texts[key] = tuple(given)
     return texts
 

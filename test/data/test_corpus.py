@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,9 @@ def test_sets_of_sound_and_of_texts(tmp_path: Path) -> None:
 def test_all_sets_are_written_or_none(tmp_path: Path) -> None:
     """What no table can hold is found while writing, and named where it would stand."""
     sets = {"train": {"text": {"a": "fine"}}, "dev": {"text": {"b": "x\0y"}}}
-    with pytest.raises(UserError, match=r"^dev/text: b: line break or NUL"):
+    with pytest.raises(UserError, match=r"^dev/text: 'b': line break, NUL"):
+        write_sets(tmp_path, sets)
+    sets["dev"]["text"]["b"] = json.loads('"half an emoji: \\ud83d"')
+    with pytest.raises(UserError, match=r"'b': .*surrogate: 'half"):
         write_sets(tmp_path, sets)
     assert list(tmp_path.iterdir()) == []

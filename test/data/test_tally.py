@@ -22,8 +22,8 @@ def test_what_is_refused_is_one_line_with_the_way_out(capsys) -> None:
     with pytest.raises(UserError) as caught:
         count().close()
     assert str(caught.value) == (
-        "list.txt: broken: a2 (2 such cuts); repair it, or leave such cuts out with "
-        "--drop_bad"
+        "list.txt: broken: a2 (2 such cuts); repair it, or leave such cuts out "
+        "(--local_data_opts of run.sh) with --drop_bad"
     )
     assert not capsys.readouterr().out
 
