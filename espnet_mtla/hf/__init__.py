@@ -2,6 +2,10 @@
 
 Importing this package registers the classes, so that ``AutoConfig``, ``AutoModel`` and
 ``AutoModelForCausalLM`` load them. Needs torch and transformers alone.
+
+A name that is not there is one line at once from our own classes. The Auto classes ask
+for its configuration first, and try again for a minute where the hub cannot be reached:
+``HF_HUB_OFFLINE=1`` spares that.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM

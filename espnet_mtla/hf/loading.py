@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from espnet_mtla.errors import UserError, transport_errors
 
@@ -31,32 +34,52 @@ class CheckedLoading:
             UserError: nothing there, a pickle, or weights that are missing, left over
                 or of another size.
         """
-        name = str(pretrained_model_name_or_path)
-        check_reachable(name, **kwargs)
-        if os.path.isdir(name) and "config" not in kwargs:
-            _check_described(os.path.join(name, kwargs.get("subfolder") or ""))
-        wants_info = kwargs.pop("output_loading_info", False)
-        any_size = kwargs.pop("ignore_mismatched_sizes", False)
-        kwargs.setdefault("use_safetensors", True)
-        kwargs.update(output_loading_info=True, ignore_mismatched_sizes=True)
-        try:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, **kwargs
-            )
-        except SafetensorError as error:
-            raise UserError(
-                f"{name}: model.safetensors is not a safetensors file ({error}); save "
-                "the model again with save_pretrained"
-            ) from error
-        except OSError as error:
-            raise UserError(_explain(name, error)) from error
-        if not any_size:
-            _check(name, info, "mismatched")
-        if wants_info:
-            return model, info
-        if not any_size:
-            _check(name, info, "missing", "unexpected")
-        return model
+        load = super().from_pretrained
+        return checked(
+            load, pretrained_model_name_or_path, *args, spare=("lm_head.",), **kwargs
+        )
+
+
+def checked(
+    load: Callable[..., Any],
+    source: str | os.PathLike,
+    *args: Any,
+    spare: tuple[str, ...] = (),
+    **kwargs: Any,
+) -> Any:
+    """What ``load``, a ``from_pretrained`` of Transformers, gives: whole, or an error.
+
+    Args:
+        source: folder, or name on the hub.
+        spare: beginnings of the weights that may be missing or left over.
+
+    Raises:
+        UserError: see :meth:`CheckedLoading.from_pretrained`.
+    """
+    name = str(source)
+    check_reachable(name, **kwargs)
+    if os.path.isdir(name) and "config" not in kwargs:
+        _check_described(os.path.join(name, kwargs.get("subfolder") or ""))
+    wants_info = kwargs.pop("output_loading_info", False)
+    any_size = kwargs.pop("ignore_mismatched_sizes", False)
+    kwargs.setdefault("use_safetensors", True)
+    kwargs.update(output_loading_info=True, ignore_mismatched_sizes=True)
+    try:
+        model, info = load(source, *args, **kwargs)
+    except SafetensorError as error:
+        raise UserError(
+            f"{_unreadable(name) or name}: cut off or not a safetensors file "
+            f"({error}); save the model again with save_pretrained"
+        ) from error
+    except OSError as error:
+        raise UserError(_explain(name, error)) from error
+    if not any_size:
+        _check(name, info, ("mismatched",), ())
+    if wants_info:
+        return model, info
+    if not any_size:
+        _check(name, info, ("missing", "unexpected"), spare)
+    return model
 
 
 def check_reachable(
@@ -94,12 +117,24 @@ def _check_described(folder: str) -> None:
         raise UserError(f"{files[0]}: no such file, which says what the model is")
 
 
-def _check(name: str, info: dict[str, object], *kinds: str) -> None:
+def _unreadable(folder: str) -> str | None:
+    """The first file of a folder that says safetensors and is none."""
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        try:
+            with safe_open(path, "pt"):
+                pass
+        except SafetensorError:
+            return str(path)
+    return None
+
+
+def _check(
+    name: str, info: dict[str, Any], kinds: tuple[str, ...], spare: tuple[str, ...]
+) -> None:
     for kind in kinds:
         # Transformers 5 gives sizes with the names of what does not fit.
         keys = {key if isinstance(key, str) else key[0] for key in info[f"{kind}_keys"]}
-        if kind != "mismatched":
-            keys = {key for key in keys if not key.startswith("lm_head.")}
+        keys = {key for key in keys if not key.startswith(spare)}
         if keys:
             shown = ", ".join(sorted(keys)[:3])
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
@@ -18,14 +19,12 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-from espnet_mtla.bin import convert as command
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.conversion.build import Target, convert
 from espnet_mtla.hf.conversion.factor import low_rank
 from espnet_mtla.hf.conversion.heal import Healing, TextBlocks, perplexity
 from espnet_mtla.hf.conversion.source import check_source
-from test.attention.common import HEADS, LATENT, WIDTH
-from test.reference.peer import load_peer
+from test.hf.tiny_llama import run_convert as run
 
 TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
 SIZES = {
@@ -106,9 +105,14 @@ def test_without_rotation_only_rotation_is_lost() -> None:
         )
 
 
-def test_a_yarns_scale_is_kept() -> None:
-    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
-    source = llama(rope_scaling={**yarn, "original_max_position_embeddings": 32})
+@pytest.mark.parametrize("kind", ["linear", "yarn", "llama3"])
+def test_scaled_rotation_is_kept(kind: str) -> None:
+    scaling = {"rope_type": kind, "factor": 4.0, "rope_theta": 1e4}
+    if kind != "linear":
+        scaling["original_max_position_embeddings"] = 32
+    if kind == "llama3":
+        scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    source = llama(rope_scaling=scaling)
     source.generation_config.eos_token_id = [7, 9]
     batch = torch.randint(0, 50, (2, 40))
     model, _ = convert(source, Target("mtla", down_rate=1))
@@ -123,6 +127,61 @@ def test_qwens_biases_are_kept() -> None:
     model, _ = convert(source, Target("mla", down_rate=1))
     got, expected = model(batch).logits, source(batch).logits
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-8)
+
+
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    """As the hub has them: GQA, tied, llama3's rotation, bfloat16, several files."""
+    scaling = {"rope_type": "llama3", "factor": 8.0, "rope_theta": 5e5}
+    scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling["original_max_position_embeddings"] = 32
+    source = llama(tie_word_embeddings=True, rope_scaling=scaling).bfloat16()
+    folder = tmp_path_factory.mktemp("sharded")
+    source.save_pretrained(folder, max_shard_size="12KB")
+    assert len(list(folder.glob("model-*.safetensors"))) > 2
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("dtype", "near"), [("float32", 1e-3), ("bfloat16", 0.15)], ids=str
+)
+def test_a_checkpoint_as_the_hub_has_them(
+    sharded, tmp_path, monkeypatch, capsys, dtype: str, near: float
+) -> None:
+    output = tmp_path / "out"
+    run(monkeypatch, "llama", sharded, output, "--down_rate", 1, "--dtype", dtype)
+    assert "mtla at stride 1" in capsys.readouterr().out
+    model = AutoModelForCausalLM.from_pretrained(output)
+    assert model.dtype == getattr(torch, dtype) and model.config.kv_lora_rank == 16
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    source = AutoModelForCausalLM.from_pretrained(sharded, dtype=model.dtype)
+    batch = torch.randint(0, 50, (2, 40))
+    with torch.no_grad():
+        apart = model(batch).logits.softmax(-1) - source(batch).logits.softmax(-1)
+    assert apart.float().abs().max() < near
+
+
+def test_shards_that_are_missing_cut_off_or_incomplete(
+    sharded, tmp_path, monkeypatch
+) -> None:
+    broken, shard = tmp_path / "broken", "model-00002-of"
+    shutil.copytree(sharded, broken)
+    path = next(broken.glob(f"{shard}*"))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match=rf"{shard}.*: cut off or not a safetensors"):
+        run(monkeypatch, "llama", broken, tmp_path / "out")
+    path.unlink()
+    with pytest.raises(UserError, match=rf"{shard}") as raised:
+        run(monkeypatch, "llama", broken, tmp_path / "out")
+    assert "\n" not in str(raised.value)
+    weights = load_file(path := next(sharded.glob(f"{shard}*")))
+    name = min(weights)
+    del weights[name]
+    save_file(weights, broken / path.name, {"format": "pt"})
+    with pytest.raises(UserError, match=f"missing weights: {name}; the checkpoint"):
+        run(monkeypatch, "llama", broken, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_low_rank_is_the_best_one() -> None:
@@ -178,11 +237,6 @@ def test_the_more_is_kept_the_nearer_and_text_helps(trained) -> None:
     assert after(4) > after(8) > after(24)
     assert after(24) == pytest.approx(perplexity(model, seen), rel=0.02)
     assert after(4) < after(4, None)
-
-
-def run(monkeypatch, *arguments: object) -> None:
-    monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
-    command.main()
 
 
 def test_the_command_converts_heals_and_says_so(
@@ -245,89 +299,5 @@ def test_what_is_no_llama_is_refused_by_name(tmp_path, monkeypatch) -> None:
         run(monkeypatch, "llama", tmp_path / "nothing", tmp_path / "out")
     LlamaConfig(**SIZES, vocab_size=9).save_pretrained(tmp_path / "bare")
     torch.save({}, tmp_path / "bare" / "pytorch_model.bin")
-    with pytest.raises(UserError, match="no safetensors to load"):
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: a pickle, which"):
         run(monkeypatch, "llama", tmp_path / "bare", tmp_path / "out")
-
-
-def test_a_recipes_decoder_under_the_references_names_and_back(
-    tmp_path, monkeypatch
-) -> None:
-    from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
-
-    torch.manual_seed(0)
-    decoder = DecoderOnlyTransformer(
-        DecoderConfig(20, embed_dim=32, num_layers=2, num_heads=4, ffn_dim=48)
-    )
-    weights = {f"decoder.{k}": v for k, v in decoder.state_dict().items()}
-    torch.save({**weights, "encoder.x": torch.ones(1)}, tmp_path / "a.pth")
-    run(monkeypatch, "to_reference", tmp_path / "a.pth", tmp_path / "b.pt")
-    reference = torch.load(tmp_path / "b.pt", weights_only=True)["model"]
-    for name in ("self_attn.wkv_b", "self_attn_layer_norm", "fc1", "fc2"):
-        assert f"decoder.layers.1.{name}.weight" in reference
-    assert "decoder.output_projection.weight" in reference
-    run(monkeypatch, "from_reference", tmp_path / "b.pt", tmp_path / "c.pth")
-    again = torch.load(tmp_path / "c.pth", weights_only=True)
-    assert again.keys() == weights.keys()
-    assert all(torch.equal(again[key], weights[key]) for key in weights)
-
-    torch.save({"model": {"decoder.layers.0.encoder_attn.k": 1}}, tmp_path / "d.pt")
-    with pytest.raises(UserError, match=r"encoder_attn\.k has no counterpart"):
-        run(monkeypatch, "from_reference", tmp_path / "d.pt", tmp_path / "e.pth")
-    torch.save(Path("x"), tmp_path / "f.pt")
-    with pytest.raises(UserError, match="no checkpoint of weights alone"):
-        run(monkeypatch, "from_reference", tmp_path / "f.pt", tmp_path / "e.pth")
-    assert not (tmp_path / "e.pth").exists()
-
-
-class ReferenceLayer(torch.nn.Module):
-    """A pre-norm layer as fairseq names it, around the public package's attention."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        attention = load_peer("mtla/MTLA.py").MultiheadTemporalLatentAttention
-        self.self_attn = attention(WIDTH, HEADS, down_rate=3, **LATENT)
-        self.self_attn_layer_norm = torch.nn.LayerNorm(WIDTH)
-        self.fc1, self.fc2 = torch.nn.Linear(WIDTH, 48), torch.nn.Linear(48, WIDTH)
-        self.final_layer_norm = torch.nn.LayerNorm(WIDTH)
-
-    def forward(self, prompt: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-        """The text ``(1, U, D)`` behind a prompt that stays as it is."""
-        keys = self.self_attn_layer_norm(torch.cat((prompt, text), 1))
-        asking = keys[:, prompt.size(1) :]
-        place = torch.arange(keys.size(1)).float()[None]
-        text = text + self.self_attn(query=asking, key=keys, value=keys, position=place)
-        hidden = self.fc1(self.final_layer_norm(text)).relu()
-        return text + self.fc2(hidden)
-
-
-def test_a_decoder_of_the_reference_computes_the_same_here(
-    tmp_path, monkeypatch
-) -> None:
-    from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
-
-    torch.manual_seed(2)
-    theirs = torch.nn.Module()
-    theirs.embed_tokens = torch.nn.Embedding(20, WIDTH)
-    theirs.layers = torch.nn.ModuleList(ReferenceLayer() for _ in range(2))
-    theirs.layer_norm = torch.nn.LayerNorm(WIDTH)
-    theirs.output_projection = torch.nn.Linear(WIDTH, 20, bias=False)
-    for parameter in theirs.parameters():
-        parameter.data.add_(torch.randn_like(parameter), alpha=0.05)
-    weights = {f"decoder.{k}": v for k, v in theirs.state_dict().items()}
-    torch.save({"model": weights}, tmp_path / "theirs.pt")
-    run(monkeypatch, "from_reference", tmp_path / "theirs.pt", tmp_path / "ours.pth")
-    conf = {"down_rate": 3, **LATENT}
-    sizes = {"num_layers": 2, "num_heads": HEADS, "ffn_dim": 48}
-    ours = DecoderOnlyTransformer(
-        DecoderConfig(20, WIDTH, attention_conf=conf, **sizes)
-    )
-    converted = torch.load(tmp_path / "ours.pth", weights_only=True)
-    names = {key.removeprefix("decoder."): value for key, value in converted.items()}
-    ours.eval().load_state_dict(names)
-    prompt, ids = torch.randn(1, 7, WIDTH), torch.randint(20, (1, 6))
-    text = theirs.embed_tokens(ids) * WIDTH**0.5
-    for layer in theirs.eval().layers:
-        text = layer(prompt, text)
-    expected = theirs.output_projection(theirs.layer_norm(text))
-    got = ours(prompt, torch.tensor([7]), ids)
-    torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)

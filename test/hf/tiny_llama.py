@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
+import pytest
 import torch
 from torch import Tensor
 
+from espnet_mtla.bin import convert
 from espnet_mtla.hf import LlamaMTLAConfig, LlamaMTLAForCausalLM
 
 VOCABULARY = 50
@@ -50,3 +54,9 @@ def left_padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
         batch[index, longest - len(row) :] = row
         mask[index, longest - len(row) :] = 1
     return batch, mask
+
+
+def run_convert(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    """The command, with these words behind it."""
+    monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
+    convert.main()

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.configuration import ROPE_TYPES, rope_settings
-from espnet_mtla.hf.loading import check_reachable
+from espnet_mtla.hf.loading import check_reachable, checked
 
 # Llama's blocks under other names; what each adds is looked at below.
 MODEL_TYPES = ("llama", "mistral", "qwen2")
@@ -66,7 +66,8 @@ def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """A checkpoint that can be converted.
 
     Raises:
-        UserError: nothing there, a pickle, or an architecture that is not Llama's.
+        UserError: nothing there, a pickle, weights that are not all there, or an
+            architecture that is not Llama's.
     """
     check_reachable(name)
     try:
@@ -75,13 +76,7 @@ def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no checkpoint of Transformers ({reason})") from error
     check_source(name, config)
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, use_safetensors=True
-        ).eval()
-    except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name}: no safetensors to load ({reason})") from error
+    return checked(AutoModelForCausalLM.from_pretrained, name, dtype=dtype).eval()
 
 
 def check_source(name: str, config: object) -> None:
