@@ -104,6 +104,8 @@ class RecordedSteps:
         timeline.all_slots = True
         self._order = timeline.rows.clone()
         self._tokens = torch.zeros_like(timeline.rows)
+        if timeline.appended == timeline.capacity:  # no step can follow, nor be tried
+            return
         changed = self._tensors()
         saved = [tensor.clone() for tensor in changed]
 

@@ -69,8 +69,9 @@ def test_a_full_cache_refuses_a_recorded_step_too() -> None:
     steps = RecordedSteps(decoder, prefilled(decoder, tokens=1), record)
     tokens = torch.zeros(len(LENGTHS) * BEAM, dtype=torch.long)
     steps.step(tokens)
+    steps.select(torch.tensor([0, 2]))  # recording tries a step: there is no room
     with pytest.raises(IndexError, match="room for 1 tokens"):
-        steps.step(tokens)
+        steps.step(tokens[: 2 * BEAM])
 
 
 @torch.no_grad()
