@@ -15,6 +15,11 @@ from espnet_mtla.errors import UserError
 STATS, TOKENISER, SYMBOLS = "feats_stats.npz", "bpe.model", "nlsyms.txt"
 TOKENS = "tokens.txt"
 UPSTREAM = "upstream"
+PARTS = ("frontend", "specaug", "normalize", "encoder")
+NEEDED = ("token_list", "bpemodel", "non_linguistic_symbols", "input_size", *PARTS)
+NEEDED += tuple(f"{part}_conf" for part in (*PARTS, "ctc", "projector", "decoder"))
+NEEDED += ("model_conf",)
+"""Keys without which no ``config.yaml`` says how a model is built."""
 
 
 def keep_copies(args: Namespace, folder: str | Path) -> None:
@@ -41,7 +46,7 @@ def use_copies(args: Namespace, folder: Path) -> None:
     Raises:
         UserError: ``args`` are not those of a model.
     """
-    for name in ("normalize", "token_list", "bpemodel", "non_linguistic_symbols"):
+    for name in NEEDED:
         if name not in args:
             raise UserError(
                 f"{folder}: the configuration has no {name!r}; training and pack write "

@@ -15,6 +15,7 @@ from espnet_mtla import Speech2Text
 from espnet_mtla.bin import pack as command
 from espnet_mtla.errors import UserError
 from espnet_mtla.task.checkpoint import load
+from espnet_mtla.task.files import NEEDED
 from test.tiny_experiment import TOKENS, make_model
 
 FILES = {"README.md", "config.yaml", "decode.yaml", "model.safetensors", "tokens.txt"}
@@ -201,9 +202,11 @@ def test_files_that_are_missing_or_something_else(broken, name, there):
 
 
 def test_a_config_of_something_else(broken):
-    for text in ("", "encoder: conformer\n"):
-        (broken / "config.yaml").write_text(text)
-        fails(broken, "broken: the configuration has no 'normalize'; training and")
+    config = yaml.safe_load((broken / "config.yaml").read_text())
+    lacking = {name: {k: v for k, v in config.items() if k != name} for name in NEEDED}
+    for missing, kept in {**lacking, "token_list": {}}.items():
+        (broken / "config.yaml").write_text(yaml.safe_dump(kept))
+        fails(broken, f"broken: the configuration has no '{missing}'; training and")
 
 
 def test_a_config_is_missing(broken):
