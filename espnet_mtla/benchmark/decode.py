@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--vocab_size", type=count, default=500)
     add("--dtype", choices=list(TOLERANCE), default="float32", help="of the decoder")
     add("--backend", default="auto", help="of our attention over the cache")
+    add("--expand_from", type=int, help="queries a head that have latents projected up")
     add("--cuda_graphs", choices=CUDA_GRAPHS, default="auto", help="ours alone")
     add("--copy_prompt", action="store_true", help="ours, too, a copy a hypothesis")
     add("--no_reference", action="store_true", help="time ours alone")
@@ -127,7 +128,7 @@ class _Ours:
                 max_tokens=args.steps,
                 beam=beam,
                 share_prompt=not args.copy_prompt,
-                options=CacheOptions(args.backend),
+                options=CacheOptions(args.backend, expand_from=args.expand_from),
             )
             self.run = steps_of(decoder, self.state, args.cuda_graphs)
 

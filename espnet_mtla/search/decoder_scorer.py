@@ -86,4 +86,9 @@ class DecoderScorer:
 
 def cache_options(options: DecodeOptions) -> CacheOptions:
     """How decoding options say that the decoder's cache is kept."""
-    return CacheOptions(options.backend, options.cache_dtype, options.prompt_cache)
+    return CacheOptions(
+        options.backend,
+        options.cache_dtype,
+        options.prompt_cache,
+        options.expand_from or None,
+    )

@@ -72,6 +72,11 @@ class DecodeOptions:
         "latent, or heads: a prompt's keys and values of each head; more memory, and "
         "faster with many hypotheses",
     )
+    expand_from: int = _option(
+        0,
+        "queries a head, of an utterance's hypotheses, from which a step projects its "
+        "prompt's latents up for itself; 0: where that takes less arithmetic",
+    )
     backend: str = _option(
         "auto", "of attention over the cache: auto, torch, triton, flash_attn"
     )
@@ -87,6 +92,7 @@ class DecodeOptions:
     def __post_init__(self) -> None:
         prefix = "decoding option "
         check_count(self, "beam_size", "nbest", "batch_frames", prefix=prefix)
+        check_count(self, "expand_from", least=0, prefix=prefix)
         fewer = f"at most beam_size={self.beam_size} is"
         require(self.nbest <= self.beam_size, f"{prefix}nbest", self.nbest, fewer)
         check_number(self, "ctc_weight", inside="[0, 1)", prefix=prefix)

@@ -27,6 +27,7 @@ from espnet_mtla.search import DecodeOptions, length_limits
         ("share_prompt", 1),
         ("cuda_graphs", "on"),
         ("cache_dtype", "int4"),
+        ("expand_from", -1),
     ],
 )
 def test_a_bad_value_is_named(name, value):
@@ -54,6 +55,14 @@ def test_length_limits(least, most, low, high):
     options = DecodeOptions(min_length_ratio=least, max_length_ratio=most)
     found = length_limits(torch.tensor([1, 7, 40]), options)
     assert [side.tolist() for side in found] == [low, high]
+
+
+def test_how_the_cache_is_kept_reaches_it() -> None:
+    from espnet_mtla.search.decoder_scorer import cache_options
+
+    found = cache_options(DecodeOptions(cache_dtype="fp8", expand_from=40))
+    assert (found.dtype, found.prompt, found.expand_from) == ("fp8", "latent", 40)
+    assert cache_options(DecodeOptions()).expand_from is None
 
 
 def test_names_known_without_torch_are_those_of_the_cache() -> None:
