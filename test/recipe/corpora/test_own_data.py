@@ -51,7 +51,8 @@ def test_translation(make_run: Callable[[str], Recipe]) -> None:
     options = (*SETS, *SMALL, "--task", "st", "--token_type", "char")
     options += ("--stop_stage", "tokens", "--source_text", "text.lc.en")
     output = recipe.run(*options, code=1)
-    assert "text: missing file: --no_text (--target_text of a recipe)" in output
+    found = "data/mine has text.lc.en text.tc.fr"
+    assert f"error: --target_text text: no such table; {found}" in output
     options += ("--target_text", "text.tc.fr")
     recipe.run(*options)
     assert set(read_table(recipe.folder / "dump/raw/mine/utt2dur").values()) == {
