@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from espnet_mtla.errors import UserError, transport_errors
 
@@ -73,6 +74,7 @@ def checked(
         ) from error
     except OSError as error:
         raise UserError(_explain(name, error)) from error
+    info["missing_keys"] = [*info["missing_keys"], *_left_empty(model)]
     if not any_size:
         _check(name, info, ("mismatched",), ())
     if wants_info:
@@ -80,6 +82,16 @@ def checked(
     if not any_size:
         _check(name, info, ("missing", "unexpected"), spare)
     return model
+
+
+def _left_empty(model: nn.Module) -> list[str]:
+    """Weights that a shard should hold, by its index, and does not.
+
+    Transformers 4 leaves them without data and does not tell.
+    """
+    if getattr(model, "hf_device_map", None):  # what is elsewhere has none here
+        return []
+    return [name for name, weight in model.named_parameters() if weight.is_meta]
 
 
 def check_reachable(

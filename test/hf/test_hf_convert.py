@@ -151,7 +151,7 @@ def test_a_checkpoint_as_the_hub_has_them(
     output = tmp_path / "out"
     run(monkeypatch, "llama", sharded, output, "--down_rate", 1, "--dtype", dtype)
     assert "mtla at stride 1" in capsys.readouterr().out
-    model = AutoModelForCausalLM.from_pretrained(output)
+    model = AutoModelForCausalLM.from_pretrained(output, dtype="auto")
     assert model.dtype == getattr(torch, dtype) and model.config.kv_lora_rank == 16
     assert model.lm_head.weight is model.model.embed_tokens.weight
     source = AutoModelForCausalLM.from_pretrained(sharded, dtype=model.dtype)
