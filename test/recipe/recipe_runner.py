@@ -39,7 +39,7 @@ class Recipe:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
-    def run(self, *options: str, code: int = 0, timeout: float = 60, **env: str) -> str:
+    def run(self, *options: str, code: int = 0, timeout: float = 300, **env: str) -> str:
         """Run to the end, check the exit code, return all that was printed."""
         process = self.start(*options, **env)
         try:
@@ -50,7 +50,7 @@ class Recipe:
         assert process.returncode == code, output
         return output
 
-    def wait_for_hang(self, process: subprocess.Popen, seconds: float = 30) -> int:
+    def wait_for_hang(self, process: subprocess.Popen, seconds: float = 120) -> int:
         """Wait until the command named by STUB_HANG stands; returns its process id."""
         hang = Path(f"{self.calls_file}.hang")
         end = time.monotonic() + seconds

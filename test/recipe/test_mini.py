@@ -57,7 +57,7 @@ def texts(recipe: Recipe) -> dict[str, str]:
 
 def test_the_whole_road_learns_and_ends_in_a_table(make_mini) -> None:
     recipe = make_mini("mini")
-    output = recipe.run(timeout=600)
+    output = recipe.run(timeout=900)
     table = output.split("== stage 12 pack ==")[1]
     assert re.search(r"^\| mha ", table, re.MULTILINE)
     assert re.search(r"^\| mtla_s2 ", table, re.MULTILINE)
@@ -67,7 +67,7 @@ def test_the_whole_road_learns_and_ends_in_a_table(make_mini) -> None:
         assert score["utterances"] == 24
         # Without the sound nothing below 80 % can be had.
         assert score["wer"] < 40, table
-    again = recipe.run(timeout=120)
+    again = recipe.run()
     assert ": done in" not in again
     assert again.split("== stage 12 pack ==")[1].count("| mha ") == 1
 
@@ -83,7 +83,7 @@ def wait_for(process, recipe: Recipe, pattern: str, more: float) -> None:
 
 def test_killed_again_and_again_gives_the_same_texts(make_mini) -> None:
     straight = make_mini("straight")
-    straight.run(*TINY, timeout=300)
+    straight.run(*TINY, timeout=900)
     expected = texts(straight)
     assert any("1best_recog/text" in name for name in expected)
     killed = make_mini("killed")
@@ -100,7 +100,7 @@ def test_killed_again_and_again_gives_the_same_texts(make_mini) -> None:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    killed.run(*TINY, timeout=300)
+    killed.run(*TINY, timeout=900)
     assert texts(killed) == expected
 
 
