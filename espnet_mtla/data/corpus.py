@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from espnet_mtla.data.atomic import atomic_folders
 from espnet_mtla.data.folder import DataFolder, write_table
@@ -15,6 +16,16 @@ Tables = Mapping[str, Mapping[str, str]]
 """Name of each table to its rows: a set that has no sound."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """What is wrong with an option is one line, which says where run.sh takes it."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(
+            f"{message}; run.sh takes what the preparation is told as "
+            '--local_data_opts "--corpus DIR"'
+        )
+
+
 def corpus_parser(
     description: str | None, corpus: str, drop_bad: str, required: bool = True
 ) -> argparse.ArgumentParser:
@@ -22,7 +33,7 @@ def corpus_parser(
 
     ``corpus`` and ``drop_bad`` are help texts; ``required`` is about ``--corpus``.
     """
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     add = parser.add_argument

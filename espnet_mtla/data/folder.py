@@ -186,9 +186,9 @@ class DataFolder:
 
     ``wav`` is ``wav.scp``, or ``feats.scp`` where ``source`` says so (see
     :func:`source_table`). ``tables`` are those with a line an utterance, ``utt2spk``
-    always among them; ``speaker_tables`` (``spk2gender`` ...) and
-    ``recording_tables`` (``reco2*``) are carried along. ``spk2utt`` is derived when
-    written.
+    always among them once read; ``speaker_tables`` (``spk2gender`` ...) and
+    ``recording_tables`` (``reco2*``) are carried along. ``spk2utt`` is derived from
+    ``utt2spk`` when written.
     """
 
     path: Path
@@ -277,7 +277,8 @@ class DataFolder:
             write_table(path / name, table)
         for name, table in {**self.speaker_tables, **self.recording_tables}.items():
             write_table(path / name, table)
-        write_table(path / "spk2utt", group_by_speaker(self.tables["utt2spk"]))
+        if "utt2spk" in self.tables:
+            write_table(path / "spk2utt", group_by_speaker(self.tables["utt2spk"]))
         if self.segments is not None:
             write_table(path / "segments", self.segments)
         write_table(path / self.source, self.wav)

@@ -22,7 +22,7 @@ def test_options_of_every_recipe() -> None:
     parser = corpus_parser("What it is.", "where it is", "what is left out")
     args = parser.parse_args(["--corpus", "x"])
     assert (args.corpus, args.data, args.drop_bad) == (Path("x"), Path("data"), False)
-    with pytest.raises(SystemExit):
+    with pytest.raises(UserError, match=r"required: --corpus; .*--local_data_opts"):
         parser.parse_args([])
     assert corpus_parser(None, "", "", required=False).parse_args([]).corpus is None
 
@@ -61,6 +61,15 @@ def test_sets_of_sound_and_of_texts(tmp_path: Path) -> None:
     assert read_table(tmp_path / "data/train/spk2utt") == {"s": "a"}
     assert read_table(tmp_path / "data/dev/text.source") == {"b": "long"}
     assert not (tmp_path / "data/dev/text.old").exists()
+
+
+def test_nobody_says_who_speaks(tmp_path: Path) -> None:
+    """A preparation may leave speakers out; read again, each utterance has its own."""
+    sound = DataFolder(tmp_path, {"a": "a.wav", "b": "b.wav"}, {"text": {}})
+    sound.tables["text"].update(a="x", b="y")
+    write_sets(tmp_path, {"train": sound})
+    assert not (tmp_path / "train/spk2utt").exists()
+    assert DataFolder.read(tmp_path / "train").tables["utt2spk"] == {"a": "a", "b": "b"}
 
 
 def test_all_sets_are_written_or_none(tmp_path: Path) -> None:
