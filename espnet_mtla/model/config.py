@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from espnet_mtla.checks import check_count, check_flags, check_number
+from espnet_mtla.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,25 @@ class ProjectorConfig:
     def __post_init__(self) -> None:
         given = ["stack"] if self.hidden_size is None else ["stack", "hidden_size"]
         check_count(self, *given, prefix="projector_conf.")
+
+
+@dataclass(frozen=True)
+class TextProjectorConfig:
+    """From embedded source tokens to decoder positions, of text to text.
+
+    ``kernel`` tokens, an odd number, are seen by a convolution around each; 1 leaves
+    the embeddings as they are.
+    """
+
+    kernel: int = 1
+
+    def __post_init__(self) -> None:
+        check_count(self, "kernel", prefix="projector_conf.")
+        if self.kernel % 2 == 0:
+            raise UserError(
+                f"projector_conf.kernel: {self.kernel} given, an odd number needed: a "
+                "token and as many on either side"
+            )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,15 @@
-"""Encoder frames to decoder prompt: stack neighbours, then Linear, ReLU, Linear."""
+"""What stands between the prompt's vectors and the decoder.
+
+Of speech, encoder frames: stack neighbours, then Linear, ReLU, Linear. Of text,
+embedded tokens: tell each its neighbours.
+"""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from espnet_mtla.frontend.lengths import valid_frames
-from espnet_mtla.model.config import ProjectorConfig
+from espnet_mtla.model.config import ProjectorConfig, TextProjectorConfig
 
 
 class FrameStackProjector(nn.Module):
@@ -36,3 +40,27 @@ class FrameStackProjector(nn.Module):
         frames = nn.functional.pad(frames, (0, 0, 0, -size % self.stack))
         stacked = frames.reshape(batch, -1, self.stack * width)
         return self.layers(stacked), (lengths + self.stack - 1) // self.stack
+
+
+class TokenConvolution(nn.Module):
+    """Adds to each token's vector what a convolution makes of those around it.
+
+    MTLA adds the latents of neighbouring tokens up, and no longer tells which of them
+    came first. After this each token has said itself what stood before it and behind.
+    At first it adds nothing.
+    """
+
+    def __init__(self, size: int, config: TextProjectorConfig) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(
+            size, size, config.kernel, padding=config.kernel // 2
+        )
+        nn.init.zeros_(self.convolution.weight)
+        nn.init.zeros_(self.convolution.bias)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """``tokens`` (B, L, D), valid up to ``lengths`` (B,); both as they were."""
+        inside = valid_frames(lengths, tokens.size(1)).unsqueeze(-1)
+        tokens = tokens.masked_fill(~inside, 0.0)
+        near = self.convolution(tokens.transpose(1, 2)).transpose(1, 2)
+        return tokens + near, lengths

@@ -36,7 +36,7 @@ from espnet_mtla.model.padding import (
     mask_convolutions,
     subsampled_lengths,
 )
-from espnet_mtla.model.projector import FrameStackProjector
+from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
@@ -66,7 +66,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         specaug: nn.Module | None,
         normalize: nn.Module | None,
         encoder: nn.Module | None,
-        projector: FrameStackProjector | None,
+        projector: FrameStackProjector | TokenConvolution | None,
         decoder: DecoderOnlyTransformer | None,
         ctc: CTC | None,
         input_size: int,

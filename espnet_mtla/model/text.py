@@ -1,6 +1,6 @@
 """The decoder-only model of text to text: the source's embeddings are the prompt.
 
-    source -> embedding -> decoder
+    source -> embedding -> (convolution) -> decoder
 
 One embedding serves source and target, so they share a vocabulary. With the decoder's
 ``prompt_mode: recompute`` the source runs through the layers, as in a language model;
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from espnet_mtla.frontend.lengths import valid_frames
 from espnet_mtla.model.config import ModelConfig
+from espnet_mtla.model.projector import TokenConvolution
 from espnet_mtla.model.speech import DecoderOnlySpeechModel, Stats
 
 if TYPE_CHECKING:
@@ -30,12 +31,14 @@ class DecoderOnlyTextModel(DecoderOnlySpeechModel):
         token_list: Sequence[str],
         config: ModelConfig,
         decoder: DecoderOnlyTransformer,
+        projector: TokenConvolution | None = None,
     ) -> None:
-        parts = ("frontend", "specaug", "normalize", "encoder", "projector", "ctc")
+        parts = ("frontend", "specaug", "normalize", "encoder", "ctc")
         super().__init__(
             token_list,
             config,
             decoder=decoder,
+            projector=projector,
             input_size=decoder.config.embed_dim,
             **dict.fromkeys(parts),
         )
@@ -64,5 +67,7 @@ class DecoderOnlyTextModel(DecoderOnlySpeechModel):
         return self.decoder.embed(speech[:, :size] * inside), speech_lengths
 
     def project(self, encoded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The prompt is the embeddings as they are."""
-        return encoded, lengths
+        """The prompt (B, L, D): the embeddings, convolved if there is a projector."""
+        if self.projector is None:
+            return encoded, lengths
+        return self.projector(encoded, lengths)

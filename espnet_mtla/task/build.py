@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
-from espnet_mtla.model.config import ModelConfig, ProjectorConfig
+from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.task.checkpoint import load, notes_of
 from espnet_mtla.task.choices import quiet_import
 from espnet_mtla.task.config import load_yaml
@@ -34,7 +34,7 @@ with quiet_import():
     from espnet2.asr.ctc import CTC
     from espnet2.torch_utils.initialize import initialize
 
-    from espnet_mtla.model.projector import FrameStackProjector
+    from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.model.text import DecoderOnlyTextModel
 
@@ -101,7 +101,12 @@ def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
         settings = DecoderConfig(vocab_size=len(args.token_list), **args.decoder_conf)
     decoder = DecoderOnlyTransformer(settings)
     initialise(args, decoder.layers)
-    return DecoderOnlyTextModel(args.token_list, config, decoder)
+    with naming("projector_conf"):
+        near = TextProjectorConfig(**args.projector_conf)
+    projector = None
+    if near.kernel > 1:
+        projector = TokenConvolution(settings.embed_dim, near)
+    return DecoderOnlyTextModel(args.token_list, config, decoder, projector)
 
 
 def initialise(args: Namespace, *parts: nn.Module | None) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from espnet_mtla.attention import attention_settings
 from espnet_mtla.decoder import DecoderConfig
 from espnet_mtla.errors import UserError
-from espnet_mtla.model.config import ModelConfig, ProjectorConfig
+from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.task.choices import LazyChoices, setting_names
 from espnet_mtla.task.config import check_keys
 
@@ -168,8 +168,9 @@ def check_sections(args: Namespace) -> None:
     check_keys(
         "ctc_conf", args.ctc_conf, setting_names(CTC, ("odim", "encoder_output_size"))
     )
+    text = args.task == "sum"
     for section, dataclass in (
-        ("projector_conf", ProjectorConfig),
+        ("projector_conf", TextProjectorConfig if text else ProjectorConfig),
         ("model_conf", ModelConfig),
         ("decoder_conf", DecoderConfig),
     ):

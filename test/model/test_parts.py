@@ -11,9 +11,9 @@ from espnet.nets.pytorch_backend.transformer.label_smoothing_loss import (
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail
 from espnet_mtla.frontend.normalise import UtteranceMVN
-from espnet_mtla.model.config import ModelConfig, ProjectorConfig
+from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.model.loss import IGNORE, TokenLoss, frames_for_ctc, shifted
-from espnet_mtla.model.projector import FrameStackProjector
+from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
 
 
 def test_the_last_stack_is_filled_with_zeros():
@@ -128,6 +128,27 @@ def test_utterance_normalisation_ignores_padding(norm_means, norm_vars):
 def test_a_wrong_projector_setting_is_named(field, value):
     with pytest.raises(UserError, match=rf"projector_conf\.{field}"):
         ProjectorConfig(**{field: value})
+
+
+@pytest.mark.parametrize("value", [0, 2, -1, 1.5, "3", True])
+def test_a_wrong_kernel_of_a_text_projector_is_named(value):
+    with pytest.raises(UserError, match=r"projector_conf\.kernel"):
+        TextProjectorConfig(kernel=value)
+
+
+def test_tokens_are_told_their_neighbours_and_nothing_of_padding():
+    """By hand: each token plus the one before it; at first, the token alone."""
+    layer = TokenConvolution(2, TextProjectorConfig(kernel=3))
+    tokens, lengths = torch.randn(2, 4, 2), torch.tensor([4, 2])
+    tokens[1, 2:] = torch.nan
+    clean = tokens.nan_to_num(0.0)
+    torch.testing.assert_close(layer(tokens, lengths)[0], clean)
+    layer.convolution.weight.data[:, :, 0] = torch.eye(2)
+    out, same = layer(tokens, lengths)
+    before = torch.nn.functional.pad(clean, (0, 0, 1, -1))
+    torch.testing.assert_close(out[0], tokens[0] + before[0])
+    torch.testing.assert_close(out[1, :2], tokens[1, :2] + before[1, :2])
+    assert same is lengths
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
-from espnet_mtla.model.config import ModelConfig
+from espnet_mtla.model.config import ModelConfig, TextProjectorConfig
 from espnet_mtla.model.loss import IGNORE, intent_loss
+from espnet_mtla.model.projector import TokenConvolution
 from espnet_mtla.model.text import DecoderOnlyTextModel
 
 TOKENS = ["<blank>", "<unk>", *"abcdef", "<sos/eos>"]
@@ -30,13 +32,16 @@ def test_intent_loss_by_hand():
 
 @pytest.mark.parametrize("mode", ["fixed", "recompute"])
 @pytest.mark.parametrize("attention", ["mha", "mtla"])
-def test_text_model_is_the_same_alone_and_in_a_batch(mode, attention):
+@pytest.mark.parametrize("kernel", [1, 5])
+def test_text_model_is_the_same_alone_and_in_a_batch(mode, attention, kernel):
     torch.manual_seed(0)
     config = DecoderConfig(
         *(len(TOKENS), 16, 2, 2, 24, 0.0, attention), prompt_mode=mode
     )
     decoder = DecoderOnlyTransformer(config)
-    model = DecoderOnlyTextModel(TOKENS, ModelConfig(ctc_weight=0), decoder)
+    projector = TokenConvolution(16, TextProjectorConfig(kernel))
+    nn.init.normal_(projector.convolution.weight)
+    model = DecoderOnlyTextModel(TOKENS, ModelConfig(ctc_weight=0), decoder, projector)
     model = model.double().eval()
     source = torch.tensor([[2, 3, 4, 5, 6], [7, 2, 3, -1, -1]])
     text = torch.tensor([[3, 4, 5], [6, -1, -1]])

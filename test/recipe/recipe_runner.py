@@ -39,7 +39,9 @@ class Recipe:
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
-    def run(self, *options: str, code: int = 0, timeout: float = 300, **env: str) -> str:
+    def run(
+        self, *options: str, code: int = 0, timeout: float = 300, **env: str
+    ) -> str:
         """Run to the end, check the exit code, return all that was printed."""
         process = self.start(*options, **env)
         try:

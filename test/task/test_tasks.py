@@ -95,6 +95,7 @@ def test_summarisation_reads_text(monkeypatch, tasks_toy, mode):
             **{"embed_dim": 8, "num_layers": 1, "num_heads": 2, "ffn_dim": 16},
             **{"attention": "mha", "prompt_mode": mode},
         },
+        "projector_conf": {"kernel": 3},
     }
     options = ("--task", "sum", "--source_text", "text.words")
     toy("--collect_stats", *options, **config)
@@ -108,6 +109,9 @@ def test_summarisation_reads_text(monkeypatch, tasks_toy, mode):
     assert (costs["input"], costs["audio_seconds"]) == ("text", 6)
     with pytest.raises(UserError, match="encoder: text needs none"):
         other = {**config, "encoder": "conformer"}
+        toy("--output_dir", toy.folder / "other", *options, **other)
+    with pytest.raises(UserError, match=r"projector_conf.*stack.*kernel"):
+        other = {**config, "projector_conf": {"stack": 2}}
         toy("--output_dir", toy.folder / "other", *options, **other)
 
 

@@ -69,6 +69,10 @@ def test_pairs_that_train_copying_are_of_training_alone(prepare, index, tmp_path
     key = next(key for key in sources if key.endswith("-doc"))
     assert sources[f"{key}~lead"] == f"lead: {sources[key]}"
     assert texts["train"][f"{key}~lead"] == "A paragraph that many"
+    prepare.prepare([index], tmp_path / "third", SIZES, 1, 4, lead_every=3)
+    third = read_table(tmp_path / "third/train/text")
+    assert len(third) == 24 + 8
+    assert third.items() <= texts["train"].items()
 
 
 def test_a_paragraph_that_all_share_makes_no_family(prepare):

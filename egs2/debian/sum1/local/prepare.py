@@ -2,7 +2,7 @@
 
 The distribution's translation index has both for each of its some 60,000 packages:
 ``text.source`` is the long description, ``text`` the synopsis. Training has a second
-pair of each: ``lead:`` and the description, answered by its first words. Synopses alone
+pair of some: ``lead:`` and the description, answered by its first words. Synopses alone
 teach a small model to copy very late.
 """
 
@@ -201,7 +201,12 @@ def leads(packages: list[Package], words: int) -> dict[str, tuple[str, str]]:
 
 
 def prepare(
-    paths: list[Path], data: Path, sizes: dict[str, int], seed: int, lead_words: int
+    paths: list[Path],
+    data: Path,
+    sizes: dict[str, int],
+    seed: int,
+    lead_words: int,
+    lead_every: int = 1,
 ) -> None:
     """Write train, valid and test below ``data``."""
     packages = [package for path in paths for package in read_packages(path)]
@@ -218,7 +223,7 @@ def prepare(
     for name, members in sets.items():
         pairs = {p.name: (p.description, p.synopsis) for p in members}
         if name == "train" and lead_words:
-            pairs |= leads(members, lead_words)
+            pairs |= leads(members[::lead_every], lead_words)
         written[name] = {
             table: {key: pair[side] for key, pair in pairs.items()}
             for side, table in enumerate(("text.source", "text"))
@@ -253,6 +258,12 @@ def parser() -> argparse.ArgumentParser:
         default=16,
         help="length of the answers that train copying; 0 for no such pairs",
     )
+    p.add_argument(
+        "--lead_every",
+        type=int,
+        default=3,
+        help="one package of so many has such a pair",
+    )
     p.add_argument("--seed", type=int, default=1, help="of every random choice")
     return p
 
@@ -265,8 +276,10 @@ def main() -> None:
             raise UserError(f"--num_{name} {size}: too few")
     if args.lead_words < 0:
         raise UserError(f"--lead_words {args.lead_words}: less than none")
+    if args.lead_every < 1:
+        raise UserError(f"--lead_every {args.lead_every}: less than 1")
     paths = args.corpus or fetch(args.downloads)
-    prepare(paths, args.data, sizes, args.seed, args.lead_words)
+    prepare(paths, args.data, sizes, args.seed, args.lead_words, args.lead_every)
 
 
 if __name__ == "__main__":
