@@ -17,13 +17,11 @@ Tables = Mapping[str, Mapping[str, str]]
 
 
 class _Parser(argparse.ArgumentParser):
-    """What is wrong with an option is one line, which says where run.sh takes it."""
+    """A wrong option is one line; where no corpus is named, it says where to."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(
-            f"{message}; run.sh takes what the preparation is told as "
-            '--local_data_opts "--corpus DIR"'
-        )
+        given = '; run.sh takes it as --local_data_opts "--corpus DIR"'
+        raise UserError(message + (given if "--corpus" in message else ""))
 
 
 def corpus_parser(

@@ -24,6 +24,8 @@ def test_options_of_every_recipe() -> None:
     assert (args.corpus, args.data, args.drop_bad) == (Path("x"), Path("data"), False)
     with pytest.raises(UserError, match=r"required: --corpus; .*--local_data_opts"):
         parser.parse_args([])
+    with pytest.raises(UserError, match=r"unrecognized arguments: --speed 2$"):
+        parser.parse_args(["--corpus", "x", "--speed", "2"])
     assert corpus_parser(None, "", "", required=False).parse_args([]).corpus is None
 
 

@@ -125,8 +125,9 @@ def list_sounds(folder: Path) -> set[str]:
 
 def read_speakers(path: Path) -> dict[str, str]:
     """Recording to speaker (``usrid``), from ``metadata.json``."""
+    text = require_file(path).read_bytes()
     try:
-        entries = json.loads(require_file(path).read_text(encoding="utf-8"))
+        entries = json.loads(text.decode("utf-8-sig"))
         return {
             file: str(about.get("usrid") or "")
             for entry in entries.values()
