@@ -8,6 +8,7 @@ layers share one timeline, so whole caches are reordered and cropped, not single
 from __future__ import annotations
 
 import torch
+import transformers
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -19,6 +20,8 @@ from espnet_mtla.hf.rollback import RowsCache, RowsTimeline, StaticTimeline
 
 SLACK = 64
 """Tokens that a growing cache gets room for at least, beyond those it must hold."""
+
+TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
 
 class TemporalLatentLayer(CacheLayerMixin):
@@ -217,10 +220,11 @@ class TemporalLatentCache(Cache):
     def crop(self, tokens: int) -> None:
         """Take the newest ``-tokens`` columns back, exactly, or say why that cannot be.
 
-        A positive number is what to keep, as in Transformers 4.
+        A positive number is what to keep, as in Transformers 4; there 0 keeps nothing.
         """
         columns = self.get_seq_length()
-        remove = max(columns - tokens, 0) if tokens > 0 else -tokens
+        keeps = tokens > 0 or (tokens == 0 and TRANSFORMERS_4)
+        remove = max(columns - tokens, 0) if keeps else -tokens
         if remove == 0:
             return
         self._refuse_if_static()

@@ -97,13 +97,17 @@ def test_static_caches_get_no_shorter() -> None:
     assert lengths == [8, 8, 11]
 
 
+@pytest.mark.parametrize(("prompt", "noise"), [(6, 0.02), (1, 1.0)])
 @pytest.mark.parametrize("stride", [1, 2, 3, 4])
-def test_assisted_decoding_is_greedy_decoding(stride: int) -> None:
-    model, batch = tiny(stride), tokens(1, 6)
+def test_assisted_decoding_is_greedy_decoding(
+    stride: int, prompt: int, noise: float
+) -> None:
+    """A helper that is wrong at once has Transformers 4 ask for a cache of nothing."""
+    model, batch = tiny(stride), tokens(1, prompt)
     helper = tiny(stride)
     with torch.no_grad():
         for parameter in helper.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+            parameter.add_(torch.randn_like(parameter), alpha=noise)
     # Transformers 4 needs to know an end of sentence here.
     options = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": 49}
     greedy = model.generate(batch, **options)
