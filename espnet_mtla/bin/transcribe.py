@@ -74,6 +74,8 @@ def main() -> None:
     timestamps = args.timestamps or args.format == "srt"
     transcribe(speech2text, clips, timestamps, sink, failures)
     sink.finish()
+    if failures and len(args.files) == 1:
+        raise UserError(failures[0])
     for line in failures:
         print(f"error: {line}", file=sys.stderr)
     if failures:

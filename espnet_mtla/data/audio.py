@@ -86,7 +86,8 @@ def open_audio(source: str) -> Iterator[soundfile.SoundFile]:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        raise UserError(f"{path}: no such audio file")
+        here = "" if path.is_absolute() else f" below {Path.cwd()}"
+        raise UserError(f"{path}: no such audio file{here}")
     if path.stat().st_size == 0:
         raise UserError(f"{path}: empty file")
     if path.suffix.lower() == ".raw":

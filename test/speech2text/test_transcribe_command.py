@@ -56,6 +56,9 @@ def test_a_bad_file_does_not_stop_the_others(run, data, tmp_path, capsys):
     assert len(shown.out.splitlines()) == 2
     assert "cut.wav: truncated" in shown.err
     assert "text.wav: unreadable audio" in shown.err
+    with pytest.raises(UserError, match=r"text\.wav: unreadable audio"):
+        run(tmp_path / "text.wav")
+    assert not capsys.readouterr().err  # one line, which the error itself becomes
 
 
 def test_a_sound_too_short_is_named_and_the_batch_goes_on(run, data, tmp_path, capsys):
