@@ -74,7 +74,8 @@ def checked(
         ) from error
     except OSError as error:
         raise UserError(_explain(name, error)) from error
-    info["missing_keys"] = [*info["missing_keys"], *_left_empty(model)]
+    missing = info["missing_keys"]  # a set, and with Transformers 4 a list
+    info["missing_keys"] = type(missing)([*missing, *_left_empty(model)])
     if not any_size:
         _check(name, info, ("mismatched",), ())
     if wants_info:

@@ -41,6 +41,13 @@ def saved(tmp_path_factory):
     return folder
 
 
+def test_what_was_loaded_is_told_as_transformers_tells_it(saved) -> None:
+    """Its lists or sets stay such: Transformers' own tests compare them."""
+    found = LlamaMTLAForCausalLM.from_pretrained(saved, output_loading_info=True)[1]
+    assert not found["missing_keys"] and not found["unexpected_keys"]
+    assert type(found["missing_keys"]) is type(found["unexpected_keys"])
+
+
 def test_an_exported_folder_loads_without_the_package(tmp_path) -> None:
     model, batch = tiny(3, dtype=torch.float32), tokens(2, 7)
     files = export(model, tmp_path / "shared")
