@@ -14,7 +14,7 @@ def check_tokens(module: nn.Module, query: Tensor, key: Tensor) -> None:
     Raises:
         UserError: another shape, another number of rows, or another type of numbers.
     """
-    width = module.config.embed_dim
+    width = module.settings.embed_dim
     fits = all(x.dim() == 3 and x.size(2) == width for x in (query, key))
     if not fits or query.size(0) != key.size(0):
         raise UserError(

@@ -51,7 +51,7 @@ class MultiheadLatentAttention(ReferenceInterface):
     ) -> None:
         super().__init__()
         config = self.config_type(embed_dim, num_heads, **settings)
-        self.config = config
+        self.settings = config
         self.recompute_prompt_attn = recompute_prompt_attn
         self.dropout, self.scale = config.dropout, config.qk_head_dim**-0.5
         self.rope_dim, self.rope_base = config.qk_rope_head_dim, config.rope_base
@@ -90,11 +90,13 @@ class MultiheadLatentAttention(ReferenceInterface):
         self.wo = nn.Linear(heads * config.v_head_dim, width, bias=bias)
 
     def queries(self, x: Tensor, angles: Tensor) -> Tensor:
-        if self.config.q_lora_rank == 0:
+        if self.settings.q_lora_rank == 0:
             q = self.wq(x)
         else:
             q = self.wq_b(self.q_norm(self.wq_a(x)))
-        q_nope, q_rope = self._split_query(q.unflatten(-1, (self.config.num_heads, -1)))
+        q_nope, q_rope = self._split_query(
+            q.unflatten(-1, (self.settings.num_heads, -1))
+        )
         q_rope = self.rotate(q_rope, angles.unsqueeze(2))  # (B, U, H, d_R)
         return torch.cat((q_nope, q_rope), dim=-1).transpose(1, 2)
 
@@ -135,8 +137,10 @@ class MultiheadLatentAttention(ReferenceInterface):
 
     def up_projections(self) -> tuple[Tensor, Tensor]:
         """W_k ``(H, d_N, r)`` and W_v ``(H, d_V, r)``."""
-        weight = self.wkv_b.weight.unflatten(0, (self.config.num_heads, -1))
-        return weight.split((self.config.qk_nope_head_dim, self.config.v_head_dim), 1)
+        weight = self.wkv_b.weight.unflatten(0, (self.settings.num_heads, -1))
+        return weight.split(
+            (self.settings.qk_nope_head_dim, self.settings.v_head_dim), 1
+        )
 
     def attend(
         self, q: Tensor, entries: Tensor, rank: Tensor | None, dropout: float
@@ -147,13 +151,13 @@ class MultiheadLatentAttention(ReferenceInterface):
 
     def expand(self, entries: Tensor) -> tuple[Tensor, Tensor]:
         """Entries ``(B, 1, S, r + d_R)`` to keys and values of each head."""
-        heads, width = self.config.num_heads, self.config.qk_head_dim
+        heads, width = self.settings.num_heads, self.settings.qk_head_dim
         return expand(entries.squeeze(1), self.wkv_b.weight, heads, width)
 
     @property
     def heads_layout(self) -> EntryLayout:
-        key, value = self.config.qk_head_dim, self.config.v_head_dim
-        heads, stride = self.config.num_heads, self.layout.stride
+        key, value = self.settings.qk_head_dim, self.settings.v_head_dim
+        heads, stride = self.settings.num_heads, self.layout.stride
         return EntryLayout(heads, key + value, key, key, value, stride)
 
     def absorb(self, q: Tensor) -> Tensor:
@@ -172,11 +176,11 @@ class MultiheadLatentAttention(ReferenceInterface):
         return self.wo(out.transpose(1, 2).flatten(2))
 
     def _split_query(self, q: Tensor) -> tuple[Tensor, Tensor]:
-        sizes = (self.config.qk_nope_head_dim, self.config.qk_rope_head_dim)
+        sizes = (self.settings.qk_nope_head_dim, self.settings.qk_rope_head_dim)
         return q.split(sizes, dim=-1)
 
     def _split_entry(self, entry: Tensor) -> tuple[Tensor, Tensor]:
-        sizes = (self.config.kv_lora_rank, self.config.qk_rope_head_dim)
+        sizes = (self.settings.kv_lora_rank, self.settings.qk_rope_head_dim)
         return entry.split(sizes, dim=-1)
 
 
@@ -242,11 +246,11 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
             rope_base=rope_base,
         )
         self.cross_att = cross_att
-        self.hypernet_down = HyperNetwork(self.config.kv_lora_rank)
+        self.hypernet_down = HyperNetwork(self.settings.kv_lora_rank)
 
     def chunk_codes(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         chunks = index // self.layout.stride
-        return chunk_encoding(chunks, self.config.kv_lora_rank).to(dtype)
+        return chunk_encoding(chunks, self.settings.kv_lora_rank).to(dtype)
 
     def merge(
         self, latent: Tensor, new: NewTokens | None, carry: Tensor | None

@@ -22,7 +22,7 @@ class MultiheadAttention(ReferenceInterface):
     def __init__(self, embed_dim: int, num_heads: int, **settings: object) -> None:
         super().__init__()
         config = MultiheadConfig(embed_dim, num_heads, **settings)
-        self.config = config
+        self.settings = config
         self.dropout = config.dropout
         self.rope_dim, self.rope_base = config.head_dim, config.rope_base
         self.scale = config.head_dim**-0.5
@@ -57,7 +57,7 @@ class MultiheadAttention(ReferenceInterface):
     def attend(
         self, q: Tensor, entries: Tensor, rank: Tensor | None, dropout: float
     ) -> Tensor:
-        k, v = entries.split(self.config.head_dim, dim=-1)
+        k, v = entries.split(self.settings.head_dim, dim=-1)
         return attend_heads(q, k, v, rank, self.scale, dropout)
 
     def absorb(self, q: Tensor) -> Tensor:
@@ -71,4 +71,4 @@ class MultiheadAttention(ReferenceInterface):
 
     def _heads(self, x: Tensor) -> Tensor:
         """``(B, T, heads * d) -> (B, heads, T, d)``."""
-        return x.unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
+        return x.unflatten(-1, (-1, self.settings.head_dim)).transpose(1, 2)

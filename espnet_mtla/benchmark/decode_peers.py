@@ -57,7 +57,7 @@ class ConcatMultihead(nn.Module):
         return self.keys.nbytes + self.values.nbytes
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.ours.config.num_heads, -1)).transpose(1, 2)
+        return x.unflatten(-1, (self.ours.settings.num_heads, -1)).transpose(1, 2)
 
 
 class ReferenceTemporal(nn.Module):
@@ -165,14 +165,14 @@ class ProductsAlone(WithoutAttention):
         super().__init__(decoder, len(prompt) * beam)
         first = decoder.layers[0].attention
         layout, rows = first.layout, len(prompt) * beam
-        heads = first.config.num_heads
+        heads = first.settings.num_heads
         slots = layout.slots(prompt.size(1))
         self.entries = prompt.new_zeros(len(prompt), slots, layout.width)
         self.asking = prompt.new_zeros(len(prompt), beam * heads, layout.key_width)
         self.weights = prompt.new_zeros(len(prompt), beam * heads, slots)
-        self.queries = prompt.new_zeros(heads, rows, first.config.qk_nope_head_dim)
+        self.queries = prompt.new_zeros(heads, rows, first.settings.qk_nope_head_dim)
         self.sums = prompt.new_zeros(heads, rows, layout.value_width)
-        self.found = prompt.new_zeros(rows, heads * first.config.v_head_dim)
+        self.found = prompt.new_zeros(rows, heads * first.settings.v_head_dim)
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:
@@ -198,7 +198,7 @@ def has_reference(attention: str) -> bool:
 
 
 def _peer(ours: nn.Module) -> nn.Module:
-    config = ours.config
+    config = ours.settings
     if hasattr(ours, "hypernet_down"):
         widths = {name: getattr(config, name) for name in WIDTHS}
         module = mtla_attention(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from espnet_mtla.attention.causal import QueryTokens
@@ -20,8 +21,10 @@ from espnet_mtla.attention.latent import (
 )
 from espnet_mtla.attention.rope import rotate
 from espnet_mtla.attention.timeline import NewTokens
+from espnet_mtla.attention.weights import chunk_weights, over_tokens
 from espnet_mtla.hf.cache import TemporalLatentCache
 from espnet_mtla.hf.configuration import LlamaMTLAConfig, rope_settings
+from espnet_mtla.hf.rollback import RowsCache
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,15 @@ class Step:
         new: their places in the cache; None without one.
         lengths: real tokens of each row where they differ, ``(N,)``.
         fresh: whether nothing has been seen before.
+        noted: gets each layer's weights ``(N, H, T, tokens of a row)``; None: nobody
+            wants to see them.
     """
 
     angles: Tensor | None = None
     new: NewTokens | None = None
     lengths: Tensor | None = None
     fresh: bool = False
+    noted: list[Tensor] | None = None
 
 
 class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
@@ -46,7 +52,7 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
 
     def __init__(self, config: LlamaMTLAConfig, layer_idx: int) -> None:
         super().__init__(**config.attention_settings())
-        self.layer_idx = layer_idx
+        self.config, self.layer_idx = config, layer_idx
         self.halves = config.rope_layout == "halves"
         self.frequencies, self.turned_scale = config.rope_frequencies, 1.0
         kind = rope_settings(config)["rope_type"]
@@ -104,13 +110,46 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
             ``(N, T, D)``, and None where other models have weights.
         """
         del kwargs
-        x = hidden_states
-        if past_key_values is None:
+        x, cache = hidden_states, None
+        if past_key_values is not None:
+            cache = past_key_values.layers[self.layer_idx].rows
+        if step.noted is not None:
+            return self._attend_shown(x, cache, step), None
+        if cache is None:
             return self.attend_all(x, angles=step.angles), None
-        cache = past_key_values.layers[self.layer_idx].rows
         if not step.fresh:
             return self.extend_placed(x, cache, step.new, step.lengths), None
         # The first tokens are attended as in training, and cached on the way.
         entries = self.entries(x, step.angles)
         cache.write(entries, step.new, step.lengths)
         return self._attend_entries(entries, QueryTokens(x), step.angles), None
+
+    def _attend_shown(self, x: Tensor, cache: RowsCache | None, step: Step) -> Tensor:
+        """The same by weights that are kept: ``(N, T, D)``, and one more in ``noted``.
+
+        The output of first tokens is made from what is noted, so that gradients reach
+        it.
+        """
+        q, layout = self.absorb(self.queries(x, step.angles)), self.layout
+        if cache is None:
+            own, tokens = self.entries(x, step.angles), x.size(1)
+        else:
+            own = self._write(x, cache, step.new, step.lengths)
+            tokens = cache.timeline.width
+        if cache is None or step.fresh:
+            finished = own[:, :, layout.stride - 1 :: layout.stride]
+            index = torch.arange(x.size(1), device=x.device).unsqueeze(0)
+        else:
+            finished, index = cache.written(step.new, step.lengths), step.new.index
+        weights = chunk_weights(
+            q, layout, finished, own, index // layout.stride, self.scale
+        )
+        weights = F.dropout(weights, self.dropout, self.training)
+        shown = over_tokens(weights, index, layout.stride, tokens)
+        step.noted.append(shown)
+        if cache is None or step.fresh:
+            out = shown[..., : x.size(1)] @ layout.values(own)
+        else:
+            out = weights[..., :-1] @ layout.values(finished)
+            out = out + weights[..., -1:] * layout.values(own)
+        return self.project_out(self.release(out))

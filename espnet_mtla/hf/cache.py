@@ -114,6 +114,7 @@ class TemporalLatentCache(Cache):
         newest: last hidden state of each row's newest token, ``(N, D)``, for padding
             that follows it in another call; zeros where there is none, and after
             :meth:`crop`. None before the first token.
+        real: which columns are no padding, ``(N, columns)``; None while all are.
     """
 
     def __init__(
@@ -134,8 +135,7 @@ class TemporalLatentCache(Cache):
         self.timeline: RowsTimeline | None = None
         self.newest: Tensor | None = None
         self.record_past = False
-        # Which columns were real, (N, columns); None while all were.
-        self._real: Tensor | None = None
+        self.real: Tensor | None = None
 
     # What the model uses -------------------------------------------------------------
 
@@ -167,13 +167,16 @@ class TemporalLatentCache(Cache):
         return self.timeline
 
     def _note_padding(self, real: Tensor | None, new: int) -> None:
-        if self.static or (real is None and self._real is None):
+        if real is None and (self.static or self.real is None):
+            return
+        if self.static:
+            self.real.index_copy_(1, self.timeline.next_columns(new), real)
             return
         if real is None:
-            real = self._real.new_ones(len(self._real), new)
-        if self._real is None:
-            self._real = real.new_ones(len(real), self.get_seq_length())
-        self._real = torch.cat((self._real, real), dim=1)
+            real = self.real.new_ones(len(self.real), new)
+        if self.real is None:
+            self.real = real.new_ones(len(real), self.get_seq_length())
+        self.real = torch.cat((self.real, real), dim=1)
 
     def _allocate(self, x: Tensor) -> None:
         rows, new = x.shape[:2]
@@ -183,6 +186,8 @@ class TemporalLatentCache(Cache):
         self.timeline = kind(
             rows, self.layout.stride, room if self.static else max(room, new), x.device
         )
+        if self.static:
+            self.real = torch.ones(rows, room, dtype=torch.bool, device=x.device)
         for layer in self.layers:
             layer.rows = RowsCache(self.layout, self.timeline, x)
             if self.record_past:
@@ -194,8 +199,8 @@ class TemporalLatentCache(Cache):
             layer.rows.take_rows(rows, timeline)
         self.timeline = timeline
         self.newest = self.newest.index_select(0, rows)
-        if self._real is not None:
-            self._real = self._real.index_select(0, rows)
+        if self.real is not None:
+            self.real = self.real.index_select(0, rows)
 
     # What generation uses ------------------------------------------------------------
 
@@ -231,14 +236,14 @@ class TemporalLatentCache(Cache):
         if remove > columns:
             raise UserError(f"crop: {remove} tokens back, the cache holds {columns}")
         of_rows = torch.full_like(self.timeline.seen, remove)
-        if self._real is not None:
-            of_rows = self._real[:, columns - remove :].sum(1)
+        if self.real is not None:
+            of_rows = self.real[:, columns - remove :].sum(1)
         for layer in self.layers:
             layer.rows.restore_open(of_rows)
         self.timeline.go_back(remove, of_rows)
         self.newest.zero_()
-        if self._real is not None:
-            self._real = self._real[:, : columns - remove]
+        if self.real is not None:
+            self.real = self.real[:, : columns - remove]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
         """Row i goes on as row ``beam_idx[i]`` was."""
@@ -249,8 +254,8 @@ class TemporalLatentCache(Cache):
             layer.rows.reorder_in_place(rows)
         self.timeline.reorder(rows)
         self.newest.copy_(self.newest.index_select(0, rows))
-        if self._real is not None:
-            self._real = self._real.index_select(0, rows)
+        if self.real is not None:
+            self.real.copy_(self.real.index_select(0, rows))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Every row ``repeats`` times, beside itself."""
@@ -264,12 +269,12 @@ class TemporalLatentCache(Cache):
 
     def reset(self) -> None:
         """Begin again; a static cache stays where it is in memory."""
-        self._real = None
         if self.static and self.timeline is not None:
             self.timeline.clear()
             self.newest.zero_()
+            self.real.fill_(True)
             return
-        self.timeline = None
+        self.timeline = self.real = None
         for layer in self.layers:
             layer.rows = None
 

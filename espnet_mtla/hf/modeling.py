@@ -7,6 +7,7 @@ once (:mod:`.packing`), runs through the layers as rows, and is unpacked at the 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from espnet_mtla.hf.cache import TemporalLatentCache, describe
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.generation import TemporalGenerationMixin
 from espnet_mtla.hf.loading import CheckedLoading
-from espnet_mtla.hf.packing import Packing, find_packing
+from espnet_mtla.hf.packing import Packing, find_packing, over_columns
 
 
 class LlamaMTLADecoderLayer(LlamaDecoderLayer):
@@ -106,22 +107,19 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
                 several documents, which do not see each other.
             past_key_values: gets the new tokens.
             use_cache: make a cache if there is none; None: as the configuration says.
-            output_attentions: must not be asked for.
+            output_attentions: of each layer ``(B, H, L, columns so far)``: a merged
+                chunk's weight stands at its last token. Slower; no flash kernels.
 
         Raises:
             UserError: what cannot be done, by name.
         """
         del kwargs
         check_tokens(input_ids, inputs_embeds, self.config.hidden_size)
-        if output_attentions or (
-            output_attentions is None and self.config.output_attentions
-        ):
-            raise UserError(
-                "output_attentions: weights over merged chunks are not kept; leave it"
-            )
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
+        if output_attentions is None:
+            output_attentions = self.config.output_attentions
         cache = self._cache(past_key_values, use_cache)
         shape = x.shape[:2]
         check_places(attention_mask, position_ids, shape, cache)
@@ -131,11 +129,18 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             if position_ids is not None:
                 position_ids = packing.pack(position_ids.expand(shape))
         step = self._step(x, position_ids, packing, cache)
+        step = replace(step, noted=[] if output_attentions else None)
         states = self._through(x, cache, step, packing, output_hidden_states)
+        attentions = None
+        if output_attentions:
+            padded = cache if cache is not None else packing
+            real = None if padded is None else padded.real
+            attentions = tuple(over_columns(one, packing, real) for one in step.noted)
         return BaseModelOutputWithPast(
             last_hidden_state=states[-1],
             past_key_values=cache,
             hidden_states=tuple(states) if output_hidden_states else None,
+            attentions=attentions,
         )
 
     def _through(

@@ -77,6 +77,35 @@ class Packing:
         return torch.where(nothing, filling, out)
 
 
+def over_columns(
+    weights: Tensor, packing: Packing | None, real: Tensor | None
+) -> Tensor:
+    """Attention weights of packed rows in the batch's own form.
+
+    Args:
+        weights: ``(N, H, T, tokens of a row)``.
+        packing: of the T tokens that ask.
+        real: which of all columns so far are no padding, ``(B, C)``; None: all.
+
+    Returns:
+        ``(B, H, L, C)``; zeros for padding, and for what padding sees.
+    """
+    if packing is not None:
+        weights = packing.unpack(weights.transpose(1, 2)).transpose(1, 2)
+    if packing is not None and packing.real is None:
+        width = packing.source.size(1)
+        rank, document = packing.place % width, packing.place // width
+        seen = document.unsqueeze(2) == document.unsqueeze(1)
+    elif real is not None:
+        rank, seen = (real.cumsum(1) - 1).clamp(min=0), real.unsqueeze(1)
+        if packing is not None:
+            seen = seen & packing.real.unsqueeze(2)
+    else:
+        return weights
+    rank = rank[:, None, None].expand(-1, *weights.shape[1:3], -1)
+    return weights.gather(-1, rank).masked_fill(~seen.unsqueeze(1), 0)
+
+
 def find_packing(
     mask: Tensor | None, position: Tensor | None, shape: torch.Size, cached: bool
 ) -> Packing | None:

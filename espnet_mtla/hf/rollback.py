@@ -33,6 +33,11 @@ class RowsTimeline(Timeline):
         """Tokens seen, padding of the batch included."""
         return self.appended
 
+    @property
+    def width(self) -> int:
+        """Columns that attention weights are shown with."""
+        return self.appended
+
     def of_rows(self, rows: Tensor, capacity: int | None = None) -> RowsTimeline:
         """That of ``rows (N',)`` of this one, with that capacity."""
         room = self.capacity if capacity is None else capacity
@@ -56,6 +61,14 @@ class StaticTimeline(RowsTimeline):
     @property
     def columns(self) -> int:
         return int(self._columns)
+
+    @property
+    def width(self) -> int:
+        return self.capacity
+
+    def next_columns(self, count: int) -> Tensor:
+        """Columns of the next tokens ``(count,)``, on the device."""
+        return self._columns + torch.arange(count, device=self._columns.device)
 
     @property
     def filled(self) -> int:
@@ -106,6 +119,14 @@ class RowsCache(KVCache):
         if self.record is not None:
             ends = None if lengths is None else self.record.size(2) + lengths
             self.record = _last(torch.cat((self.record, entries), 2), ends, RECORD)
+
+    def written(self, new: NewTokens, lengths: Tensor | None) -> Tensor:
+        """All entries ``(N, G, S, w)`` when new tokens are in; zeros where none is."""
+        count = new.start + (new.index.size(1) if lengths is None else lengths)
+        entries = self.suffix_entries()
+        slot = torch.arange(entries.size(2), device=entries.device)
+        behind = slot >= -(-count // self.layout.stride).unsqueeze(1)
+        return entries.masked_fill(behind[:, None, :, None], 0)
 
     def restore_open(self, tokens: Tensor) -> None:
         """Put each row's chunk back as it was ``tokens (N,)`` ago.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention import CausalAttention, QueryTokens
+from espnet_mtla.attention.weights import chunk_weights, over_tokens
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.decoder.layer import DecoderLayer
 
@@ -72,22 +73,24 @@ class _Noting:
 def attention_weights(
     attention: CausalAttention, x: Tensor, asking: QueryTokens
 ) -> Tensor:
-    """Softmax over the places that a query sees, ``(B, H, U, T)``: dense, as drawn.
+    """What a query sees of each place, ``(B, H, U, T)``, as drawn.
 
     Args:
         x: normed rows ``(B, T, D)``, packed.
     """
-    place = torch.arange(x.size(1), device=x.device)
+    place, stride = torch.arange(x.size(1), device=x.device), attention.layout.stride
     angles = attention.angles(place.unsqueeze(0), x.dtype)
-    keys = attention.layout.keys(attention.entries(x, angles))  # (B, G, T, d)
+    entries = attention.entries(x, angles)  # (B, G, T, w)
     q = attention.absorb(attention.queries(asking.x, asking.of(angles)))
-    grouped = q.unflatten(1, (keys.size(1), -1))  # (B, G, H / G, U, d)
-    scores = (grouped @ keys.unsqueeze(2).transpose(-1, -2)).flatten(1, 2)
-    query = asking.index.unsqueeze(-1)  # (B or 1, U, 1)
-    finished = (place + 1) % attention.layout.stride == 0
-    seen = ((place < query) & finished) | (place == query)
-    hidden = ~seen.unsqueeze(1)
-    return (scores * attention.scale).masked_fill(hidden, -torch.inf).softmax(-1)
+    weights = chunk_weights(
+        q,
+        attention.layout,
+        entries[:, :, stride - 1 :: stride],
+        asking.of(entries.transpose(1, 2)).transpose(1, 2),
+        asking.index // stride,
+        attention.scale,
+    )
+    return over_tokens(weights, asking.index, stride, x.size(1))
 
 
 def merge_weights(attention: CausalAttention, x: Tensor) -> Tensor:

@@ -39,8 +39,8 @@ def test_a_bad_setting_is_named(name: str, conf: dict, message: str) -> None:
 
 
 def test_widths_scale_with_the_model_in_the_papers_proportions() -> None:
-    paper = build_attention("mtla", 512, 8).config
-    assert paper == MultiheadTemporalLatentAttention(512, 8).config
+    paper = build_attention("mtla", 512, 8).settings
+    assert paper == MultiheadTemporalLatentAttention(512, 8).settings
     small = build_attention("mtla", 128, 8)
     assert small.layout.width == 64 + 8
     mha = build_attention("mha", 128, 8)
@@ -50,9 +50,9 @@ def test_widths_scale_with_the_model_in_the_papers_proportions() -> None:
 
 @pytest.mark.parametrize("name", ATTENTIONS)
 def test_every_listed_setting_is_accepted(name: str) -> None:
-    defaults = build_attention(name, 32, 4).config
+    defaults = build_attention(name, 32, 4).settings
     conf = {key: getattr(defaults, key) for key in attention_settings(name)}
-    assert build_attention(name, 32, 4, conf=conf).config == defaults
+    assert build_attention(name, 32, 4, conf=conf).settings == defaults
 
 
 def test_dropout_out_of_range_is_named() -> None:

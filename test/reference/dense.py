@@ -20,7 +20,7 @@ def dense_attention(module: torch.nn.Module, x: Tensor) -> Tensor:
 
 
 def dense_multihead(module: torch.nn.Module, x: Tensor) -> Tensor:
-    config, tokens = module.config, len(x)
+    config, tokens = module.settings, len(x)
     q = module.wq(x).view(tokens, config.num_heads, -1)
     k = module.wk(x).view(tokens, config.num_kv_heads, -1)
     v = module.wv(x).view(tokens, config.num_kv_heads, -1)
@@ -37,7 +37,7 @@ def dense_multihead(module: torch.nn.Module, x: Tensor) -> Tensor:
 
 
 def dense_latent(module: torch.nn.Module, x: Tensor) -> Tensor:
-    config, tokens = module.config, len(x)
+    config, tokens = module.settings, len(x)
     stride = getattr(config, "down_rate", None)
     if config.q_lora_rank == 0:
         q = module.wq(x)
@@ -67,8 +67,8 @@ def dense_latent(module: torch.nn.Module, x: Tensor) -> Tensor:
 
 def merge_matrix(module: torch.nn.Module, latent: Tensor) -> Tensor:
     """``M[i, j] = w_j`` where j <= i is of i's own chunk, else 0 (eq. 9 to 13)."""
-    tokens, stride = len(latent), module.config.down_rate
-    rank, net = module.config.kv_lora_rank, module.hypernet_down
+    tokens, stride = len(latent), module.settings.down_rate
+    rank, net = module.settings.kv_lora_rank, module.hypernet_down
     matrix = []
     for i in range(tokens):
         row = []

@@ -154,7 +154,7 @@ def _fill(attention, weights: LatentWeights, part: Projections) -> None:
         up = up * (2 / attention.layout.stride)
         torch.nn.init.zeros_(attention.hypernet_down.fc_p.weight)
         torch.nn.init.zeros_(attention.hypernet_down.fc_p.bias)
-        rank = attention.config.kv_lora_rank
+        rank = attention.settings.kv_lora_rank
         torch.nn.init.normal_(attention.hypernet_down.fc_c.weight, std=rank**-0.5)
     attention.wkv_b.weight.copy_(up)
     attention.wo.weight.copy_(part.o.transpose(0, 1).flatten(1))
