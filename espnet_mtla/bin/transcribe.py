@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from espnet_mtla.bin.cli import run
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.options import add_decoding_options, given_options
-from espnet_mtla.speech2text.api import LONGEST_SECONDS
 
 if TYPE_CHECKING:
     from espnet_mtla.speech2text import Speech2Text, Transcript
@@ -48,12 +47,18 @@ def get_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add(
         "--longest_seconds",
-        type=float,
-        default=LONGEST_SECONDS,
-        help="longer recordings are cut at quiet places",
+        type=seconds_or_trained,
+        default="trained",
+        help="longer recordings are cut at quiet places; trained: those longer than "
+        "what the model was trained on, to parts of a usual length there",
     )
     add_decoding_options(parser)
     return parser
+
+
+def seconds_or_trained(text: str) -> float | str:
+    """``trained``, or a number."""
+    return text if text == "trained" else float(text)
 
 
 def main() -> None:

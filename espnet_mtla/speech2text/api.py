@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.options import DecodeOptions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LONGEST_SECONDS = 30.0
-"""Longer recordings are cut: recipes train on utterances of up to 30 seconds."""
+"""Longer recordings are cut where a model does not tell what it was trained on."""
 
 
 class Speech2Text:
@@ -36,6 +36,7 @@ class Speech2Text:
     Args:
         longest_seconds: longer recordings are cut at quiet places and their parts
             decoded one by one; None never cuts.
+        part_seconds: length of such a part at most; None: ``longest_seconds``.
         task: ``slu`` takes the first word of a hypothesis as the intent.
         words_spoken: the model's CTC is on another text than it writes.
     """
@@ -45,6 +46,7 @@ class Speech2Text:
         trained: TrainedModel,
         options: DecodeOptions,
         longest_seconds: float | None = LONGEST_SECONDS,
+        part_seconds: float | None = None,
         task: str = "asr",
         words_spoken: bool = False,
     ) -> None:
@@ -61,6 +63,7 @@ class Speech2Text:
             raise UserError(f"longest_seconds: {longest_seconds} given, > 0 needed")
         self.trained, self.options = trained, options
         self.longest_seconds = longest_seconds
+        self.part_seconds = part_seconds or longest_seconds
         self.task, self.words_spoken = task, words_spoken
         self.reader = SoundReader(trained.fs)
         self._recogniser = Recogniser(trained, options)
@@ -72,7 +75,7 @@ class Speech2Text:
         *,
         device: str = "auto",
         revision: str | None = None,
-        longest_seconds: float | None = LONGEST_SECONDS,
+        longest_seconds: float | Literal["trained"] | None = "trained",
         **options: object,
     ) -> Speech2Text:
         """Load an experiment folder, a packed folder, or a model of the hub by name.
@@ -81,6 +84,10 @@ class Speech2Text:
             model: folder, or ``owner/name`` on the hub.
             device: ``auto`` takes a GPU where there is one; else as torch spells it.
             revision: of a hub model: branch, tag or commit.
+            longest_seconds: longer recordings are cut at quiet places. ``trained``:
+                those longer than any utterance of training, to parts of a usual length
+                there, since a model does badly at lengths that it has not seen. None
+                never cuts.
             options: fields of :class:`DecodeOptions`; what is not given comes from
                 ``decode.yaml`` in the folder, if there is one.
 
@@ -95,10 +102,15 @@ class Speech2Text:
         chosen = decode_options(folder, options)
         trained = load_model(folder, find_device(device), chosen)
         settings = load_yaml(folder / CONFIG)
+        part = None
+        if longest_seconds == "trained":
+            default = (LONGEST_SECONDS, LONGEST_SECONDS)
+            part, longest_seconds = settings.get("trained_seconds") or default
         return cls(
             trained,
             chosen,
             longest_seconds,
+            part,
             settings.get("task", "asr"),
             bool(settings.get("source_text")),
         )
@@ -218,7 +230,7 @@ class Speech2Text:
         from espnet_mtla.recognise.recogniser import Sound
         from espnet_mtla.speech2text.split import cut_points
 
-        key, fs, longest = sound.key, self.trained.fs, self.longest_seconds or 0.0
+        key, fs, longest = sound.key, self.trained.fs, self.part_seconds or 0.0
         points = cut_points(sound.samples, fs, longest)
         logger.info(
             "%s: %.0f s cut into %d parts of at most %g s",

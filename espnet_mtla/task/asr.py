@@ -71,6 +71,15 @@ class ASRTask(AbsTask):
             help="How weights of encoder and decoder begin, as in espnet2; none: as "
             "torch has it. Embeddings and a front-end keep theirs",
         )
+        group.add_argument(
+            "--trained_seconds",
+            type=float,
+            nargs=2,
+            default=None,
+            help="Lengths of the training's utterances, found when it starts: no more "
+            "than one in a hundred is longer; the longest. Recordings longer than all "
+            "are cut to the usual, see Speech2Text",
+        )
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
         for name, what in (

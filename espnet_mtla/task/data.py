@@ -212,6 +212,21 @@ def lengths(source: Source) -> dict[str, str]:
     return {}
 
 
+def usual_seconds(source: Source, rate: int) -> list[float] | None:
+    """The length that one utterance in a hundred exceeds, and the greatest of all.
+
+    None for a folder that does not tell its samples (``utt2num_samples``).
+
+    Raises:
+        UserError: a table that is not of the folder's utterances.
+    """
+    if not (source.folder / "utt2num_samples").is_file():
+        return None
+    seconds = sorted(int(count) / rate for count in lengths(source).values())
+    usual = seconds[(99 * len(seconds) - 1) // 100]
+    return [round(usual, 2), round(seconds[-1], 2)]
+
+
 def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:
     """Lengths of input and text collected from just this data.
 

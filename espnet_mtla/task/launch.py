@@ -25,6 +25,7 @@ from espnet_mtla.task.data import (
     check_rate,
     open_source,
     shape_files,
+    usual_seconds,
 )
 from espnet_mtla.task.files import keep_copies
 from espnet_mtla.task.parts import check_sections, sampling_rate
@@ -185,6 +186,8 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
     if args.normalize == "global_mvn" and "stats_file" not in args.normalize_conf:
         stats = str(folders.stats_dir / "train" / "feats_stats.npz")
         args.normalize_conf = {**args.normalize_conf, "stats_file": stats}
+    if args.trained_seconds is None and args.frontend is not None:
+        args.trained_seconds = usual_seconds(sources["train"], sampling_rate(args))
     losses = ModelConfig(**args.model_conf)
     if losses.uses_decoder:
         args.decoder_conf = DecoderConfig(1, **args.decoder_conf).complete()

@@ -21,7 +21,7 @@ from espnet_mtla.task.tokens import read_token_list
 logger = logging.getLogger(__name__)
 
 DONE, IDENTITY = ".done", "run.json"
-# These change how long a run lasts, where it runs and what it prints, not what an epoch
+# These change how long a run lasts, where it runs and what it tells, not what an epoch
 # computes: they may differ when it is resumed. Of files, what matters is the content.
 _FREE = frozenset(
     {
@@ -30,7 +30,7 @@ _FREE = frozenset(
         *("use_tensorboard", "use_matplotlib", "num_att_plot"),
         *("ngpu", "num_workers", "local_rank", "distributed"),
         *("multiprocessing_distributed", "max_cache_size", "valid_max_cache_size"),
-        *("max_cache_fd", "bpemodel", "non_linguistic_symbols"),
+        *("max_cache_fd", "bpemodel", "non_linguistic_symbols", "trained_seconds"),
     }
 )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import subprocess
 import sys
 from itertools import pairwise
@@ -112,6 +113,27 @@ def test_long_recordings_are_cut_at_pauses(model, data):
     assert starts == sorted(starts) and found.words[-1].end <= found.seconds
     uncut = Speech2Text.from_pretrained(model, longest_seconds=None, **options)
     assert uncut(whole, FS).parts == 1
+
+
+def test_recordings_longer_than_any_of_training_are_cut_as_is_usual_there(
+    model, tmp_path, caplog
+):
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["trained_seconds"] = [1.5, 2.5]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * FS).astype(np.float32)
+    options = {"device": "cpu", "beam_size": 1}
+    cutting = Speech2Text.from_pretrained(folder, **options)
+    assert cutting(noise[: int(2.4 * FS)], FS).parts == 1
+    with caplog.at_level(logging.INFO):
+        assert cutting(noise, FS).parts >= 2
+    assert "parts of at most 1.5 s" in caplog.text
+    asked = Speech2Text.from_pretrained(folder, longest_seconds=2.0, **options)
+    assert asked(noise[: int(2.4 * FS)], FS).parts == 2
+    unknown = Speech2Text.from_pretrained(model, **options)
+    assert unknown.longest_seconds == unknown.part_seconds == 30
 
 
 def test_cuts_lie_in_the_quietest_places():

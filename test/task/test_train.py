@@ -16,6 +16,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.task import checkpoint
 from espnet_mtla.task.average import Metric, average
 from espnet_mtla.task.build import load_model
+from espnet_mtla.task.data import Source, usual_seconds
 
 
 def parameters(folder: Path) -> dict[str, torch.Tensor]:
@@ -56,6 +57,17 @@ def test_without_global_statistics_lengths_alone_are_collected(toy, collected):
         toy("--collect_stats", normalize="utterance_mvn")
 
 
+def test_the_usual_length_leaves_one_in_a_hundred_out(tmp_path):
+    keys = [f"u{number:03d}" for number in range(200)]
+    counts = "".join(f"{key} {8 * (index + 1)}\n" for index, key in enumerate(keys))
+    (tmp_path / "utt2num_samples").write_text(counts)
+    triples = ((str(tmp_path / "text"), "text", "text"),)
+    source = Source(tmp_path, triples, dict.fromkeys(keys, "word"), {})
+    assert usual_seconds(source, 8) == [198.0, 200.0]
+    (tmp_path / "utt2num_samples").unlink()
+    assert usual_seconds(source, 8) is None
+
+
 def test_statistics_replace_old_ones_and_nothing_else(toy):
     toy.stats.mkdir()
     (toy.stats / "thesis.tex").write_text("years of work")
@@ -67,7 +79,9 @@ def test_statistics_replace_old_ones_and_nothing_else(toy):
 def test_a_training_leaves_a_folder_that_decodes_anywhere(collected, tmp_path):
     out = tmp_path / "exp"
     toy = collected
+    shutil.copy(toy.stats / "train" / "speech_shape", toy.train / "utt2num_samples")
     toy("--output_dir", out, "--attention", "mtla_s2", "--max_epoch", 2)
+    (toy.train / "utt2num_samples").unlink()
     assert (out / ".done").exists()
     assert "2epoch results" in (out / "train.log").read_text()
     assert not (out / "checkpoint.previous.pth").exists()
@@ -77,6 +91,7 @@ def test_a_training_leaves_a_folder_that_decodes_anywhere(collected, tmp_path):
     assert config["decoder_conf"]["embed_dim"] == 8
     assert "kv_lora_rank" in config["decoder_conf"]["attention_conf"]  # a default
     assert config["token_list"][-1] == "<sos/eos>"
+    assert config["trained_seconds"] == [0.27, 0.27]  # 2120 samples; for packed models
     moved = tmp_path / "elsewhere"
     shutil.move(out, moved)
     model, args = load_model(moved / "config.yaml", moved / "model.pth")
