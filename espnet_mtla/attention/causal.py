@@ -28,7 +28,7 @@ class CausalAttention(nn.Module):
 
     layout: EntryLayout
     expand_from: int | None = None
-    """Queries of each head from which expanding entries saves arithmetic."""
+    """Queries of each head from which expanding entries is faster."""
     rope_dim: int
     rope_base: float
     scale: float

@@ -97,7 +97,7 @@ class CacheOptions:
             them up to keys and values of each head once: faster where many queries
             read them, and several times larger. The same for MHA, GQA and MQA.
         expand_from: queries an utterance from which a call over latent entries projects
-            them up for itself; None: where it takes less arithmetic.
+            them up for itself; None: where it is faster.
     """
 
     backend: str = "auto"

@@ -75,7 +75,7 @@ class DecodeOptions:
     expand_from: int = _option(
         0,
         "queries a head, of an utterance's hypotheses, from which a step projects its "
-        "prompt's latents up for itself; 0: where that takes less arithmetic",
+        "prompt's latents up for itself; 0: where that is faster",
     )
     backend: str = _option(
         "auto", "of attention over the cache: auto, torch, triton, flash_attn"
