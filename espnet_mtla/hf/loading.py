@@ -126,8 +126,14 @@ def check_reachable(
 def _check_described(folder: str) -> None:
     """Without a file that says so, Transformers takes the defaults: seven billion."""
     files = [os.path.join(folder, f"{of}config.json") for of in ("", "adapter_")]
-    if not any(map(os.path.isfile, files)):
-        raise UserError(f"{files[0]}: no such file, which says what the model is")
+    if any(map(os.path.isfile, files)):
+        return
+    if os.path.isfile(os.path.join(folder, "config.yaml")):
+        raise UserError(
+            f"{folder}: a model of a recipe; espnet_mtla.hf_speech's from_packed takes "
+            "it, of the model and of the processor"
+        )
+    raise UserError(f"{files[0]}: no such file, which says what the model is")
 
 
 def _unreadable(folder: str) -> str | None:

@@ -145,6 +145,8 @@ def test_what_is_refused(wrapped, tmp_path, model, sounds):
         MTLASpeechProcessor.from_packed(model)
     with pytest.raises(ValueError, match="16000"):
         processor(sounds[0], sampling_rate=16000)
+    with pytest.raises(UserError, match="a model of a recipe; espnet_mtla"):
+        MTLAForSpeechSeq2Seq.from_pretrained(model)
     encoder = make_model(tmp_path / "encoder", ctc_weight=1.0)
     with pytest.raises(UserError, match="a model from sound to text is needed"):
         MTLAForSpeechSeq2Seq.from_packed(encoder)
