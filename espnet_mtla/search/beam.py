@@ -13,11 +13,12 @@ One step, for every utterance at once:
    fill the pool.
 3. The first K that are not <eos> are the new live hypotheses.
 
-An utterance is done when its pool is full or at its largest length. There <eos> is the
-one candidate left, scored like any other and flagged (``hit_length_limit``); below the
-smallest length it is no candidate. Blank never is. So each score equals that of the
-same tokens put through the scorers once more, and with K = 1 the search is the greedy
-argmax.
+An utterance is done when its pool is full, at its largest length, or when no live
+hypothesis can still come among the ``nbest`` asked for: log-probabilities only lower a
+score, so what is behind stays behind. At the largest length <eos> is the one candidate
+left, scored like any other and flagged (``hit_length_limit``); below the smallest
+length it is no candidate. Blank never is. So each score equals that of the same tokens
+put through the scorers once more, and with K = 1 the search is the greedy argmax.
 
 Scorers with few candidates (CTC) see the best ``ctc_candidates * K`` tokens of each
 hypothesis by the other scorers, and <eos>. Without such scorers K tokens and <eos> a
@@ -239,7 +240,7 @@ class _Search:
         # Scores are sorted: with the first all are dead. NaN is no number to go on
         # with.
         dead = ~(self.scores[:, 0] > NEVER)
-        self.done |= full | dead | (step >= self.most)
+        self.done |= full | dead | (step >= self.most) | self._settled(step)
         batch, beam = parents.shape
         looks = (step + 1) % self.look_every == 0
         going = self._count_going() if looks else batch
@@ -251,6 +252,15 @@ class _Search:
         if batch - going >= LEAVE_AT * batch:
             self._select((~self.done).nonzero().squeeze(1))
         return True
+
+    def _settled(self, step: int) -> Tensor:
+        """Whose ``nbest`` are better than what any live hypothesis can become."""
+        if self.options.length_norm != 0:
+            return torch.zeros_like(self.done)  # longer texts may rank higher
+        tokens_left = self.most - step
+        gain = max(self.options.length_bonus, 0.0) * tokens_left
+        found = self.pool_scores[self.places, self.options.nbest - 1]
+        return found >= self.scores[:, 0] + gain
 
     def _count_going(self) -> int:
         """Utterances that are not done: here alone the host waits for the device."""

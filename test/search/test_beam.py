@@ -205,6 +205,21 @@ def test_all_end_together():
     assert scorer.kept is None, "nobody is left to select"
 
 
+@pytest.mark.parametrize(("nbest", "bonus", "steps"), [(1, 0, 1), (2, 0, 2), (1, 1, 3)])
+def test_a_search_ends_when_nothing_better_can_come(nbest, bonus, steps):
+    """<eos> alone scores -0.1, behind a token -2.1; two tokens have -4 already.
+
+    With a bonus of 1: <eos> alone 0.9, and three tokens -3, which two more and <eos>
+    bring to no more than 0.
+    """
+    scorer = Fixed([-9.0, -0.1, -2.0, -3.0])
+    asked = []
+    scorer.score = lambda tokens: asked.append(1) or scorer.row.expand(len(tokens), -1)
+    options = DecodeOptions(beam_size=8, nbest=nbest, length_bonus=float(bonus))
+    found = search(scorer, [0], [5], options)
+    assert len(found[0]) == nbest and len(asked) == steps
+
+
 def test_minimum_length_holds_eos_back():
     scorer = Fixed([-9.0, -0.1, -2.0, -3.0])
     found = search(scorer, [3, 0], [5, 5], DecodeOptions(beam_size=1))
