@@ -30,7 +30,12 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
     """Turn the pairs of ``x (..., dim)`` by ``angles (..., dim / 2)``."""
     if x.size(-1) == 0:
         return x
-    even, odd = x.to(angles.dtype).unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = angles.cos(), angles.sin()
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    pairs = x.to(angles.dtype).unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():  # which makes one kernel of these, and none below
+        even, odd = pairs.unbind(-1)
+        cos, sin = angles.cos(), angles.sin()
+        turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    else:
+        turn = torch.polar(torch.ones_like(angles), angles)
+        turned = torch.view_as_real(torch.view_as_complex(pairs.contiguous()) * turn)
     return turned.flatten(-2).to(x.dtype)

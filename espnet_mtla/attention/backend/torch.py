@@ -46,9 +46,9 @@ class TorchBackend:
         keys, values = layout.keys(entries), layout.values(entries)
         scores = _scores(q, keys[:, :, :top], scale)
         if low < top:
-            slot = torch.arange(top, device=q.device)
-            hidden = slot >= visible.unsqueeze(-1)  # (R, M or 1, S)
-            scores.masked_fill_(hidden.unsqueeze(1), NEVER)
+            slot = torch.arange(low, top, device=q.device)
+            hidden = slot >= visible.unsqueeze(-1)  # (R, M or 1, S - low)
+            scores[..., low:].masked_fill_(hidden.unsqueeze(1), NEVER)
         peak, total = _exponentials(scores)
         # Weights are fewer than outputs. Their sum is 1 at least, but where nothing is
         # visible.
@@ -56,11 +56,11 @@ class TorchBackend:
         out = weights[..., :low] @ values[:, :, :low]
         if low < top:
             # Selected, not multiplied: a weight of 0 does not undo a NaN.
-            unwritten = slot[low:] >= visible.amax(1, keepdim=True)  # (R, S - low)
-            hidden = unwritten[:, None, :, None]
-            out = out + weights[..., low:] @ values[:, :, low:top].masked_fill(
-                hidden, 0
-            )
+            unwritten = slot >= visible.amax(1, keepdim=True)  # (R, S - low)
+            tail = values[:, :, low:top].masked_fill(unwritten[:, None, :, None], 0)
+            out = torch.baddbmm(
+                *(x.flatten(0, 1) for x in (out, weights[..., low:], tail))
+            ).unflatten(0, out.shape[:2])
         return out.to(q.dtype), (peak + total.log()).squeeze(-1)
 
     def merge(self, a: Tensor, lse_a: Tensor, b: Tensor, lse_b: Tensor) -> Tensor:
