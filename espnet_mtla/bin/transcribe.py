@@ -57,8 +57,14 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def seconds_or_trained(text: str) -> float | str:
-    """``trained``, or a number."""
-    return text if text == "trained" else float(text)
+    """``trained``, or a number of seconds, for ``argparse``."""
+    if text == "trained":
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        needed = "trained, or a number of seconds, is needed"
+        raise argparse.ArgumentTypeError(f"{text!r} given, {needed}") from None
 
 
 def main() -> None:

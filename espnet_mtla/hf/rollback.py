@@ -94,7 +94,8 @@ class RowsCache(KVCache):
 
     Attributes:
         record: running entries of the newest tokens, ``(N, G, R, w)``, the last one
-            that of the newest token; None while nothing is recorded.
+            that of the newest token, NaN where a row has fewer of them; None while
+            nothing is recorded.
     """
 
     def __init__(self, layout: EntryLayout, timeline: Timeline, like: Tensor) -> None:
@@ -137,18 +138,19 @@ class RowsCache(KVCache):
         record = self._newest().unsqueeze(2) if self.record is None else self.record
         seen = self.timeline.seen - tokens
         inside, column = seen % self.layout.stride > 0, record.size(2) - 1 - tokens
-        if bool((inside & (column < 0)).any()):
+        back = record[self.timeline.rows, :, column.clamp(min=0)]
+        unknown = (column < 0) | back.isnan().flatten(1).any(1)
+        if bool((inside & unknown).any()):
             raise UserError(
-                f"crop: {int(tokens.max())} tokens back is inside a merged chunk, and "
-                f"the newest {record.size(2) - 1} alone are recorded; call "
-                "cache.activate_past_recording() before they are added"
+                f"crop: {int(tokens.max())} tokens back is inside a merged chunk of "
+                "which nothing is recorded; call cache.activate_past_recording() "
+                f"before its tokens are added (the newest {RECORD} are kept)"
             )
         slot = ((seen - 1) // self.layout.stride).clamp(min=0)
-        back = record[self.timeline.rows, :, column.clamp(min=0)]
         self._write_some(back, slot, inside)
         if self.record is not None:
             ends = (record.size(2) - tokens).clamp(min=1)
-            self.record = _last(record, ends, min(int(ends.min()), self.layout.stride))
+            self.record = _last(record, ends, int(ends.min()))
 
     def take_rows(self, rows: Tensor, timeline: Timeline) -> None:
         """Go on with ``rows (N',)`` alone, and with the timeline's capacity."""
@@ -181,10 +183,14 @@ class RowsCache(KVCache):
 
 
 def _last(entries: Tensor, ends: Tensor | None, count: int) -> Tensor:
-    """At most ``count`` of ``entries (N, G, R, w)`` before each row's ``ends (N,)``."""
+    """At most ``count`` of ``entries (N, G, R, w)`` before each row's ``ends (N,)``.
+
+    NaN stands before the first of a row that has fewer than others.
+    """
     if ends is None:
         return entries[:, :, -count:]
     count = min(count, entries.size(2))
     column = ends.unsqueeze(1) + torch.arange(-count, 0, device=ends.device)
     rows = torch.arange(len(ends), device=ends.device).unsqueeze(1)
-    return entries.transpose(1, 2)[rows, column.clamp(min=0)].transpose(1, 2)
+    found = entries.transpose(1, 2)[rows, column.clamp(min=0)].transpose(1, 2)
+    return found.masked_fill((column < 0)[:, None, :, None], torch.nan)

@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from espnet_mtla.checks import check_number, require
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.options import DecodeOptions
 from espnet_mtla.share.files import CONFIG, DECODE
@@ -59,11 +60,11 @@ class Speech2Text:
             )
         if trained.frontend is None:
             raise UserError("the model takes features (frontend none), and not sound")
-        if longest_seconds is not None and longest_seconds <= 0:
-            raise UserError(f"longest_seconds: {longest_seconds} given, > 0 needed")
         self.trained, self.options = trained, options
         self.longest_seconds = longest_seconds
         self.part_seconds = part_seconds or longest_seconds
+        if longest_seconds is not None:
+            check_number(self, "longest_seconds", inside="(0, inf]")
         self.task, self.words_spoken = task, words_spoken
         self.reader = SoundReader(trained.fs)
         self._recogniser = Recogniser(trained, options)
@@ -104,8 +105,7 @@ class Speech2Text:
         settings = load_yaml(folder / CONFIG)
         part = None
         if longest_seconds == "trained":
-            default = (LONGEST_SECONDS, LONGEST_SECONDS)
-            part, longest_seconds = settings.get("trained_seconds") or default
+            part, longest_seconds = trained_seconds(folder, settings)
         return cls(
             trained,
             chosen,
@@ -266,6 +266,28 @@ class Speech2Text:
 
     def _seconds(self, sound: Sound) -> float:
         return len(sound.samples) / self.trained.fs
+
+
+def trained_seconds(
+    folder: Path, settings: Mapping[str, object]
+) -> tuple[float, float]:
+    """A usual and the greatest length of the training, as the configuration says.
+
+    Raises:
+        UserError: it says something else.
+    """
+    given = settings.get("trained_seconds")
+    if given is None:
+        return LONGEST_SECONDS, LONGEST_SECONDS
+    numbers = isinstance(given, list) and len(given) == 2
+    numbers = numbers and all(isinstance(x, int | float) for x in given)
+    require(
+        numbers and 0 < given[0] <= given[1],  # no part is itself too long
+        f"{folder / CONFIG}: trained_seconds",
+        given,
+        "null, or a usual and the greatest number of seconds, in this order, are",
+    )
+    return given[0], given[1]
 
 
 def decode_options(folder: Path, given: Mapping[str, object]) -> DecodeOptions:

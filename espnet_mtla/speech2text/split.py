@@ -17,7 +17,8 @@ def cut_points(samples: np.ndarray, fs: int, longest: float) -> list[int]:
     Returns:
         First samples of the pieces, and at the end the number of samples.
     """
-    most, window = int(longest * fs), max(1, int(WINDOW_SECONDS * fs))
+    most = max(2, int(longest * fs))
+    window = min(int(WINDOW_SECONDS * fs), most // 2)
     power = np.square(samples, dtype=np.float64)
     sums = np.concatenate(([0.0], power.cumsum()))
     starts = [0]

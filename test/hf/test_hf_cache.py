@@ -93,12 +93,31 @@ def test_going_back_leaves_no_trace(stride: int, data: st.DataObject) -> None:
         same(got[index, -1], model(whole, use_cache=False).logits[0, -1])
 
 
+def test_going_back_twice_is_going_back_once() -> None:
+    model, batch = tiny(3), tokens(2, 10)
+    cache = TemporalLatentCache(model.config)
+    cache.activate_past_recording()
+    run(model, batch, cache)
+    cache.crop(-2)
+    cache.crop(-4)
+    got = run(model, tokens(2, 2, 9), cache)
+    whole = torch.cat((batch[:, :4], tokens(2, 2, 9)), 1)
+    same(got, model(whole, use_cache=False).logits[:, 4:])
+
+
 def test_going_back_into_a_forgotten_chunk_is_refused() -> None:
     model = tiny(3)
     cache = TemporalLatentCache(model.config)
     run(model, tokens(1, 8), cache)
     with pytest.raises(UserError, match=r"crop: 1 tokens back is inside a merged"):
         cache.crop(-1)
+    # Padding beside the tokens that are recorded is no record of those before them.
+    late = TemporalLatentCache(tiny(4).config)
+    run(tiny(4), tokens(1, 2), late)
+    late.activate_past_recording()
+    run(tiny(4), tokens(1, 3), late, torch.tensor([[0, 1, 1]]))
+    with pytest.raises(UserError, match=r"crop: 3 tokens back is inside a merged"):
+        late.crop(-4)
     cache.crop(-2)  # a whole chunk's border
     assert cache.get_seq_length() == 6
     cache.crop(3)  # Transformers 4: what to keep

@@ -17,6 +17,7 @@ import yaml
 from espnet_mtla import Speech2Text
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.utterances import list_utterances, make_batches, read_sound
+from espnet_mtla.speech2text.api import trained_seconds
 from test.tiny_experiment import FS, SECONDS, make_text_model
 
 
@@ -136,6 +137,15 @@ def test_recordings_longer_than_any_of_training_are_cut_as_is_usual_there(
     assert unknown.longest_seconds == unknown.part_seconds == 30
 
 
+@pytest.mark.parametrize(
+    "given",
+    ["6.4 14.8", 5.0, [], [5.0], [5.0, "a"], [0, 5], [20, 10], [5, float("nan")]],
+)
+def test_lengths_of_training_that_are_none_are_named(given, tmp_path):
+    with pytest.raises(UserError, match=r"config\.yaml: trained_seconds: .* given"):
+        trained_seconds(tmp_path, {"trained_seconds": given})
+
+
 def test_cuts_lie_in_the_quietest_places():
     from espnet_mtla.speech2text.split import cut_points
 
@@ -148,6 +158,10 @@ def test_cuts_lie_in_the_quietest_places():
     assert all(0 < b - a <= 2 * FS for a, b in pairwise(points))
     assert all(not samples[point] for point in points[1:-1])
     assert cut_points(samples, FS, 10.0) == [0, len(samples)]
+    for longest in (0.1, 0.01, 1e-9):  # shorter than the pauses that are looked for
+        most = max(2, longest * FS)
+        points = cut_points(samples[:FS], FS, longest)
+        assert all(0 < b - a <= most for a, b in pairwise(points))
 
 
 def test_options_come_from_the_folder_unless_given(model, tmp_path):
@@ -236,6 +250,7 @@ def test_a_file_that_is_no_sound(speech2text, tmp_path, data):
         ({"beam": 4}, "unknown option 'beam'; valid: beam_size, "),
         ({"device": "gpu7"}, "device 'gpu7': auto, cpu, cuda"),
         ({"longest_seconds": 0}, "longest_seconds: 0 given"),
+        ({"longest_seconds": float("nan")}, "longest_seconds: nan given"),
     ],
 )
 def test_bad_options(model, options, message):

@@ -99,3 +99,9 @@ def test_commands_by_name(monkeypatch, capsys):
     with pytest.raises(SystemExit) as left:
         top.main()
     assert left.value.code == 0 and "--model" in capsys.readouterr().out
+
+
+def test_a_length_that_is_no_number_is_named(run, capsys):
+    with pytest.raises(SystemExit):
+        run("a.wav", "--longest_seconds", "long")
+    assert "'long' given, trained, or a number of seconds" in capsys.readouterr().err
