@@ -74,7 +74,7 @@ def joined(key: str, pieces: list[Transcript], starts: list[float]) -> Transcrip
             for piece, start in zip(pieces, starts, strict=True)
             for w in piece.words or ()
         )
-    seconds = sum(piece.seconds for piece in pieces)
+    seconds = round(sum(piece.seconds for piece in pieces), 6)
     nbest = (Alternative(text, tokens, score),)
     # Of a long recording nobody knows which part holds what is wanted.
     intent = pieces[0].intent

@@ -18,6 +18,7 @@ from espnet_mtla import Speech2Text
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.utterances import list_utterances, make_batches, read_sound
 from espnet_mtla.speech2text.api import trained_seconds
+from espnet_mtla.speech2text.result import Alternative, Transcript, joined
 from test.tiny_experiment import FS, SECONDS, make_text_model
 
 
@@ -144,6 +145,13 @@ def test_recordings_longer_than_any_of_training_are_cut_as_is_usual_there(
 def test_lengths_of_training_that_are_none_are_named(given, tmp_path):
     with pytest.raises(UserError, match=r"config\.yaml: trained_seconds: .* given"):
         trained_seconds(tmp_path, {"trained_seconds": given})
+
+
+def test_parts_are_as_long_as_the_whole():
+    parts = [
+        Transcript("a", n, "x", -1.0, (Alternative("x", (), -1.0),)) for n in (0.1, 0.2)
+    ]
+    assert joined("a", parts, [0.0, 0.1]).seconds == 0.3
 
 
 def test_cuts_lie_in_the_quietest_places():
