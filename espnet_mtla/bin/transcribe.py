@@ -50,7 +50,7 @@ def get_parser() -> argparse.ArgumentParser:
         type=seconds_or_trained,
         default="trained",
         help="longer recordings are cut at quiet places; trained: those longer than "
-        "what the model was trained on, to parts of a usual length there",
+        "is usual in the model's training",
     )
     add_decoding_options(parser)
     return parser

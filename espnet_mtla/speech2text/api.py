@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
@@ -29,6 +30,9 @@ logger = logging.getLogger(__name__)
 
 LONGEST_SECONDS = 30.0
 """Longer recordings are cut where a model does not tell what it was trained on."""
+LEEWAY = 1.1
+"""Times the usual length of training that a recording may have in one piece, so that
+an utterance like those of training gives what it gives in the recipe."""
 
 
 class Speech2Text:
@@ -86,9 +90,8 @@ class Speech2Text:
             device: ``auto`` takes a GPU where there is one; else as torch spells it.
             revision: of a hub model: branch, tag or commit.
             longest_seconds: longer recordings are cut at quiet places. ``trained``:
-                those longer than any utterance of training, to parts of a usual length
-                there, since a model does badly at lengths that it has not seen. None
-                never cuts.
+                those longer than is usual in the model's training, since it does badly
+                at lengths that it has not seen. None never cuts.
             options: fields of :class:`DecodeOptions`; what is not given comes from
                 ``decode.yaml`` in the folder, if there is one.
 
@@ -105,7 +108,8 @@ class Speech2Text:
         settings = load_yaml(folder / CONFIG)
         part = None
         if longest_seconds == "trained":
-            part, longest_seconds = trained_seconds(folder, settings)
+            part = trained_seconds(folder, settings)
+            longest_seconds = LEEWAY * part if part else LONGEST_SECONDS
         return cls(
             trained,
             chosen,
@@ -268,26 +272,20 @@ class Speech2Text:
         return len(sound.samples) / self.trained.fs
 
 
-def trained_seconds(
-    folder: Path, settings: Mapping[str, object]
-) -> tuple[float, float]:
-    """A usual and the greatest length of the training, as the configuration says.
+def trained_seconds(folder: Path, settings: Mapping[str, object]) -> float | None:
+    """The usual length of the training's utterances, if the configuration says it.
 
     Raises:
         UserError: it says something else.
     """
     given = settings.get("trained_seconds")
-    if given is None:
-        return LONGEST_SECONDS, LONGEST_SECONDS
-    numbers = isinstance(given, list) and len(given) == 2
-    numbers = numbers and all(isinstance(x, int | float) for x in given)
     require(
-        numbers and 0 < given[0] <= given[1],  # no part is itself too long
+        given is None or (isinstance(given, int | float) and 0 < given < math.inf),
         f"{folder / CONFIG}: trained_seconds",
         given,
-        "null, or a usual and the greatest number of seconds, in this order, are",
+        "null, or a number of seconds, is",
     )
-    return given[0], given[1]
+    return given
 
 
 def decode_options(folder: Path, given: Mapping[str, object]) -> DecodeOptions:

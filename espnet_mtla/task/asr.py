@@ -74,11 +74,9 @@ class ASRTask(AbsTask):
         group.add_argument(
             "--trained_seconds",
             type=float,
-            nargs=2,
             default=None,
-            help="Lengths of the training's utterances, found when it starts: no more "
-            "than one in a hundred is longer; the longest. Recordings longer than all "
-            "are cut to the usual, see Speech2Text",
+            help="Length that one training utterance in a hundred exceeds, found when "
+            "training starts. Longer recordings are cut to it, see Speech2Text",
         )
         for choices in cls.class_choices_list:
             choices.add_arguments(group)

@@ -212,8 +212,8 @@ def lengths(source: Source) -> dict[str, str]:
     return {}
 
 
-def usual_seconds(source: Source, rate: int) -> list[float] | None:
-    """The length that one utterance in a hundred exceeds, and the greatest of all.
+def usual_seconds(source: Source, rate: int) -> float | None:
+    """The length in seconds that one utterance in a hundred exceeds.
 
     None for a folder that does not tell its samples (``utt2num_samples``).
 
@@ -222,9 +222,8 @@ def usual_seconds(source: Source, rate: int) -> list[float] | None:
     """
     if not (source.folder / "utt2num_samples").is_file():
         return None
-    seconds = sorted(int(count) / rate for count in lengths(source).values())
-    usual = seconds[(99 * len(seconds) - 1) // 100]
-    return [round(usual, 2), round(seconds[-1], 2)]
+    samples = sorted(int(count) for count in lengths(source).values())
+    return samples[(99 * len(samples) - 1) // 100] / rate
 
 
 def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:

@@ -117,20 +117,18 @@ def test_long_recordings_are_cut_at_pauses(model, data):
     assert uncut(whole, FS).parts == 1
 
 
-def test_recordings_longer_than_any_of_training_are_cut_as_is_usual_there(
-    model, tmp_path, caplog
-):
+def test_recordings_longer_than_is_usual_in_training_are_cut(model, tmp_path, caplog):
     folder = tmp_path / "model"
     shutil.copytree(model, folder)
     config = yaml.safe_load((folder / "config.yaml").read_text())
-    config["trained_seconds"] = [1.5, 2.5]
+    config["trained_seconds"] = 1.5
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     noise = np.random.default_rng(0).normal(0, 0.1, 3 * FS).astype(np.float32)
     options = {"device": "cpu", "beam_size": 1}
     cutting = Speech2Text.from_pretrained(folder, **options)
-    assert cutting(noise[: int(2.4 * FS)], FS).parts == 1
+    assert cutting(noise[: int(1.6 * FS)], FS).parts == 1
     with caplog.at_level(logging.INFO):
-        assert cutting(noise, FS).parts >= 2
+        assert cutting(noise[: int(1.7 * FS)], FS).parts == 2
     assert "parts of at most 1.5 s" in caplog.text
     asked = Speech2Text.from_pretrained(folder, longest_seconds=2.0, **options)
     assert asked(noise[: int(2.4 * FS)], FS).parts == 2
@@ -140,7 +138,7 @@ def test_recordings_longer_than_any_of_training_are_cut_as_is_usual_there(
 
 @pytest.mark.parametrize(
     "given",
-    ["6.4 14.8", 5.0, [], [5.0], [5.0, "a"], [0, 5], [20, 10], [5, float("nan")]],
+    ["6.4", [], [5.0], 0, -1, float("nan"), float("inf")],
 )
 def test_lengths_of_training_that_are_none_are_named(given, tmp_path):
     with pytest.raises(UserError, match=r"config\.yaml: trained_seconds: .* given"):
