@@ -4,8 +4,7 @@
 # on ours as well; a job's stands in LOG alone. Chosen by --job; a site with another
 # queue adds a case here.
 
-job_pid="" # of the command that runs now
-job_name=""
+job_name="" # of the queued command that runs now
 
 dispatch() {
     local log=$1
@@ -17,7 +16,7 @@ dispatch() {
 }
 
 run_here() {
-    local log=$1 code=0
+    local log=$1 code=0 job_pid
     shift
     # A shell without job control starts background commands deaf to ctrl-C: undone.
     {
@@ -28,12 +27,11 @@ run_here() {
     } &
     job_pid=$!
     wait "$job_pid" || code=$?
-    job_pid=""
     return "$code"
 }
 
 run_on_slurm() { # --wait makes sbatch return the job's own exit code
-    local log=$1 code=0 gpus=()
+    local log=$1 code=0 job_pid gpus=()
     shift
     [ "$ngpu" -eq 0 ] || gpus=(--gres "gpu:$ngpu")
     job_name="espnet_mtla.$$.$stage_name"
@@ -43,13 +41,18 @@ run_on_slurm() { # --wait makes sbatch return the job's own exit code
         --wrap "cd ${PWD@Q} && exec ${*@Q}" </dev/null >>"$log" 2>&1 &
     job_pid=$!
     wait "$job_pid" || code=$?
-    job_pid="" job_name=""
+    job_name=""
     return "$code"
 }
 
-stop_job() { # ends the command that runs now, with all that it has started
+stop_job() { # ends what this shell has started, but the children that end their own
+    local self=$BASHPID started child
     [ -z "$job_name" ] || scancel --name "$job_name" || true
-    [ -z "$job_pid" ] || end_tree "$job_pid"
+    # Not what was noted when it was started: the signal may have come before the note.
+    read -ra started < <(cat "/proc/$self/task/"*/children 2>/dev/null) || true
+    for child in ${started[@]+"${started[@]}"}; do
+        [[ " ${children[*]-} " == *" $child "* ]] || end_tree "$child"
+    done
 }
 
 end_tree() {

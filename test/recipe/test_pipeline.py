@@ -312,6 +312,22 @@ def test_ctrl_c_ends_all_that_train_side_by_side(finished) -> None:
     finished.run(*both)
 
 
+def test_a_command_that_was_only_just_started_is_ended_too(finished, tmp_path) -> None:
+    """The shell is held up between starting it and noting its process."""
+    shutil.rmtree(finished.folder / "exp" / "asr_train_bpe_500_mha")
+    hold = tmp_path / "hold.sh"
+    hold.write_text(
+        "set -T; trap '[[ $BASH_COMMAND != job_pid=* ]] || sleep 2' DEBUG\n"
+    )
+    options = ("--attention", "mha", "--stage", "8")
+    process = finished.start(*options, STUB_HANG="train", BASH_ENV=str(hold))
+    finished.wait_for_hang(process)
+    process.send_signal(signal.SIGTERM)
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 130, output
+    finished.release()
+
+
 def test_one_failure_of_two_side_by_side_fails_the_stage(finished) -> None:
     options = ("--attention", "mtla_s2 mha", "--train_jobs", "2", "--force")
     output = finished.run(*options, "--stage", "8", code=1, STUB_FAIL="train")
