@@ -178,7 +178,8 @@ class _Search:
 
     def _candidates(self, step: int) -> tuple[Tensor, Tensor]:
         """Tokens that may follow a row and their scores, <eos> last: ``(N, C + 1)``."""
-        total = sum(weight * scorer.score(self.last) for scorer, weight in self.scorers)
+        first, *others = (weight * x.score(self.last) for x, weight in self.scorers)
+        total = sum(others, first)
         eos, blank = self.symbols.eos, self.symbols.blank
         eos_score = total[:, eos : eos + 1].clone()
         total[:, [blank, eos]] = NEVER

@@ -60,7 +60,7 @@ class CTCPrefixScorer:
         if self.last is None:
             self.last = torch.full_like(tokens, self.blank)  # <sos> is no label
         else:
-            self._extend(tokens)
+            self._extend(self.last, tokens)
         # An alignment that has emitted just the prefix starts with it, so start <= psi:
         # what is left after the division is small, and float32 holds it well.
         both, blank = ((x - self.prefix.unsqueeze(1)).float() for x in self._starts())
@@ -114,9 +114,9 @@ class CTCPrefixScorer:
         ended = torch.logaddexp(self.blank_end, self.label_end)
         return ended.gather(1, end).squeeze(1)
 
-    def _extend(self, tokens: Tensor) -> None:
+    def _extend(self, last: Tensor, tokens: Tensor) -> None:
         both, blank = self._starts()
-        start = torch.where((tokens == self.last).unsqueeze(1), blank, both)
+        start = torch.where((tokens == last).unsqueeze(1), blank, both)
         chances = self._chances(tokens).double()
         self.prefix = (start + chances).logsumexp(1)
         self.label_end = _recur(start, chances)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from espnet_mtla.checks import (
     check_choice,
@@ -20,7 +21,10 @@ BACKENDS = ("auto", "triton", "flash_attn", "torch")
 CUDA_GRAPHS = ("auto", "always", "never")
 
 
-def _option(default: object, help: str) -> object:
+T = TypeVar("T")
+
+
+def _option(default: T, help: str) -> T:
     return field(default=default, metadata={"help": help})
 
 
