@@ -24,6 +24,8 @@ from espnet_mtla.decoder.state import DecoderState
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
+    from torch.cuda import _POOL_HANDLE
+
     from espnet_mtla.decoder.transformer import DecoderOnlyTransformer
 
 log = logging.getLogger(__name__)
@@ -41,7 +43,7 @@ class CudaRecorder:
     """Records on a CUDA device; all recordings share one pool of memory."""
 
     def __init__(self) -> None:
-        self.pool = None
+        self.pool: _POOL_HANDLE | None = None
 
     def __call__(self, step: Step, undo: Callable[[], None]) -> Step:
         # Kernels are compiled and libraries get their workspaces before recording.

@@ -9,7 +9,7 @@ and as much memory as they have.
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,14 +30,17 @@ def packed(module: AnyModule, rows: int) -> AnyModule:
     fit = fit and torch.backends.mkldnn.is_available()
     if not fit or rows < LEAST_ROWS or torch.is_grad_enabled():
         return module
-    return _twin(module)
+    return cast("AnyModule", _twin(module))
 
 
-def _twin(module: AnyModule) -> AnyModule:
+def _twin(module: nn.Module) -> nn.Module:
     if type(module) is nn.Linear:
         return _PackedLinear(module)
     twin = copy.copy(module)
-    twin._modules = {name: _twin(child) for name, child in module._modules.items()}
+    twin._modules = {
+        name: None if child is None else _twin(child)
+        for name, child in module._modules.items()
+    }
     return twin
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -77,7 +77,7 @@ def most(fits: Callable[[int], bool], at_most: int = 10**7) -> int:
 
 
 def sketch(
-    attention: str, vocab_size: int, conf: Mapping[str, object]
+    attention: str, vocab_size: int, conf: Mapping[str, Any]
 ) -> DecoderOnlyTransformer:
     """A decoder of other attention than ``conf`` says, without memory for parameters.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +41,29 @@ class Packing:
         row[:, : self.frames] = prompt.masked_fill(~valid.unsqueeze(-1), 0.0)
         index = self.rank.unsqueeze(-1).expand(-1, -1, prompt.size(2))
         return row.scatter(1, index, text.to(row.dtype))
+
+
+class PromptMode(Protocol):
+    """How the layers see a prompt, in training and when it is cached."""
+
+    def run(
+        self,
+        layers: Iterable[DecoderLayer],
+        prompt: Tensor,
+        lengths: Tensor,
+        text: Tensor,
+    ) -> Tensor:
+        """Training: the text ``(B, U, D)`` after all layers."""
+
+    def prefill(
+        self,
+        layers: Iterable[DecoderLayer],
+        prompt: Tensor,
+        lengths: Tensor,
+        capacity: int,
+        options: CacheOptions = PLAIN,
+    ) -> list[KVCache]:
+        """Each layer's cache of the prompt."""
 
 
 class FixedPrompt:
@@ -105,4 +129,4 @@ class RecomputedPrompt:
         return [*caches, last.prefill(prompt, lengths, capacity, False, options)[1]]
 
 
-PROMPTS = {"fixed": FixedPrompt, "recompute": RecomputedPrompt}
+PROMPTS: dict[str, PromptMode] = {"fixed": FixedPrompt, "recompute": RecomputedPrompt}

@@ -15,6 +15,7 @@ from espnet_mtla.decoder.layer import DecoderLayer
 from espnet_mtla.decoder.prompt import PROMPTS, Packing
 from espnet_mtla.decoder.state import DecoderState
 from espnet_mtla.errors import UserError
+from espnet_mtla.module_list import ModuleListOf
 
 
 class DecoderOnlyTransformer(nn.Module):
@@ -25,7 +26,7 @@ class DecoderOnlyTransformer(nn.Module):
         self.config = config
         self.prompt_mode = PROMPTS[config.prompt_mode]
         self.embedding = nn.Embedding(config.vocab_size, config.embed_dim)
-        self.layers = nn.ModuleList(
+        self.layers = ModuleListOf(
             DecoderLayer(config) for _ in range(config.num_layers)
         )
         self.norm = nn.LayerNorm(config.embed_dim)

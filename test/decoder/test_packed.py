@@ -55,3 +55,12 @@ def test_few_rows_other_types_and_gradients_go_the_plain_road() -> None:
         assert packed(single, LEAST_ROWS - 1) is single
         assert packed(single, LEAST_ROWS) is not single
     assert packed(single, LEAST_ROWS) is single
+
+
+@torch.no_grad()
+def test_a_part_that_was_registered_as_none_stays_none() -> None:
+    module = nn.Sequential(nn.Linear(4, 4))
+    module.register_module("norm", None)
+    twin = packed(module, LEAST_ROWS)
+    assert twin._modules["norm"] is None
+    assert type(twin[0]) is not nn.Linear

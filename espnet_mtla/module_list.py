@@ -1,0 +1,31 @@
+"""``nn.ModuleList`` whose elements have a type."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from torch import nn
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Generic, TypeVar, overload
+
+    from typing_extensions import Self
+
+    Element = TypeVar("Element", bound=nn.Module)
+
+    class ModuleListOf(nn.ModuleList, Generic[Element]):
+        """What a type checker sees: iteration and indexing give an ``Element``."""
+
+        def __init__(self, modules: Iterable[Element] = ()) -> None: ...
+
+        def __iter__(self) -> Iterator[Element]: ...
+
+        @overload
+        def __getitem__(self, idx: slice) -> Self: ...
+
+        @overload
+        def __getitem__(self, idx: int) -> Element: ...
+
+else:  # torch.compile and FSDP know nn.ModuleList itself
+    ModuleListOf = nn.ModuleList
