@@ -5,13 +5,25 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, Literal, overload
+
+
+@overload
+def atomic_file(
+    path: str | Path, mode: Literal["w"] = "w"
+) -> AbstractContextManager[IO[str]]: ...
+
+
+@overload
+def atomic_file(
+    path: str | Path, mode: Literal["wb"]
+) -> AbstractContextManager[IO[bytes]]: ...
 
 
 @contextmanager
-def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
+def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file beside ``path`` and rename it into place when the block succeeds.
 
     Text is UTF-8 with ``\\n`` line ends, whatever the locale.
@@ -19,9 +31,9 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     try:
-        with open(aside, mode, **text) as stream:
+        with open(aside, mode, encoding=encoding, newline=newline) as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from espnet_mtla.data.atomic import atomic_folders
 from espnet_mtla.data.folder import DataFolder, write_table
@@ -58,7 +58,7 @@ def require_file(path: Path, way_out: str = "get the corpus again") -> Path:
     return find_folder([path.parent], path.name, way_out) / path.name
 
 
-def read_jsonl(path: Path) -> Iterator[tuple[int, dict]]:
+def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and JSON object of each line; UserError names a line that is none.
 
     Empty lines are no items, and read past.

@@ -258,6 +258,7 @@ def _read_ark(path: Path, source: str) -> np.ndarray:
     import kaldiio
 
     match = _ARK.fullmatch(source)
+    assert match is not None, "feature_file has found an archive's place"
     with open(path, "rb") as stream:
         stream.seek(int(match["offset"]))
         head = stream.read(5)

@@ -31,7 +31,7 @@ def filter_pairs(
     paths = [Path(folder) / name for name in names]
     sources, texts = (read_table(path) for path in paths)
     _same_keys(paths, sources, texts)
-    dropped = {}
+    dropped: dict[str, str] = {}
     for key in sources:
         for path, table in zip(paths, (sources, texts), strict=True):
             if not table[key].strip():

@@ -230,4 +230,6 @@ def _named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # raised by a library, with words alone
+            raise OSError(f"{path}: {error}") from None
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from None

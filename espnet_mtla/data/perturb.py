@@ -55,7 +55,7 @@ def perturb_speed(
 def _multiply_folder(
     folder: DataFolder, copies: dict[str, str], target: Path
 ) -> DataFolder:
-    prefixes = list(copies)
+    prefixes, segments = list(copies), folder.segments
     tables = {
         name: _multiply(table, prefixes)
         for name, table in folder.tables.items()
@@ -71,11 +71,10 @@ def _multiply_folder(
         for before, factor in copies.items()
         for utterance in folder.utterances
     }
-    segmented = folder.segments is not None
     return DataFolder(
         path=target,
-        wav=folder.wav if segmented else _multiply(folder.wav, prefixes),
-        segments=_multiply(folder.segments, prefixes) if segmented else None,
+        wav=_multiply(folder.wav, prefixes) if segments is None else folder.wav,
+        segments=None if segments is None else _multiply(segments, prefixes),
         tables=tables,
         speaker_tables={
             name: _multiply(table, prefixes)

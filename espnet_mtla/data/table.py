@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 TYPE = "utterance"
 
 
-class UtteranceTable(Mapping):
+class UtteranceTable(Mapping[str, "np.ndarray"]):
     """``wav.scp`` or ``feats.scp`` read when asked, an utterance at a time.
 
     A value is (samples,) float32 in [-1, 1], or (frames, width) float32 or float16.

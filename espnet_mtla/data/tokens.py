@@ -129,6 +129,7 @@ def train_pieces(lines: Iterable[str], options: TokenOptions) -> bytes:
     """
     import sentencepiece
 
+    assert options.vocab_size is not None, "TokenOptions require it for pieces"
     lines = list(lines)
     model = io.BytesIO()
     try:

@@ -23,7 +23,7 @@ from toyfolder import RATE, TEXTS, snapshot, tone
 from espnet_mtla.data.audio import open_audio, read_span
 from espnet_mtla.data.folder import read_table, write_table
 from espnet_mtla.data.format import format_audio
-from espnet_mtla.data.parts import FORMATS, Settings, to_pcm16
+from espnet_mtla.data.parts import FORMATS, Settings, _named_errors, to_pcm16
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -338,3 +338,12 @@ def test_full_disk(
     assert not list(out.rglob("*.tmp"))
     for part in (out / "data").iterdir():
         assert (part / "manifest.json").exists(), "a part is there that is not whole"
+
+
+def test_an_error_of_a_write_without_a_number_keeps_its_words(tmp_path: Path) -> None:
+    """Libraries raise ``OSError`` with words alone; there is no number to look up."""
+    with (
+        pytest.raises(OSError, match=f"{tmp_path}: not seekable"),
+        _named_errors(tmp_path),
+    ):
+        raise OSError("not seekable")
