@@ -22,10 +22,12 @@ import types
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-
-from torch import nn
+from typing import TYPE_CHECKING
 
 from espnet_mtla.errors import UserError
+
+if TYPE_CHECKING:
+    from s3prl.upstream.interfaces import UpstreamBase
 
 # What the loaders of some forty models raise when a file is not what they expect.
 _UNFIT = (
@@ -48,7 +50,7 @@ _NEEDS_PATH = ("_local", "_custom", "_url")
 def upstream_names() -> dict[str, str]:
     """Names of all upstreams of the installed S3PRL, and the folder each one is in."""
     spec = importlib.util.find_spec("s3prl")
-    if spec is None:
+    if spec is None or not spec.submodule_search_locations:
         raise UserError("s3prl: not installed; pip install 'espnet-mtla[ssl]'")
     root = Path(spec.submodule_search_locations[0]) / "upstream"
     names = {}
@@ -59,7 +61,7 @@ def upstream_names() -> dict[str, str]:
     return names
 
 
-def load_upstream(name: str, path: str | None) -> nn.Module:
+def load_upstream(name: str, path: str | None) -> UpstreamBase:
     """The upstream ``name`` with the checkpoint at ``path``.
 
     It is called with a list of samples (n,) at 16 kHz and returns a dictionary whose
@@ -141,7 +143,9 @@ def _make_torchaudio_whole() -> None:
     name = "torchaudio.sox_effects"
     if name not in sys.modules and importlib.util.find_spec(name) is None:
         module = types.ModuleType(name)
-        module.apply_effects_tensor = module.apply_effects_file = _no_effects
+        vars(module).update(
+            apply_effects_tensor=_no_effects, apply_effects_file=_no_effects
+        )
         sys.modules[name] = torchaudio.sox_effects = module
 
 

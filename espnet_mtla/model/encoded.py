@@ -62,8 +62,8 @@ class EncodedUtterances:
             fresh[key] if key in fresh else self.rows[key].to(speech.device)
             for key in keys
         ]
-        for key, row in fresh.items():
-            self._keep(key, row)
+        for key, output_row in fresh.items():
+            self._keep(key, output_row)
         counts = torch.tensor([len(row) for row in rows], device=speech.device)
         return pad_sequence(rows, batch_first=True), counts
 

@@ -11,6 +11,8 @@ batch normalisation stays what it is: its statistics, while training, are the ba
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -32,7 +34,7 @@ class MaskedConv1d(nn.Conv1d):
 
 def mask_convolutions(encoder: nn.Module) -> None:
     """Make every convolution over time in the encoder's blocks a masked one."""
-    for block in encoder.encoders:
+    for block in encoder.get_submodule("encoders").children():
         if any([_replace(module) for module in list(block.modules())]):
             block.register_forward_pre_hook(_hand_out_mask)
 
@@ -57,7 +59,7 @@ def _replace(parent: nn.Module) -> bool:
     return found
 
 
-def _hand_out_mask(block: nn.Module, arguments: tuple) -> None:
+def _hand_out_mask(block: nn.Module, arguments: tuple[Any, ...]) -> None:
     # A block gets (x, mask (B, 1, T)) but calls its convolutions with x alone.
     mask = arguments[1].bool()
     for module in block.modules():

@@ -55,8 +55,8 @@ class TokenConvolution(nn.Module):
         self.convolution = nn.Conv1d(
             size, size, config.kernel, padding=config.kernel // 2
         )
-        nn.init.zeros_(self.convolution.weight)
-        nn.init.zeros_(self.convolution.bias)
+        for parameter in self.convolution.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """``tokens`` (B, L, D), valid up to ``lengths`` (B,); both as they were."""

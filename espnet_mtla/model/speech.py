@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail
+from espnet_mtla.frontend.stored import StoringFrontend
 from espnet_mtla.model.config import ModelConfig
 from espnet_mtla.model.encoded import EncodedUtterances, is_frozen
 from espnet_mtla.model.loss import (
@@ -128,12 +129,18 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
                     source_lengths,
                 )
             loss_ctc, found = self._ctc_loss(
-                encoded, lengths, said, said_lengths, utt_id
+                self.ctc, encoded, lengths, said, said_lengths, utt_id
             )
             loss, stats = loss + weight * loss_ctc, found
-        if self.decoder is not None:
+        if self.decoder is not None and self.token_loss is not None:
             loss_att, found = self._token_loss(
-                encoded, lengths, text, text_lengths, intent
+                self.decoder,
+                self.token_loss,
+                encoded,
+                lengths,
+                text,
+                text_lengths,
+                intent,
             )
             loss, stats = loss + loss_att, stats | found
         if not torch.isfinite(loss):
@@ -143,6 +150,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
 
     def _ctc_loss(
         self,
+        ctc: CTC,
         encoded: Tensor,
         lengths: Tensor,
         text: Tensor,
@@ -150,16 +158,18 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         utt_id: Sequence[str],
     ) -> tuple[Tensor, Stats]:
         self._warn_of_short(lengths, text, text_lengths, utt_id)
-        loss = self.ctc(encoded, lengths, text, text_lengths)
+        loss = ctc(encoded, lengths, text, text_lengths)
         stats: Stats = {"loss_ctc": loss.detach()}
         if not self.training:
             stats["cer_ctc"] = greedy_ctc_error_rate(
-                self.ctc, encoded, lengths, text, text_lengths
+                ctc, encoded, lengths, text, text_lengths
             )
         return loss, stats
 
     def _token_loss(
         self,
+        decoder: DecoderOnlyTransformer,
+        token_loss: TokenLoss,
         encoded: Tensor,
         lengths: Tensor,
         text: Tensor,
@@ -168,8 +178,8 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
     ) -> tuple[Tensor, Stats]:
         given, wanted = shifted(text, text_lengths, self.eos)
         prompt, prompt_lens = self.project(encoded, lengths)
-        logits = self.decoder(prompt, prompt_lens, given)
-        loss, accuracy = self.token_loss(logits, wanted)
+        logits = decoder(prompt, prompt_lens, given)
+        loss, accuracy = token_loss(logits, wanted)
         stats: Stats = {"loss_att": loss.detach(), "acc": accuracy}
         loss = (1 - self.config.ctc_weight) * loss
         if intent is not None:
@@ -291,7 +301,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         return feats[:, : int(lengths.max())], lengths
 
     def _stored_feats(self, stored: Tensor) -> Tensor:
-        if hasattr(self.frontend, "from_stored"):
+        if isinstance(self.frontend, StoringFrontend):
             stored = self.frontend.from_stored(stored)
         if stored.size(2) != self.input_size:
             raise UserError(

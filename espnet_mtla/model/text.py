@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 class DecoderOnlyTextModel(DecoderOnlySpeechModel):
     """Token ids in, tokens out; everything behind the prompt is the speech model's."""
 
+    decoder: DecoderOnlyTransformer
+
     def __init__(
         self,
         token_list: Sequence[str],
@@ -43,7 +45,8 @@ class DecoderOnlyTextModel(DecoderOnlySpeechModel):
             **dict.fromkeys(parts),
         )
 
-    def forward(
+    # espnet2 calls it by keywords, and a text's input is called ``source``.
+    def forward(  # type: ignore[override]
         self,
         source: Tensor,
         source_lengths: Tensor,

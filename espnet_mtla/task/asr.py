@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_mtla.data.tokens import TOKEN_TYPES
 from espnet_mtla.model.speech import DecoderOnlySpeechModel
-from espnet_mtla.task.batch import Preprocess, collate
+from espnet_mtla.task.batch import Collate, Preprocess, collate
 from espnet_mtla.task.build import INITS, build_model, load_model
 from espnet_mtla.task.checks import check_symbols
 from espnet_mtla.task.choices import quiet_import
@@ -120,7 +120,7 @@ class ASRTask(AbsTask):
         return ("source", "text") if inference else ("source",)
 
     @classmethod
-    def build_collate_fn(cls, args: Namespace, train: bool) -> Callable:
+    def build_collate_fn(cls, args: Namespace, train: bool) -> Collate:
         del args, train
         return collate
 

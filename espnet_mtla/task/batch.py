@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from espnet_mtla.data.tokens import UNK
 from espnet_mtla.errors import UserError
@@ -16,6 +15,9 @@ from espnet_mtla.task.tokens import build_tokeniser, read_token_list
 # Padding of token ids is never looked at (lengths say where a row ends), so any
 # number that is no token's id will do.
 TOKEN_PADDING, SAMPLE_PADDING = -1, 0.0
+
+Rows = Collection[tuple[str, dict[str, np.ndarray]]]
+Collate = Callable[[Rows], tuple[list[str], dict[str, torch.Tensor]]]
 
 
 class Preprocess:
@@ -36,7 +38,7 @@ class Preprocess:
         self.unknown = self.ids[UNK]
         self.intents = intents
 
-    def __call__(self, name: str, data: dict[str, object]) -> dict[str, NDArray]:
+    def __call__(self, name: str, data: dict[str, object]) -> dict[str, np.ndarray]:
         out = {}
         if "speech" in data:
             out["speech"] = _checked(name, np.asarray(data["speech"]))
@@ -54,7 +56,7 @@ class Preprocess:
         return [self.ids.get(token, self.unknown) for token in tokens]
 
 
-def _checked(name: str, speech: NDArray) -> NDArray:
+def _checked(name: str, speech: np.ndarray) -> np.ndarray:
     if speech.ndim not in (1, 2):
         raise UserError(
             f"{name}: {speech.shape}; (samples,) of one channel or features "
@@ -67,9 +69,7 @@ def _checked(name: str, speech: NDArray) -> NDArray:
     return speech
 
 
-def collate(
-    rows: Collection[tuple[str, dict[str, NDArray]]],
-) -> tuple[list[str], dict[str, torch.Tensor]]:
+def collate(rows: Rows) -> tuple[list[str], dict[str, torch.Tensor]]:
     """Names, and for each kind of data padded rows (B, longest, ...) and lengths."""
     batch = {}
     for kind in next(iter(rows))[1]:

@@ -38,8 +38,10 @@ with quiet_import():
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.model.text import DecoderOnlyTextModel
 
-INITS = ("chainer", "xavier_uniform", "xavier_normal")
-INITS += ("kaiming_uniform", "kaiming_normal", "normal", None)
+INITS = (
+    *("chainer", "xavier_uniform", "xavier_normal"),
+    *("kaiming_uniform", "kaiming_normal", "normal", None),
+)
 """What espnet2's ``initialize`` knows, and torch's own."""
 
 

@@ -27,7 +27,7 @@ NAMES = CHECKPOINT, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
 _PLAIN = [
     datetime.timedelta,
     np.dtype,
-    np._core.multiarray.scalar,
+    np.float64().__reduce__()[0],  # the function that restores a scalar
     np.dtypes.Float32DType,
     np.dtypes.Float64DType,
     np.dtypes.Int64DType,

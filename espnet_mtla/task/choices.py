@@ -6,10 +6,13 @@ import contextlib
 import importlib
 import inspect
 import io
-from argparse import ArgumentParser
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.errors import UserError
+
+if TYPE_CHECKING:
+    from argparse import _ActionsContainer  # what parsers and their groups are
 
 
 @contextlib.contextmanager
@@ -39,7 +42,7 @@ class LazyChoices:
     def choices(self) -> tuple[str | None, ...]:
         return (*self.paths, None)
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: _ActionsContainer) -> None:
         from espnet2.utils.nested_dict_action import NestedDictAction
         from espnet2.utils.types import str_or_none
 
@@ -57,7 +60,7 @@ class LazyChoices:
             help=f"Settings of the {self.name}",
         )
 
-    def get_class(self, name: str | None) -> type | None:
+    def get_class(self, name: str | None) -> type[Any] | None:
         """The class, or None for none.
 
         Raises:
@@ -75,12 +78,13 @@ class LazyChoices:
             return getattr(importlib.import_module(module), attribute)
 
 
-def setting_names(component: type, settled: tuple[str, ...] = ()) -> list[str]:
+def setting_names(
+    component: Callable[..., object], settled: tuple[str, ...] = ()
+) -> list[str]:
     """Keys of a component's ``_conf``: its constructor's arguments but ``settled``."""
-    parameters = inspect.signature(component.__init__).parameters.values()
+    parameters = inspect.signature(component).parameters.values()
     return [
         p.name
         for p in parameters
-        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
-        and p.name not in ("self", *settled)
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and p.name not in settled
     ]

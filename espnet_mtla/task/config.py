@@ -20,7 +20,9 @@ REPLACED_WHOLE = frozenset({"frontend_conf"})
 class _Loader(yaml.SafeLoader):
     """Safe YAML in which ``1e-3`` is a number and no key may stand twice."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(
+        self, node: yaml.MappingNode, deep: bool = False
+    ) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -76,8 +78,11 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     merged = dict(base)
     for key, value in top.items():
         old = merged.get(key)
-        both = isinstance(value, Mapping) and isinstance(old, Mapping)
-        if both and key not in REPLACED_WHOLE:
+        if (
+            isinstance(value, Mapping)
+            and isinstance(old, Mapping)
+            and key not in REPLACED_WHOLE
+        ):
             merged[key] = overlay(old, value)
         else:
             merged[key] = value

@@ -76,10 +76,11 @@ def open_source(
     if not places:
         raise UserError(f"{table}: no utterances")
     same_keys(table, places, folder / target, texts)
+    width = None
     if table.name == FEATURES:
         width = check_places(table, places)
     else:
-        width = _check_sounds(folder, table, places)
+        _check_sounds(folder, table, places)
     triples = ((str(table), "speech", TYPE), *triples)
     return Source(folder, triples, texts, source_texts, width)
 

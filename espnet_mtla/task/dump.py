@@ -28,6 +28,7 @@ from espnet_mtla.data.audio import open_audio, read_span, source_file
 from espnet_mtla.data.features import Written, write_features
 from espnet_mtla.data.folder import FEATURES, SOUNDS, DataFolder
 from espnet_mtla.errors import UserError
+from espnet_mtla.frontend.stored import StoringFrontend
 from espnet_mtla.task.choices import setting_names
 from espnet_mtla.task.config import check_keys, load_yaml, overlay
 from espnet_mtla.task.data import MADE_BY
@@ -54,14 +55,15 @@ class Maker:
     """A front-end in evaluation mode that makes what is stored of one utterance."""
 
     def __init__(self, args: Namespace, device: str) -> None:
-        if args.frontend is None:
-            raise UserError("frontend: none makes no features")
         if args.frontend_conf.get("finetune"):
             raise UserError(
                 "frontend_conf.finetune: what the upstream gives changes while it is "
                 "trained; dump features of a frozen one"
             )
-        self.module: nn.Module = build_part(FRONTEND, args).eval().to(device)
+        module: nn.Module | None = build_part(FRONTEND, args)
+        if module is None:
+            raise UserError("frontend: none makes no features")
+        self.module = module.eval().to(device)
         self.device = device
         self.rate = sampling_rate(args)
         self.settings = {
@@ -72,8 +74,9 @@ class Maker:
     @functools.cached_property
     def identity(self) -> dict[str, object]:
         """What the features depend on besides the sound."""
-        known = getattr(self.module, "identity", None)
-        return {**self.settings, **({"checkpoint": known()} if known else {})}
+        if isinstance(self.module, StoringFrontend):
+            return {**self.settings, "checkpoint": self.module.identity()}
+        return self.settings
 
     @torch.inference_mode()
     def __call__(self, key: str, source: str) -> np.ndarray:
@@ -86,7 +89,7 @@ class Maker:
             samples = torch.from_numpy(self._read(source)).to(self.device)
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
-        if hasattr(self.module, "to_store"):
+        if isinstance(self.module, StoringFrontend):
             features = self.module.to_store(samples)
         else:
             lengths = torch.tensor([len(samples)], device=self.device)
@@ -300,10 +303,11 @@ def _write_tables(
     storage: Storage,
     written: dict[Path, Written],
 ) -> DataFolder:
-    places, frames = {}, {}
-    for path, made in written.items():
-        places |= made.places_in(path.parent)
-        frames |= {key: str(count) for key, count in made.frames.items()}
+    places: dict[str, str] = {}
+    frames: dict[str, str] = {}
+    for path, archive in written.items():
+        places |= archive.places_in(path.parent)
+        frames |= {key: str(count) for key, count in archive.frames.items()}
     if len(places) != len(folder.utterances):
         raise RuntimeError(f"{len(folder.utterances)} in, {len(places)} out")
     used = {name for path in written for name in (path.name, f"{path.stem}.json")}

@@ -16,9 +16,10 @@ STATS, TOKENISER, SYMBOLS = "feats_stats.npz", "bpe.model", "nlsyms.txt"
 TOKENS = "tokens.txt"
 UPSTREAM = "upstream"
 PARTS = ("frontend", "specaug", "normalize", "encoder")
-NEEDED = ("token_list", "bpemodel", "non_linguistic_symbols", "input_size", *PARTS)
-NEEDED += tuple(f"{part}_conf" for part in (*PARTS, "ctc", "projector", "decoder"))
-NEEDED += ("model_conf",)
+NEEDED = (
+    *("token_list", "bpemodel", "non_linguistic_symbols", "input_size", *PARTS),
+    *(f"{part}_conf" for part in (*PARTS, "ctc", "projector", "decoder", "model")),
+)
 """Keys without which no ``config.yaml`` says how a model is built."""
 
 

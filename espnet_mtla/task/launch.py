@@ -73,7 +73,7 @@ def _refuse(message: str) -> NoReturn:
 
 def _value(action: Action, value: Any) -> Any:
     """A YAML value as the command line would have read it."""
-    if isinstance(value, dict | list) or value is None or action.type is None:
+    if isinstance(value, dict | list) or value is None or not callable(action.type):
         return value
     try:
         value = action.type(str(value))

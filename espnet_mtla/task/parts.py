@@ -8,6 +8,7 @@ from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 from torch import nn
@@ -18,6 +19,9 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.task.choices import LazyChoices, setting_names
 from espnet_mtla.task.config import check_keys
+
+if TYPE_CHECKING:
+    from espnet2.asr.encoder.abs_encoder import AbsEncoder
 
 FRONTEND = LazyChoices(
     "frontend",
@@ -70,8 +74,11 @@ def naming(section: str) -> Iterator[None]:
         raise UserError(f"{section}: {reason}") from error
 
 
-def build_part(choices: LazyChoices, args: Namespace) -> nn.Module | None:
-    """Front-end, SpecAug or normalisation as chosen; None for none."""
+def build_part(choices: LazyChoices, args: Namespace) -> Any | None:
+    """Front-end, SpecAug or normalisation as chosen; None for none.
+
+    What a part can do is known by the place that it is for: espnet2 has no types.
+    """
     component = choices.get_class(getattr(args, choices.name))
     if component is None:
         return None
@@ -83,12 +90,14 @@ def sampling_rate(args: Namespace) -> int:
     """What the front-end takes its input to be sampled at, in Hz.
 
     Raises:
-        UserError: no number, and no form such as 16k.
+        UserError: no number, and no form such as 16k; or there is no front-end.
     """
     import humanfriendly
 
     component = FRONTEND.get_class(args.frontend)
-    default = inspect.signature(component.__init__).parameters["fs"].default
+    if component is None:
+        raise UserError("frontend: none has no sampling rate")
+    default = inspect.signature(component).parameters["fs"].default
     given = args.frontend_conf.get("fs", default)
     try:
         return humanfriendly.parse_size(str(given))
@@ -131,7 +140,7 @@ def _check_statistics(path: str | None) -> None:
         ) from None
 
 
-def build_encoder(args: Namespace, input_size: int) -> nn.Module | None:
+def build_encoder(args: Namespace, input_size: int) -> AbsEncoder | None:
     """The encoder as chosen; None for none.
 
     Raises:
