@@ -8,13 +8,14 @@ prefill, step), ``multihead`` and ``latent`` (the types), ``cross``, ``interface
 reference's signature), ``registry`` (types by name).
 """
 
-from espnet_mtla.attention.cache import CacheOptions, EntryLayout, KVCache
+from espnet_mtla.attention.cache import KVCache
 from espnet_mtla.attention.causal import CausalAttention, QueryTokens
 from espnet_mtla.attention.cross import MultiheadTemporalLatentCrossAttention
 from espnet_mtla.attention.latent import (
     MultiheadLatentAttention,
     MultiheadTemporalLatentAttention,
 )
+from espnet_mtla.attention.layout import CacheOptions, EntryLayout
 from espnet_mtla.attention.multihead import MultiheadAttention
 from espnet_mtla.attention.registry import (
     ATTENTIONS,

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from espnet_mtla.errors import UserError
 
+if TYPE_CHECKING:
+    from espnet_mtla.attention.interface import ReferenceInterface
 
-def check_tokens(module: nn.Module, query: Tensor, key: Tensor) -> None:
+
+def check_tokens(module: ReferenceInterface, query: Tensor, key: Tensor) -> None:
     """Query ``(B, U, D)`` and key ``(B, T, D)`` fit together and fit the module.
 
     Raises:

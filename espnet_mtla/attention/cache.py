@@ -250,13 +250,13 @@ class KVCache:
         return new
 
     def _read(self, numbers: Tensor, scale: Tensor | None) -> Tensor:
-        if scale is None:
+        if scale is None or self.options.dtype is None:
             return numbers
         return restore(numbers, scale, self.options.dtype, self.dtype)
 
     def _put(self, rows: Tensor, slots: Tensor, entries: Tensor) -> None:
         """Write entries ``(n, G, w)``, one at each slot of each row."""
-        if self.suffix_scale is None:
+        if self.suffix_scale is None or self.options.dtype is None:
             self.suffix[rows, :, slots] = entries
             return
         numbers, scale = quantise(entries, self.options.dtype)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention.backend import DecodeBackend
-from espnet_mtla.attention.cache import EntryLayout, KVCache
+from espnet_mtla.attention.cache import KVCache
+from espnet_mtla.attention.layout import EntryLayout
 
 
 def attend_prompt(

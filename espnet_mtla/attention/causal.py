@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from espnet_mtla.attention.attend import take
 from espnet_mtla.attention.cache import KVCache
 from espnet_mtla.attention.cached import attend_prompt, attend_suffix
+from espnet_mtla.attention.config import LatentConfig, MultiheadConfig
 from espnet_mtla.attention.layout import PLAIN, CacheOptions, EntryLayout
 from espnet_mtla.attention.rope import rotary_angles
 from espnet_mtla.attention.timeline import NewTokens, Timeline
@@ -26,6 +27,7 @@ from espnet_mtla.attention.timeline import NewTokens, Timeline
 class CausalAttention(nn.Module):
     """Base of MHA, GQA, MQA, MLA and MTLA."""
 
+    settings: MultiheadConfig | LatentConfig
     layout: EntryLayout
     expand_from: int | None = None
     """Queries of each head from which expanding entries is faster."""
@@ -66,6 +68,13 @@ class CausalAttention(nn.Module):
 
         ``rank (B or 1, U)`` is where a query stands in its row; None: query i is
         token i. Returns heads ``(B, H, U, e)``.
+        """
+        raise NotImplementedError
+
+    def expand(self, entries: Tensor) -> tuple[Tensor, Tensor]:
+        """Entries ``(B, G, S, w)`` to keys and values of :attr:`heads_layout`.
+
+        Called where that is another layout than the type's own.
         """
         raise NotImplementedError
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from espnet_mtla.checks import check_count, check_flags, check_number, require
+
+_FROM_OTHERS: Any = None  # what __post_init__ makes out of the other settings
 
 
 @dataclass(frozen=True)
@@ -19,8 +22,8 @@ class MultiheadConfig:
     num_heads: int
     dropout: float = 0.0
     bias: bool = False
-    num_kv_heads: int | None = None
-    head_dim: int | None = None
+    num_kv_heads: int = _FROM_OTHERS
+    head_dim: int = _FROM_OTHERS
     rope_base: float = 10000.0
 
     def __post_init__(self) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -23,16 +25,17 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
         self,
         embed_dim: int,
         num_heads: int,
-        *args: object,
+        *args: Any,
         cross_att: bool = True,
-        **settings: object,
+        **settings: Any,
     ) -> None:
         if not cross_att:
             raise UserError("cross_att: False given, the cross-attention needs True")
         settings["qk_rope_head_dim"] = 0
         super().__init__(embed_dim, num_heads, *args, cross_att=True, **settings)
 
-    def forward(
+    # The reference calls cross-attention without a mask and without positions.
+    def forward(  # type: ignore[override]
         self,
         query: Tensor,
         key: Tensor,

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ aten = torch.ops.aten
 class Kernel(Protocol):
     """Causal attention of ``q (B, H, T, d)`` over ``k``, ``v``, and its backward."""
 
-    equal_widths: ClassVar[bool]
+    equal_widths: bool
     """Whether values must be as wide as keys (then callers pad them with zeros)."""
 
     def unfit(self, q: Tensor, dropout: float) -> str | None:

@@ -8,9 +8,10 @@ side has no influence on a row. The decoder does not come through here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from espnet_mtla.attention.arguments import (
     check_causal,
@@ -20,16 +21,20 @@ from espnet_mtla.attention.arguments import (
 )
 from espnet_mtla.attention.attend import take
 from espnet_mtla.attention.backend import choose_backend
-from espnet_mtla.attention.cache import PLAIN, CacheOptions, KVCache
+from espnet_mtla.attention.cache import KVCache
 from espnet_mtla.attention.causal import CausalAttention, QueryTokens
+from espnet_mtla.attention.layout import PLAIN, CacheOptions
 from espnet_mtla.errors import UserError
 
-# By module: a cache, or a cross-attention's merged memory and its length.
-IncrementalState = dict[str, KVCache | tuple[Tensor, Tensor]]
+# By module: a cache, or a cross-attention's merged memory and its length. Other modules
+# keep what they need in the same dictionary.
+IncrementalState = dict[str, Any]
 
 
 class ReferenceInterface(CausalAttention):
     """Adds ``forward`` and ``reorder_incremental_state`` as the reference has them."""
+
+    wo: nn.Linear
 
     def forward(
         self,
@@ -69,7 +74,7 @@ class ReferenceInterface(CausalAttention):
         Raises:
             UserError: an argument that cannot be honoured, by name.
         """
-        old = (incremental_state or {}).get(self._state_key)
+        old: KVCache | None = (incremental_state or {}).get(self._state_key)
         seen = 0 if old is None else old.timeline.appended
         self._check(query, key, key_padding_mask, self_attn_mask, position, seen)
         if need_weights:
@@ -91,7 +96,7 @@ class ReferenceInterface(CausalAttention):
         self, incremental_state: IncrementalState, new_order: Tensor
     ) -> IncrementalState:
         """Row i goes on as row ``new_order[i]`` was; rows may repeat or be left out."""
-        cache = incremental_state.get(self._state_key)
+        cache: KVCache | None = incremental_state.get(self._state_key)
         if cache is not None:
             incremental_state[self._state_key] = cache.copy(new_order)
         return incremental_state

@@ -14,15 +14,17 @@ which takes a third of the work per score. Module names are the reference's.
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from espnet_mtla.attention.attend import attend_latents
-from espnet_mtla.attention.cache import EntryLayout, KVCache
+from espnet_mtla.attention.cache import KVCache
 from espnet_mtla.attention.config import LatentConfig, TemporalLatentConfig
 from espnet_mtla.attention.dense import expand
 from espnet_mtla.attention.interface import ReferenceInterface
+from espnet_mtla.attention.layout import EntryLayout
 from espnet_mtla.attention.merge import (
     HyperNetwork,
     add_to_open,
@@ -47,6 +49,7 @@ class MultiheadLatentAttention(ReferenceInterface):
     """
 
     config_type: type[LatentConfig] = LatentConfig
+    settings: LatentConfig
 
     def __init__(
         self,
@@ -54,7 +57,7 @@ class MultiheadLatentAttention(ReferenceInterface):
         num_heads: int,
         *,
         recompute_prompt_attn: bool = False,
-        **settings: object,
+        **settings: Any,
     ) -> None:
         super().__init__()
         config = self.config_type(embed_dim, num_heads, **settings)
@@ -209,6 +212,7 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
     """
 
     config_type = TemporalLatentConfig
+    settings: TemporalLatentConfig
 
     def __new__(
         cls, *args: object, cross_att: bool = False, **settings: object
@@ -267,6 +271,7 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         stride, rank = self.layout.stride, latent.size(-1)
         if new is None:
             return running_sums(self.hypernet_down(latent, stride) * latent, stride)
+        assert new.codes is not None, "place() asks chunk_codes() for them"
         weighted = self.hypernet_down.weigh(latent, new.codes) * latent
         summed = None if carry is None else carry[:, 0, :rank]
         if latent.size(1) == 1 and summed is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from espnet_mtla.attention.attend import attend_heads
-from espnet_mtla.attention.cache import EntryLayout
 from espnet_mtla.attention.config import MultiheadConfig
 from espnet_mtla.attention.interface import ReferenceInterface
+from espnet_mtla.attention.layout import EntryLayout
 from espnet_mtla.attention.rope import rotate
 from espnet_mtla.attention.timeline import NewTokens
 
@@ -19,7 +21,9 @@ class MultiheadAttention(ReferenceInterface):
     Args: see :class:`MultiheadConfig`.
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, **settings: object) -> None:
+    settings: MultiheadConfig
+
+    def __init__(self, embed_dim: int, num_heads: int, **settings: Any) -> None:
         super().__init__()
         config = MultiheadConfig(embed_dim, num_heads, **settings)
         self.settings = config

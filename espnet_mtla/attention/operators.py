@@ -6,6 +6,8 @@ checkpointing, whatever the row's length. They can be differentiated once.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -105,7 +107,7 @@ def counted_backward(
 
 
 @latents.register_fake
-def _latents_shapes(q: Tensor, finished: Tensor, *rest: object) -> tuple[Tensor, ...]:
+def _latents_shapes(q: Tensor, finished: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     weight, kernel, stride = rest[1], rest[4], rest[5]
     nope = q.size(-1) - (finished.size(-1) - weight.size(1))
     width = weight.size(0) // q.size(2) - nope
@@ -116,13 +118,13 @@ def _latents_shapes(q: Tensor, finished: Tensor, *rest: object) -> tuple[Tensor,
 
 
 @latents_backward.register_fake
-def _latents_gradients(*args: object) -> tuple[Tensor, ...]:
+def _latents_gradients(*args: Any) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(x) for x in args[4:8])
 
 
 @counted.register_fake
 def _counted_shapes(
-    q: Tensor, k: Tensor, v: Tensor, *rest: object
+    q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     del k, rest
     batch, heads, queries, _ = q.shape
@@ -131,14 +133,14 @@ def _counted_shapes(
 
 
 @counted_backward.register_fake
-def _counted_gradients(*args: object) -> tuple[Tensor, ...]:
+def _counted_gradients(*args: Any) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(x) for x in args[3:6])
 
 
 # Gradients ---------------------------------------------------------------------------
 
 
-def _keep(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     """Tensors go where autograd's hooks and checkpoints see them."""
     tensors = [x for x in inputs if isinstance(x, Tensor)]
     ctx.settings = inputs[len(tensors) :]
@@ -147,7 +149,9 @@ def _keep(ctx: object, inputs: tuple, output: tuple[Tensor, ...]) -> None:
     ctx.set_materialize_grads(False)
 
 
-def _latents_backward(context: object, grad: Tensor | None, *unused: None) -> tuple:
+def _latents_backward(
+    context: Any, grad: Tensor | None, *unused: None
+) -> tuple[Tensor | None, ...]:
     del unused
     if grad is None:  # nobody used the output
         return (None,) * 11
@@ -155,7 +159,9 @@ def _latents_backward(context: object, grad: Tensor | None, *unused: None) -> tu
     return (*gradients, *[None] * 7)
 
 
-def _counted_backward(context: object, grad: Tensor | None, *unused: None) -> tuple:
+def _counted_backward(
+    context: Any, grad: Tensor | None, *unused: None
+) -> tuple[Tensor | None, ...]:
     del unused
     if grad is None:
         return (None,) * 7

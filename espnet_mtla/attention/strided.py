@@ -82,16 +82,18 @@ class StridedAttention:
         keys, values = self._keys_values()
         dq, d_own = torch.zeros_like(self.q), torch.zeros_like(self.own)
         d_weight = torch.zeros_like(self.weight)
-        d_keys = d_values = None
+        sums: tuple[Tensor, Tensor] | None = None
         # The last call sees all finished chunks: its gradients start the sums.
         for rows, state in reversed(list(zip(self._calls(), states, strict=True))):
             final = _Final(*(x[:, rows] for x in (grad, out, lse, dq)))
             found = self._finished_backward(rows, keys, values, final, state)
-            if d_keys is None:
-                d_keys, d_values = found or (keys.zero_(), values.zero_())
+            if sums is None:
+                sums = found or (keys.zero_(), values.zero_())
             elif found is not None:
-                d_keys[:, :, : found[0].size(2)] += found[0]
-                d_values[:, :, : found[1].size(2)] += found[1]
+                for total, part in zip(sums, found, strict=True):
+                    total[:, :, : part.size(2)] += part
+        assert sums is not None, "every kernel has one call at least"
+        d_keys, d_values = sums
         for rows in self._own_rows():
             final = _Final(*(x[:, rows] for x in (grad, out, lse, dq)))
             d_own[:, rows] = self._own_backward(rows, final, d_weight)

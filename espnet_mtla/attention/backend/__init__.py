@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # at run time ``torch`` is a module of this package
     import torch
     from torch import Tensor
 
-    from espnet_mtla.attention.cache import EntryLayout
+    from espnet_mtla.attention.layout import EntryLayout
 
 FASTEST_FIRST = ("triton", "flash_attn", "torch")
 """What ``auto`` tries, in this order; the names of this package's modules."""
@@ -87,7 +87,7 @@ def choose_backend(
 def _choose(
     name: str, layout: EntryLayout, dtype: torch.dtype, device: torch.device
 ) -> DecodeBackend:
-    passed_over = []
+    passed_over: list[str] = []
     for candidate in FASTEST_FIRST if name == "auto" else (name,):
         backend = import_module(f"{__name__}.{candidate}").BACKEND
         why = backend.unfit(layout, dtype, device)

@@ -27,7 +27,7 @@ from torch import Tensor
 from espnet_mtla.attention.backend.torch import BACKEND as TORCH
 
 if TYPE_CHECKING:
-    from espnet_mtla.attention.cache import EntryLayout
+    from espnet_mtla.attention.layout import EntryLayout
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """Of ``q (R, 1, H, d)``, ``entries (C, S, G, w)``, which of the C a row reads ``(R,)``,
@@ -79,6 +79,7 @@ class FlashAttnBackend:
             asked = q.flatten(1, 2).unsqueeze(1)  # (R, 1, G M, d)
         seen = visible.flatten()
         kernel = _kernel(layout)
+        assert not isinstance(kernel, str), "unfit() says so before"
         out, lse = kernel(
             asked, entries.transpose(1, 2), source, seen.to(torch.int32), scale
         )
@@ -98,11 +99,12 @@ def _kernel(layout: EntryLayout) -> Kernel | str:
     """The kernel that serves such entries, or what to install."""
     latent = layout.value_start < layout.key_width
     finders = (_of_hopper, _of_mtla if latent else _of_two)
-    found = [finder(layout) for finder in finders]
-    for kernel in found:
-        if not isinstance(kernel, str):
-            return kernel
-    return "; ".join(found)
+    reasons = []
+    for found in (finder(layout) for finder in finders):
+        if not isinstance(found, str):
+            return found
+        reasons.append(found)
+    return "; ".join(reasons)
 
 
 def _of_two(layout: EntryLayout) -> Kernel | str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from espnet_mtla.attention.cache import EntryLayout
+    from espnet_mtla.attention.layout import EntryLayout
 
 NEVER = float("-inf")
 ROW_OPERATIONS = 5e6
@@ -37,12 +37,13 @@ class TorchBackend:
         low, top, unseen = _bounds(visible, entries.size(2))
         if len(q) > 1 and visible.size(1) == 1 and _singly_pays(q, layout, unseen):
             each = [
-                self.attend(*row, layout, count, scale)
-                for *row, count in zip(
+                self.attend(one_q, one_entries, layout, count, scale)
+                for one_q, one_entries, count in zip(
                     q.split(1), entries.split(1), visible.split(1), strict=True
                 )
             ]
-            return tuple(torch.cat(part) for part in zip(*each, strict=True))
+            outs, sums = zip(*each, strict=True)
+            return torch.cat(outs), torch.cat(sums)
         keys, values = layout.keys(entries), layout.values(entries)
         scores = _scores(q, keys[:, :, :top], scale)
         if low < top:

@@ -22,9 +22,11 @@ from torch import Tensor
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from torch import nn
 
-    from espnet_mtla.attention.cache import EntryLayout
+    from espnet_mtla.attention.layout import EntryLayout
     from espnet_mtla.attention.merge import HyperNetwork
     from espnet_mtla.attention.timeline import NewTokens
 
@@ -294,7 +296,7 @@ def _processors(device: torch.device) -> int:
 
 
 @functools.cache
-def _kernels() -> object:
+def _kernels() -> ModuleType:
     from espnet_mtla.attention.backend import triton_kernels
 
     return triton_kernels
