@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from espnet_mtla.checks import count
 from espnet_mtla.search.options import CUDA_GRAPHS
@@ -105,6 +105,20 @@ class _Run:
         }
 
 
+class Decoding(Protocol):
+    """One way to decode: what is timed."""
+
+    def step(self, tokens: Tensor) -> Tensor:
+        """Logits ``(N, V)`` after one more token ``(N,)``."""
+
+    def reorder(self, rows: Tensor) -> None:
+        """Row i continues what row ``rows[i]`` was."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cache."""
+
+
 class _Ours:
     """Our decoder with the steps of :class:`.decode_peers.ReferenceDecoder`."""
 
@@ -187,7 +201,7 @@ def _gate(args: argparse.Namespace, name: str) -> str:
     steps, allowed = min(args.steps, 5), TOLERANCE[args.dtype]
     tokens = torch.randint(0, args.vocab_size, (steps, 6), generator=generator)
     given = prompt.to(decoder.output.weight)
-    cases: dict[str, object] = {OURS: _Ours(decoder, given, 3, args)}
+    cases: dict[str, Decoding] = {OURS: _Ours(decoder, given, 3, args)}
     if not args.no_reference and has_reference(decoder.config.attention):
         cases[REFERENCE] = ReferenceDecoder(decoder, given, 3)
     history = tokens[:0].t()
@@ -225,16 +239,21 @@ def _measure(
             for case, make in _cases(args, name, frames, beam).items():
                 result = runs.setdefault(case, _Run())
                 _decode(make, result, args, beam, torch.device(args.device))
-    rows = []
+    rows: list[dict[str, Value]] = []
     for (name, who), result in runs.items():
-        kept = {"prompt": prompt, "beam": beam, "attention": name, "who": who}
+        kept: dict[str, Value] = {
+            "prompt": prompt,
+            "beam": beam,
+            "attention": name,
+            "who": who,
+        }
         rows.append({**kept, **result.columns()})
     return _with_ratios(rows)
 
 
 def _cases(
     args: argparse.Namespace, name: str, frames: Tensor, beam: int
-) -> dict[tuple[str, str], Callable[[], object]]:
+) -> dict[tuple[str, str], Callable[[], Decoding]]:
     """By attention and by who decodes: how to make what has ``step`` and ``reorder``.
 
     The floors are for CPUs alone: on a GPU ours are recorded, and they would not be.
@@ -248,7 +267,9 @@ def _cases(
 
     decoder, rows = _decoder(args, name), len(frames) * beam
     frames = frames.to(decoder.output.weight)
-    cases = {(name, OURS): lambda: _Ours(decoder, frames, beam, args)}
+    cases: dict[tuple[str, str], Callable[[], Decoding]] = {
+        (name, OURS): lambda: _Ours(decoder, frames, beam, args)
+    }
     if not args.no_reference and has_reference(decoder.config.attention):
         cases[name, REFERENCE] = lambda: ReferenceDecoder(decoder, frames, beam)
     if frames.device.type != "cpu":
@@ -261,7 +282,7 @@ def _cases(
 
 
 def _decode(
-    make: object,
+    make: Callable[[], Decoding],
     result: _Run,
     args: argparse.Namespace,
     beam: int,
@@ -281,7 +302,7 @@ def _decode(
 
 
 def _steps(
-    make: object,
+    make: Callable[[], Decoding],
     result: _Run,
     args: argparse.Namespace,
     beam: int,
@@ -316,6 +337,8 @@ def _steps(
 
 def _with_ratios(rows: list[dict[str, Value]]) -> list[dict[str, Value]]:
     """How many times faster and smaller ours is than its own reference, and MHA's."""
+    from espnet_mtla.benchmark.report import ratio
+
     found = {(row["attention"], row["who"]): row for row in rows}
     for row in rows:
         for label, key in (
@@ -330,6 +353,7 @@ def _with_ratios(rows: list[dict[str, Value]]) -> list[dict[str, Value]]:
                 ("cache MB", "cache"),
                 ("peak MB", "peak"),
             ):
-                if other.get(column) and row[column]:
-                    row[f"{short} x, {label}"] = other[column] / row[column]
+                times = ratio(other.get(column), row[column])
+                if times:
+                    row[f"{short} x, {label}"] = times
     return rows

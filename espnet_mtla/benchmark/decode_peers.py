@@ -11,16 +11,25 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from espnet_mtla.attention import (
+    CausalAttention,
+    MultiheadAttention,
+    MultiheadLatentAttention,
+    MultiheadTemporalLatentAttention,
+)
 from espnet_mtla.attention.rope import rotary_angles, rotate
 from espnet_mtla.benchmark.peers import mtla_attention
 from espnet_mtla.decoder.packed import packed
 
 if TYPE_CHECKING:
+    from espnet_mtla.benchmark.peers import PeerAttention
     from espnet_mtla.decoder import DecoderOnlyTransformer
 
 
-WIDTHS = ("q_lora_rank", "kv_lora_rank", "v_head_dim")
-WIDTHS += ("qk_nope_head_dim", "qk_rope_head_dim")
+WIDTHS = (
+    *("q_lora_rank", "kv_lora_rank", "v_head_dim"),
+    *("qk_nope_head_dim", "qk_rope_head_dim"),
+)
 
 
 class ConcatMultihead(nn.Module):
@@ -30,10 +39,10 @@ class ConcatMultihead(nn.Module):
     step and moved by ``index_select``.
     """
 
-    def __init__(self, ours: nn.Module) -> None:
+    def __init__(self, ours: MultiheadAttention) -> None:
         super().__init__()
         self.ours = ours  # the projections alone are used
-        self.keys = self.values = None
+        self.kept: tuple[Tensor, Tensor] | None = None  # keys and values
 
     def forward(self, query: Tensor, key: Tensor, position: Tensor) -> Tensor:
         """The last of the new tokens ``key (N, L, D)`` asks: ``(N, 1, D)``."""
@@ -42,19 +51,21 @@ class ConcatMultihead(nn.Module):
         angles = angles.unsqueeze(1)
         q = rotate(self._heads(ours.wq(query)), angles[:, :, -1:])
         k, v = rotate(self._heads(ours.wk(key)), angles), self._heads(ours.wv(key))
-        if self.keys is not None:
-            k, v = torch.cat((self.keys, k), 2), torch.cat((self.values, v), 2)
-        self.keys, self.values = k, v
+        if self.kept is not None:
+            keys, values = self.kept
+            k, v = torch.cat((keys, k), 2), torch.cat((values, v), 2)
+        self.kept = k, v
         weights = torch.softmax(q @ k.transpose(2, 3) * ours.scale, dim=-1)
         return ours.wo((weights @ v).transpose(1, 2).flatten(2))
 
     def reorder(self, rows: Tensor) -> None:
-        self.keys = self.keys.index_select(0, rows)
-        self.values = self.values.index_select(0, rows)
+        if self.kept is not None:
+            keys, values = self.kept
+            self.kept = keys.index_select(0, rows), values.index_select(0, rows)
 
     @property
     def nbytes(self) -> int:
-        return self.keys.nbytes + self.values.nbytes
+        return sum(part.nbytes for part in self.kept or ())
 
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.ours.settings.num_heads, -1)).transpose(1, 2)
@@ -63,9 +74,10 @@ class ConcatMultihead(nn.Module):
 class ReferenceTemporal(nn.Module):
     """The ``mtla`` package's module and its dictionary of state."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: PeerAttention) -> None:
         super().__init__()
-        self.module, self.state = module, {}
+        self.module = module
+        self.state: dict[str, dict[str, Tensor]] = {}
 
     def forward(self, query: Tensor, key: Tensor, position: Tensor) -> Tensor:
         return self.module(
@@ -161,9 +173,11 @@ class ProductsAlone(WithoutAttention):
     :class:`WithoutAttention` does. What the hypotheses' own entries cost is left out.
     """
 
-    def __init__(self, decoder: DecoderOnlyTransformer, prompt: Tensor, beam: int):
+    def __init__(
+        self, decoder: DecoderOnlyTransformer, prompt: Tensor, beam: int
+    ) -> None:
         super().__init__(decoder, len(prompt) * beam)
-        first = decoder.layers[0].attention
+        first = _latent(decoder.layers[0].attention)
         layout, rows = first.layout, len(prompt) * beam
         heads = first.settings.num_heads
         slots = layout.slots(prompt.size(1))
@@ -179,7 +193,7 @@ class ProductsAlone(WithoutAttention):
         """Logits ``(N, V)``, of no meaning."""
         x = self.decoder.embed(tokens)
         for layer in self.decoder.layers:
-            attention = layer.attention
+            attention = _latent(layer.attention)
             w_k, w_v = attention.up_projections()
             attention.wq(x), attention.wkv_a(x)
             self.queries @ w_k
@@ -197,14 +211,23 @@ def has_reference(attention: str) -> bool:
     )
 
 
-def _peer(ours: nn.Module) -> nn.Module:
-    config = ours.settings
-    if hasattr(ours, "hypernet_down"):
+def _latent(attention: CausalAttention) -> MultiheadLatentAttention:
+    if not isinstance(attention, MultiheadLatentAttention):
+        raise TypeError("these are the products of a latent decoder")
+    return attention
+
+
+def _peer(ours: CausalAttention) -> ConcatMultihead | ReferenceTemporal:
+    if isinstance(ours, MultiheadAttention):
+        return ConcatMultihead(ours)
+    if isinstance(ours, MultiheadTemporalLatentAttention):
+        config = ours.settings
         widths = {name: getattr(config, name) for name in WIDTHS}
         module = mtla_attention(
             config.embed_dim, config.num_heads, config.down_rate, **widths
         )
+        assert module is not None, "has_reference() says so before"
         module.load_state_dict(ours.state_dict(), strict=True)
         parameter = next(ours.parameters())
         return ReferenceTemporal(module.to(parameter.device, parameter.dtype).eval())
-    return ConcatMultihead(ours)
+    raise TypeError(f"{type(ours).__name__}: the reference has no such attention")

@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import pairwise, product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.checks import count
 
@@ -112,7 +113,8 @@ class Case:
         """Random queries and entries, all visible."""
         import torch
 
-        layout, form = self.layout, {"device": self.device, "dtype": self._dtype}
+        layout = self.layout
+        form: dict[str, Any] = {"device": self.device, "dtype": self._dtype}
         shape = (self.rows, layout.heads)
         q = torch.randn(*shape, self.queries, layout.key_width, **form)
         entries = torch.randn(*shape, self.slots, layout.width, **form)
@@ -177,8 +179,8 @@ def _backends(
                     raise
                 notes.append(f"left out: {error}")
                 continue
-            error = _gate(entries, backend, args)
-            notes.append(f"gate: {name}, {entries} differs from fp64 by {error:.1e}")
+            apart = _gate(entries, backend, args)
+            notes.append(f"gate: {name}, {entries} differs from fp64 by {apart:.1e}")
             found[entries][name] = backend
     return found
 
@@ -197,8 +199,10 @@ def _gate(entries: str, backend: DecodeBackend, args: argparse.Namespace) -> flo
     kept = kept.masked_fill(hidden[:, None, :, None], float("nan"))
     scale = case.layout.key_width**-0.5
     result, _ = backend.attend(q, kept, case.layout, visible, scale)
-    double = [x.cpu().double() for x in (q, kept)]
-    exact, _ = TorchBackend().attend(*double, case.layout, visible.cpu(), scale)
+    double_q, double_kept = q.cpu().double(), kept.cpu().double()
+    exact, _ = TorchBackend().attend(
+        double_q, double_kept, case.layout, visible.cpu(), scale
+    )
     name = f"{backend.name} over {entries}"
     return check_close(name, result, exact, TOLERANCE[args.dtype])
 
@@ -277,10 +281,8 @@ def _measure(
 ) -> dict[str, Value]:
     layout, scale = case.layout, case.layout.key_width**-0.5
     sets = [case.inputs() for _ in range(_sets(case))]
-    calls = [
-        lambda q=q, kept=kept, visible=visible: backend.attend(
-            q, kept, layout, visible, scale
-        )
+    calls: list[Callable[[], object]] = [
+        partial(backend.attend, q, kept, layout, visible, scale)
         for q, kept, visible in sets
     ]
     return _row(case, name, device_seconds(calls, case.device), ceilings)
@@ -319,10 +321,8 @@ def _sweep(
     sets = [case.inputs() for _ in range(_sets(case))]
     planned = triton.launch_for(sets[0][0], sets[0][1], layout)
     for launch in _neighbours(planned):
-        calls = [
-            lambda q=q, kept=kept, visible=visible, launch=launch: triton.attend(
-                q, kept, layout, visible, scale, launch
-            )
+        calls: list[Callable[[], object]] = [
+            partial(triton.attend, q, kept, layout, visible, scale, launch)
             for q, kept, visible in sets
         ]
         cut = "{block_m}x{block_s}, {splits} splits, {warps} warps, {stages} stages"

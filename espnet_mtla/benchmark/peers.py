@@ -5,10 +5,20 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+
+    class PeerAttention(nn.Module):
+        """What is called of the reference's module besides ``forward``."""
+
+        def reorder_incremental_state(
+            self, state: dict[str, Any], rows: Tensor
+        ) -> None: ...
 
 
 class SdpaMultihead(nn.Module):
@@ -30,7 +40,7 @@ class SdpaMultihead(nn.Module):
 
 def mtla_attention(
     embed_dim: int, num_heads: int, stride: int, **widths: int
-) -> nn.Module | None:
+) -> PeerAttention | None:
     """The reference's MTLA module, or None where its package is not installed.
 
     Loaded by file, since importing the package needs Transformers. It runs with
@@ -43,6 +53,8 @@ def mtla_attention(
     if name not in sys.modules:
         path = Path(spec.origin).parent / "MTLA.py"
         peer = importlib.util.spec_from_file_location(name, path)
+        if peer is None or peer.loader is None:
+            raise ImportError(f"{path}: cannot be loaded as a module")
         module = importlib.util.module_from_spec(peer)
         peer.loader.exec_module(module)
         sys.modules[name] = module

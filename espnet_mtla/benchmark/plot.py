@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,14 +28,15 @@ def draw(report: Report, path: Path) -> None:
 
 def _lines(axis: Axes, plot: Plot, report: Report) -> None:
     for name in dict.fromkeys(row[plot.by] for row in report.rows):
-        points = [
+        points: list[tuple[Any, Any]] = [
             (row[plot.x], row[plot.y])
             for row in report.rows
             if row[plot.by] == name and row.get(plot.y) is not None
         ]
         if points:
             axis.plot(*zip(*sorted(points), strict=True), marker="o", label=str(name))
-    ticks = sorted({row[plot.x] for row in report.rows})
+    ticks: list[Any] = [row[plot.x] for row in report.rows]
+    ticks = sorted(set(ticks))
     if all(isinstance(tick, int | float) and tick > 0 for tick in ticks):
         axis.set_xscale("log", base=2)
         axis.set_xticks(ticks, [str(tick) for tick in ticks])

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from espnet2.bin.asr_inference import Speech2Text
 
     from espnet_mtla.benchmark.report import Report, Value
-    from espnet_mtla.recognise.recogniser import Recogniser, Sound
+    from espnet_mtla.recognise.recogniser import Recogniser
+    from espnet_mtla.recognise.utterances import Sound
 
 Seconds = tuple[float, float]
 """Of the clock, and of the CPU: what others on a shared machine take is not in it."""
-SAME_MODEL = ("token_list", "token_type", "bpemodel", "frontend", "frontend_conf")
-SAME_MODEL += ("normalize", "normalize_conf", "encoder", "encoder_conf", "input_size")
+SAME_MODEL = (
+    *("token_list", "token_type", "bpemodel", "frontend", "frontend_conf"),
+    *("normalize", "normalize_conf", "encoder", "encoder_conf", "input_size"),
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,8 +88,7 @@ def run(args: argparse.Namespace) -> Report:
 
 def _sounds(args: argparse.Namespace, fs: int) -> list[Sound]:
     """Of like length beside each other, as batches are made."""
-    from espnet_mtla.recognise.recogniser import Sound
-    from espnet_mtla.recognise.utterances import list_utterances, read_sound
+    from espnet_mtla.recognise.utterances import Sound, list_utterances, read_sound
 
     chosen = list_utterances(args.data, fs)[: args.utterances]
     chosen.sort(key=lambda utterance: utterance.frames)

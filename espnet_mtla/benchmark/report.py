@@ -78,6 +78,13 @@ class Report:
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
 
+def ratio(number: Value, base: Value) -> float | None:
+    """``number / base``; None where one of them is no number, or the base is 0."""
+    if isinstance(number, int | float) and isinstance(base, int | float) and base:
+        return number / base
+    return None
+
+
 def _cell(value: Value) -> str:
     if value is None:
         return "-"

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from espnet_mtla.checks import count
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from espnet_mtla.attention import CausalAttention
     from espnet_mtla.benchmark.report import Report, Value
+
+    Part = TypeVar("Part", bound=nn.Module)
 
 BASE = "sdpa mha"
 """Whom all are compared with."""
@@ -96,7 +100,7 @@ def _layers(args: argparse.Namespace) -> tuple[dict[str, _Layer], list[str]]:
     endless = max(args.tokens)
     sizes = (args.embed_dim, args.num_heads)
 
-    def ready(module: nn.Module) -> nn.Module:
+    def ready(module: Part) -> Part:
         return module.to(args.device, dtype).train()
 
     base = ready(SdpaMultihead(*sizes))
@@ -113,14 +117,14 @@ def _layers(args: argparse.Namespace) -> tuple[dict[str, _Layer], list[str]]:
             notes.append(f"peer of {name} left out: `mtla` is not installed")
             continue
         peer = ready(peer)
-        forward = (lambda p: lambda x: run_mtla(p, x))(peer)
+        forward = partial(run_mtla, peer)
         layers[f"{name}, reference"] = _Layer(peer, forward, args.peer_tokens)
     return layers, notes
 
 
 def _build(
     name: str, embed_dim: int, num_heads: int, dropout: float = 0.0
-) -> nn.Module:
+) -> CausalAttention:
     from espnet_mtla.attention import build_attention, parse_attention
 
     kind, conf = parse_attention(name)
@@ -159,6 +163,7 @@ def _measure(
     import torch
 
     from espnet_mtla.benchmark.measure import interleaved, kept_bytes, peak_bytes
+    from espnet_mtla.benchmark.report import ratio
 
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
     shape = (args.batch_size, tokens, args.embed_dim)
@@ -167,10 +172,10 @@ def _measure(
     direction = torch.randn_like(x)
     cases = {name: layer.step(x, direction) for name, layer in fitting.items()}
     timings = interleaved(cases, device, args.rounds, args.warmup, args.max_seconds)
-    rows = []
+    rows: list[dict[str, Value]] = []
     for name, layer in fitting.items():
         given = (x, *layer.module.parameters())
-        kept = kept_bytes(lambda layer=layer: layer.forward(x), *given)
+        kept = kept_bytes(partial(layer.forward, x), *given)
         peak = peak_bytes(cases[name], device)
         rows.append(
             {
@@ -183,5 +188,5 @@ def _measure(
             }
         )
     for row in rows:
-        row["kept ratio"] = row["kept MB"] / rows[0]["kept MB"]
+        row["kept ratio"] = ratio(row["kept MB"], rows[0]["kept MB"])
     return rows
