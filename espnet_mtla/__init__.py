@@ -6,6 +6,19 @@ Importing this package imports nothing else: a public name is resolved when it i
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from espnet_mtla.attention import MultiheadAttention as MultiheadAttention
+    from espnet_mtla.attention import (
+        MultiheadLatentAttention as MultiheadLatentAttention,
+    )
+    from espnet_mtla.attention import (
+        MultiheadTemporalLatentAttention as MultiheadTemporalLatentAttention,
+    )
+    from espnet_mtla.decoder import DecoderConfig as DecoderConfig
+    from espnet_mtla.decoder import DecoderOnlyTransformer as DecoderOnlyTransformer
+    from espnet_mtla.speech2text import Speech2Text as Speech2Text
 
 __version__ = "0.1.0"
 

@@ -27,5 +27,7 @@ if TYPE_CHECKING:
         @overload
         def __getitem__(self, idx: int) -> Element: ...
 
+        def __getitem__(self, idx: int | slice) -> Element | Self: ...
+
 else:  # torch.compile and FSDP know nn.ModuleList itself
     ModuleListOf = nn.ModuleList

@@ -37,9 +37,7 @@ class DecoderConfig:
         check_number(self, "dropout", inside="[0, 1)")
         check_choice(self, "prompt_mode", PROMPT_MODES)
         check_flags(self, "tie_embeddings")
-        complete_settings(  # names what is wrong
-            self.attention, self.embed_dim, self.num_heads, self.attention_conf
-        )
+        self.complete_attention()
 
     def complete(self) -> dict[str, object]:
         """All settings but ``vocab_size``, defaults written out.
@@ -48,7 +46,11 @@ class DecoderConfig:
         defaults have changed.
         """
         settings = {f.name: getattr(self, f.name) for f in fields(self)[1:]}
-        settings["attention_conf"] = complete_settings(
+        settings["attention_conf"] = self.complete_attention()
+        return settings
+
+    def complete_attention(self) -> dict[str, object]:
+        """All settings of ``attention_conf``; raises UserError for what is wrong."""
+        return complete_settings(
             self.attention, self.embed_dim, self.num_heads, self.attention_conf
         )
-        return settings

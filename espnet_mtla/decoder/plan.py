@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from espnet_mtla.attention import attention_settings, parse_attention
-from espnet_mtla.attention.layout import PLAIN, CacheOptions
+from espnet_mtla.attention.layout import PLAIN
+from espnet_mtla.attention.layout import CacheOptions as CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
 
 if TYPE_CHECKING:

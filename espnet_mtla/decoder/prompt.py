@@ -7,7 +7,7 @@ utterance's own first frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,6 +17,9 @@ from torch import Tensor
 from espnet_mtla.attention import KVCache, QueryTokens
 from espnet_mtla.attention.layout import PLAIN, CacheOptions
 from espnet_mtla.decoder.layer import DecoderLayer
+
+TrainedLayer = Callable[[Tensor, QueryTokens], Tensor]
+"""A layer as training calls it, or what stands for one."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class PromptMode(Protocol):
 
     def run(
         self,
-        layers: Iterable[DecoderLayer],
+        layers: Iterable[TrainedLayer],
         prompt: Tensor,
         lengths: Tensor,
         text: Tensor,
@@ -71,7 +74,7 @@ class FixedPrompt:
 
     @staticmethod
     def run(
-        layers: Iterable[DecoderLayer], prompt: Tensor, lengths: Tensor, text: Tensor
+        layers: Iterable[TrainedLayer], prompt: Tensor, lengths: Tensor, text: Tensor
     ) -> Tensor:
         """Training: the text ``(B, U, D)`` after all layers."""
         packing = Packing(lengths, prompt.size(1), text.size(1))
@@ -101,7 +104,7 @@ class RecomputedPrompt:
 
     @staticmethod
     def run(
-        layers: Iterable[DecoderLayer], prompt: Tensor, lengths: Tensor, text: Tensor
+        layers: Iterable[TrainedLayer], prompt: Tensor, lengths: Tensor, text: Tensor
     ) -> Tensor:
         """Training: the text ``(B, U, D)`` after all layers."""
         packing = Packing(lengths, prompt.size(1), text.size(1))

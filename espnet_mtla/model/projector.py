@@ -50,6 +50,9 @@ class TokenConvolution(nn.Module):
     At first it adds nothing.
     """
 
+    stack = 1
+    """Tokens of a position of the prompt."""
+
     def __init__(self, size: int, config: TextProjectorConfig) -> None:
         super().__init__()
         self.convolution = nn.Conv1d(

@@ -10,7 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention import CausalAttention, QueryTokens
+from espnet_mtla.attention import (
+    CausalAttention,
+    MultiheadLatentAttention,
+    QueryTokens,
+)
 from espnet_mtla.attention.weights import chunk_weights, over_tokens
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.decoder.layer import DecoderLayer
@@ -62,10 +66,13 @@ class _Noting:
     def __call__(self, row: Tensor, asking: QueryTokens) -> Tensor:
         norm, attention = self.layer.attention_norm, self.layer.attention
         x, asked = norm(row), QueryTokens(norm(asking.x), asking.rank)
+        stride, merging = attention.layout.stride, None
+        if stride > 1 and isinstance(attention, MultiheadLatentAttention):
+            merging = merge_weights(attention, x)[0]
         self.noted = LayerMap(
             attention_weights(attention, x, asked)[0],
-            merge_weights(attention, x)[0] if attention.layout.stride > 1 else None,
-            attention.layout.stride,
+            merging,
+            stride,
         )
         return self.layer(row, asking)
 
@@ -93,7 +100,7 @@ def attention_weights(
     return over_tokens(weights, asking.index, stride, x.size(1))
 
 
-def merge_weights(attention: CausalAttention, x: Tensor) -> Tensor:
+def merge_weights(attention: MultiheadLatentAttention, x: Tensor) -> Tensor:
     """MTLA's weight of each place in its chunk's sum, ``(B, T)``, for ``x (B, T, D)``.
 
     Read off the entries: a place adds its own latent to the sum, times the weight.

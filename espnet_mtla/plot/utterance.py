@@ -59,13 +59,14 @@ def look(recogniser: Recogniser, key: str, samples: np.ndarray) -> Picture:
     prompt, prompt_lens = model.project(encoded, frames.to(trained.device))
     fed = torch.tensor([model.sos, *best.tokens], device=trained.device)
     names = [model.token_list[token] for token in best.tokens]
+    stack = 1 if model.projector is None else model.projector.stack
     return Picture(
         key,
         trained.to_text(names),
         len(samples) / trained.fs,
         features[0].cpu().numpy(),
         int(prompt_lens[0]),
-        seconds_per_frame(model, trained.fs) * model.projector.stack,
+        seconds_per_frame(model, trained.fs) * stack,
         [*names, "<eos>"],
         layer_maps(model.decoder, prompt[0, : int(prompt_lens[0])], fed),
     )
