@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.score.results import Table
     from espnet_mtla.search.options import DecodeOptions
 
@@ -60,7 +59,7 @@ number of channels is brought to one channel of {fs} Hz."""
 
 def describe(
     folder: Path,
-    model: nn.Module,
+    model: DecoderOnlySpeechModel,
     config: Mapping[str, Any],
     options: DecodeOptions,
     card: Card,
@@ -128,20 +127,20 @@ def _header(card: Card, task: str, tables: list[Table]) -> dict[str, Any]:
             "metrics": [
                 {
                     "type": table.metric,
-                    "value": round(table.rows[0].quality.value, 2),
+                    "value": round(quality.value, 2),
                     "name": f"{table.metric}, decoded with {table.decode}",
                 }
             ],
         }
         for table in tables
-        if table.rows[0].quality
+        if (quality := table.rows[0].quality)
     ]
     if results:
         header["model-index"] = [{"name": card.name, "results": results}]
     return header
 
 
-def _model(model: nn.Module, config: Mapping[str, Any]) -> str:
+def _model(model: DecoderOnlySpeechModel, config: Mapping[str, Any]) -> str:
     count = sum(parameter.numel() for parameter in model.parameters())
     lines = [f"{count:,} parameters, {len(model.token_list):,} tokens."]
     encoder = config.get("encoder")
@@ -150,7 +149,7 @@ def _model(model: nn.Module, config: Mapping[str, Any]) -> str:
         lines.append(f"Encoder: {encoder}{shown}.")
     if model.decoder is not None:
         decoder = model.decoder.config
-        conf = _settings(decoder.complete()["attention_conf"])
+        conf = _settings(decoder.complete_attention())
         lines.append(
             f"Decoder-only: {decoder.num_layers} layers of width {decoder.embed_dim}, "
             f"{decoder.num_heads} heads, attention {decoder.attention}{conf}."
@@ -172,15 +171,16 @@ def _results(tables: list[Table]) -> str:
         return "None were measured when this was packed."
     rows = []
     for table in tables:
-        row = table.rows[0]
-        low, high = row.quality.ci95
-        speed = row.speed
+        quality, speed = table.rows[0].quality, table.rows[0].speed
+        if quality is None:  # scored() leaves such out
+            continue
+        low, high = quality.ci95
         rows.append(
             [
                 table.test_set,
                 table.decode,
                 METRICS[table.metric].label,
-                f"{row.quality.value:.2f} [{low:.2f}, {high:.2f}]",
+                f"{quality.value:.2f} [{low:.2f}, {high:.2f}]",
                 f"{speed.rtf:.3f}" if speed else "-",
                 quantity(speed.cache_bytes_per_audio_second, "B") if speed else "-",
             ]
