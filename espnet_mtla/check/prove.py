@@ -25,6 +25,7 @@ from espnet_mtla.search.limits import length_limits
 from espnet_mtla.search.options import DecodeOptions
 
 if TYPE_CHECKING:
+    from espnet_mtla.decoder import DecoderOnlyTransformer
     from espnet_mtla.recognise.load import TrainedModel
     from espnet_mtla.recognise.utterances import Sound
     from espnet_mtla.search.beam import Hypothesis
@@ -104,17 +105,20 @@ class Prover:
     def beam_1_is_greedy(self) -> Finding:
         """The search with a beam of 1, and a plain loop without cache or batch."""
         name = "beam 1 = greedy"
-        if self.trained.model.decoder is None:
+        decoder = self.trained.model.decoder
+        if decoder is None:
             return Finding(name, "the model has no decoder")
         options = replace(self.options, beam_size=1, nbest=1, ctc_weight=0.0)
         searched = Recogniser(self.trained, options)(self.sounds)
         both = [
-            (sound.key, result.nbest, [self._greedy(sound, options)])
+            (sound.key, result.nbest, [self._greedy(decoder, sound, options)])
             for sound, result in zip(self.sounds, searched, strict=True)
         ]
         return _compare(name, f"{len(both)} utterances, uncached", both)
 
-    def _greedy(self, sound: Sound, options: DecodeOptions) -> Hypothesis:
+    def _greedy(
+        self, decoder: DecoderOnlyTransformer, sound: Sound, options: DecodeOptions
+    ) -> Hypothesis:
         """The likeliest token again and again, everything computed anew each time."""
         from espnet_mtla.search.beam import Hypothesis
 
@@ -124,7 +128,7 @@ class Prover:
         tokens, score = [model.sos], 0.0
         while True:
             fed = torch.tensor([tokens], device=prompt.device)
-            chances = model.decoder(prompt, lengths, fed)[0, -1].log_softmax(-1)
+            chances = decoder(prompt, lengths, fed)[0, -1].log_softmax(-1)
             chances[0] = -math.inf  # <blank>
             count = len(tokens) - 1
             if count < least:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -29,7 +30,7 @@ SPEED_BATCH, SPEED_BEAM, SPEED_PROMPT, SPEED_STEPS = 4, 10, 500, 12
 
 
 def make_decoder(
-    name: str, device: torch.device, **sizes: int
+    name: str, device: torch.device, **sizes: Any
 ) -> DecoderOnlyTransformer:
     """A decoder with random parameters, in evaluation mode."""
     attention, conf = TYPES[name]
