@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.benchmark import PARTS
 from espnet_mtla.benchmark.table import RUN_SECONDS, RUNS, runs_for
@@ -24,9 +25,12 @@ from espnet_mtla.bin.cli import run
 from espnet_mtla.checks import count
 from espnet_mtla.errors import UserError
 
+if TYPE_CHECKING:
+    from espnet_mtla.benchmark.report import Report
+
 
 def get_parser() -> argparse.ArgumentParser:
-    form = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    form: dict[str, Any] = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     parser = argparse.ArgumentParser(
         prog="python -m espnet_mtla.bin.benchmark", description=__doc__, **form
     )
@@ -142,7 +146,7 @@ def show(result: Path) -> None:
     _plot(report, result.with_suffix(""))
 
 
-def _plot(report: object, stem: Path) -> None:
+def _plot(report: Report, stem: Path) -> None:
     picture = stem.with_suffix(".png")
     if not report.plots:
         return

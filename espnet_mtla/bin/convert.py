@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.bin.cli import run
 
@@ -30,7 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    defaults = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
+    defaults: dict[str, Any] = {
+        "formatter_class": argparse.ArgumentDefaultsHelpFormatter
+    }
     _add_llama(kinds.add_parser("llama", help="Llama to MLA or MTLA", **defaults))
     for name in ("to_reference", "from_reference"):
         words = name.replace("_", " ")
@@ -148,7 +150,9 @@ def _text(
 ) -> TextBlocks | None:
     from espnet_mtla.hf.conversion.heal import TextBlocks
 
-    return TextBlocks.read(args.text, tokenizer, args.length) if args.text else None
+    if not args.text or tokenizer is None:
+        return None
+    return TextBlocks.read(args.text, tokenizer, args.length)
 
 
 def _heal(
@@ -157,7 +161,7 @@ def _heal(
     """Train; the perplexity afterwards, None where there is no training."""
     from espnet_mtla.hf.conversion.heal import perplexity
 
-    if not healing.steps:
+    if not healing.steps or text is None:
         return None
     every = max(1, healing.steps // 10)
 

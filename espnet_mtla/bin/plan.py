@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.checks import check_number, count
@@ -85,7 +85,7 @@ def main() -> None:
     print(aligned(header, rows, left=1))
 
 
-def frames_per_second(config: Mapping[str, object]) -> float:
+def frames_per_second(config: Mapping[str, Any]) -> float:
     """Prompt frames of a second of sound, from front-end, encoder and projector."""
     front = dict(config.get("frontend_conf") or {})
     fs = str(front.get("fs", 16000)).lower()
@@ -97,7 +97,7 @@ def frames_per_second(config: Mapping[str, object]) -> float:
 
 
 def row(
-    args: argparse.Namespace, name: str, config: Mapping[str, object], rate: float
+    args: argparse.Namespace, name: str, config: Mapping[str, Any], rate: float
 ) -> list[str]:
     """What fits with one attention type."""
     from espnet_mtla.decoder.plan import cache_bytes, decode_bytes, most, sketch

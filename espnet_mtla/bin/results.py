@@ -6,10 +6,14 @@ import argparse
 import json
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.metric import METRICS
+
+if TYPE_CHECKING:
+    from espnet_mtla.score.results import Table
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -72,7 +76,7 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write(args: argparse.Namespace, tables: list) -> list[Path]:
+def write(args: argparse.Namespace, tables: list[Table]) -> list[Path]:
     """Write all files; whatever can be wrong with the input is found before the first.
 
     Returns the paths written.
