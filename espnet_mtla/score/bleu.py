@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from sacrebleu.metrics.base import Metric
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
@@ -21,12 +22,14 @@ from espnet_mtla.score.metric import Report, Request, comparison_line
 from espnet_mtla.score.table import aligned
 
 
-class _Counted:
+class _Counted(Metric):
     """A metric of sacrebleu's with the counts of each sentence within reach."""
 
     def counts(self, hyps: list[str], refs: list[list[str | None]]) -> np.ndarray:
         """(C, N) for N sentences."""
-        return np.array(self._extract_corpus_statistics(hyps, refs)).T
+        # sacrebleu takes None where a sentence has fewer references than others.
+        counts = self._extract_corpus_statistics(hyps, refs)  # type: ignore[arg-type]
+        return np.array(counts).T
 
     def of(self, sums: np.ndarray) -> np.ndarray:
         """(C, R) summed counts to R scores."""

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import metadata
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +110,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def table(summary: dict[str, object]) -> str:
+def table(summary: dict[str, Any]) -> str:
     """The figures of one decoding for the screen."""
     mega = 2**20
     text = summary.get("input") == "text"

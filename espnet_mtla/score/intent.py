@@ -96,7 +96,8 @@ def _transcript_wer(
     ]
     if not rows:
         return None
-    aligned_rows = align(*map(list, zip(*rows, strict=True)), "words")
+    keys, refs, hyps = zip(*rows, strict=True)
+    aligned_rows = align(keys, refs, hyps, "words")
     errors = sum(utterance.errors for utterance in aligned_rows)
     return 100 * errors / sum(utterance.units for utterance in aligned_rows)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
@@ -39,10 +41,12 @@ above and below the error bar come last."""
 
 def draw(tables: Sequence[Table]) -> Figure:
     """One line of two panels for each table; rows with something missing stay out."""
-    size = {"font.size": 11, "axes.titlesize": 11, "axes.titleweight": "bold"}
-    with rc_context(size):
+    with rc_context(
+        {"font.size": 11, "axes.titlesize": 11, "axes.titleweight": "bold"}
+    ):
         # Without pyplot: no display is asked for and no figure is kept behind our back.
-        figure = Figure(figsize=(11, 4.2 * len(tables)), layout="constrained")
+        layout = ConstrainedLayoutEngine(h_pad=0.12)
+        figure = Figure(figsize=(11, 4.2 * len(tables)), layout=layout)
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(tables), 2, squeeze=False, width_ratios=(3, 2))
         colours = colours_of(tables)
@@ -54,7 +58,6 @@ def draw(tables: Sequence[Table]) -> Figure:
             unit = "source token" if reads_text(table) else "second of audio"
             left.set_xlabel(f"KV cache for a {unit} (log scale)")
             _time_panel(right, rows, colours)
-        figure.get_layout_engine().set(h_pad=0.12)
         figure.canvas.draw()  # only now is it known where things are
         for axis in axes[:, 0]:
             _place_labels(axis)
@@ -143,7 +146,11 @@ def _time_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> Non
 def _place_labels(axis: Axes) -> None:
     """Move each label to the place where it covers the fewest other things."""
     labels = [text for text in axis.texts if isinstance(text, Annotation)]
-    boxes = [_boxes(axis, container) for container in axis.containers]
+    boxes = [
+        _boxes(axis, container)
+        for container in axis.containers
+        if isinstance(container, ErrorbarContainer)
+    ]
     taken = [box for pair in boxes for box in pair]
     frame = axis.get_window_extent()
     for label, (marker, bar) in zip(labels, boxes, strict=True):
@@ -161,8 +168,10 @@ def _covered(
 ) -> int:
     """Put ``label`` at an offset in points; how many things are then in its way."""
     label.set_position(at)
-    label.set_ha("left" if at[0] > 0 else "right" if at[0] < 0 else "center")
-    label.set_va("center")
+    label.set_horizontalalignment(
+        "left" if at[0] > 0 else "right" if at[0] < 0 else "center"
+    )
+    label.set_verticalalignment("center")
     box = label.get_window_extent()
     outside = not (frame.contains(*box.min) and frame.contains(*box.max))
     return outside + sum(box.overlaps(other) for other in taken)
@@ -171,7 +180,7 @@ def _covered(
 def _boxes(axis: Axes, container: ErrorbarContainer) -> tuple[Bbox, Bbox]:
     """Screen boxes of a marker and of its error bar."""
     line, _, bars = container.lines
-    x, y = axis.transData.transform(line.get_xydata()[0])
+    x, y = axis.transData.transform(np.asarray(line.get_xydata())[0])
     (_, low), (_, high) = axis.transData.transform(bars[0].get_segments()[0])
     return (
         Bbox.from_extents(x - 8, y - 8, x + 8, y + 8),

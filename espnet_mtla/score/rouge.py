@@ -31,7 +31,7 @@ KINDS = {
 def report(request: Request) -> Report:
     """Mean ROUGE-1, -2 and -L; two systems are compared by ROUGE-1."""
     scores = _scores(request, request.hyps)
-    draws = {"resamples": request.resamples, "seed": request.seed}
+    draws: dict[str, Any] = {"resamples": request.resamples, "seed": request.seed}
     words = [len(ref.split()) for ref in request.refs]
     summary: dict[str, Any] = {
         "metric": "rouge",
@@ -48,8 +48,8 @@ def report(request: Request) -> Report:
         others = _scores(request, request.others)
         summary["compare"] = {}
         for kind, ours, base in zip(KINDS, scores, others, strict=True):
-            figures = (np.stack([row, ones]) for row in (ours, base))
-            found = compare(*figures, ratio, True, **draws)
+            figures, base_figures = (np.stack([row, ones]) for row in (ours, base))
+            found = compare(figures, base_figures, ratio, True, **draws)
             other = 100 * float(base.mean())
             summary["compare"][kind] = {kind: other, **vars(found)}
             parts.append(comparison_line(kind, summary[kind], other, found))

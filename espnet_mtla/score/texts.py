@@ -61,6 +61,7 @@ def _read(path: str | Path, form: str, field: str) -> Texts:
     """Texts of each key; several only for references in JSONL."""
     if form == "auto":
         form = "jsonl" if str(path).endswith(".jsonl") else "kaldi"
+    texts: Texts
     if form == "lines":
         texts = {str(n): (line,) for n, line in enumerate(_lines(path), 1)}
     elif form == "jsonl":
