@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,9 +42,9 @@ def list_inputs(data: Path, trained: TrainedModel) -> list[Input]:
         UserError: The folder is missing, empty or broken, or is none for this model.
     """
     if trained.read_source is not None:
-        return _list_documents(data, trained)
+        return [*_list_documents(data, trained.source_text, trained.read_source)]
     check_input(data, trained)
-    return list_utterances(data, trained.fs)
+    return [*list_utterances(data, trained.fs)]
 
 
 def load_input(item: Input, trained: TrainedModel) -> Sound:
@@ -59,16 +60,18 @@ def load_input(item: Input, trained: TrainedModel) -> Sound:
     return Sound(item.key, np.array(item.tokens, dtype=np.int64))
 
 
-def _list_documents(data: Path, trained: TrainedModel) -> list[Document]:
+def _list_documents(
+    data: Path, source_text: str, read_source: Callable[[str], list[int]]
+) -> list[Document]:
     from espnet_mtla.data.folder import read_table
 
-    path = data / trained.source_text
+    path = data / source_text
     table = read_table(path)
     if not table:
         raise UserError(f"{path}: nothing to decode")
     documents = []
     for key, text in sorted(table.items()):
-        tokens = trained.read_source(text)
+        tokens = read_source(text)
         if not tokens:
             raise UserError(f"{path}: {key}: no words; drop it with filter_texts")
         documents.append(Document(key, tuple(tokens)))

@@ -15,7 +15,7 @@ from espnet_mtla.search.options import DecodeOptions
 
 if TYPE_CHECKING:
     from espnet_mtla.recognise.load import TrainedModel
-    from espnet_mtla.recognise.utterances import Utterance
+    from espnet_mtla.recognise.utterances import Batchable
 
 SHARE = 0.6
 """Of the free memory that decoding may plan with; the encoder has the rest."""
@@ -38,7 +38,7 @@ def free_bytes(device: torch.device) -> int | None:
 def batch_frames(
     trained: TrainedModel,
     options: DecodeOptions,
-    utterances: Sequence[Utterance],
+    utterances: Sequence[Batchable],
     free: int | None,
 ) -> int:
     """``options.batch_frames``, or fewer where their caches do not fit.

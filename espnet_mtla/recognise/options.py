@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from espnet_mtla.checks import true_or_false
 from espnet_mtla.errors import UserError
@@ -65,7 +66,7 @@ def read_options(args: argparse.Namespace) -> DecodeOptions:
     from espnet_mtla.task.config import load_yaml
 
     known = [option.name for option in fields(DecodeOptions)]
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     if args.config is not None:
         values = load_yaml(args.config)
         for key in values:
@@ -76,7 +77,7 @@ def read_options(args: argparse.Namespace) -> DecodeOptions:
     return DecodeOptions(**{**values, **given_options(args)})
 
 
-def given_options(args: argparse.Namespace) -> dict[str, object]:
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The decoding options that stood on the command line."""
     known = [option.name for option in fields(DecodeOptions)]
     return {name: value for name, value in vars(args).items() if name in known}

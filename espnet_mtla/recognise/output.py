@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from espnet_mtla.data.atomic import atomic_file, atomic_folder
 from espnet_mtla.data.folder import write_table
@@ -58,7 +59,21 @@ def _write_tables(
     write_table(folder / "score", {k: f"{h.score:.6f}" for k, h in found.items()})
 
 
-def describe(result: Recognised) -> dict[str, object]:
+class Description(TypedDict):
+    """The JSON line of an utterance."""
+
+    key: str
+    audio_seconds: float
+    encoder_frames: int
+    prompt_frames: int
+    tokens: int
+    score: float
+    decode_seconds: float
+    flags: dict[str, bool]
+    """What makes an utterance worth a look."""
+
+
+def describe(result: Recognised) -> Description:
     """The JSON line of an utterance."""
     best = result.nbest[0]
     return {

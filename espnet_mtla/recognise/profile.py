@@ -10,13 +10,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
 
 if TYPE_CHECKING:
     from espnet_mtla.recognise.load import TrainedModel
 
+P = ParamSpec("P")
+T = TypeVar("T")
 PARTS = (
     *("features", "encoder", "prefill", "attention", "feed-forward"),
     *("rest of decoder", "reordering", "CTC", "search", "waiting", "all else"),
@@ -54,11 +56,11 @@ class Profile:
             self.seconds[self._open[-1]] += now - self._since
         self._since = now
 
-    def timed(self, name: str, function: Callable) -> Callable:
+    def timed(self, name: str, function: Callable[P, T]) -> Callable[P, T]:
         """``function``, its time put down to a part."""
 
         @wraps(function)
-        def call(*args: object, **kwargs: object) -> object:
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
             with self.part(name):
                 return function(*args, **kwargs)
 

@@ -160,9 +160,9 @@ class Recogniser:
         prompt_lens: Tensor | None,
     ) -> list[list[Hypothesis]]:
         model, options = self.trained.model, self.options
-        if prompt is None or prompt_lens is None:
-            found = best_path(model.ctc.log_softmax(encoded), frames)
-            return [[Hypothesis(tokens, score, False)] for tokens, score in found]
+        if model.decoder is None or prompt is None or prompt_lens is None:
+            paths = best_path(self._ctc_log_probs(encoded), frames)
+            return [[Hypothesis(tokens, score, False)] for tokens, score in paths]
         prompt_lens = prompt_lens.to(prompt.device)
         limits = length_limits(prompt_lens, options)
         scorer = DecoderScorer(
@@ -178,7 +178,7 @@ class Recogniser:
         weight = options.ctc_weight
         prefix_scorers = []
         if weight > 0:
-            log_probs = model.ctc.log_softmax(encoded)
+            log_probs = self._ctc_log_probs(encoded)
             ctc = CTCPrefixScorer(log_probs, frames, options.beam_size, model.eos)
             prefix_scorers.append((ctc, weight))
         starts = self.trained.word_starts.to(prompt.device)
@@ -192,6 +192,15 @@ class Recogniser:
         )
         self.costs.note_cache(scorer)
         return found
+
+    def _ctc_log_probs(self, encoded: Tensor) -> Tensor:
+        """``(B, T, V)`` of the encoder's output ``(B, T, E)``."""
+        if self.trained.model.ctc is None:
+            raise UserError(
+                f"ctc_weight {self.options.ctc_weight}: the model has no CTC (trained "
+                "with model_conf.ctc_weight 0); decode with ctc_weight 0"
+            )
+        return self.trained.model.ctc.log_softmax(encoded)
 
     def cache_bytes(
         self, prompt_frames: int, nbest: Sequence[Hypothesis], beam: int

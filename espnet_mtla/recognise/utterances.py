@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from espnet_mtla.errors import UserError
 
@@ -169,15 +169,26 @@ def load_sound(utterance: Utterance, fs: int) -> Sound:
     return Sound(utterance.key, read_sound(utterance, fs), seconds)
 
 
-def make_batches(
-    utterances: Sequence[Utterance], batch_frames: int
-) -> list[list[Utterance]]:
+class Batchable(Protocol):
+    """What can be put into a batch: it has a name and a length."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def frames(self) -> int: ...
+
+
+Item = TypeVar("Item", bound=Batchable)
+
+
+def make_batches(utterances: Sequence[Item], batch_frames: int) -> list[list[Item]]:
     """Batches of utterances of like length, shortest first.
 
     The longest one times the number of utterances is at most ``batch_frames``; an
     utterance beyond that is a batch by itself.
     """
-    batches: list[list[Utterance]] = []
+    batches: list[list[Item]] = []
     for utterance in sorted(utterances, key=lambda u: (u.frames, u.key)):
         if batches and (len(batches[-1]) + 1) * utterance.frames <= batch_frames:
             batches[-1].append(utterance)
