@@ -6,6 +6,13 @@ Importing the package imports nothing else.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from espnet_mtla.speech2text.api import Speech2Text as Speech2Text
+    from espnet_mtla.speech2text.result import Alternative as Alternative
+    from espnet_mtla.speech2text.result import Transcript as Transcript
+    from espnet_mtla.speech2text.result import Word as Word
 
 _PUBLIC = {
     "Alternative": "result",

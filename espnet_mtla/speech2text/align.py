@@ -151,6 +151,7 @@ class WordTimes:
         speech = torch.from_numpy(samples).to(trained.device).unsqueeze(0)
         lengths = torch.tensor([speech.size(1)], device=trained.device)
         encoded, frames = trained.model.encode(speech, lengths, [key])
+        assert trained.model.ctc is not None, "__post_init__ refuses such models"
         log_probs = trained.model.ctc.log_softmax(encoded)[0, : int(frames[0])]
         shift = seconds_per_frame(trained.model, trained.fs)
         longest = len(samples) / trained.fs

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from espnet_mtla.checks import check_number, require
 from espnet_mtla.errors import UserError
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import torch
 
     from espnet_mtla.recognise.load import TrainedModel
-    from espnet_mtla.recognise.recogniser import Recognised, Sound
+    from espnet_mtla.recognise.recogniser import Recognised
+    from espnet_mtla.recognise.utterances import Sound
     from espnet_mtla.speech2text.align import WordTimes
 
     Failed = Callable[[str, UserError], None]
@@ -142,7 +143,7 @@ class Speech2Text:
             UserError: names the sound that cannot be read or decoded.
         """
         several = isinstance(sounds, list | tuple)
-        given = list(sounds) if several else [sounds]
+        given = list(sounds) if isinstance(sounds, list | tuple) else [sounds]
         clips = [
             self.reader.clip(sound, rate, f"sound {place}" if several else "sound")
             for place, sound in enumerate(given)
@@ -186,7 +187,8 @@ class Speech2Text:
 
     def _batches(self, clips: Sequence[Clip]) -> Iterator[list[int]]:
         """Places in ``clips``, those of like length together; long ones stay alone."""
-        limit, batch = self.options.batch_frames, []
+        limit = self.options.batch_frames
+        batch: list[int] = []
         for place in sorted(range(len(clips)), key=lambda i: clips[i].frames):
             clip = clips[place]
             full = (len(batch) + 1) * clip.frames > limit or self._is_long(clip.seconds)
@@ -201,7 +203,7 @@ class Speech2Text:
         return self.longest_seconds is not None and seconds > self.longest_seconds
 
     def _read(self, clip: Clip, failed: Failed | None) -> Sound | None:
-        from espnet_mtla.recognise.recogniser import Sound
+        from espnet_mtla.recognise.utterances import Sound
 
         try:
             return Sound(clip.key, clip.read())
@@ -231,7 +233,7 @@ class Speech2Text:
 
     def _in_parts(self, sound: Sound, times: WordTimes | None) -> Transcript:
         """A long recording, cut at quiet places."""
-        from espnet_mtla.recognise.recogniser import Sound
+        from espnet_mtla.recognise.utterances import Sound
         from espnet_mtla.speech2text.split import cut_points
 
         key, fs, longest = sound.key, self.trained.fs, self.part_seconds or 0.0
@@ -244,7 +246,9 @@ class Speech2Text:
         size = max(1, int(self.options.batch_frames / (longest * FRAMES_PER_SECOND)))
         found: list[Transcript] = []
         for first in range(0, len(parts), size):
-            found += self._transcribe(parts[first : first + size], times, None)
+            batch = self._transcribe(parts[first : first + size], times, None)
+            # None stands for a failure that was reported; without ``failed`` it raises.
+            found += [part for part in batch if part is not None]
         return joined(key, found, [point / fs for point in points[:-1]])
 
     def _transcript(
@@ -272,7 +276,7 @@ class Speech2Text:
         return len(sound.samples) / self.trained.fs
 
 
-def trained_seconds(folder: Path, settings: Mapping[str, object]) -> float | None:
+def trained_seconds(folder: Path, settings: Mapping[str, Any]) -> float | None:
     """The usual length of the training's utterances, if the configuration says it.
 
     Raises:

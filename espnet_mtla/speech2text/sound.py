@@ -62,7 +62,7 @@ class SoundReader:
             missing = {"array", "sampling_rate"} - set(sound)
             if missing:
                 raise UserError(f"{key}: no {min(missing)!r} in what was given")
-            sound, rate = sound["array"], sound["sampling_rate"]
+            return self._of_array(sound["array"], sound["sampling_rate"], key)
         return self._of_array(sound, rate, key)
 
     def _of_file(self, path: str) -> Clip:
