@@ -50,6 +50,7 @@ class MultiheadLatentAttention(ReferenceInterface):
 
     config_type: type[LatentConfig] = LatentConfig
     settings: LatentConfig
+    kv_norm: nn.Module
 
     def __init__(
         self,
@@ -213,6 +214,8 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
 
     config_type = TemporalLatentConfig
     settings: TemporalLatentConfig
+    hypernet_down: HyperNetwork | None
+    """None where chunks are single tokens: what is left is MLA."""
 
     def __new__(
         cls, *args: object, cross_att: bool = False, **settings: object
@@ -268,6 +271,8 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
     def merge(
         self, latent: Tensor, new: NewTokens | None, carry: Tensor | None
     ) -> Tensor:
+        if self.hypernet_down is None:
+            return super().merge(latent, new, carry)
         stride, rank = self.layout.stride, latent.size(-1)
         if new is None:
             return running_sums(self.hypernet_down(latent, stride) * latent, stride)

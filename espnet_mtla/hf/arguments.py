@@ -15,15 +15,15 @@ def check_tokens(ids: Tensor | None, vectors: Tensor | None, width: int) -> None
     Raises:
         UserError: both or none of them, or another shape or type of numbers.
     """
-    if (ids is None) == (vectors is None):
-        raise UserError("input_ids, inputs_embeds: give one of them")
-    if ids is not None:
+    if ids is not None and vectors is None:
         name, x, shape, kind = "input_ids", ids, "(batch, tokens)", "whole numbers"
         fits = x.dim() == 2 and x.dtype in (torch.int32, torch.int64)
-    else:
+    elif vectors is not None and ids is None:
         name, x, shape = "inputs_embeds", vectors, f"(batch, tokens, {width})"
         fits, kind = x.dim() == 3 and x.size(2) == width, "floats"
         fits = fits and x.is_floating_point()
+    else:
+        raise UserError("input_ids, inputs_embeds: give one of them")
     if not fits or x.size(1) == 0:
         raise UserError(
             f"{name}: {tuple(x.shape)} of {x.dtype} given, {shape} of {kind}, one "

@@ -15,10 +15,7 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from espnet_mtla.attention.causal import QueryTokens
-from espnet_mtla.attention.latent import (
-    MultiheadLatentAttention,
-    MultiheadTemporalLatentAttention,
-)
+from espnet_mtla.attention.latent import MultiheadTemporalLatentAttention
 from espnet_mtla.attention.rope import rotate
 from espnet_mtla.attention.timeline import NewTokens
 from espnet_mtla.attention.weights import chunk_weights, over_tokens
@@ -45,6 +42,12 @@ class Step:
     lengths: Tensor | None = None
     fresh: bool = False
     noted: list[Tensor] | None = None
+
+    @property
+    def placed(self) -> NewTokens:
+        """``new``, which is there wherever a cache is."""
+        assert self.new is not None, "the model places tokens in its cache"
+        return self.new
 
 
 class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
@@ -83,16 +86,10 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
         turned = rotate(x, angles)
         return turned if self.turned_scale == 1 else turned * self.turned_scale
 
-    def merge(
-        self, latent: Tensor, new: NewTokens | None, carry: Tensor | None
-    ) -> Tensor:
-        if self.hypernet_down is None:
-            return MultiheadLatentAttention.merge(self, latent, new, carry)
-        return super().merge(latent, new, carry)
-
     # ---------------------------------------------------------------------------------
 
-    def forward(
+    # As Llama's layer calls its attention, not as the reference is called.
+    def forward(  # type: ignore[override]
         self,
         hidden_states: Tensor,
         past_key_values: TemporalLatentCache | None = None,
@@ -110,43 +107,48 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
             ``(N, T, D)``, and None where other models have weights.
         """
         del kwargs
-        x, cache = hidden_states, None
+        x, cache, step = hidden_states, None, step or Step()
         if past_key_values is not None:
             cache = past_key_values.layers[self.layer_idx].rows
         if step.noted is not None:
-            return self._attend_shown(x, cache, step), None
+            return self._attend_shown(x, cache, step, step.noted), None
         if cache is None:
             return self.attend_all(x, angles=step.angles), None
+        new = step.placed
         if not step.fresh:
-            return self.extend_placed(x, cache, step.new, step.lengths), None
+            return self.extend_placed(x, cache, new, step.lengths), None
         # The first tokens are attended as in training, and cached on the way.
-        entries = self.entries(x, step.angles)
-        cache.write(entries, step.new, step.lengths)
-        return self._attend_entries(entries, QueryTokens(x), step.angles), None
+        entries = self.entries(x, new.angles)
+        cache.write(entries, new, step.lengths)
+        return self._attend_entries(entries, QueryTokens(x), new.angles), None
 
-    def _attend_shown(self, x: Tensor, cache: RowsCache | None, step: Step) -> Tensor:
+    def _attend_shown(
+        self, x: Tensor, cache: RowsCache | None, step: Step, noted: list[Tensor]
+    ) -> Tensor:
         """The same by weights that are kept: ``(N, T, D)``, and one more in ``noted``.
 
         The output of first tokens is made from what is noted, so that gradients reach
         it.
         """
+        assert step.angles is not None, "the model gives them"
         q, layout = self.absorb(self.queries(x, step.angles)), self.layout
         if cache is None:
             own, tokens = self.entries(x, step.angles), x.size(1)
         else:
-            own = self._write(x, cache, step.new, step.lengths)
+            own = self._write(x, cache, step.placed, step.lengths)
             tokens = cache.timeline.width
         if cache is None or step.fresh:
             finished = own[:, :, layout.stride - 1 :: layout.stride]
             index = torch.arange(x.size(1), device=x.device).unsqueeze(0)
         else:
-            finished, index = cache.written(step.new, step.lengths), step.new.index
+            finished = cache.written(step.placed, step.lengths)
+            index = step.placed.index
         weights = chunk_weights(
             q, layout, finished, own, index // layout.stride, self.scale
         )
         weights = F.dropout(weights, self.dropout, self.training)
         shown = over_tokens(weights, index, layout.stride, tokens)
-        step.noted.append(shown)
+        noted.append(shown)
         if cache is None or step.fresh:
             out = shown[..., : x.size(1)] @ layout.values(own)
         else:

@@ -7,12 +7,14 @@ layers share one timeline, so whole caches are reordered and cropped, not single
 
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 import torch
 import transformers
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from espnet_mtla.attention.cache import EntryLayout
+from espnet_mtla.attention.layout import EntryLayout
 from espnet_mtla.checks import require
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
@@ -41,21 +43,29 @@ class TemporalLatentLayer(CacheLayerMixin):
         self.layout, self.max_tokens = layout, max_tokens
         self.rows: RowsCache | None = None
 
-    @property
+    # The base sets these; here they are read off the one tensor that there is.
+    @property  # type: ignore[override]
     def keys(self) -> Tensor | None:
         """Keys of all entries, ``(N, 1, S, r + d_R)``."""
         return None if self.rows is None else self.layout.keys(self._entries)
 
-    @property
+    @property  # type: ignore[override]
     def values(self) -> Tensor | None:
         """Values of all entries, ``(N, 1, S, r)``: a part of the keys' memory."""
         return None if self.rows is None else self.layout.values(self._entries)
 
     @property
-    def _entries(self) -> Tensor:
-        return self.rows.suffix[:, :, : self.layout.slots(self.get_seq_length())]
+    def held(self) -> RowsCache:
+        """The attention's own cache, which is there from the first token on."""
+        if self.rows is None:
+            raise RuntimeError("no token has been seen yet")
+        return self.rows
 
     @property
+    def _entries(self) -> Tensor:
+        return self.held.suffix[:, :, : self.layout.slots(self.get_seq_length())]
+
+    @property  # type: ignore[override]
     def is_initialized(self) -> bool:
         """Whether memory has been allocated."""
         return self.rows is not None
@@ -65,7 +75,7 @@ class TemporalLatentLayer(CacheLayerMixin):
         """Rows, -1 before the first token."""
         return -1 if self.rows is None else len(self.rows.seen)
 
-    def lazy_initialization(self, *args: object, **kwargs: object) -> None:
+    def lazy_initialization(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: there are no keys and values to begin with, but entries."""
         del args, kwargs
         raise UserError(
@@ -73,7 +83,9 @@ class TemporalLatentLayer(CacheLayerMixin):
             "TemporalLatentCache fits LlamaMTLA models alone"
         )
 
-    update = lazy_initialization
+    def update(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Refused, see :meth:`lazy_initialization`."""
+        self.lazy_initialization(*args, **kwargs)
 
     def get_seq_length(self) -> int:
         """Tokens seen, padding of the batch included."""
@@ -89,7 +101,7 @@ class TemporalLatentLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         """Tokens there is room for; -1 where the cache grows."""
-        return self.max_tokens if self.is_compileable else -1
+        return self.max_tokens if self.is_compileable and self.max_tokens else -1
 
     get_max_cache_shape = get_max_length  # its name in Transformers 4
 
@@ -117,6 +129,8 @@ class TemporalLatentCache(Cache):
         real: which columns are no padding, ``(N, columns)``; None while all are.
     """
 
+    layers: list[TemporalLatentLayer]  # type: ignore[assignment]  # no other kinds
+
     def __init__(
         self,
         config: LlamaMTLAConfig,
@@ -129,8 +143,8 @@ class TemporalLatentCache(Cache):
         require(known or none_needed, "max_cache_len", max_cache_len, f"{needed} is")
         kind = StaticTemporalLatentLayer if static else TemporalLatentLayer
         layout = entry_layout(config)
-        layers = [kind(layout, max_cache_len) for _ in range(config.num_hidden_layers)]
-        super().__init__(layers=layers)
+        count = config.num_hidden_layers
+        super().__init__(layers=[kind(layout, max_cache_len) for _ in range(count)])
         self.layout, self.static, self.max_tokens = layout, static, max_cache_len
         self.timeline: RowsTimeline | None = None
         self.newest: Tensor | None = None
@@ -138,6 +152,13 @@ class TemporalLatentCache(Cache):
         self.real: Tensor | None = None
 
     # What the model uses -------------------------------------------------------------
+
+    @property
+    def held(self) -> tuple[RowsTimeline, Tensor]:
+        """``timeline`` and ``newest``, which are there from the first token on."""
+        if self.timeline is None or self.newest is None:
+            raise RuntimeError("no token has been seen yet")
+        return self.timeline, self.newest
 
     def ready(self, x: Tensor, real: Tensor | None = None) -> RowsTimeline:
         """Make room for the tokens ``x (N, T, D)`` that come next.
@@ -150,29 +171,30 @@ class TemporalLatentCache(Cache):
         rows, new = x.shape[:2]
         if self.timeline is None:
             self._allocate(x)
-        if len(self.timeline.seen) != rows:
+        timeline, held = self.held
+        if len(timeline.seen) != rows:
             raise UserError(
-                f"past_key_values: holds {len(self.timeline.seen)} rows, {rows} given"
+                f"past_key_values: holds {len(timeline.seen)} rows, {rows} given"
             )
-        held = self.newest
         if (held.size(1), held.dtype, held.device) != (x.size(2), x.dtype, x.device):
             raise UserError(
                 f"past_key_values: a cache of vectors of {held.size(1)} {held.dtype} "
                 f"on {held.device}; {x.size(2)} {x.dtype} on {x.device} needed"
             )
         self._note_padding(real, new)
-        need = 0 if self.static else self.timeline.appended + new
-        if need > self.timeline.capacity:
-            self._take(self.timeline.rows, need + max(SLACK, need // 2))
-        return self.timeline
+        need = 0 if self.static else timeline.appended + new
+        if need > timeline.capacity:
+            return self._take(timeline.rows, need + max(SLACK, need // 2))
+        return timeline
 
     def _note_padding(self, real: Tensor | None, new: int) -> None:
-        if real is None and (self.static or self.real is None):
-            return
-        if self.static:
-            self.real.index_copy_(1, self.timeline.next_columns(new), real)
+        if isinstance(self.timeline, StaticTimeline):
+            if real is not None and self.real is not None:
+                self.real.index_copy_(1, self.timeline.next_columns(new), real)
             return
         if real is None:
+            if self.real is None:
+                return
             real = self.real.new_ones(len(self.real), new)
         if self.real is None:
             self.real = real.new_ones(len(real), self.get_seq_length())
@@ -193,14 +215,16 @@ class TemporalLatentCache(Cache):
             if self.record_past:
                 layer.rows.start_recording()
 
-    def _take(self, rows: Tensor, capacity: int | None = None) -> None:
-        timeline = self.timeline.of_rows(rows, capacity)
+    def _take(self, rows: Tensor, capacity: int | None = None) -> RowsTimeline:
+        timeline, newest = self.held
+        timeline = timeline.of_rows(rows, capacity)
         for layer in self.layers:
-            layer.rows.take_rows(rows, timeline)
+            layer.held.take_rows(rows, timeline)
         self.timeline = timeline
-        self.newest = self.newest.index_select(0, rows)
+        self.newest = newest.index_select(0, rows)
         if self.real is not None:
             self.real = self.real.index_select(0, rows)
+        return timeline
 
     # What generation uses ------------------------------------------------------------
 
@@ -235,13 +259,14 @@ class TemporalLatentCache(Cache):
         self._refuse_if_static()
         if remove > columns:
             raise UserError(f"crop: {remove} tokens back, the cache holds {columns}")
-        of_rows = torch.full_like(self.timeline.seen, remove)
+        timeline, newest = self.held
+        of_rows = torch.full_like(timeline.seen, remove)
         if self.real is not None:
             of_rows = self.real[:, columns - remove :].sum(1)
         for layer in self.layers:
-            layer.rows.restore_open(of_rows)
-        self.timeline.go_back(remove, of_rows)
-        self.newest.zero_()
+            layer.held.restore_open(of_rows)
+        timeline.go_back(remove, of_rows)
+        newest.zero_()
         if self.real is not None:
             self.real = self.real[:, : columns - remove]
 
@@ -249,11 +274,12 @@ class TemporalLatentCache(Cache):
         """Row i goes on as row ``beam_idx[i]`` was."""
         if self.timeline is None:
             return
-        rows = beam_idx.to(self.timeline.seen.device)
+        timeline, newest = self.held
+        rows = beam_idx.to(timeline.seen.device)
         for layer in self.layers:
-            layer.rows.reorder_in_place(rows)
-        self.timeline.reorder(rows)
-        self.newest.copy_(self.newest.index_select(0, rows))
+            layer.held.reorder_in_place(rows)
+        timeline.reorder(rows)
+        newest.copy_(newest.index_select(0, rows))
         if self.real is not None:
             self.real.copy_(self.real.index_select(0, rows))
 
@@ -269,10 +295,11 @@ class TemporalLatentCache(Cache):
 
     def reset(self) -> None:
         """Begin again; a static cache stays where it is in memory."""
-        if self.static and self.timeline is not None:
+        if isinstance(self.timeline, StaticTimeline):
             self.timeline.clear()
-            self.newest.zero_()
-            self.real.fill_(True)
+            for kept, empty in ((self.newest, 0), (self.real, True)):
+                if kept is not None:
+                    kept.fill_(empty)
             return
         self.timeline = self.real = None
         for layer in self.layers:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, PretrainedConfig
 from transformers.activations import ACT2FN
@@ -49,7 +51,8 @@ class LlamaMTLAConfig(LlamaConfig):
     """
 
     model_type = "llama-mtla"
-    base_model_tp_plan = None  # its rules are for projections that are not here
+    # Llama's rules are for projections that are not here.
+    base_model_tp_plan = None  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -65,7 +68,7 @@ class LlamaMTLAConfig(LlamaConfig):
         rope_layout: str = "halves",
         rope_frequencies: list[float] | None = None,
         trained_down_rate: int | None = None,
-        **kwargs: object,
+        **kwargs: Any,
     ) -> None:
         self.kv_lora_rank = kv_lora_rank
         self.q_lora_rank = q_lora_rank
@@ -87,7 +90,7 @@ class LlamaMTLAConfig(LlamaConfig):
             raise UserError(" ".join(error.args[0].split())) from error
         self.check()
 
-    def attention_settings(self) -> dict[str, object]:
+    def attention_settings(self) -> dict[str, Any]:
         """Arguments of the attention module, as the attention itself names them."""
         return {
             "embed_dim": self.hidden_size,
@@ -158,7 +161,7 @@ class LlamaMTLAConfig(LlamaConfig):
             require(numbers, "rope_frequencies", given, needed)
 
 
-def rope_settings(config: PretrainedConfig) -> dict[str, object]:
+def rope_settings(config: PretrainedConfig) -> dict[str, Any]:
     """What is said of the rotation, ``rope_type`` and ``rope_theta`` at least.
 
     Transformers 4 keeps the base beside the scaling, 5 in one with it.

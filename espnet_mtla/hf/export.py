@@ -56,7 +56,10 @@ def needed_sources(module: str) -> dict[str, str]:
         name = waiting.pop()
         if name in found:
             continue
-        text = Path(find_spec(name).origin).read_text(encoding="utf-8")
+        spec = find_spec(name)
+        if spec is None or spec.origin is None:
+            raise ModuleNotFoundError(f"{name}: its source is needed to go along")
+        text = Path(spec.origin).read_text(encoding="utf-8")
         found[name], more = _rewrite(text)
         waiting += more
     return found

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from torch import Tensor
-from transformers.generation import GenerationConfig, GenerationMode
+from transformers.generation.configuration_utils import (
+    GenerationConfig,
+    GenerationMode,
+)
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.cache import TemporalLatentCache
 
 DYNAMIC = (None, "dynamic", "dynamic_full")
 
+if TYPE_CHECKING:
+    from transformers.generation.utils import GenerationMixin
 
-class TemporalGenerationMixin:
+    from espnet_mtla.hf.configuration import LlamaMTLAConfig
+else:  # a mixin: the models that use it bring Transformers' own
+    GenerationMixin = object
+
+
+class TemporalGenerationMixin(GenerationMixin):
     """Mixed into a model before Transformers' own generation."""
+
+    if TYPE_CHECKING:
+        config: LlamaMTLAConfig
 
     _longest_static = 0  # so that a shorter text next time compiles nothing anew
 
     def _prepare_cache_for_generation(
         self,
         generation_config: GenerationConfig,
-        model_kwargs: dict[str, object],
+        model_kwargs: dict[str, Any],
         generation_mode: GenerationMode,
         batch_size: int,  # noqa: ARG002 - memory is made for the rows that come
         max_cache_length: int,
@@ -72,6 +87,6 @@ class TemporalGenerationMixin:
         """
         del kwargs
         like = inputs_embeds if inputs_embeds is not None else input_embeds
-        if attention_mask is None:
-            return None
+        if attention_mask is None or like is None:
+            return attention_mask
         return attention_mask[:, -like.size(1) :].contiguous()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -14,8 +14,14 @@ from torch import nn
 
 from espnet_mtla.errors import UserError, transport_errors
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from typing_extensions import Self
+else:  # a mixin: the classes that use it bring Transformers' own
+    PreTrainedModel = object
 
-class CheckedLoading:
+
+class CheckedLoading(PreTrainedModel):
     """``from_pretrained`` that leaves nothing at random.
 
     Transformers fills what a checkpoint lacks with random numbers and says so in a
@@ -23,10 +29,17 @@ class CheckedLoading:
     one. With ``output_loading_info=True`` the lists are the caller's to look at.
     """
 
+    if TYPE_CHECKING:  # Transformers' decorator hides what ``to`` takes
+
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...
+
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, *args, **kwargs
-    ):
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """A model as saved; see Transformers' own for the arguments.
 
         Pickles are not read, unless ``use_safetensors=False`` asks for that.
@@ -43,7 +56,7 @@ class CheckedLoading:
 
 def checked(
     load: Callable[..., Any],
-    source: str | os.PathLike,
+    source: str | os.PathLike[str] | None,
     *args: Any,
     spare: tuple[str, ...] = (),
     **kwargs: Any,
@@ -97,7 +110,7 @@ def _left_empty(model: nn.Module) -> list[str]:
 
 def check_reachable(
     name: str,
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | Path | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,

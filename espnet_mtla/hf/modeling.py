@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from transformers.models.llama.modeling_llama import (
     LlamaPreTrainedModel,
     LlamaRMSNorm,
 )
-from transformers.utils import can_return_tuple
+from transformers.utils.generic import can_return_tuple
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.arguments import check_places, check_tokens
@@ -30,10 +31,14 @@ from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.generation import TemporalGenerationMixin
 from espnet_mtla.hf.loading import CheckedLoading
 from espnet_mtla.hf.packing import Packing, find_packing, over_columns
+from espnet_mtla.module_list import ModuleListOf
 
 
 class LlamaMTLADecoderLayer(LlamaDecoderLayer):
     """Llama's layer around another attention."""
+
+    if TYPE_CHECKING:
+        self_attn: LlamaMTLAAttention  # type: ignore[assignment]
 
     def __init__(self, config: LlamaMTLAConfig, layer_idx: int) -> None:
         super(LlamaDecoderLayer, self).__init__()  # not Llama's own attention
@@ -49,15 +54,18 @@ class LlamaMTLADecoderLayer(LlamaDecoderLayer):
 class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
     """What both models share."""
 
+    if TYPE_CHECKING:
+        config: LlamaMTLAConfig
+
     config_class = LlamaMTLAConfig
     _no_split_modules = ["LlamaMTLADecoderLayer"]  # noqa: RUF012 - Transformers' own
     _supports_flash_attn = False
     _supports_flex_attn = False
     _supports_attention_backend = False
-    _can_record_outputs = None
+    _can_record_outputs = None  # type: ignore[assignment]  # they are returned
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike, *args, **kwargs
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> None:
         """Save, and note the stride that the weights belong to."""
         self.config.trained_down_rate = self.config.down_rate
@@ -75,7 +83,7 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         self.embed_tokens = nn.Embedding(
             config.vocab_size, config.hidden_size, self.padding_idx
         )
-        self.layers = nn.ModuleList(
+        self.layers = ModuleListOf(
             LlamaMTLADecoderLayer(config, index)
             for index in range(config.num_hidden_layers)
         )
@@ -129,13 +137,14 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             if position_ids is not None:
                 position_ids = packing.pack(position_ids.expand(shape))
         step = self._step(x, position_ids, packing, cache)
-        step = replace(step, noted=[] if output_attentions else None)
-        states = self._through(x, cache, step, packing, output_hidden_states)
+        noted: list[Tensor] = []
+        step = replace(step, noted=noted if output_attentions else None)
+        states = self._through(x, cache, step, packing, bool(output_hidden_states))
         attentions = None
         if output_attentions:
             padded = cache if cache is not None else packing
             real = None if padded is None else padded.real
-            attentions = tuple(over_columns(one, packing, real) for one in step.noted)
+            attentions = tuple(over_columns(one, packing, real) for one in noted)
         return BaseModelOutputWithPast(
             last_hidden_state=states[-1],
             past_key_values=cache,
@@ -168,9 +177,10 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         x = self.norm(x)
         if cache is None:
             return [*states, x if packing is None else packing.unpack(x)]
-        cache.timeline.advance(x.size(1) if packing is None else packing.lengths)
-        x = x if packing is None else packing.unpack(x, cache.newest)
-        cache.newest.copy_(x[:, -1].detach())
+        timeline, newest = cache.held
+        timeline.advance(x.size(1) if packing is None else packing.lengths)
+        x = x if packing is None else packing.unpack(x, newest)
+        newest.copy_(x[:, -1].detach())
         return [*states, x]
 
     def _step(

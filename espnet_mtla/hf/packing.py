@@ -98,7 +98,7 @@ def over_columns(
         seen = document.unsqueeze(2) == document.unsqueeze(1)
     elif real is not None:
         rank, seen = (real.cumsum(1) - 1).clamp(min=0), real.unsqueeze(1)
-        if packing is not None:
+        if packing is not None and packing.real is not None:
             seen = seen & packing.real.unsqueeze(2)
     else:
         return weights

@@ -10,12 +10,18 @@ entry width.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.cache import EntryLayout, KVCache
+from espnet_mtla.attention.cache import KVCache
+from espnet_mtla.attention.layout import EntryLayout
 from espnet_mtla.attention.timeline import NewTokens, Timeline
 from espnet_mtla.errors import UserError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 RECORD = 256
 """Tokens that can be taken back one by one while a cache records."""
@@ -24,7 +30,9 @@ RECORD = 256
 class RowsTimeline(Timeline):
     """How far rows without a shared prompt have come."""
 
-    def __init__(self, rows: int, stride: int, capacity: int, device: torch.device):
+    def __init__(
+        self, rows: int, stride: int, capacity: int, device: torch.device
+    ) -> None:
         nothing = torch.zeros(rows, dtype=torch.long, device=device)
         super().__init__(nothing, stride, capacity)
 
@@ -38,7 +46,7 @@ class RowsTimeline(Timeline):
         """Columns that attention weights are shown with."""
         return self.appended
 
-    def of_rows(self, rows: Tensor, capacity: int | None = None) -> RowsTimeline:
+    def of_rows(self, rows: Tensor, capacity: int | None = None) -> Self:
         """That of ``rows (N',)`` of this one, with that capacity."""
         room = self.capacity if capacity is None else capacity
         new = type(self)(len(rows), self.stride, room, self.seen.device)
@@ -54,7 +62,9 @@ class RowsTimeline(Timeline):
 class StaticTimeline(RowsTimeline):
     """The same for ``torch.compile``: no number on the host changes with a token."""
 
-    def __init__(self, rows: int, stride: int, capacity: int, device: torch.device):
+    def __init__(
+        self, rows: int, stride: int, capacity: int, device: torch.device
+    ) -> None:
         super().__init__(rows, stride, capacity, device)
         self._columns = torch.zeros((), dtype=torch.long, device=device)
 
@@ -78,7 +88,7 @@ class StaticTimeline(RowsTimeline):
         """Count, on the device; writing behind the last slot is an IndexError."""
         self._columns.add_(tokens)
 
-    def of_rows(self, rows: Tensor, capacity: int | None = None) -> RowsTimeline:
+    def of_rows(self, rows: Tensor, capacity: int | None = None) -> Self:
         new = super().of_rows(rows, capacity)
         new._columns.copy_(self._columns)
         return new
@@ -98,7 +108,11 @@ class RowsCache(KVCache):
             nothing is recorded.
     """
 
-    def __init__(self, layout: EntryLayout, timeline: Timeline, like: Tensor) -> None:
+    timeline: RowsTimeline
+
+    def __init__(
+        self, layout: EntryLayout, timeline: RowsTimeline, like: Tensor
+    ) -> None:
         no_prompt = like.new_zeros(len(timeline.seen), layout.heads, 0, layout.width)
         super().__init__(layout, no_prompt, timeline)
         self.record: Tensor | None = None
@@ -152,7 +166,7 @@ class RowsCache(KVCache):
             ends = (record.size(2) - tokens).clamp(min=1)
             self.record = _last(record, ends, int(ends.min()))
 
-    def take_rows(self, rows: Tensor, timeline: Timeline) -> None:
+    def take_rows(self, rows: Tensor, timeline: RowsTimeline) -> None:
         """Go on with ``rows (N',)`` alone, and with the timeline's capacity."""
         filled, old = timeline.filled, self.suffix
         shape = (len(rows), self.layout.heads, timeline.slots, self.layout.width)

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, PreTrainedModel
 
 from espnet_mtla.checks import check_count, require
 from espnet_mtla.errors import UserError
+from espnet_mtla.hf.attention import LlamaMTLAAttention
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.conversion.factor import LatentWeights, factor_layer
 from espnet_mtla.hf.conversion.moments import second_moments
@@ -128,7 +129,11 @@ def convert(
 
 
 def _config(
-    old: object, target: Target, sizes: Sizes, frequencies: list[float], biased: bool
+    old: LlamaConfig,
+    target: Target,
+    sizes: Sizes,
+    frequencies: list[float],
+    biased: bool,
 ) -> LlamaMTLAConfig:
     kept = {name: getattr(old, name) for name in KEPT_SETTINGS if hasattr(old, name)}
     return LlamaMTLAConfig(
@@ -147,7 +152,9 @@ def _config(
     )
 
 
-def _fill(attention, weights: LatentWeights, part: Projections) -> None:
+def _fill(
+    attention: LlamaMTLAAttention, weights: LatentWeights, part: Projections
+) -> None:
     """Put a layer's new weights into its module."""
     up = weights.kv_b
     if attention.hypernet_down is not None:

@@ -6,8 +6,11 @@ measured where the activations are (as ASVD, arXiv 2312.05821, and its kin do).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
@@ -30,8 +33,8 @@ def second_moments(model: PreTrainedModel, blocks: Tensor | None) -> list[Tensor
         for _ in model.model.layers
     ]
 
-    def watch(index: int):
-        def add(_, args, kwargs) -> None:
+    def watch(index: int) -> Callable[..., None]:
+        def add(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else kwargs["hidden_states"]
             x = x.flatten(0, -2).double()
             x = torch.cat((x, x.new_ones(len(x), 1)), dim=1)

@@ -12,6 +12,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def from_reference(source: Path, output: Path) -> int:
     return len(weights)
 
 
-def _read(path: Path) -> dict[str, object]:
+def _read(path: Path) -> dict[str, Any]:
     """A checkpoint, without running anything that it may hold."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):

@@ -70,8 +70,8 @@ def choose_components(worths: list[Tensor], pairs: int) -> Tensor:
 
     They are the same in all layers, since the rotary frequencies belong to the model.
     """
-    shares = [worth / worth.sum().clamp(min=1e-30) for worth in worths]
-    order = sum(shares).flatten().argsort(descending=True, stable=True)
+    first, *others = (worth / worth.sum().clamp(min=1e-30) for worth in worths)
+    order = sum(others, first).flatten().argsort(descending=True, stable=True)
     chosen = torch.zeros_like(worths[0], dtype=torch.bool)
     chosen.view(-1)[order[:pairs]] = True
     return chosen

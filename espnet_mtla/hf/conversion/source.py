@@ -10,7 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.configuration import ROPE_TYPES, rope_settings
@@ -31,7 +37,9 @@ class Projections:
     o_bias: Tensor  # (D,)
 
     @classmethod
-    def of(cls, attention: nn.Module, head: int, factor: float = 1.0) -> Projections:
+    def of(
+        cls, attention: LlamaAttention, head: int, factor: float = 1.0
+    ) -> Projections:
         """Those of Transformers' attention, whose heads are ``head`` wide.
 
         By ``factor`` queries and keys are scaled when they turn; here queries by both.
@@ -79,7 +87,7 @@ def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
     return checked(AutoModelForCausalLM.from_pretrained, name, dtype=dtype).eval()
 
 
-def check_source(name: str, config: object) -> None:
+def check_source(name: str, config: PretrainedConfig) -> None:
     """Refuse, by name, what the conversion does not know."""
     kind = config.model_type
     if kind not in MODEL_TYPES:
