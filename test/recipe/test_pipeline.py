@@ -378,7 +378,7 @@ def test_the_environment_is_installed_only_when_there_is_none(recipe, tmp_path) 
     install.chmod(0o755)
     recipe.env["PATH"] = f"{fake.parent}:{recipe.env['PATH']}"
     output = recipe.run("--stop_stage", "2")
-    assert "installing --extras recipes" in output
+    assert "installing" in output
     output = recipe.run("--stop_stage", "3")
     assert "installing" not in output and "already done" in output
 
