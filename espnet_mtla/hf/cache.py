@@ -8,7 +8,6 @@ layers share one timeline, so whole caches are reordered and cropped, not single
 from __future__ import annotations
 
 import torch
-import transformers
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -17,11 +16,10 @@ from espnet_mtla.checks import require
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.rollback import RowsCache, RowsTimeline, StaticTimeline
+from espnet_mtla.hf.versions import CACHE_NAME, TRANSFORMERS_4
 
 SLACK = 64
 """Tokens that a growing cache gets room for at least, beyond those it must hold."""
-
-TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
 
 class TemporalLatentLayer(CacheLayerMixin):
@@ -69,7 +67,7 @@ class TemporalLatentLayer(CacheLayerMixin):
         """Refused: there are no keys and values to begin with, but entries."""
         del args, kwargs
         raise UserError(
-            "past_key_values: entries are written by the model's own attention; a "
+            f"{CACHE_NAME}: entries are written by the model's own attention; a "
             "TemporalLatentCache fits LlamaMTLA models alone"
         )
 
@@ -152,12 +150,12 @@ class TemporalLatentCache(Cache):
             self._allocate(x)
         if len(self.timeline.seen) != rows:
             raise UserError(
-                f"past_key_values: holds {len(self.timeline.seen)} rows, {rows} given"
+                f"{CACHE_NAME}: holds {len(self.timeline.seen)} rows, {rows} given"
             )
         held = self.newest
         if (held.size(1), held.dtype, held.device) != (x.size(2), x.dtype, x.device):
             raise UserError(
-                f"past_key_values: a cache of vectors of {held.size(1)} {held.dtype} "
+                f"{CACHE_NAME}: a cache of vectors of {held.size(1)} {held.dtype} "
                 f"on {held.device}; {x.size(2)} {x.dtype} on {x.device} needed"
             )
         self._note_padding(real, new)
@@ -281,7 +279,7 @@ class TemporalLatentCache(Cache):
     def _refuse_if_static(self) -> None:
         if self.static:
             raise UserError(
-                "past_key_values: a static cache cannot go back; use a dynamic one"
+                f"{CACHE_NAME}: a static cache cannot go back; use a dynamic one"
             )
 
 
