@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from espnet_mtla.hf_speech.options import (
     of_keywords,
     recipe_values,
 )
-from espnet_mtla.search.options import DecodeOptions
+from espnet_mtla.search.options import DTYPES, DecodeOptions
 
 
 class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
@@ -37,11 +38,23 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
 
     config_class = MTLASpeechConfig
     main_input_name = "input_values"
+    _tied_weights_keys = {  # noqa: RUF012 - Transformers' name
+        "speech.decoder.output.weight": "speech.decoder.embedding.weight"
+    }
 
     def __init__(self, config: MTLASpeechConfig) -> None:
         super().__init__(config)
         config.check()
+        config.locate_upstream()
         self.speech = build(config)
+        dtype = torch.get_default_dtype()  # what from_pretrained was asked for
+        if dtype != torch.float32:
+            self.speech.to(dtype)
+        else:
+            self.speech.decoder.to(
+                getattr(torch, config.decode.get("dtype", "float32"))
+            )
+        config.tie_word_embeddings = self.speech.decoder.config.tie_embeddings
         self._derived = non_persistent_buffers(self.speech)
         self.generation_config = GenerationConfig(pad_token_id=config.pad_token_id)
         self.post_init()
@@ -59,6 +72,12 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         self._generation_config = completed(config, self.config.decode)
         self._recipe_values = recipe_values(self.config.decode)
 
+    def _tie_weights(self) -> None:
+        """Tie as the recipe does; Transformers 5 reads ``_tied_weights_keys``."""
+        if self.config.tie_word_embeddings:
+            decoder = self.speech.decoder
+            decoder.output.weight = decoder.embedding.weight
+
     @classmethod
     def can_generate(cls) -> bool:
         return True
@@ -70,6 +89,39 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         """
         for name, value in self._derived.get(module, {}).items():
             getattr(module, name).copy_(value)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> MTLAForSpeechSeq2Seq:
+        """Load as :class:`CheckedLoading` does; the decoder's precision as saved.
+
+        ``dtype`` is the decoder's; what stands before it stays in single precision
+        at least.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        asked = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        if asked in (torch.float32, "float32"):
+            model.speech.decoder.float()
+        return loaded
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> None:
+        """Save; what ``generation_config`` says goes to ``config.decode``."""
+        dtype = self.decoder_dtype()
+        options = {**asdict(self._options({})), "dtype": "float32"}
+        self.config.decode = {
+            **options,
+            **({"dtype": dtype} if dtype in DTYPES else {}),
+        }
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def decoder_dtype(self) -> str:
+        """Type of the decoder's numbers, as :class:`DecodeOptions` spells it."""
+        dtype = self.speech.decoder.output.weight.dtype
+        return str(dtype).removeprefix("torch.")
 
     @classmethod
     def from_packed(
@@ -93,6 +145,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         if trained.frontend is None or trained.model.decoder is None:
             raise UserError(f"{folder}: a model from sound to text is needed")
         recipe = portable(load_yaml(folder / CONFIG), folder / CONFIG)
+        recipe["frontend_conf"] = dict(trained.frontend_conf)  # with its files
         recipe["decoder_conf"] = dict(trained.model.decoder.config.complete())
         config = MTLASpeechConfig(
             recipe, trained.model.token_list, asdict(options), trained.fs
@@ -119,7 +172,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
             decoder_input_ids: tokens ``(B, U)`` that begin with <sos>, instead.
         """
         lengths = sample_lengths(input_values, attention_mask)
-        loss = None
+        input_values, loss = input_values.to(self.dtype), None
         if (labels is None) == (decoder_input_ids is None):
             raise UserError("labels or decoder_input_ids are needed, one of them")
         if labels is not None:
@@ -197,6 +250,22 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         Raises:
             UserError: see :meth:`generate`.
         """
+        dtype, asked = self.decoder_dtype(), keywords.get("dtype")
+        if dtype not in DTYPES:
+            raise UserError(
+                f"generate: the decoder is in {dtype}, {', '.join(DTYPES)} needed; "
+                "convert it by model.float()"
+            )
+        if asked not in (None, dtype):
+            raise UserError(
+                f"generate: dtype: {asked!r} given, the decoder is in {dtype}; load it "
+                f"with from_pretrained(..., dtype={asked!r})"
+            )
+        return replace(self._options(keywords, config), dtype=dtype)
+
+    def _options(
+        self, keywords: Mapping[str, Any], config: GenerationConfig | None = None
+    ) -> DecodeOptions:
         ids = {
             **dict.fromkeys(("bos_token_id", "eos_token_id"), self.speech.eos),
             "decoder_start_token_id": self.speech.sos,
@@ -266,8 +335,8 @@ def label_counts(labels: Tensor, vocab_size: int) -> Tensor:
     wrong = labels[inside & ((labels < 0) | (labels >= vocab_size - 1))]
     if len(wrong):
         raise UserError(
-            f"labels: {int(wrong[0])} given, tokens of a text are 0 to {vocab_size - 2}; "
-            "<sos/eos> is put around them by itself"
+            f"labels: {int(wrong[0])} given, tokens of a text are 0 to "
+            f"{vocab_size - 2}; <sos/eos> is put around them by itself"
         )
     return counts
 

@@ -11,7 +11,7 @@ decoder width, ``U`` tokens, ``V`` vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -244,6 +244,24 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
                 part.train(mode and not is_frozen(part))
         return self
 
+    def _apply(
+        self, change: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> DecoderOnlySpeechModel:
+        """Move or convert as torch does; half precision is for the decoder alone.
+
+        What stands before it stays in single precision at least: spectra have no half
+        precision everywhere, and statistics and batch normalisation lose in it.
+        """
+
+        def careful(value: Tensor) -> Tensor:
+            new = change(value)
+            halved = new.is_floating_point() and new.dtype.itemsize < 4
+            return value.to(new.device) if halved else new
+
+        for name, part in self.named_children() if recurse else ():
+            part._apply(change if name == "decoder" else careful)
+        return super()._apply(change, recurse=False)
+
     def _encode_once(
         self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
@@ -297,7 +315,9 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             raise UserError(
                 "model_conf.ctc_weight is 1: this is an encoder without a decoder"
             )
-        return self.projector(encoded, lengths)
+        prompt, lengths = self.projector(encoded, lengths)
+        dtype = self.decoder.output.weight.dtype
+        return prompt.to(dtype) if dtype.itemsize < 4 else prompt, lengths
 
     def extract_feats(
         self, speech: Tensor, speech_lengths: Tensor
