@@ -11,7 +11,7 @@ decoder width, ``U`` tokens, ``V`` vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -115,10 +115,42 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         Raises:
             UserError: the loss is not finite, or an utterance is too short.
         """
+        loss, stats, _ = self.losses(
+            speech,
+            speech_lengths,
+            text,
+            text_lengths,
+            source,
+            source_lengths,
+            intent,
+            utt_id,
+        )
+        return force_gatherable((loss, stats, len(speech)), loss.device)
+
+    def losses(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        source: Tensor | None = None,
+        source_lengths: Tensor | None = None,
+        intent: Tensor | None = None,
+        utt_id: Sequence[str] = (),
+    ) -> tuple[Tensor, Stats, Tensor | None]:
+        """Run the model once: its loss, statistics, and the logits behind both.
+
+        Args: as for :meth:`forward`.
+        Returns:
+            loss (), statistics, and the decoder's logits (B, U + 1, V), None without a
+            decoder. Position u predicts token u, and <eos> behind the last.
+        Raises:
+            UserError: see :meth:`forward`.
+        """
         text = text[:, : int(text_lengths.max())]
         encoded, lengths = self._encode_once(speech, speech_lengths, utt_id)
         weight = self.config.ctc_weight
-        loss = encoded.new_zeros(())
+        loss, logits = encoded.new_zeros(()), None
         stats: Stats = {}
         if self.ctc is not None:
             said, said_lengths = text, text_lengths
@@ -132,14 +164,14 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             )
             loss, stats = loss + weight * loss_ctc, found
         if self.decoder is not None:
-            loss_att, found = self._token_loss(
+            loss_att, found, logits = self._token_loss(
                 encoded, lengths, text, text_lengths, intent
             )
             loss, stats = loss + loss_att, stats | found
         if not torch.isfinite(loss):
             raise UserError(_not_finite(loss, utt_id))
         stats["loss"] = loss.detach()
-        return force_gatherable((loss, stats, len(speech)), loss.device)
+        return loss, stats, logits
 
     def _ctc_loss(
         self,
@@ -165,7 +197,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         text: Tensor,
         text_lengths: Tensor,
         intent: Tensor | None,
-    ) -> tuple[Tensor, Stats]:
+    ) -> tuple[Tensor, Stats, Tensor]:
         given, wanted = shifted(text, text_lengths, self.eos)
         prompt, prompt_lens = self.project(encoded, lengths)
         logits = self.decoder(prompt, prompt_lens, given)
@@ -176,7 +208,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             loss_intent, right = intent_loss(logits, wanted, intent[:, 0])
             loss = loss + self.config.intent_weight * loss_intent
             stats |= {"loss_intent": loss_intent.detach(), "acc_intent": right}
-        return loss, stats
+        return loss, stats, logits
 
     def _warn_of_short(
         self,
@@ -211,6 +243,24 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             if part is not None and any(True for _ in part.parameters()):
                 part.train(mode and not is_frozen(part))
         return self
+
+    def _apply(
+        self, change: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> DecoderOnlySpeechModel:
+        """Move or convert as torch does; half precision is for the decoder alone.
+
+        What stands before it stays in single precision at least: spectra have no half
+        precision everywhere, and statistics and batch normalisation lose in it.
+        """
+
+        def careful(value: Tensor) -> Tensor:
+            new = change(value)
+            halved = new.is_floating_point() and new.dtype.itemsize < 4
+            return value.to(new.device) if halved else new
+
+        for name, part in self.named_children() if recurse else ():
+            part._apply(change if name == "decoder" else careful)
+        return super()._apply(change, recurse=False)
 
     def _encode_once(
         self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str]
@@ -265,7 +315,9 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             raise UserError(
                 "model_conf.ctc_weight is 1: this is an encoder without a decoder"
             )
-        return self.projector(encoded, lengths)
+        prompt, lengths = self.projector(encoded, lengths)
+        dtype = self.decoder.output.weight.dtype
+        return prompt.to(dtype) if dtype.itemsize < 4 else prompt, lengths
 
     def extract_feats(
         self, speech: Tensor, speech_lengths: Tensor

@@ -43,9 +43,14 @@ INITS += ("kaiming_uniform", "kaiming_normal", "normal", None)
 """What espnet2's ``initialize`` knows, and torch's own."""
 
 
-def build_model(args: Namespace) -> DecoderOnlySpeechModel:
+def build_model(
+    args: Namespace, statistics_follow: bool = False
+) -> DecoderOnlySpeechModel:
     """Build from parsed options or from a ``config.yaml`` read back.
 
+    Args:
+        statistics_follow: those of ``global_mvn`` come with the weights; no file of
+            them is read.
     Raises:
         UserError: names the option or key that is wrong.
     """
@@ -78,7 +83,7 @@ def build_model(args: Namespace) -> DecoderOnlySpeechModel:
         config,
         frontend=frontend,
         specaug=build_part(SPECAUG, args),
-        normalize=build_normalize(args, input_size),
+        normalize=build_normalize(args, input_size, statistics_follow),
         encoder=encoder,
         projector=projector,
         decoder=decoder,

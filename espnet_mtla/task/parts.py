@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import fields
@@ -96,13 +97,20 @@ def sampling_rate(args: Namespace) -> int:
         raise UserError(f"frontend_conf.fs: {given!r}: a rate such as 16000") from None
 
 
-def build_normalize(args: Namespace, input_size: int) -> nn.Module | None:
+def build_normalize(
+    args: Namespace, input_size: int, statistics_follow: bool = False
+) -> nn.Module | None:
     """Normalisation as chosen; None for none.
 
+    Args:
+        input_size: features a frame.
+        statistics_follow: they come with the weights, so that no file is read.
     Raises:
         UserError: its statistics are not there, unreadable, or those of features of
             another width.
     """
+    if args.normalize == "global_mvn" and statistics_follow:
+        return _without_statistics(args, input_size)
     if args.normalize == "global_mvn":
         _check_statistics(args.normalize_conf.get("stats_file"))
     layer = build_part(NORMALIZE, args)
@@ -112,6 +120,26 @@ def build_normalize(args: Namespace, input_size: int) -> nn.Module | None:
             f"{args.normalize_conf['stats_file']}: statistics of {mean.numel()} "
             f"features, and there are {input_size}; run train --collect_stats again"
         )
+    return layer
+
+
+def _without_statistics(args: Namespace, input_size: int) -> nn.Module:
+    """``global_mvn`` that changes nothing; espnet2's layer is built from a file."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "feats_stats.npz")
+        zeros, ones = np.zeros(input_size), np.ones(input_size)
+        np.savez(file, count=1, sum=zeros, sum_square=ones)
+        layer = build_part(
+            NORMALIZE,
+            Namespace(
+                normalize=args.normalize,
+                normalize_conf={**args.normalize_conf, "stats_file": file},
+            ),
+        )
+    if layer is None:
+        raise AssertionError("global_mvn is a normalisation")
     return layer
 
 
