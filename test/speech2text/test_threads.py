@@ -2,62 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple
-from typing import TypeVar
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from espnet_mtla import Speech2Text
+from espnet_mtla.attention.flash import leaves_choice, training_kernel
+from espnet_mtla.quiet import quiet
+from espnet_mtla.recognise.profile import Profile
+from espnet_mtla.turns import Turns
+from test.threads import in_threads
 from test.tiny_experiment import FS
 
-Job = TypeVar("Job")
-Result = TypeVar("Result")
-THREADS = 4
 SOUNDS = 6
-ROUNDS = 3
-
-
-@pytest.fixture(autouse=True)
-def interleaved() -> Iterator[None]:
-    """Let Python change threads at nearly every instruction, torch use one thread."""
-    interval, threads = sys.getswitchinterval(), torch.get_num_threads()
-    sys.setswitchinterval(1e-6)
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    sys.setswitchinterval(interval)
-
-
-def in_threads(
-    work: Callable[[Job], Result], jobs: Sequence[Job], rounds: int = ROUNDS
-) -> list[list[Result]]:
-    """``work`` of all jobs in each of :data:`THREADS`, which begin at the same time.
-
-    Each thread starts at another job, so that different ones run beside each other.
-    """
-    barrier = threading.Barrier(THREADS)
-
-    def turn(thread: int) -> list[Result]:
-        results: dict[int, Result] = {}
-        for count in range(rounds * len(jobs)):
-            place = (count + thread) % len(jobs)
-            barrier.wait(timeout=60)
-            results[place] = work(jobs[place])
-        return [results[place] for place in range(len(jobs))]
-
-    with ThreadPoolExecutor(THREADS) as pool:
-        futures = [pool.submit(turn, thread) for thread in range(THREADS)]
-        for future in futures:
-            if (error := future.exception()) is not None:
-                barrier.abort()
-                raise error
-        return [future.result() for future in futures]
 
 
 def sounds() -> list[np.ndarray]:
@@ -74,7 +38,7 @@ def sounds() -> list[np.ndarray]:
 @pytest.mark.parametrize("beam", [1, 4])
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3])
 def test_texts_scores_and_times_are_those_of_one_thread(
-    model, beam: int, ctc_weight: float
+    model: Path, beam: int, ctc_weight: float
 ) -> None:
     speech2text = Speech2Text.from_pretrained(
         model,
@@ -95,3 +59,78 @@ def test_texts_scores_and_times_are_those_of_one_thread(
     assert len({result[2] for result in alone}) > SOUNDS // 2, "texts that tell nothing"
     for results in in_threads(transcribe, jobs):
         assert results == alone
+
+
+def test_seconds_and_bytes_of_all_threads_are_counted(speech2text: Speech2Text) -> None:
+    from espnet_mtla.recognise.recogniser import Costs
+
+    costs = Costs()
+    in_threads(lambda seconds: costs.add_seconds(seconds, 1.0), [2.0] * 500)
+    assert (costs.encoder_seconds, costs.search_seconds) == (4000.0, 2000.0)
+    assert costs.wall_seconds == 6000.0
+
+
+def test_loading_in_threads_leaves_the_screen_as_it_was(model: Path, capsys) -> None:
+    """Also what other threads print meanwhile."""
+    screen = sys.stdout
+    both, done = threading.Barrier(2), threading.Barrier(2)
+
+    def load() -> None:
+        with quiet():
+            both.wait(timeout=30)
+            print("of a library")
+            done.wait(timeout=30)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    both.wait(timeout=30)
+    print("of the caller")
+    done.wait(timeout=30)
+    thread.join()
+    in_threads(lambda _: Speech2Text.from_pretrained(model, device="cpu"), [0])
+    assert sys.stdout is screen
+    assert capsys.readouterr().out == "of the caller\n"
+
+
+def test_tokenisers_are_ready_before_threads_use_them(tmp_path: Path) -> None:
+    import sentencepiece
+
+    from espnet_mtla.task.tokens import build_tokeniser
+
+    (tmp_path / "text").write_text("hello world, foo bar\n" * 50)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"),
+        model_prefix=str(tmp_path / "bpe"),
+        vocab_size=16,
+        minloglevel=2,
+    )
+    tokeniser = build_tokeniser("bpe", tmp_path / "bpe.model")
+    assert tokeniser.sp is not None  # what it would else read at its first call
+    assert pickle.loads(pickle.dumps(tokeniser)).text2tokens("foo")
+
+
+def test_a_kernel_that_is_asked_for_is_put_back() -> None:
+    def ask(name: str) -> None:
+        with training_kernel(name):
+            pass
+
+    in_threads(ask, ["blocked", "auto"] * 20)
+    assert leaves_choice()
+
+
+def test_a_profile_counts_its_own_thread(speech2text: Speech2Text) -> None:
+    profile, samples = Profile(torch.device("cpu")), sounds()[0]
+    with profile.watching(speech2text.trained):
+        speech2text(samples, FS)
+        counted = dict(profile.calls)
+        other = threading.Thread(target=speech2text, args=(samples, FS))
+        other.start()
+        other.join()
+    assert profile.calls == counted and counted["encoder"] == 1
+
+
+def test_a_copied_model_takes_its_own_turns() -> None:
+    turns = Turns()
+    assert copy.copy({"turns": turns})["turns"] is turns
+    for other in (copy.deepcopy(turns), pickle.loads(pickle.dumps(turns))):
+        assert isinstance(other, Turns) and other is not turns
