@@ -18,7 +18,8 @@ from torch import Tensor, nn
 class MaskedConv1d(nn.Conv1d):
     """A convolution over time that reads zeros behind each row's end.
 
-    ``valid`` (B, 1, T) is set by the block it belongs to, for the call at hand.
+    ``valid`` (B, 1, T) is set by the block it belongs to, for the call at hand: one
+    thread at a time (:attr:`DecoderOnlySpeechModel.turns`).
     """
 
     valid: Tensor | None = None
@@ -35,6 +36,7 @@ def mask_convolutions(encoder: nn.Module) -> None:
     for block in encoder.encoders:
         if any([_replace(module) for module in list(block.modules())]):
             block.register_forward_pre_hook(_hand_out_mask)
+            block.register_forward_hook(_take_mask_back, always_call=True)
 
 
 def _replace(parent: nn.Module) -> bool:
@@ -63,6 +65,12 @@ def _hand_out_mask(block: nn.Module, arguments: tuple) -> None:
     for module in block.modules():
         if isinstance(module, MaskedConv1d):
             module.valid = mask
+
+
+def _take_mask_back(block: nn.Module, *_: object) -> None:
+    for module in block.modules():
+        if isinstance(module, MaskedConv1d):
+            module.valid = None
 
 
 def subsampled_lengths(encoder: nn.Module, lengths: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,6 +38,7 @@ from espnet_mtla.model.padding import (
     subsampled_lengths,
 )
 from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
+from espnet_mtla.turns import Turns
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
@@ -49,6 +51,11 @@ Stats = dict[str, Tensor | float]
 
 class DecoderOnlySpeechModel(AbsESPnetModel):
     """Speech in, tokens out; trained by cross-entropy and CTC, weighed by ``config``.
+
+    In evaluation mode any number of threads may use one model. The encoder and the
+    front-end then run in one thread at a time, since espnet2's attention, positions and
+    normalisation and S3PRL's upstreams keep the tensors of a call on their modules. The
+    decoder keeps none. Training is for one thread.
 
     Args:
         token_list: <blank> first, <sos/eos> last.
@@ -84,6 +91,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         self.decoder = decoder
         self.ctc = ctc
         self.token_loss = TokenLoss(len(self.token_list), config) if decoder else None
+        self.turns = Turns()
         self._warned: set[str] = set()
         self._encoded = EncodedUtterances(config.encoded_cache_mb * 2**20)
         if encoder is not None:
@@ -292,6 +300,16 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
 
         Args: as for :meth:`forward`.
         """
+        with self._turn():
+            return self._encode(speech, speech_lengths, utt_id)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        """Replicas of data-parallel training share the lock and must not wait."""
+        return nullcontext() if self.training else self.turns
+
+    def _encode(
+        self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(speech.device.type, enabled=False):
             x, lengths = self.extract_feats(speech, speech_lengths)
             frames = lengths
@@ -339,7 +357,13 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         stft = getattr(self.frontend, "stft", None)
         if stft is not None and stft.center:
             speech = reflect_tail(speech, speech_lengths, stft.n_fft // 2)
-        feats, lengths = self.frontend(speech, speech_lengths)
+        if not speech.is_floating_point():
+            raise UserError(
+                f"speech of {speech.dtype} given, floats in [-1, 1] needed: divide "
+                "16-bit integers by 32768"
+            )
+        with self._turn():
+            feats, lengths = self.frontend(speech, speech_lengths)
         return feats[:, : int(lengths.max())], lengths
 
     def _stored_feats(self, stored: Tensor) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
+from espnet_mtla.quiet import quiet
 from espnet_mtla.task.checkpoint import load, notes_of
-from espnet_mtla.task.choices import quiet_import
 from espnet_mtla.task.config import load_yaml
 from espnet_mtla.task.files import use_copies
 from espnet_mtla.task.parts import (
@@ -30,7 +30,7 @@ from espnet_mtla.task.parts import (
 )
 from espnet_mtla.task.tokens import read_token_list
 
-with quiet_import():
+with quiet():  # espnet says that flash-attn is missing, and the like
     from espnet2.asr.ctc import CTC
     from espnet2.torch_utils.initialize import initialize
 

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
-import io
 from argparse import ArgumentParser
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from espnet_mtla.errors import UserError
-
-
-@contextlib.contextmanager
-def quiet_import() -> Iterator[None]:
-    """Keep what espnet prints while it is imported off the screen.
-
-    It says that flash-attn is missing, and the like. Only imports belong inside.
-    """
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
+from espnet_mtla.quiet import quiet
 
 
 class LazyChoices:
@@ -71,7 +60,7 @@ class LazyChoices:
                 f"{', '.join([*self.paths, 'none'])} is needed"
             )
         module, attribute = self.paths[name].split(":")
-        with quiet_import():
+        with quiet():  # espnet says that flash-attn is missing, and the like
             return getattr(importlib.import_module(module), attribute)
 
 
