@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
+from espnet_mtla.espnet import initialisations
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.task.checkpoint import load, notes_of
 from espnet_mtla.task.choices import quiet_import
@@ -38,8 +39,7 @@ with quiet_import():
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.model.text import DecoderOnlyTextModel
 
-INITS = ("chainer", "xavier_uniform", "xavier_normal")
-INITS += ("kaiming_uniform", "kaiming_normal", "normal", None)
+INITS = (*initialisations(), None)
 """What espnet2's ``initialize`` knows, and torch's own."""
 
 
@@ -114,6 +114,11 @@ def initialise(args: Namespace, *parts: nn.Module | None) -> None:
     init = getattr(args, "init", None)
     if init is None:
         return
+    if init not in INITS:
+        raise UserError(
+            f"init: {init!r} is not in this version of ESPnet; valid: "
+            f"{', '.join(name for name in INITS if name)}, or leave it out"
+        )
     for part in parts:
         if part is not None:
             initialize(part, init)
@@ -140,6 +145,8 @@ def load_model(
         config_file = Path(model_file).parent / "config.yaml"
     args = Namespace(**load_yaml(config_file))
     use_copies(args, Path(config_file).parent)
+    if model_file is not None:
+        args.init = None  # the file has every parameter
     text = getattr(args, "task", "asr") == "sum"
     model = build_text_model(args) if text else build_model(args)
     if model_file is not None:

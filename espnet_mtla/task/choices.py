@@ -10,15 +10,22 @@ from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.espnet import check_version
 
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-    """Keep what espnet prints while it is imported off the screen.
+    """Check ESPnet's version; keep what it prints while it is imported off the screen.
 
-    It says that flash-attn is missing, and the like. Only imports belong inside.
+    It says that flash-attn is missing, and the like, to stdout or (202611) to stderr.
+    Only imports belong inside.
+
+    Raises:
+        UserError: This ESPnet is too old.
     """
-    with contextlib.redirect_stdout(io.StringIO()):
+    check_version()
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
         yield
 
 
