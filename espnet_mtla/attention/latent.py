@@ -136,7 +136,11 @@ class MultiheadLatentAttention(ReferenceInterface):
             super().write_token(x, cache, new)
             return
         cache.backend.write_token(
-            self.wkv_a(x).squeeze(1), self.kv_norm, self.merge_network, new, cache.suffix
+            self.wkv_a(x).squeeze(1),
+            self.kv_norm,
+            self.merge_network,
+            new,
+            cache.suffix,
         )
 
     def has_fused_write(self, cache: KVCache) -> bool:

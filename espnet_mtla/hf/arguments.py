@@ -8,6 +8,7 @@ from torch import Tensor
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.cache import TemporalLatentCache
 
+
 def one_cache(cache: object | None, past_key_values: object | None) -> object | None:
     """Return the cache of a call that may name it by either keyword.
 
@@ -24,9 +25,7 @@ def one_cache(cache: object | None, past_key_values: object | None) -> object | 
     return cache
 
 
-def check_columns(
-    columns: object, new: int, cache: TemporalLatentCache | None
-) -> None:
+def check_columns(columns: object, new: int, cache: TemporalLatentCache | None) -> None:
     """Check ``cache_position``, the columns of the new tokens, ``(new,)``.
 
     ``generate`` of Transformers 4 passes it. Columns follow from the cache, so that the

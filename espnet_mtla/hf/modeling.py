@@ -42,7 +42,6 @@ from espnet_mtla.hf.loading import CheckedLoading
 from espnet_mtla.hf.packing import Packing, find_packing, over_columns
 from espnet_mtla.hf.versions import CACHE_NAME, CACHE_NAMES
 
-
 OTHERS = ("cache_position",)
 """Keywords of ``forward`` that are no parameters, since ``generate`` of Transformers 5
 would make their values for models that have such a parameter."""

@@ -33,7 +33,7 @@ from espnet_mtla.model.loss import (
     shifted,
 )
 from espnet_mtla.model.padding import (
-    lengths_for_encoder,
+    count_frames_alone,
     mask_convolutions,
     subsampled_lengths,
 )
@@ -96,6 +96,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         self._encoded = EncodedUtterances(config.encoded_cache_mb * 2**20)
         if encoder is not None:
             mask_convolutions(encoder)
+            count_frames_alone(encoder)
 
     def forward(
         self,
@@ -322,9 +323,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
                 x, lengths = self.normalize(x, lengths)
         if self.encoder is None:
             return x, lengths
-        x, encoded_lengths, *_ = self.encoder(
-            x, lengths_for_encoder(self.encoder, lengths)
-        )
+        x, encoded_lengths, *_ = self.encoder(x, lengths)
         return x, encoded_lengths
 
     def project(self, encoded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from espnet_mtla.data.tokens import TOKEN_TYPES
+from espnet_mtla.espnet import quiet_import
 from espnet_mtla.model.speech import DecoderOnlySpeechModel
-from espnet_mtla.quiet import quiet
 from espnet_mtla.task.batch import Preprocess, collate
 from espnet_mtla.task.build import INITS, build_model, load_model
 from espnet_mtla.task.checks import check_symbols
@@ -16,7 +16,7 @@ from espnet_mtla.task.data import Source, lengths
 from espnet_mtla.task.log import log_to
 from espnet_mtla.task.parts import CHOICES
 
-with quiet():  # espnet says that flash-attn is missing, and the like
+with quiet_import():
     from espnet2.tasks.abs_task import AbsTask
     from espnet2.train.distributed_utils import get_rank
     from espnet2.utils.nested_dict_action import NestedDictAction

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
+from espnet_mtla.espnet import initialisations, quiet_import
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
-from espnet_mtla.quiet import quiet
 from espnet_mtla.task.checkpoint import load, notes_of
 from espnet_mtla.task.config import load_yaml
 from espnet_mtla.task.files import use_copies
@@ -30,7 +30,7 @@ from espnet_mtla.task.parts import (
 )
 from espnet_mtla.task.tokens import read_token_list
 
-with quiet():  # espnet says that flash-attn is missing, and the like
+with quiet_import():
     from espnet2.asr.ctc import CTC
     from espnet2.torch_utils.initialize import initialize
 
@@ -38,8 +38,7 @@ with quiet():  # espnet says that flash-attn is missing, and the like
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.model.text import DecoderOnlyTextModel
 
-INITS = ("chainer", "xavier_uniform", "xavier_normal")
-INITS += ("kaiming_uniform", "kaiming_normal", "normal", None)
+INITS = (*initialisations(), None)
 """What espnet2's ``initialize`` knows, and torch's own."""
 
 
@@ -119,6 +118,11 @@ def initialise(args: Namespace, *parts: nn.Module | None) -> None:
     init = getattr(args, "init", None)
     if init is None:
         return
+    if init not in INITS:
+        raise UserError(
+            f"init: {init!r} is not in this version of ESPnet; valid: "
+            f"{', '.join(name for name in INITS if name)}, or leave it out"
+        )
     for part in parts:
         if part is not None:
             initialize(part, init)
@@ -145,6 +149,8 @@ def load_model(
         config_file = Path(model_file).parent / "config.yaml"
     args = Namespace(**load_yaml(config_file))
     use_copies(args, Path(config_file).parent)
+    if model_file is not None:
+        args.init = None  # the file has every parameter
     text = getattr(args, "task", "asr") == "sum"
     model = build_text_model(args) if text else build_model(args)
     if model_file is not None:

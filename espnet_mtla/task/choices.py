@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.quiet import quiet
+from espnet_mtla.espnet import quiet_import
 
 
 class LazyChoices:
@@ -60,7 +60,7 @@ class LazyChoices:
                 f"{', '.join([*self.paths, 'none'])} is needed"
             )
         module, attribute = self.paths[name].split(":")
-        with quiet():  # espnet says that flash-attn is missing, and the like
+        with quiet_import():
             return getattr(importlib.import_module(module), attribute)
 
 

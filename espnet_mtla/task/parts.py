@@ -16,6 +16,7 @@ from torch import nn
 from espnet_mtla.attention import attention_settings
 from espnet_mtla.decoder import DecoderConfig
 from espnet_mtla.errors import UserError
+from espnet_mtla.espnet import unify_parameter_names
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.task.choices import LazyChoices, setting_names
 from espnet_mtla.task.config import check_keys
@@ -177,7 +178,9 @@ def build_encoder(args: Namespace, input_size: int) -> nn.Module | None:
     if settings.get("interctc_layer_idx"):
         raise UserError("encoder_conf.interctc_layer_idx: is not supported")
     with naming("encoder_conf"):
-        return component(input_size=input_size, **settings)
+        encoder = component(input_size=input_size, **settings)
+    unify_parameter_names(encoder)
+    return encoder
 
 
 def check_sections(args: Namespace) -> None:

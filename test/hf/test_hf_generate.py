@@ -166,9 +166,7 @@ def test_generate_in_chunks_and_from_a_filled_cache() -> None:
     cache = cache_of(model(batch[:, :7]))
     continued = model.generate(batch, cache=cache, **GREEDY)
     assert torch.equal(continued, expected)
-    more = model.generate(
-        expected, cache=cache, do_sample=False, max_new_tokens=4
-    )
+    more = model.generate(expected, cache=cache, do_sample=False, max_new_tokens=4)
     longer = model.generate(batch, do_sample=False, max_new_tokens=13)
     assert torch.equal(more, longer)
 
