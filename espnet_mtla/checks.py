@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from argparse import ArgumentTypeError
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 
 from espnet_mtla.errors import UserError
 
@@ -15,6 +16,31 @@ def require(condition: bool, field: str, value: object, needed: str) -> None:
     """
     if not condition:
         raise UserError(f"{field}: {value!r} given, {needed} needed")
+
+
+def refuse_unknown(
+    call: Callable[..., object], others: Iterable[str], allowed: Collection[str] = ()
+) -> None:
+    """Refuse keywords that a call does not know, whatever their values.
+
+    Args:
+        call: the function or method that was called.
+        others: keywords that it was passed beside its own parameters.
+        allowed: those that it takes all the same.
+
+    Raises:
+        UserError: names what is unknown, and what is known.
+    """
+    unknown = [name for name in others if name not in allowed]
+    if not unknown:
+        return
+    parameters = inspect.signature(call).parameters.values()
+    named = (inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    known = [p.name for p in parameters if p.kind in named and p.name != "self"]
+    raise UserError(
+        f"{call.__qualname__}: unknown keyword {', '.join(map(repr, unknown))}; known: "
+        f"{', '.join([*known, *allowed])}"
+    )
 
 
 def check_count(

@@ -1,29 +1,33 @@
 #!/usr/bin/env bash
-# Sets up the Python environment that the recipes and the tests run in. Run it as often
-# as you like: it does only what is missing.
+# Sets up the Python environment that the recipes and the tests run in: exact versions,
+# checked against the hashes in utils/lock. Run it as often as you like: it does only what
+# is missing.
 set -euo pipefail
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-OLDEST=10 # Python 3.OLDEST to 3.NEWEST have been tried with everything below
-NEWEST=12
-NEEDED_GB=6
+LOCK=$ROOT/utils/lock
+OLDEST=10 # Python 3.OLDEST to 3.NEWEST are tested with everything in the lock
+NEWEST=13
+NEEDED_GB=7
 
-extras="recipes"
 python=""
+versions=locked
 force=false
 
 usage() {
     cat <<EOF
-Usage: utils/install.sh [--extras "NAME ..."] [--python PYTHON] [--force]
+Usage: utils/install.sh [--python PYTHON] [--versions locked|newest|oldest] [--force]
 
-Installs espnet_mtla and what it needs into the virtual environment that is active, or
-else into $ROOT/.venv (made when it is missing). Nothing outside of
-that folder and the checkout is written, unless UV_CACHE_DIR names a cache.
+Installs espnet_mtla and what it needs into the active virtual environment, or else into
+$ROOT/.venv (made when it is missing). Nothing outside of that
+folder and the checkout is written, unless UV_CACHE_DIR names a cache.
 
-  --extras "NAME ..."  parts to install, of: recipes hf ssl flash dev ($extras)
-  --python PYTHON      the interpreter that .venv is made with (the first of python3.11,
-                       python3.12, python3.10 and python3 that fits)
-  --force              install even if the stamp says that all is there
+  --python PYTHON    the interpreter that .venv is made with (the first of python3.11,
+                     python3.12, python3.13, python3.10 and python3 that fits)
+  --versions WHICH   locked: what utils/lock names (the default). newest: the newest
+                     release of everything; oldest: the lower bounds in pyproject.toml.
+                     These two go into .venv-newest and .venv-oldest
+  --force            install even if the stamp says that everything is there
 EOF
 }
 
@@ -36,37 +40,37 @@ die() {
 parse_options() {
     while [ $# -gt 0 ]; do
         case $1 in
-            --extras=* | --python=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-            --extras | --python)
+            --versions=* | --python=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+            --versions | --python)
                 [ $# -ge 2 ] || die "$1 needs a value (see --help)"
                 printf -v "${1#--}" '%s' "$2"
                 shift 2
                 ;;
+            --extras | --extras=*)
+                die "--extras: the lock holds every part, so this option is gone; for" \
+                    "some parts only: pip install \"${ROOT}[hf]\" (recipes hf ssl flash dev)"
+                ;;
             --force) force=true && shift ;;
             -h | --help) usage && exit 0 ;;
-            *) die "unknown option $1; known are --extras, --python, --force, --help" ;;
+            *) die "unknown option $1; known are --python, --versions, --force, --help" ;;
         esac
     done
-    extras=${extras//,/ }
-    local name
-    for name in $extras; do
-        case $name in
-            recipes | hf | ssl | flash | dev) ;;
-            *) die "--extras: unknown part '$name'; known are recipes hf ssl flash dev" ;;
-        esac
-    done
+    case $versions in
+        locked | newest | oldest) ;;
+        *) die "--versions: '$versions' is none of locked, newest, oldest" ;;
+    esac
 }
 
-fits() { # fits PYTHON: true when its version is one that we know to work
+fits() { # fits PYTHON: true when its version is a supported one
     "$1" -c "import sys; sys.exit(not (3, $OLDEST) <= sys.version_info[:2] <= (3, $NEWEST))" \
         >/dev/null 2>&1
 }
 
 version_of() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null; }
 
-find_python() { # prints the interpreter that .venv is made with
+find_python() { # prints the interpreter that the environment is made with
     local name
-    for name in ${python:-python3.11 python3.12 python3.10 python3}; do
+    for name in ${python:-python3.11 python3.12 python3.13 python3.10 python3}; do
         if fits "$name"; then
             echo "$name"
             return
@@ -81,11 +85,11 @@ find_python() { # prints the interpreter that .venv is made with
 make_venv() {
     local chosen
     chosen=$(find_python)
-    say "making $ROOT/.venv with $chosen ($(version_of "$chosen"))"
+    say "making $env with $chosen ($(version_of "$chosen"))"
     if "$chosen" -c 'import ensurepip' 2>/dev/null; then
-        "$chosen" -m venv "$ROOT/.venv" || die "$chosen -m venv $ROOT/.venv failed"
+        "$chosen" -m venv "$env" || die "$chosen -m venv $env failed"
     elif command -v uv >/dev/null; then
-        uv venv --quiet --python "$chosen" "$ROOT/.venv" || die "uv venv failed"
+        uv venv --quiet --python "$chosen" "$env" || die "uv venv failed"
     else
         die "$chosen cannot make virtual environments: apt-get install" \
             "python3-venv (as root), and run this again"
@@ -95,10 +99,11 @@ make_venv() {
 choose_environment() { # sets env and py
     env=${VIRTUAL_ENV:-}
     [ "${CONDA_DEFAULT_ENV:-base}" = base ] || env=${env:-${CONDA_PREFIX:-}}
-    if [ -z "$env" ]; then
-        env=$ROOT/.venv
-        [ -x "$env/bin/python3" ] || make_venv
-    fi
+    [ $versions = locked ] || env=$ROOT/.venv-$versions
+    env=${env:-$ROOT/.venv}
+    case $env in
+        "$ROOT"/.venv*) [ -x "$env/bin/python3" ] || make_venv ;;
+    esac
     py=$env/bin/python3
     [ -x "$py" ] || die "$env is active but has no bin/python3: leave it (deactivate)" \
         "and run this again"
@@ -110,20 +115,18 @@ choose_environment() { # sets env and py
         "and run this again"
 }
 
-fingerprint() { # one line for the requirement files, the interpreter and the checkout
+fingerprint() { # one line for the requirements, the interpreter and the checkout
     {
-        cat "$ROOT/setup.py" "$ROOT/utils/constraints.txt" "$ROOT/utils/overrides.txt"
+        cat "$ROOT/pyproject.toml" "$ROOT/setup.py" "$LOCK"/*.txt
         version_of "$py"
         echo "$ROOT"
     } | sha256sum | cut -d' ' -f1
 }
 
-is_installed() { # every part asked for stands in the stamp, and the packages are there
-    local name
+is_installed() { # the stamp is of these requirements, and the packages are there
     $force && return 1
-    for name in core $extras; do
-        grep -qsx "$(fingerprint) $name" "$stamp" || return 1
-    done
+    [ $versions = locked ] || return 1
+    grep -qsx "$(fingerprint)" "$stamp" || return 1
     "$py" -c 'import sys
 from importlib.util import find_spec
 sys.exit(any(find_spec(name) is None for name in sys.argv[1:]))' torch espnet_mtla
@@ -137,14 +140,58 @@ check_space() {
         "$NEEDED_GB GB: free some, or activate a virtual environment on a bigger disk"
 }
 
+use_certificates() { # sets bundle: the authorities that pip and uv trust
+    # Proxies that sign by an authority of their own are known to the system, or named in
+    # one of these variables or in pip's settings. uv and older releases of pip would only
+    # trust the authorities that they bring along.
+    local name file
+    bundle=""
+    for name in SSL_CERT_FILE PIP_CERT REQUESTS_CA_BUNDLE CURL_CA_BUNDLE; do
+        [ -n "${!name:-}" ] || continue
+        [ -e "${!name}" ] || die "$name: ${!name}: no such file"
+        bundle=${!name}
+        break
+    done
+    [ -n "$bundle" ] || bundle=$("$py" -m pip config get global.cert 2>/dev/null) || bundle=""
+    for file in /etc/ssl/certs/ca-certificates.crt /etc/pki/tls/certs/ca-bundle.crt \
+        /etc/ssl/ca-bundle.pem /etc/ssl/cert.pem; do
+        [ -n "$bundle" ] || [ ! -f $file ] || bundle=$file
+    done
+    [ -z "$bundle" ] || export PIP_CERT=$bundle
+    if [ -d "$bundle" ]; then
+        unset SSL_CERT_FILE
+        export SSL_CERT_DIR=$bundle
+    elif [ -n "$bundle" ]; then
+        export SSL_CERT_FILE=$bundle
+    fi
+}
+
+explain() { # explain LOG WHAT: ends with the reason that an installer's log gives
+    if grep -qiE 'peer certificate|certificate.verify|ssl certificate|UnknownIssuer' "$1"; then
+        die "the certificate of the package index, or of the proxy before it, is not" \
+            "signed by an authority in ${bundle:-the list that the installer brings}: name" \
+            "the file with the right one, SSL_CERT_FILE=/path/to/ca.pem (details in $1)"
+    elif grep -qiE 'hash mismatch|do not match the hashes' "$1"; then
+        die "a package is not the one that utils/lock names (see above): if the index is" \
+            "right, run utils/lock.sh and commit what it changes"
+    elif grep -qiE 'dns error|name resolution|error sending request|new connection|timed out|unreachable' "$1"; then
+        die "no network: cannot reach the package index (behind a proxy, set https_proxy;" \
+            "details in $1)"
+    fi
+    die "$2"
+}
+
 find_uv() { # sets uv: the installer, put into the environment itself when missing
-    if "$py" -m uv --version >/dev/null 2>&1; then
+    local log=$env/install.log
+    if "$py" -m pip --version >/dev/null 2>&1; then
+        say "fetching the installer ($(sed -n 's/^\(uv==[^ ]*\).*/\1/p' "$LOCK/installer.txt"))"
+        : >"$log" # pip appends to it, and only there says why it found nothing
+        "$py" -m pip install --quiet --log "$log" --no-cache-dir \
+            --disable-pip-version-check --require-hashes \
+            --requirement "$LOCK/installer.txt" ||
+            explain "$log" "pip could not fetch uv (see above, and $log)"
         uv=("$py" -m uv)
-    elif "$py" -m pip --version >/dev/null 2>&1; then
-        say "fetching the installer (uv)"
-        "$py" -m pip install --quiet --no-cache-dir --disable-pip-version-check uv ||
-            die "pip could not fetch uv: is there a network (and a proxy, if you need" \
-                "one, in https_proxy)? If so, see pip's words above"
+    elif "$py" -m uv --version >/dev/null 2>&1; then
         uv=("$py" -m uv)
     elif command -v uv >/dev/null; then
         uv=(uv)
@@ -157,28 +204,30 @@ find_uv() { # sets uv: the installer, put into the environment itself when missi
     [ -z "$index" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
 }
 
+pip_install() { # pip_install OPTION ...: by uv, with its words shown and kept
+    local log=$env/install.log
+    if "${uv[@]}" pip install --python "$py" "$@" 2>&1 | tee "$log"; then return; fi
+    explain "$log" "the installation into $env broke off (see the lines above); run this again"
+}
+
 install_packages() {
-    local parts=${extras:+[${extras// /,}]} files resolved log=$env/install.log
-    files=(--override "$ROOT/utils/overrides.txt" --constraint "$ROOT/utils/constraints.txt")
-    say "looking up versions"
-    if ! resolved=$(cd "$ROOT" && echo ".$parts" |
-        "${uv[@]}" pip compile --no-annotate --no-header --python "$py" "${files[@]}" - \
-            2>"$log"); then
-        if grep -qiE 'dns|connect|timed out|network|sending request' "$log"; then
-            die "no network: cannot reach the package index (behind a proxy, set" \
-                "https_proxy; details in $log)"
-        fi
-        cat "$log" >&2
-        die "no set of versions fits together (see above)"
-    fi
-    say "installing $(wc -l <<<"$resolved") packages into $env" \
-        "(up to 3 GB to fetch the first time)"
+    local parts="[recipes,hf,ssl,dev]" ranges
     # Byte code now: where Python is told to write none, each command would compile torch
     # and espnet anew, and a recipe runs dozens of them.
-    "${uv[@]}" pip install --python "$py" "${files[@]}" --compile-bytecode \
-        --editable "$ROOT$parts" ||
-        die "the installation into $env broke off (see the lines above); run this" \
-            "again, and it goes on where it stopped"
+    if [ $versions = locked ]; then
+        say "installing what $LOCK/environment.txt names into $env" \
+            "(up to 3 GB to fetch the first time)"
+        # The lock is complete, and holds versions that ESPnet's own bounds leave out.
+        pip_install --no-deps --require-hashes --compile-bytecode \
+            --build-constraints "$LOCK/build.txt" \
+            --requirement "$LOCK/environment.txt"
+        pip_install --no-deps --no-build-isolation --quiet --editable "$ROOT"
+        return
+    fi
+    ranges=(--overrides "$LOCK/overrides.txt" --excludes "$LOCK/excluded.txt")
+    [ $versions = newest ] || ranges+=(--resolution lowest-direct)
+    say "installing the $versions versions into $env (up to 3 GB to fetch)"
+    pip_install --upgrade --compile-bytecode "${ranges[@]}" --editable "$ROOT$parts"
 }
 
 main() {
@@ -186,22 +235,18 @@ main() {
     choose_environment
     stamp=$env/.espnet_mtla_stamp
     if is_installed; then
-        say "everything is there: $env (core $extras)"
+        say "everything is there: $env"
         return
     fi
     check_space
+    use_certificates
     find_uv
     install_packages
     # The default cache is this environment's own: its files are linked to from the
     # environment, and once all is installed it is of no more use.
     [ "$UV_CACHE_DIR" != "$env/.cache-uv" ] || rm -rf "$UV_CACHE_DIR"
-    local name
-    touch "$stamp"
-    { grep "^$(fingerprint) " "$stamp" || true; } >"$stamp.new"
-    for name in core $extras; do echo "$(fingerprint) $name"; done >>"$stamp.new"
-    sort -u "$stamp.new" >"$stamp"
-    rm "$stamp.new"
-    say "done in $SECONDS s: $env (core $extras)"
+    fingerprint >"$stamp"
+    say "done in $SECONDS s: $env"
     [ "${VIRTUAL_ENV:-}" = "$env" ] || say "to use it by hand: source $env/bin/activate"
 }
 

@@ -25,7 +25,7 @@ enter_environment() { # the active one, the checkout's own, or whatever python3 
 }
 
 if ! enter_environment; then
-    "$ROOT/utils/install.sh" --extras recipes || exit 1
+    "$ROOT/utils/install.sh" || exit 1
     if ! enter_environment; then
         echo "error: the environment cannot run the recipes: utils/install.sh --force" >&2
         exit 1

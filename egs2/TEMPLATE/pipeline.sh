@@ -169,8 +169,12 @@ check_tables() { # of data folders that are there
     done
 }
 
+may_have_empty_texts() { # of a set that is scored alone; no model learns from them
+    [[ " $test_sets " == *" $1 "* && $1 != "$valid_set" && $1 != "$train_set" ]]
+}
+
 stage_speed_perturb() {
-    local set no_text=()
+    local set empty no_text=()
     $dry_run || check_tables
     if [ "$task" = sum ]; then
         say "   no sound to check or perturb; stage 4 checks the texts"
@@ -178,8 +182,10 @@ stage_speed_perturb() {
     fi
     [ "$target_text" = text ] || no_text=(--no_text) # the others are checked all the same
     for set in "$train_set" "${held_out[@]}"; do
+        empty=()
+        if may_have_empty_texts "$set"; then empty=(--allow_empty_text); fi
         step validate_data "check.$set" "data/$set" "data/$set" -- "data/$set" \
-            ${no_text[@]+"${no_text[@]}"}
+            ${no_text[@]+"${no_text[@]}"} ${empty[@]+"${empty[@]}"}
     done
     [ -n "$speed_factors" ] || return 0
     # shellcheck disable=SC2086 # a list of factors
@@ -204,19 +210,22 @@ stage_format() {
 }
 
 stage_filter() {
-    local set limits
+    local set limits empty
     for set in "$TRAIN" "${held_out[@]}"; do
+        empty=()
+        if may_have_empty_texts "$set"; then empty=(--allow_empty_text); fi
         if [ "$task" = sum ]; then
             step filter_texts "$set" "$dumpdir/$set" "data/$set" -- \
                 "data/$set" "$dumpdir/$set" --source_text "$source_text" \
-                --target_text "$target_text" --max_words "$max_words"
+                --target_text "$target_text" --max_words "$max_words" \
+                ${empty[@]+"${empty[@]}"}
             continue
         fi
         limits=(--min_seconds "$min_seconds" --max_seconds "$max_seconds")
         # A test set stays whole, or results could not be compared.
         [[ " $test_sets " != *" $set "* ]] || limits=(--min_seconds 0 --max_seconds inf)
         step filter_data "$set" "$dumpdir/$set" "$dumpdir/org/$set" -- \
-            "$dumpdir/org/$set" "$dumpdir/$set" "${limits[@]}"
+            "$dumpdir/org/$set" "$dumpdir/$set" "${limits[@]}" ${empty[@]+"${empty[@]}"}
         [ "$feats_type" = raw ] || dump_features "$set"
     done
 }

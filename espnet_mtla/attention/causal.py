@@ -71,18 +71,30 @@ class CausalAttention(nn.Module):
         """
         raise NotImplementedError
 
-    def expand(self, entries: Tensor) -> tuple[Tensor, Tensor]:
+    def up_matrix(self, like: Tensor) -> Tensor | None:
+        """Return what :meth:`absorb`, :meth:`release` and :meth:`expanded` multiply by.
+
+        Reading it can take as long as a product (:mod:`.linear`), so it is read once a
+        call and handed to all three; None there means that it is read on the spot.
+        ``like`` gives the type and device of activations. None: they need nothing.
+        """
+        del like
+        return None
+
+    def expand(
+        self, entries: Tensor, up: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Entries ``(B, G, S, w)`` to keys and values of :attr:`heads_layout`.
 
         Called where that is another layout than the type's own.
         """
         raise NotImplementedError
 
-    def absorb(self, q: Tensor) -> Tensor:
+    def absorb(self, q: Tensor, up: Tensor | None = None) -> Tensor:
         """Queries to the space of the entries' keys, ``(N, H, U, key_width)``."""
         raise NotImplementedError
 
-    def release(self, out: Tensor) -> Tensor:
+    def release(self, out: Tensor, up: Tensor | None = None) -> Tensor:
         """What :meth:`absorb` did, undone on the values: ``(N, H, U, value_width)``."""
         raise NotImplementedError
 
@@ -241,27 +253,30 @@ class CausalAttention(nn.Module):
         self, q: Tensor, cache: KVCache, visible: Tensor, own: Tensor | None
     ) -> Tensor:
         """Queries ``(N, H, L, .)`` over prompt and suffix: ``(N, H, L, d_V)``."""
-        absorbed = self.absorb(q)
+        up = self.up_matrix(q)
+        absorbed = self.absorb(q, up)
         out, lse = attend_suffix(absorbed, cache, visible, own, self.scale)
         if cache.prompt.size(2) == 0:
-            return self.release(out)
+            return self.release(out, up)
         entries, layout = cache.prompt_entries(), cache.prompt_layout
         if layout is self.layout and self._had_better_expand(q, cache):
-            layout, entries = self.expanded(entries)
+            layout, entries = self.expanded(entries, up)
         if layout is self.layout:
             found = attend_prompt(absorbed, entries, layout, cache, self.scale)
-            return self.release(cache.backend.merge(*found, out, lse))
+            return self.release(cache.backend.merge(*found, out, lse), up)
         found = attend_prompt(q, entries, layout, cache, self.scale)
-        return cache.backend.merge(*found, self.release(out), lse)
+        return cache.backend.merge(*found, self.release(out, up), lse)
 
-    def expanded(self, entries: Tensor) -> tuple[EntryLayout, Tensor]:
+    def expanded(
+        self, entries: Tensor, up: Tensor | None = None
+    ) -> tuple[EntryLayout, Tensor]:
         """Entries ``(B, G, S, w)`` as keys and values of each head, and their layout.
 
         Of types whose entries are that already, the same again.
         """
         if self.heads_layout is self.layout:
             return self.layout, entries
-        return self.heads_layout, torch.cat(self.expand(entries), dim=-1)
+        return self.heads_layout, torch.cat(self.expand(entries, up), dim=-1)
 
     @property
     def heads_layout(self) -> EntryLayout:

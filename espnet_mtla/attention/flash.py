@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,12 +236,16 @@ FLEX = "flex"
 """FlexAttention (:mod:`.flex`), on request: on GPUs, with masks, without dropout."""
 
 _asked_for = "auto"
+_turns = Turns()
 _named: set[str] = set()
 
 
 @contextmanager
 def training_kernel(name: str) -> Iterator[None]:
     """Meanwhile use this kernel: one of :data:`KERNELS`, blocked, flex, or auto.
+
+    The choice is the process's: a backward may run in another thread than its forward.
+    A second thread that makes one waits until the first is done.
 
     Raises:
         UserError: an unknown name; later, in training, where the kernel is unfit.
@@ -249,11 +254,12 @@ def training_kernel(name: str) -> Iterator[None]:
     if name not in ("auto", *KERNELS, BLOCKED, FLEX):
         names = ", ".join(["auto", *KERNELS, BLOCKED, FLEX])
         raise UserError(f"training kernel: {name!r} given, one of {names} is needed")
-    before, _asked_for = _asked_for, name
-    try:
-        yield
-    finally:
-        _asked_for = before
+    with _turns:
+        before, _asked_for = _asked_for, name
+        try:
+            yield
+        finally:
+            _asked_for = before
 
 
 def choose_kernel(q: Tensor, dropout: float) -> str:

@@ -13,8 +13,9 @@ which takes a third of the work per score. Module names are the reference's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +26,14 @@ from espnet_mtla.attention.config import LatentConfig, TemporalLatentConfig
 from espnet_mtla.attention.dense import expand
 from espnet_mtla.attention.interface import ReferenceInterface
 from espnet_mtla.attention.layout import EntryLayout
+from espnet_mtla.attention.linear import linear_matrix
 from espnet_mtla.attention.merge import (
     HyperNetwork,
     add_to_open,
     chunk_encoding,
     running_sums,
 )
+from espnet_mtla.attention.overrides import is_plain, keeps_methods
 from espnet_mtla.attention.rope import rotate
 from espnet_mtla.attention.timeline import NewTokens
 
@@ -38,6 +41,13 @@ EXPAND_COST = 1.5
 """Queries from which expanding a prompt is faster, over those from which it is less
 arithmetic. CPU, fp32, paper sizes (86 by arithmetic): 112 to 160 for prompts of 250 to
 2000 frames at strides 1 and 2."""
+
+FUSED_CACHE_METHODS: dict[str, Callable] = {
+    "open_entry": KVCache.open_entry,
+    "write": KVCache.write,
+    "_put": KVCache._put,
+}
+"""Methods of the cache that the fused write of a token stands for."""
 
 
 class MultiheadLatentAttention(ReferenceInterface):
@@ -125,17 +135,39 @@ class MultiheadLatentAttention(ReferenceInterface):
         return torch.cat((merged, self.rotate(k_rope, angles)), dim=-1).unsqueeze(1)
 
     def write_token(self, x: Tensor, cache: KVCache, new: NewTokens) -> None:
-        at_once = getattr(cache.backend, "write_token", None)
-        in_8_bits = cache.options.dtype is not None
-        if (
-            at_once is None
-            or in_8_bits
-            or type(self).rotate is not MultiheadLatentAttention.rotate
-        ):
+        if not self.has_fused_write(cache):
             super().write_token(x, cache, new)
             return
-        hypernet = getattr(self, "hypernet_down", None)
-        at_once(self.wkv_a(x).squeeze(1), self.kv_norm, hypernet, new, cache.suffix)
+        cache.backend.write_token(
+            self.wkv_a(x).squeeze(1),
+            self.kv_norm,
+            self.merge_network,
+            new,
+            cache.suffix,
+        )
+
+    def has_fused_write(self, cache: KVCache) -> bool:
+        """Return True if the back-end has a kernel that does what the hooks would.
+
+        The kernel stands for :attr:`fused_methods`, for :data:`FUSED_CACHE_METHODS`,
+        and for the calls of norm and hyper-network, whose parameters it reads. Where
+        any of these is not the package's own, the hooks run.
+        """
+        norm = self.kv_norm
+        return (
+            hasattr(cache.backend, "write_token")
+            and cache.options.dtype is None
+            and keeps_methods(self, self.fused_methods)
+            and keeps_methods(cache, FUSED_CACHE_METHODS)
+            and is_plain(norm, nn.LayerNorm)
+            and norm.weight is not None
+            and norm.bias is not None
+        )
+
+    @property
+    def merge_network(self) -> HyperNetwork | None:
+        """What weighs latents as they are merged; None: they are not."""
+        return None
 
     def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
         """Rotary parts ``(..., d_R)`` turned; a subclass may lay them out otherwise."""
@@ -148,24 +180,34 @@ class MultiheadLatentAttention(ReferenceInterface):
         del new, carry
         return latent
 
-    def up_projections(self) -> tuple[Tensor, Tensor]:
-        """W_k ``(H, d_N, r)`` and W_v ``(H, d_V, r)``."""
-        weight = self.wkv_b.weight.unflatten(0, (self.settings.num_heads, -1))
-        return weight.split(
+    def up_matrix(self, like: Tensor) -> Tensor:
+        """W_k and W_v of each head in turn, ``(H (d_N + d_V), r)``, as ``wkv_b`` acts."""
+        return linear_matrix(self.wkv_b, self.settings.kv_lora_rank, like, "wkv_b")
+
+    def up_projections(
+        self, like: Tensor, up: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """W_k ``(H, d_N, r)`` and W_v ``(H, d_V, r)``; see :meth:`up_matrix`."""
+        up = self.up_matrix(like) if up is None else up
+        by_head = up.unflatten(0, (self.settings.num_heads, -1))
+        return by_head.split(
             (self.settings.qk_nope_head_dim, self.settings.v_head_dim), 1
         )
 
     def attend(
         self, q: Tensor, entries: Tensor, rank: Tensor | None, dropout: float
     ) -> Tensor:
-        weight, stride = self.wkv_b.weight, self.layout.stride
+        up, stride = self.up_matrix(entries), self.layout.stride
         entries = entries.squeeze(1)
-        return attend_latents(q, entries, weight, rank, stride, self.scale, dropout)
+        return attend_latents(q, entries, up, rank, stride, self.scale, dropout)
 
-    def expand(self, entries: Tensor) -> tuple[Tensor, Tensor]:
+    def expand(
+        self, entries: Tensor, up: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Entries ``(B, 1, S, r + d_R)`` to keys and values of each head."""
         heads, width = self.settings.num_heads, self.settings.qk_head_dim
-        return expand(entries.squeeze(1), self.wkv_b.weight, heads, width)
+        up = self.up_matrix(entries) if up is None else up
+        return expand(entries.squeeze(1), up, heads, width)
 
     @property
     def heads_layout(self) -> EntryLayout:
@@ -173,15 +215,15 @@ class MultiheadLatentAttention(ReferenceInterface):
         heads, stride = self.settings.num_heads, self.layout.stride
         return EntryLayout(heads, key + value, key, key, value, stride)
 
-    def absorb(self, q: Tensor) -> Tensor:
+    def absorb(self, q: Tensor, up: Tensor | None = None) -> Tensor:
         """Queries ``(N, H, U, d_N + d_R)`` to ``(N, H, U, r + d_R)``."""
         q_nope, q_rope = self._split_query(q)
-        w_k, _ = self.up_projections()
+        w_k, _ = self.up_projections(q, up)
         return torch.cat((_times_heads(q_nope, w_k), q_rope), dim=-1)
 
-    def release(self, out: Tensor) -> Tensor:
+    def release(self, out: Tensor, up: Tensor | None = None) -> Tensor:
         """Summed latents ``(N, H, U, r)`` to values ``(N, H, U, d_V)``."""
-        _, w_v = self.up_projections()
+        _, w_v = self.up_projections(out, up)
         return _times_heads(out, w_v.mT)
 
     def project_out(self, out: Tensor) -> Tensor:
@@ -195,6 +237,15 @@ class MultiheadLatentAttention(ReferenceInterface):
     def _split_entry(self, entry: Tensor) -> tuple[Tensor, Tensor]:
         sizes = (self.settings.kv_lora_rank, self.settings.qk_rope_head_dim)
         return entry.split(sizes, dim=-1)
+
+    fused_methods: ClassVar[dict[str, Callable]] = {
+        "_write": ReferenceInterface._write,
+        "entries": entries,
+        "_split_entry": _split_entry,
+        "rotate": rotate,
+        "merge": merge,
+    }
+    """Methods that the fused write of a token stands for, see has_fused_write."""
 
 
 def _times_heads(x: Tensor, weight: Tensor) -> Tensor:
@@ -264,6 +315,15 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         self.cross_att = cross_att
         self.hypernet_down = HyperNetwork(self.settings.kv_lora_rank)
 
+    def has_fused_write(self, cache: KVCache) -> bool:
+        network = self.merge_network
+        own = network is not None and network.is_plain()
+        return own and super().has_fused_write(cache)
+
+    @property
+    def merge_network(self) -> HyperNetwork | None:
+        return self.hypernet_down
+
     def chunk_codes(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         chunks = index // self.layout.stride
         return chunk_encoding(chunks, self.settings.kv_lora_rank).to(dtype)
@@ -282,3 +342,8 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         if latent.size(1) == 1 and summed is not None:
             return add_to_open(weighted, summed, new.is_open)
         return running_sums(weighted, stride, new.start, summed)
+
+    fused_methods: ClassVar[dict[str, Callable]] = {
+        **MultiheadLatentAttention.fused_methods,
+        "merge": merge,
+    }

@@ -18,6 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from espnet_mtla.attention.linear import is_plain_linear
+from espnet_mtla.attention.overrides import is_plain
+
 
 class HyperNetwork(nn.Module):
     """Merge weights from a token's latent and its chunk's index.
@@ -41,6 +44,12 @@ class HyperNetwork(nn.Module):
     def weigh(self, latents: Tensor, codes: Tensor) -> Tensor:
         """The same for any tokens, their chunks encoded as ``(B or 1, T, r)``."""
         return self._weigh(latents, self.fc_c(codes))
+
+    def is_plain(self) -> bool:
+        """Return True if nothing but this class and plain layers makes the weights."""
+        own = is_plain(self, HyperNetwork, ("weigh", "_weigh"))
+        layers = (self.fc_c, self.fc_p)
+        return own and all(is_plain_linear(x) and x.bias is not None for x in layers)
 
     def _weigh(self, latents: Tensor, features: Tensor) -> Tensor:
         return torch.sigmoid((features * self.fc_p(latents)).sum(-1, keepdim=True))

@@ -64,10 +64,12 @@ class MultiheadAttention(ReferenceInterface):
         k, v = entries.split(self.settings.head_dim, dim=-1)
         return attend_heads(q, k, v, rank, self.scale, dropout)
 
-    def absorb(self, q: Tensor) -> Tensor:
+    def absorb(self, q: Tensor, up: Tensor | None = None) -> Tensor:
+        del up  # entries are keys and values of heads already
         return q
 
-    def release(self, out: Tensor) -> Tensor:
+    def release(self, out: Tensor, up: Tensor | None = None) -> Tensor:
+        del up
         return out
 
     def project_out(self, out: Tensor) -> Tensor:

@@ -194,7 +194,7 @@ class ProductsAlone(WithoutAttention):
         x = self.decoder.embed(tokens)
         for layer in self.decoder.layers:
             attention = _latent(layer.attention)
-            w_k, w_v = attention.up_projections()
+            w_k, w_v = attention.up_projections(x)
             attention.wq(x), attention.wkv_a(x)
             self.queries @ w_k
             self.asking @ attention.layout.keys(self.entries).mT

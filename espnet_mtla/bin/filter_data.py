@@ -22,6 +22,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--max_chars", type=int, help="most characters of a text; none is no limit"
     )
+    parser.add_argument(
+        "--allow_empty_text",
+        action="store_true",
+        help="keep utterances with an empty text, as in a test set",
+    )
     return parser
 
 
@@ -30,7 +35,9 @@ def main() -> None:
     args = get_parser().parse_args()
     from espnet_mtla.data.filter import Limits, filter_data
 
-    limits = Limits(args.min_seconds, args.max_seconds, args.max_chars)
+    limits = Limits(
+        args.min_seconds, args.max_seconds, args.max_chars, args.allow_empty_text
+    )
     filter_data(args.input, args.output, limits)
 
 

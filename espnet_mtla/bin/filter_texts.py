@@ -20,6 +20,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--source_text", default="text.source", help="table to read")
     parser.add_argument("--target_text", default="text", help="table it becomes")
     parser.add_argument("--max_words", type=int, help="words kept of each source")
+    parser.add_argument(
+        "--allow_empty_text",
+        action="store_true",
+        help="keep pairs with an empty target, as in a test set",
+    )
     return parser
 
 
@@ -31,7 +36,7 @@ def main() -> None:
     if args.max_words is not None and args.max_words < 1:
         raise UserError(f"--max_words {args.max_words}: must be at least 1")
     names = (args.source_text, args.target_text)
-    filter_pairs(args.input, args.output, names, args.max_words)
+    filter_pairs(args.input, args.output, names, args.max_words, args.allow_empty_text)
 
 
 if __name__ == "__main__":

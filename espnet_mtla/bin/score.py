@@ -12,8 +12,9 @@ import json
 from pathlib import Path
 
 from espnet_mtla.bin.cli import run
+from espnet_mtla.score.form import FORMATS
 from espnet_mtla.score.metric import METRICS, Report, Request, resolve
-from espnet_mtla.score.texts import FORMATS, read_request
+from espnet_mtla.score.texts import read_request
 
 
 def positive(text: str) -> int:
@@ -44,7 +45,8 @@ def get_parser() -> argparse.ArgumentParser:
         choices=FORMATS,
         default="auto",
         help="kaldi: 'key text'; lines: paired by number; jsonl: objects with key (or"
-        " id) and text; auto: jsonl for *.jsonl, else kaldi",
+        " id) and text; auto: jsonl for *.jsonl, else kaldi, or lines if no file can be"
+        " kaldi and all are as long",
     )
     add("--ref_field", default="text", help="the text of a reference in jsonl")
     add("--hyp_field", default="text", help="the text of a hypothesis in jsonl")
@@ -97,7 +99,6 @@ def main() -> None:
         args.compare,
         args.format,
         (args.ref_field, args.hyp_field),
-        METRICS[args.metric].empty_refs,
         resamples=args.resamples,
         seed=args.seed,
         confusions=args.confusions,

@@ -31,6 +31,9 @@ def get_parser() -> argparse.ArgumentParser:
         "the tables as they were go to .backup in the folder, reasons to its 'dropped'",
     )
     parser.add_argument("--no_text", action="store_true", help="text is not needed")
+    parser.add_argument(
+        "--allow_empty_text", action="store_true", help="as test sets may have them"
+    )
     parser.add_argument("--no_audio", action="store_true", help="open no sound")
     parser.add_argument(
         "--max_lines", type=int, default=10, help="lines printed a kind of problem"
@@ -63,7 +66,7 @@ def main() -> None:
 
     if args.nj < 1 or args.max_lines < 1:
         raise UserError("--nj and --max_lines must be at least 1")
-    checks = Checks(not args.no_text, not args.no_audio, args.nj)
+    checks = Checks(not args.no_text, not args.no_audio, args.nj, args.allow_empty_text)
     found = inspect(args.folder, checks)
     print_problems(found.problems, args.max_lines)
     speakerless = not {"utt2spk", "spk2utt"} <= found.rows.keys()

@@ -34,9 +34,10 @@ def make_decoder(
 ) -> DecoderOnlyTransformer:
     """A decoder with random parameters, in evaluation mode."""
     attention, conf = TYPES[name]
-    torch.manual_seed(0)
     config = DecoderConfig(attention=attention, attention_conf=conf, **sizes)
-    return DecoderOnlyTransformer(config).to(device).eval()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(0)
+        return DecoderOnlyTransformer(config).to(device).eval()
 
 
 @torch.inference_mode()

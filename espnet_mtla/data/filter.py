@@ -15,11 +15,15 @@ from espnet_mtla.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """What is kept: seconds of sound and characters of every text, ends included."""
+    """What is kept: seconds of sound and characters of every text, ends included.
+
+    ``empty_text`` keeps utterances with an empty text, which training cannot use.
+    """
 
     min_seconds: float = 0.1
     max_seconds: float = 30.0
     max_chars: int | None = None
+    empty_text: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_seconds < self.max_seconds:
@@ -92,7 +96,7 @@ def judge(
 ) -> tuple[str, str] | None:
     """The first reason to drop an utterance, as kind and detail, or None."""
     for name, table in folder.texts.items():
-        if not table[key]:
+        if not table[key] and not limits.empty_text:
             return "empty text", name
     if seconds < limits.min_seconds:
         return "too short", f"{seconds:.2f} s, at least {limits.min_seconds:g} s"

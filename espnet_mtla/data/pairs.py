@@ -16,12 +16,15 @@ def filter_pairs(
     target: str | Path,
     names: tuple[str, str],
     max_words: int | None = None,
+    empty_target: bool = False,
 ) -> dict[str, str]:
     """Write ``target``, replaced as a whole, with the pairs that have two texts.
 
     Args:
         names: tables of the source and of the text it becomes.
         max_words: what a source has beyond so many is cut off.
+        empty_target: keep pairs whose target is empty, as in a test set; a source
+            without a word cannot be read, and is always dropped.
     Returns:
         The reason of each dropped pair, which also stands in ``target/dropped``.
     Raises:
@@ -32,8 +35,9 @@ def filter_pairs(
     sources, texts = (read_table(path) for path in paths)
     _same_keys(paths, sources, texts)
     dropped: dict[str, str] = {}
+    needed = list(zip(paths, (sources, texts), strict=True))[: 1 if empty_target else 2]
     for key in sources:
-        for path, table in zip(paths, (sources, texts), strict=True):
+        for path, table in needed:
             if not table[key].strip():
                 dropped.setdefault(key, f"empty {path.name}")
     kept = [key for key in sources if key not in dropped]

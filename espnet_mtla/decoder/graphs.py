@@ -22,6 +22,7 @@ from torch import Tensor
 from espnet_mtla.decoder.packed import packed
 from espnet_mtla.decoder.state import DecoderState
 from espnet_mtla.errors import UserError
+from espnet_mtla.turns import CUDA
 
 if TYPE_CHECKING:
     from torch.cuda import _POOL_HANDLE
@@ -46,6 +47,10 @@ class CudaRecorder:
         self.pool: _POOL_HANDLE | None = None
 
     def __call__(self, step: Step, undo: Callable[[], None]) -> Step:
+        with CUDA:
+            return self._record(step, undo)
+
+    def _record(self, step: Step, undo: Callable[[], None]) -> Step:
         # Kernels are compiled and libraries get their workspaces before recording.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -54,7 +59,9 @@ class CudaRecorder:
             undo()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        # Not "global": another thread, of a server for one, may allocate meanwhile.
+        mode = "thread_local"
+        with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=mode):
             result = step()
         self.pool = graph.pool()
 

@@ -8,11 +8,12 @@ and as much memory as they have.
 
 from __future__ import annotations
 
-import copy
 from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+
+from espnet_mtla.attention.linear import PlainLinear, is_plain_linear
 
 LEAST_ROWS = 16
 LAID_OUT_FOR = 80
@@ -25,18 +26,28 @@ def packed(module: AnyModule, rows: int) -> AnyModule:
 
     It is a twin with packed linear layers where these pay, else the module itself.
     """
-    weight = next(module.parameters())
-    fit = weight.device.type == "cpu" and weight.dtype == torch.float32
-    fit = fit and torch.backends.mkldnn.is_available()
+    fit = _fits(next(module.parameters())) and torch.backends.mkldnn.is_available()
     if not fit or rows < LEAST_ROWS or torch.is_grad_enabled():
         return module
     return cast("AnyModule", _twin(module))
 
 
+def _can_pack(module: nn.Module) -> bool:
+    """Return True for linear layers that are no more than a float32 weight here."""
+    return is_plain_linear(module) and _fits(module.weight)
+
+
+def _fits(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
+
+
 def _twin(module: nn.Module) -> nn.Module:
-    if type(module) is nn.Linear:
+    if _can_pack(module):
         return _PackedLinear(module)
-    twin = copy.copy(module)
+    if not any(_can_pack(part) for part in module.modules()):
+        return module
+    twin = object.__new__(type(module))  # parametrised modules refuse copy.copy
+    twin.__dict__ = dict(module.__dict__)
     twin._modules = {
         name: None if child is None else _twin(child)
         for name, child in module._modules.items()
@@ -44,19 +55,28 @@ def _twin(module: nn.Module) -> nn.Module:
     return twin
 
 
-class _PackedLinear(nn.Module):
-    """Packs its weight at the first call: not all are called."""
+class _PackedLinear(PlainLinear):
+    """Packs its weight at the first call, and again where the weight has changed."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
-        self.weight, self.bias = linear.weight, linear.bias
+        self._parameters = linear._parameters  # sees parameters that are replaced
         self.packed: Tensor | None = None
+        self.packed_from: tuple[object, ...] = ()
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is None:
+        state = _state(self.weight)
+        if state != self.packed_from:
             self.packed = torch.ops.mkldnn._reorder_linear_weight(
                 self.weight, LAID_OUT_FOR
             )
+            self.packed_from = state
         return torch.ops.mkldnn._linear_pointwise(
             x, self.packed, self.bias, "none", [], ""
         )
+
+
+def _state(weight: Tensor) -> tuple[object, ...]:
+    """What changes with a tensor's memory or numbers, writes by ``.data`` excepted."""
+    version = None if weight.is_inference() else weight._version
+    return weight.data_ptr(), version

@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.upstream import checkpoint_digest, load_upstream
+from espnet_mtla.turns import Turns
 
 FS = 16000
 # Shorter sound has no frame in some upstream.
@@ -48,12 +49,16 @@ class S3PRLFrontend(AbsFrontend):
         if fs not in (FS, "16k", "16000"):
             raise UserError(f"fs: {fs!r}: upstreams take {FS} Hz")
         self.name, self.path, self.finetune = upstream, path, finetune
+        self.turns = Turns()
         model = load_upstream(upstream, path)
         if finetune:
             self.upstream = model
         else:
             # In a list, so that torch takes it for no part of this module.
             self._frozen = [model.eval().requires_grad_(False)]
+        # Loaders of weights move parameters one by one, and nothing that is not among
+        # them: a frozen upstream follows the sound.
+        self._device = torch.device("cpu")
         self.layer = None
         with torch.no_grad():
             states = self._states(torch.zeros(FS))
@@ -121,12 +126,21 @@ class S3PRLFrontend(AbsFrontend):
     def _states(self, samples: Tensor) -> list[Tensor]:
         """The chosen hidden states (1, T, width) of samples (n,)."""
         model = self.upstream if self.finetune else self._frozen[0]
-        states = list(model([samples])["hidden_states"])
+        with self.turns:  # its hooks collect the states on the upstream itself
+            if not self.finetune and self._device != samples.device:
+                self._move_frozen(samples.device)
+            states = list(model([samples])["hidden_states"])
         return states if self.layer is None else [states[self.layer]]
 
     def _apply(self, change: Callable[[Tensor], Tensor], *rest: bool) -> S3PRLFrontend:
         """Move a frozen upstream along; it stays in single precision."""
         super()._apply(change, *rest)
         if not self.finetune:
-            self._frozen[0].to(change(torch.zeros(0)).device)
+            device = change(torch.zeros(0, device=self._device)).device
+            if device.type != "meta":  # where its weights would be lost
+                self._move_frozen(device)
         return self
+
+    def _move_frozen(self, device: torch.device) -> None:
+        self._frozen[0].to(device)
+        self._device = device

@@ -12,7 +12,6 @@ import difflib
 import functools
 import importlib
 import importlib.util
-import io
 import json
 import logging
 import pickle
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.quiet import quiet
 
 if TYPE_CHECKING:
     from s3prl.upstream.interfaces import UpstreamBase
@@ -156,15 +156,12 @@ def _no_effects(*_: object, **__: object) -> None:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what models say while they load off the screen."""
-    level = logging.root.level
-    logging.root.setLevel(logging.ERROR)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.root.setLevel(level)
+    with quiet(stderr=True):  # first: the rest is the process's, too
+        level = logging.root.level
+        logging.root.setLevel(logging.ERROR)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.root.setLevel(level)

@@ -14,6 +14,11 @@ from transformers.models.auto.modeling_auto import (
     MODEL_MAPPING_NAMES,
 )
 
+from espnet_mtla.hf.versions import check_transformers
+
+check_transformers()  # before the imports that an older version could not serve
+
+# ruff: noqa: E402
 from espnet_mtla.hf.cache import TemporalLatentCache
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.modeling import (

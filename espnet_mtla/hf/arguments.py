@@ -9,6 +9,75 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.hf.cache import TemporalLatentCache
 
 
+def one_cache(cache: object | None, past_key_values: object | None) -> object | None:
+    """Return the cache of a call that may name it by either keyword.
+
+    Raises:
+        UserError: two different caches.
+    """
+    if cache is None:
+        return past_key_values
+    if past_key_values is not None and past_key_values is not cache:
+        raise UserError(
+            "cache, past_key_values: two different caches given for two names of one "
+            "argument; leave past_key_values out"
+        )
+    return cache
+
+
+def check_columns(columns: object, new: int, cache: TemporalLatentCache | None) -> None:
+    """Check ``cache_position``, the columns of the new tokens, ``(new,)``.
+
+    ``generate`` of Transformers 4 passes it. Columns follow from the cache, so that the
+    only question is whether the caller counts the same ones.
+
+    Raises:
+        UserError: these are not the next columns.
+    """
+    if columns is None:
+        return
+    first = 0
+    fits = isinstance(columns, Tensor) and columns.shape == (new,)
+    if fits and not torch.compiler.is_compiling():  # values cannot be read there
+        first = 0 if cache is None else cache.get_seq_length()
+        fits = columns.tolist() == list(range(first, first + new))
+    if not fits:
+        shown = columns.tolist() if isinstance(columns, Tensor) else columns
+        raise UserError(
+            f"cache_position: {shown} given, the {new} new tokens stand in columns "
+            f"from {first} on; leave it out"
+        )
+
+
+def kept_columns(states: Tensor, columns: int | Tensor) -> Tensor:
+    """Select by ``logits_to_keep`` from ``states (B, L, D)``.
+
+    Args:
+        states: of all new tokens.
+        columns: so many at the end (0: all), columns of all rows ``(K,)`` or of each
+            row ``(B, K)``, or a mask ``(B, L)`` of booleans, which gives ``(N, D)``.
+
+    Raises:
+        UserError: something else.
+    """
+    if isinstance(columns, int) and not isinstance(columns, bool) and columns >= 0:
+        return states[:, -columns:] if columns else states
+    if isinstance(columns, Tensor) and not columns.is_floating_point():
+        if columns.dim() == 1 and columns.dtype != torch.bool:
+            return states[:, columns]
+        if columns.dim() == 2 and columns.dtype == torch.bool:
+            return states[columns]
+        if columns.dim() == 2:
+            return torch.take_along_dim(states, columns.unsqueeze(-1), dim=1)
+    shown = columns
+    if isinstance(columns, Tensor):
+        shown = f"{tuple(columns.shape)} of {columns.dtype}"
+    raise UserError(
+        f"logits_to_keep: {shown} given, a number >= 0, columns (K,) or (batch, K), or "
+        "a mask (batch, tokens) of booleans needed"
+    )
+
+
 def check_tokens(ids: Tensor | None, vectors: Tensor | None, width: int) -> None:
     """Tokens ``(B, L)``, or vectors ``(B, L, width)`` in their place.
 

@@ -33,6 +33,7 @@ class Step:
         new: their places in the cache; None without one.
         lengths: real tokens of each row where they differ, ``(N,)``.
         fresh: whether nothing has been seen before.
+        cache: what rows have seen; gets their new tokens.
         noted: gets each layer's weights ``(N, H, T, tokens of a row)``; None: nobody
             wants to see them.
     """
@@ -41,6 +42,7 @@ class Step:
     new: NewTokens | None = None
     lengths: Tensor | None = None
     fresh: bool = False
+    cache: TemporalLatentCache | None = None
     noted: list[Tensor] | None = None
 
     @property
@@ -88,39 +90,26 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
 
     # ---------------------------------------------------------------------------------
 
-    # As Llama's layer calls its attention, not as the reference is called.
-    def forward(  # type: ignore[override]
-        self,
-        hidden_states: Tensor,
-        past_key_values: TemporalLatentCache | None = None,
-        step: Step | None = None,
-        **kwargs: object,  # what Llama's layer passes on and nothing here needs
-    ) -> tuple[Tensor, None]:
-        """Attend as one layer of a Llama does.
+    def forward(self, hidden_states: Tensor, step: Step) -> Tensor:  # type: ignore[override]
+        """Attend as one layer of a Llama does: packed rows ``(N, T, D)`` in and out.
 
-        Args:
-            hidden_states: packed rows ``(N, T, D)``: real tokens first.
-            past_key_values: what rows have seen; gets their new tokens.
-            step: what the layers share.
-
-        Returns:
-            ``(N, T, D)``, and None where other models have weights.
+        Llama's own attention takes its cache, mask and positions as keywords. All of
+        that is in ``step``, so that none of them can be passed here unseen.
         """
-        del kwargs
-        x, cache, step = hidden_states, None, step or Step()
-        if past_key_values is not None:
-            cache = past_key_values.layers[self.layer_idx].rows
+        x, cache = hidden_states, None
+        if step.cache is not None:
+            cache = step.cache.layers[self.layer_idx].rows
         if step.noted is not None:
-            return self._attend_shown(x, cache, step, step.noted), None
+            return self._attend_shown(x, cache, step, step.noted)
         if cache is None:
-            return self.attend_all(x, angles=step.angles), None
+            return self.attend_all(x, angles=step.angles)
         new = step.placed
         if not step.fresh:
-            return self.extend_placed(x, cache, new, step.lengths), None
+            return self.extend_placed(x, cache, new, step.lengths)
         # The first tokens are attended as in training, and cached on the way.
         entries = self.entries(x, new.angles)
         cache.write(entries, new, step.lengths)
-        return self._attend_entries(entries, QueryTokens(x), new.angles), None
+        return self._attend_entries(entries, QueryTokens(x), new.angles)
 
     def _attend_shown(
         self, x: Tensor, cache: RowsCache | None, step: Step, noted: list[Tensor]

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 import torch
-import transformers
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
@@ -19,11 +18,10 @@ from espnet_mtla.checks import require
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.rollback import RowsCache, RowsTimeline, StaticTimeline
+from espnet_mtla.hf.versions import CACHE_NAME, TRANSFORMERS_4
 
 SLACK = 64
 """Tokens that a growing cache gets room for at least, beyond those it must hold."""
-
-TRANSFORMERS_4 = transformers.__version__.startswith("4.")
 
 
 class TemporalLatentLayer(CacheLayerMixin):
@@ -79,7 +77,7 @@ class TemporalLatentLayer(CacheLayerMixin):
         """Refused: there are no keys and values to begin with, but entries."""
         del args, kwargs
         raise UserError(
-            "past_key_values: entries are written by the model's own attention; a "
+            f"{CACHE_NAME}: entries are written by the model's own attention; a "
             "TemporalLatentCache fits LlamaMTLA models alone"
         )
 
@@ -174,11 +172,11 @@ class TemporalLatentCache(Cache):
         timeline, held = self.held
         if len(timeline.seen) != rows:
             raise UserError(
-                f"past_key_values: holds {len(timeline.seen)} rows, {rows} given"
+                f"{CACHE_NAME}: holds {len(timeline.seen)} rows, {rows} given"
             )
         if (held.size(1), held.dtype, held.device) != (x.size(2), x.dtype, x.device):
             raise UserError(
-                f"past_key_values: a cache of vectors of {held.size(1)} {held.dtype} "
+                f"{CACHE_NAME}: a cache of vectors of {held.size(1)} {held.dtype} "
                 f"on {held.device}; {x.size(2)} {x.dtype} on {x.device} needed"
             )
         self._note_padding(real, new)
@@ -308,7 +306,7 @@ class TemporalLatentCache(Cache):
     def _refuse_if_static(self) -> None:
         if self.static:
             raise UserError(
-                "past_key_values: a static cache cannot go back; use a dynamic one"
+                f"{CACHE_NAME}: a static cache cannot go back; use a dynamic one"
             )
 
 

@@ -11,6 +11,7 @@ from transformers.activations import ACT2FN
 from espnet_mtla.attention.config import TemporalLatentConfig
 from espnet_mtla.checks import check_count, require
 from espnet_mtla.errors import UserError
+from espnet_mtla.hf.versions import CACHE_NAMES, check_transformers
 
 KV_NORMS = ("layer", "none")
 ROPE_LAYOUTS = ("halves", "pairs")
@@ -53,6 +54,7 @@ class LlamaMTLAConfig(LlamaConfig):
     model_type = "llama-mtla"
     # Llama's rules are for projections that are not here.
     base_model_tp_plan = None  # type: ignore[assignment]
+    keys_to_ignore_at_inference = list(CACHE_NAMES)  # evaluation collects the rest
 
     def __init__(
         self,
@@ -70,6 +72,7 @@ class LlamaMTLAConfig(LlamaConfig):
         trained_down_rate: int | None = None,
         **kwargs: Any,
     ) -> None:
+        check_transformers()  # all use begins with a configuration
         self.kv_lora_rank = kv_lora_rank
         self.q_lora_rank = q_lora_rank
         self.qk_rope_head_dim = qk_rope_head_dim

@@ -5,22 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from transformers.cache_utils import Cache
 from transformers.generation.configuration_utils import (
     GenerationConfig,
     GenerationMode,
 )
+from transformers.generation.utils import GenerateOutput, GenerationMixin
 
+from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError
+from espnet_mtla.hf.arguments import one_cache
 from espnet_mtla.hf.cache import TemporalLatentCache
+from espnet_mtla.hf.versions import CACHE_NAME
 
 DYNAMIC = (None, "dynamic", "dynamic_full")
 
 if TYPE_CHECKING:
-    from transformers.generation.utils import GenerationMixin
-
     from espnet_mtla.hf.configuration import LlamaMTLAConfig
-else:  # a mixin: the models that use it bring Transformers' own
-    GenerationMixin = object
+
+MASK_KEYWORDS = (
+    *("config", "cache", "past_key_values", "cache_position", "position_ids"),
+    "is_first_iteration",
+)
+"""What Transformers passes to make a mask by, and ``forward`` gets all the same."""
 
 
 class TemporalGenerationMixin(GenerationMixin):
@@ -30,6 +37,23 @@ class TemporalGenerationMixin(GenerationMixin):
         config: LlamaMTLAConfig
 
     _longest_static = 0  # so that a shorter text next time compiles nothing anew
+
+    def generate(
+        self,
+        *args: object,
+        cache: Cache | None = None,
+        past_key_values: Cache | None = None,
+        **options: object,
+    ) -> GenerateOutput | Tensor:
+        """Generate as Transformers does, with the cache by either keyword.
+
+        Raises:
+            UserError: two different caches.
+        """
+        filled = one_cache(cache, past_key_values)
+        if filled is not None:
+            options[CACHE_NAME] = filled
+        return super().generate(*args, **options)
 
     def _prepare_cache_for_generation(
         self,
@@ -42,17 +66,17 @@ class TemporalGenerationMixin(GenerationMixin):
         """Put the cache that was asked for into ``model_kwargs``."""
         kind = generation_config.cache_implementation
         assisted = generation_mode == GenerationMode.ASSISTED_GENERATION
-        if model_kwargs.get("past_key_values") is not None:
+        if model_kwargs.get(CACHE_NAME) is not None:
             if kind is not None:
                 raise UserError(
-                    f"cache_implementation: {kind!r} given beside past_key_values; "
+                    f"cache_implementation: {kind!r} given beside {CACHE_NAME}; "
                     "leave one out"
                 )
-            model_kwargs["past_key_values"]._is_user_defined = True
+            model_kwargs[CACHE_NAME]._is_user_defined = True
         elif generation_config.use_cache is False:
             return
         elif kind in DYNAMIC:
-            model_kwargs["past_key_values"] = TemporalLatentCache(self.config)
+            model_kwargs[CACHE_NAME] = TemporalLatentCache(self.config)
         elif kind == "static":
             if assisted:
                 raise UserError(
@@ -62,7 +86,7 @@ class TemporalGenerationMixin(GenerationMixin):
             given = getattr(generation_config, "max_cache_len", None) or 0
             longest = max(max_cache_length, given, self._longest_static)
             self._longest_static = longest
-            model_kwargs["past_key_values"] = TemporalLatentCache(
+            model_kwargs[CACHE_NAME] = TemporalLatentCache(
                 self.config, longest, static=True
             )
         else:
@@ -71,21 +95,26 @@ class TemporalGenerationMixin(GenerationMixin):
                 "entries are compressed already, and are not moved or quantised"
             )
         if assisted or generation_config.is_assistant:
-            model_kwargs["past_key_values"].activate_past_recording()
+            model_kwargs[CACHE_NAME].activate_past_recording()
 
     @staticmethod
     def create_masks_for_generate(
         attention_mask: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         input_embeds: Tensor | None = None,
-        **kwargs: object,
+        **others: object,
     ) -> Tensor | None:
         """The mask of the new tokens alone: of one form at every step.
 
         Contiguous, since the strides of a part of a growing mask are another form, and
         each would be compiled anew. ``input_embeds`` is its name in Transformers 4.
+
+        Raises:
+            UserError: something else that a mask would depend on.
         """
-        del kwargs
+        given = [name for name, value in others.items() if value is not None]
+        make = TemporalGenerationMixin.create_masks_for_generate
+        refuse_unknown(make, given, MASK_KEYWORDS)
         like = inputs_embeds if inputs_embeds is not None else input_embeds
         if attention_mask is None or like is None:
             return attention_mask

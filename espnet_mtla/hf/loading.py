@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from espnet_mtla.errors import UserError, transport_errors
+from espnet_mtla.hf.versions import check_transformers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -70,6 +71,7 @@ def checked(
     Raises:
         UserError: see :meth:`CheckedLoading.from_pretrained`.
     """
+    check_transformers()
     name = str(source)
     check_reachable(name, **kwargs)
     if os.path.isdir(name) and "config" not in kwargs:

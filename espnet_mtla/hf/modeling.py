@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    CausalLMOutputWithPast,
+)
 from transformers.models.llama.modeling_llama import (
-    LlamaDecoderLayer,
     LlamaForCausalLM,
     LlamaMLP,
     LlamaPreTrainedModel,
@@ -23,25 +26,37 @@ from transformers.models.llama.modeling_llama import (
 )
 from transformers.utils.generic import can_return_tuple
 
+from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.arguments import check_places, check_tokens
+from espnet_mtla.hf.arguments import (
+    check_columns,
+    check_places,
+    check_tokens,
+    kept_columns,
+    one_cache,
+)
 from espnet_mtla.hf.attention import LlamaMTLAAttention, Step
 from espnet_mtla.hf.cache import TemporalLatentCache, describe
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.generation import TemporalGenerationMixin
 from espnet_mtla.hf.loading import CheckedLoading
 from espnet_mtla.hf.packing import Packing, find_packing, over_columns
+from espnet_mtla.hf.versions import CACHE_NAME, CACHE_NAMES
 from espnet_mtla.module_list import ModuleListOf
 
+OTHERS = ("cache_position",)
+"""Keywords of ``forward`` that are no parameters, since ``generate`` of Transformers 5
+would make their values for models that have such a parameter."""
 
-class LlamaMTLADecoderLayer(LlamaDecoderLayer):
-    """Llama's layer around another attention."""
+
+class LlamaMTLADecoderLayer(GradientCheckpointingLayer):
+    """Llama's layer, of the same parts by the same names, around another attention."""
 
     if TYPE_CHECKING:
-        self_attn: LlamaMTLAAttention  # type: ignore[assignment]
+        self_attn: LlamaMTLAAttention
 
     def __init__(self, config: LlamaMTLAConfig, layer_idx: int) -> None:
-        super(LlamaDecoderLayer, self).__init__()  # not Llama's own attention
+        super().__init__()
         self.hidden_size = config.hidden_size
         self.self_attn = LlamaMTLAAttention(config, layer_idx)
         self.mlp = LlamaMLP(config)
@@ -49,6 +64,12 @@ class LlamaMTLADecoderLayer(LlamaDecoderLayer):
         self.post_attention_layernorm = LlamaRMSNorm(
             config.hidden_size, config.rms_norm_eps
         )
+
+    def forward(self, hidden_states: Tensor, step: Step) -> Tensor:
+        """Run one layer on packed rows ``(N, T, D)``."""
+        x = hidden_states
+        x = x + self.self_attn(self.input_layernorm(x), step)
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
@@ -62,7 +83,8 @@ class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
     _supports_flash_attn = False
     _supports_flex_attn = False
     _supports_attention_backend = False
-    _can_record_outputs = None  # type: ignore[assignment]  # they are returned
+    _can_record_outputs = None
+    _skip_keys_device_placement = list(CACHE_NAMES)
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
@@ -74,6 +96,8 @@ class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
 
 class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
     """The layers, from tokens to hidden states."""
+
+    accepts_loss_kwargs = False  # for the Trainer: there is no loss here
 
     def __init__(self, config: LlamaMTLAConfig) -> None:
         super().__init__(config)
@@ -97,12 +121,13 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        past_key_values: Cache | None = None,
+        cache: Cache | None = None,
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
-        **kwargs: object,
+        past_key_values: Cache | None = None,
+        **others: object,
     ) -> BaseModelOutputWithPast:
         """Hidden states of new tokens, which see those in the cache.
 
@@ -113,23 +138,26 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             position_ids: rotary positions ``(B or 1, L)``; None: a row's own tokens
                 count. Without a mask and a cache, rows whose positions begin anew hold
                 several documents, which do not see each other.
-            past_key_values: gets the new tokens.
+            cache: gets the new tokens; or past_key_values, its name before
+                Transformers 5.24.
             use_cache: make a cache if there is none; None: as the configuration says.
             output_attentions: of each layer ``(B, H, L, columns so far)``: a merged
                 chunk's weight stands at its last token. Slower; no flash kernels.
+            others: ``cache_position`` alone, see :func:`.arguments.check_columns`.
 
         Raises:
-            UserError: what cannot be done, by name.
+            UserError: what cannot be done or is not known, by name.
         """
-        del kwargs
+        refuse_unknown(self.forward, others, OTHERS)
         check_tokens(input_ids, inputs_embeds, self.config.hidden_size)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         if output_attentions is None:
             output_attentions = self.config.output_attentions
-        cache = self._cache(past_key_values, use_cache)
+        cache = self._cache(one_cache(cache, past_key_values), use_cache)
         shape = x.shape[:2]
+        check_columns(others.get("cache_position"), shape[1], cache)
         check_places(attention_mask, position_ids, shape, cache)
         packing = find_packing(attention_mask, position_ids, shape, cache is not None)
         if packing is not None:
@@ -139,7 +167,7 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         step = self._step(x, position_ids, packing, cache)
         noted: list[Tensor] = []
         step = replace(step, noted=noted if output_attentions else None)
-        states = self._through(x, cache, step, packing, bool(output_hidden_states))
+        states = self._through(x, step, packing, bool(output_hidden_states))
         attentions = None
         if output_attentions:
             padded = cache if cache is not None else packing
@@ -147,15 +175,14 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             attentions = tuple(over_columns(one, packing, real) for one in noted)
         return BaseModelOutputWithPast(
             last_hidden_state=states[-1],
-            past_key_values=cache,
             hidden_states=tuple(states) if output_hidden_states else None,
             attentions=attentions,
+            **{CACHE_NAME: cache},
         )
 
     def _through(
         self,
         x: Tensor,
-        cache: TemporalLatentCache | None,
         step: Step,
         packing: Packing | None,
         output_hidden_states: bool,
@@ -165,7 +192,8 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         Returns:
             The last hidden states ``(B, L, D)``, with all before them if asked for.
         """
-        states = []
+        states: list[Tensor] = []
+        cache = step.cache
         for layer in self.layers:
             if output_hidden_states and packing is not None:
                 # Through the batch's own form, so that gradients reach what is shown.
@@ -173,7 +201,7 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
                 x = packing.pack(states[-1])
             elif output_hidden_states:
                 states.append(x)
-            x = layer(x, past_key_values=cache, use_cache=cache is not None, step=step)
+            x = layer(x, step=step)  # x by place: checkpointing follows it by that
         x = self.norm(x)
         if cache is None:
             return [*states, x if packing is None else packing.unpack(x)]
@@ -203,20 +231,22 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         else:
             timeline, lengths = cache.ready(x, packing.real), packing.lengths
         new = attention.place(timeline, x, position)
-        return Step(new.angles, new, lengths, fresh)
+        return Step(new.angles, new, lengths, fresh, cache)
 
     def _cache(
         self, given: Cache | None, use_cache: bool | None
     ) -> TemporalLatentCache | None:
         if use_cache is None:
             use_cache = self.config.use_cache
+        # Without gradients layers run once, in training mode too.
         checkpointing = self.gradient_checkpointing and self.training
+        checkpointing = checkpointing and torch.is_grad_enabled()
         if given is None:
             wanted = use_cache and not checkpointing
             return TemporalLatentCache(self.config) if wanted else None
         if checkpointing:
             raise UserError(
-                "past_key_values: given with gradient checkpointing, which runs layers "
+                f"{CACHE_NAME}: given with gradient checkpointing, which runs layers "
                 "twice; leave one out"
             )
         layers = getattr(given, "layers", [])
@@ -224,14 +254,14 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             self.layers
         ):
             raise UserError(
-                f"past_key_values: {type(given).__name__} of {len(layers)} layers "
+                f"{CACHE_NAME}: {type(given).__name__} of {len(layers)} layers "
                 f"given, a TemporalLatentCache of {len(self.layers)} is needed; leave "
                 "it out, or make one by TemporalLatentCache(model.config)"
             )
         needed = self.layers[0].self_attn.layout
         if given.layout != needed:
             raise UserError(
-                f"past_key_values: a cache of another model, {describe(given.layout)}; "
+                f"{CACHE_NAME}: a cache of another model, {describe(given.layout)}; "
                 f"{describe(needed)} needed"
             )
         return given
@@ -242,12 +272,74 @@ class LlamaMTLAForCausalLM(
 ):
     """The model with its output layer: training by ``labels``, and ``generate``."""
 
+    accepts_loss_kwargs = True  # for the Trainer: num_items_in_batch
+
     def __init__(self, config: LlamaMTLAConfig) -> None:
         super(LlamaForCausalLM, self).__init__(config)  # not Llama's own layers
         self.model = LlamaMTLAModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        past_key_values: Cache | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **others: object,
+    ) -> CausalLMOutputWithPast:
+        """Logits of new tokens ``(B, L, V)``, and the loss of ``labels``.
+
+        Args: see :meth:`LlamaMTLAModel.forward`, and
+            labels: ``(B, L)``, as the tokens themselves; -100 does not count.
+            logits_to_keep: which columns' logits, see :func:`.arguments.kept_columns`.
+            num_items_in_batch: what the sum of the losses is divided by; None: the
+                number of labels that count. Not read without ``labels``: the Trainer
+                passes it, too, where it computes the loss itself.
+
+        Raises:
+            UserError: what cannot be done or is not known, by name.
+        """
+        refuse_unknown(self.forward, others, OTHERS)
+        outputs = self.model(
+            input_ids,
+            attention_mask,
+            position_ids,
+            one_cache(cache, past_key_values),
+            inputs_embeds,
+            use_cache,
+            output_attentions,
+            output_hidden_states,
+            return_dict=True,
+            **others,
+        )
+        states = kept_columns(outputs.last_hidden_state, logits_to_keep)
+        logits = self.lm_head(states)
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(
+                logits=logits,
+                labels=labels,
+                vocab_size=self.config.vocab_size,
+                num_items_in_batch=num_items_in_batch,
+            )
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            **{CACHE_NAME: outputs.get(CACHE_NAME)},
+        )
 
 
 __all__ = [

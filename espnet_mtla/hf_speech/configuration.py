@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from transformers import PretrainedConfig
@@ -41,6 +43,42 @@ class MTLASpeechConfig(PretrainedConfig):
         ids = {"bos_token_id": last, "eos_token_id": last, "pad_token_id": 0}
         others = {**ids, "is_encoder_decoder": True, **others}
         super().__init__(**others)
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> None:
+        """Save, and take along the checkpoint that a front-end is built from."""
+        from espnet_mtla.task.files import link_upstream, upstream_path
+
+        recipe, settings = self.recipe, self.recipe.get("frontend_conf", {})
+        path = upstream_path(recipe.get("frontend"), settings)
+        if path is not None:
+            copy = link_upstream(path, Path(save_directory)).name
+            self.recipe = {**recipe, "frontend_conf": {**settings, "path": copy}}
+        try:
+            super().save_pretrained(save_directory, *args, **kwargs)
+        finally:
+            self.recipe = recipe
+
+    def locate_upstream(self) -> None:
+        """Point the recipe to the front-end's checkpoint, which lies beside the config.
+
+        Raises:
+            UserError: it is not there.
+        """
+        from espnet_mtla.share.hub import find_model
+
+        settings = self.recipe.get("frontend_conf", {})
+        path = settings.get("path") if self.recipe.get("frontend") == "s3prl" else None
+        if not path or Path(path).is_absolute():
+            return
+        revision = getattr(self, "_commit_hash", None)
+        if self.name_or_path:
+            file = find_model(self.name_or_path, revision).resolve() / path
+            if not file.exists():
+                raise UserError(f"{file}: no such file, the front-end is built from it")
+            settings = {**settings, "path": str(file)}
+            self.recipe = {**self.recipe, "frontend_conf": settings}
 
     @property
     def down_rate(self) -> int | None:

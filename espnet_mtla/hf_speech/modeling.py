@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
+import copy
+import os
 from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,14 +19,14 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.loading import CheckedLoading
 from espnet_mtla.hf_speech.configuration import MTLASpeechConfig
-from espnet_mtla.search.options import DecodeOptions
-
-OPTIONS = {"num_beams": "beam_size", "num_return_sequences": "nbest"}
-"""Names of ``generate``'s arguments here and in :class:`DecodeOptions`."""
-_NO_MATTER = (
-    *("generation_config", "tokenizer", "assistant_model", "assistant_tokenizer"),
-    *("synced_gpus", "use_cache", "pad_token_id"),
+from espnet_mtla.hf_speech.options import (
+    completed,
+    merged,
+    of_config,
+    of_keywords,
+    recipe_values,
 )
+from espnet_mtla.search.options import DTYPES, DecodeOptions
 
 
 class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
@@ -35,28 +38,90 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
 
     config_class = MTLASpeechConfig
     main_input_name = "input_values"
+    _tied_weights_keys = {  # noqa: RUF012 - Transformers' name
+        "speech.decoder.output.weight": "speech.decoder.embedding.weight"
+    }
 
     def __init__(self, config: MTLASpeechConfig) -> None:
         super().__init__(config)
         config.check()
-        # from_pretrained builds on no device at all, to fill parameters in later; but
-        # espnet2's parts hold tensors that are neither parameters nor saved.
-        with torch.device("cpu"):
-            self.speech = build(config)
+        config.locate_upstream()
+        self.speech = build(config)
+        dtype = torch.get_default_dtype()  # what from_pretrained was asked for
+        if dtype != torch.float32:
+            self.speech.to(dtype)
+        else:
+            self.speech.decoder.to(
+                getattr(torch, config.decode.get("dtype", "float32"))
+            )
+        config.tie_word_embeddings = self.speech.decoder.config.tie_embeddings
+        self._derived = non_persistent_buffers(self.speech)
+        self.generation_config = GenerationConfig(pad_token_id=config.pad_token_id)
         self.post_init()
-        # For the pipeline alone, whose own settings would otherwise take the place of
-        # the configuration's: what is set here it leaves to generate().
-        beam = config.decode.get("beam_size", DecodeOptions.beam_size)
-        self.generation_config = GenerationConfig(
-            num_beams=beam, max_length=10**6, pad_token_id=config.pad_token_id
-        )
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """What ``generate`` does unless told otherwise; the recipe's where left open.
+
+        A field that still has the recipe's value leaves ``config.decode`` in charge.
+        """
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:
+        self._generation_config = completed(config, self.config.decode)
+        self._recipe_values = recipe_values(self.config.decode)
+
+    def _tie_weights(self) -> None:
+        """Tie as the recipe does; Transformers 5 reads ``_tied_weights_keys``."""
+        if self.config.tie_word_embeddings:
+            decoder = self.speech.decoder
+            decoder.output.weight = decoder.embedding.weight
 
     @classmethod
     def can_generate(cls) -> bool:
         return True
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The parts initialise themselves."""
+        """Put back what no checkpoint holds; the parts initialise all else themselves.
+
+        ``from_pretrained`` gives non-persistent buffers new memory, without values.
+        """
+        for name, value in self._derived.get(module, {}).items():
+            getattr(module, name).copy_(value)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> MTLAForSpeechSeq2Seq:
+        """Load as :class:`CheckedLoading` does; the decoder's precision as saved.
+
+        ``dtype`` is the decoder's; what stands before it stays in single precision
+        at least.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        asked = kwargs.get("dtype", kwargs.get("torch_dtype"))
+        if asked in (torch.float32, "float32"):
+            model.speech.decoder.float()
+        return loaded
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any
+    ) -> None:
+        """Save; what ``generation_config`` says goes to ``config.decode``."""
+        dtype = self.decoder_dtype()
+        options = {**asdict(self._options({})), "dtype": "float32"}
+        self.config.decode = {
+            **options,
+            **({"dtype": dtype} if dtype in DTYPES else {}),
+        }
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    def decoder_dtype(self) -> str:
+        """Type of the decoder's numbers, as :class:`DecodeOptions` spells it."""
+        dtype = self.speech.decoder.output.weight.dtype
+        return str(dtype).removeprefix("torch.")
 
     @classmethod
     def from_packed(
@@ -80,6 +145,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         if trained.frontend is None or trained.model.decoder is None:
             raise UserError(f"{folder}: a model from sound to text is needed")
         recipe = portable(load_yaml(folder / CONFIG), folder / CONFIG)
+        recipe["frontend_conf"] = dict(trained.frontend_conf)  # with its files
         recipe["decoder_conf"] = dict(trained.model.decoder.config.complete())
         config = MTLASpeechConfig(
             recipe, trained.model.token_list, asdict(options), trained.fs
@@ -106,18 +172,17 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
             decoder_input_ids: tokens ``(B, U)`` that begin with <sos>, instead.
         """
         lengths = sample_lengths(input_values, attention_mask)
-        loss = None
+        input_values, loss = input_values.to(self.dtype), None
+        if (labels is None) == (decoder_input_ids is None):
+            raise UserError("labels or decoder_input_ids are needed, one of them")
         if labels is not None:
-            counts = (labels != -100).sum(1)
+            counts = label_counts(labels, self.config.vocab_size)
             text = labels.masked_fill(labels == -100, 0)
-            loss = self.speech(input_values, lengths, text, counts)[0].squeeze(0)
-            sos = text.new_full((len(text), 1), self.speech.sos)
-            decoder_input_ids = torch.cat((sos, text), 1)
-        if decoder_input_ids is None:
-            raise UserError("labels or decoder_input_ids are needed")
-        encoded, frames = self.speech.encode(input_values, lengths)
-        prompt, counts = self.speech.project(encoded, frames.to(encoded.device))
-        logits = self.speech.decoder(prompt, counts, decoder_input_ids)
+            loss, _, logits = self.speech.losses(input_values, lengths, text, counts)
+        else:
+            encoded, frames = self.speech.encode(input_values, lengths)
+            prompt, counts = self.speech.project(encoded, frames.to(encoded.device))
+            logits = self.speech.decoder(prompt, counts, decoder_input_ids)
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return Seq2SeqLMOutput(loss=loss, logits=logits)
@@ -127,36 +192,46 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         self,
         input_values: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        labels: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
         """Token ids ``(B * num_return_sequences, U)``, padded with ``pad_token_id``.
 
         Args:
             input_values: samples ``(B, L)``; attention_mask: 1 at those that are real.
-            options: ``num_beams``, ``num_return_sequences``, ``max_new_tokens``, or any
-                field of :class:`DecodeOptions`. Others are those of ``config.decode``;
-                a ``generation_config`` has no influence.
+            generation_config: takes the place of the model's own.
+            labels: ignored; ``Seq2SeqTrainer`` hands over the whole batch.
+            options: ``num_beams``, ``num_return_sequences``, ``max_new_tokens``,
+                ``max_length`` (<sos> counts), ``min_new_tokens``, ``min_length``, or
+                any field of :class:`DecodeOptions`.
         Raises:
-            UserError: an unknown option.
+            UserError: an unknown option, or one that asks for what is not done here.
         """
         from espnet_mtla.recognise.load import TrainedModel
         from espnet_mtla.recognise.recogniser import Recogniser
         from espnet_mtla.recognise.utterances import Sound
         from espnet_mtla.task.tokens import word_starts
 
-        chosen = self.decode_options(options)
+        del labels
+        chosen = self.decode_options(options, generation_config)
         lengths = sample_lengths(input_values, attention_mask).tolist()
         rows = input_values.detach().float().cpu()
         sounds = [
             Sound(f"row {place}", row[:count].numpy())
             for place, (row, count) in enumerate(zip(rows, lengths, strict=True))
         ]
-        config, model = self.config, self.speech.eval()
+        config = self.config
         starts = word_starts(config.tokens, config.recipe["token_type"])
         trained = TrainedModel(
-            model, self.device, config.sampling_rate, " ".join, torch.tensor(starts)
+            self.speech,
+            self.device,
+            config.sampling_rate,
+            " ".join,
+            torch.tensor(starts),
         )
-        found = Recogniser(trained, chosen)(sounds)
+        with evaluating(self.speech):
+            found = Recogniser(trained, chosen)(sounds)
         tokens = [
             torch.tensor(one.tokens, dtype=torch.long)
             for result in found
@@ -167,50 +242,103 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         )
         return padded.to(self.device)
 
-    def decode_options(self, given: dict[str, Any]) -> DecodeOptions:
-        """What ``generate`` was told, laid over what the configuration says."""
-        known = asdict(DecodeOptions())
-        changes = {}
-        for name, value in given.items():
-            if name in _NO_MATTER or value is None:
-                continue
-            if name == "max_new_tokens":
-                changes["max_length_ratio"] = -float(value)
-                continue
-            field = OPTIONS.get(name, name)
-            if field not in known:
-                raise UserError(
-                    f"generate: unknown option {name!r}; valid: "
-                    f"{', '.join([*OPTIONS, 'max_new_tokens', *known])}"
-                )
-            changes[field] = value
-        packed = {k: v for k, v in self.config.decode.items() if k in known}
-        options = DecodeOptions(**{**known, **packed})
-        beam = changes.get("beam_size", options.beam_size)
-        changes["beam_size"] = max(beam, changes.get("nbest", 1))
-        if beam < options.nbest and "nbest" not in changes:
-            changes["nbest"] = beam
-        return replace(options, **changes)
+    def decode_options(
+        self, keywords: Mapping[str, Any], config: GenerationConfig | None = None
+    ) -> DecodeOptions:
+        """Lay what ``generate`` is told over what the model's configurations say.
+
+        Raises:
+            UserError: see :meth:`generate`.
+        """
+        dtype, asked = self.decoder_dtype(), keywords.get("dtype")
+        if dtype not in DTYPES:
+            raise UserError(
+                f"generate: the decoder is in {dtype}, {', '.join(DTYPES)} needed; "
+                "convert it by model.float()"
+            )
+        if asked not in (None, dtype):
+            raise UserError(
+                f"generate: dtype: {asked!r} given, the decoder is in {dtype}; load it "
+                f"with from_pretrained(..., dtype={asked!r})"
+            )
+        return replace(self._options(keywords, config), dtype=dtype)
+
+    def _options(
+        self, keywords: Mapping[str, Any], config: GenerationConfig | None = None
+    ) -> DecodeOptions:
+        ids = {
+            **dict.fromkeys(("bos_token_id", "eos_token_id"), self.speech.eos),
+            "decoder_start_token_id": self.speech.sos,
+            "pad_token_id": self.config.pad_token_id,
+        }
+        own = copy.copy(self.generation_config)
+        for name, value in self._recipe_values.items():
+            if getattr(own, name) == value:
+                setattr(own, name, None)
+        changes = of_config(own, ids)
+        if config is not None:
+            changes |= of_config(config, ids)
+        return merged(self.config.decode, changes | of_keywords(keywords, ids))
 
 
 def build(config: MTLASpeechConfig) -> nn.Module:
-    """The recipe's model with parameters as initialised."""
-    import numpy as np
-
+    """The recipe's model with parameters as initialised, on the CPU."""
+    from espnet_mtla.frontend.precision import float32_default
     from espnet_mtla.task.build import build_model
 
     args = Namespace(**config.recipe)
     args.token_list = list(config.tokens)
-    if args.normalize != "global_mvn":
-        return build_model(args)
-    # The statistics are buffers of the model, and come with its weights; to be built
-    # it wants a file all the same.
-    width = args.frontend_conf.get("n_mels", 80)
-    with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder) / "feats_stats.npz")
-        np.savez(file, count=1, sum=np.zeros(width), sum_square=np.ones(width))
-        args.normalize_conf = {**args.normalize_conf, "stats_file": file}
-        return build_model(args)
+    # from_pretrained builds on the meta device, and with the type that it was asked for
+    # as the default. espnet2's parts hold tensors that are computed here once and never
+    # loaded.
+    with torch.device("cpu"), float32_default():
+        return build_model(args, statistics_follow=True)
+
+
+def non_persistent_buffers(model: nn.Module) -> dict[nn.Module, dict[str, Tensor]]:
+    """Copies of the buffers that no checkpoint holds, by the modules they belong to."""
+    return {
+        module: {name: getattr(module, name).clone() for name in names}
+        for module in model.modules()
+        if (names := module._non_persistent_buffers_set)
+    }
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module into evaluation mode; each is as it was afterwards."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        if training:
+            model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def label_counts(labels: Tensor, vocab_size: int) -> Tensor:
+    """Tokens of each row of ``labels (B, U)``, ``(B,)``; -100 is padding behind them.
+
+    Raises:
+        UserError: another shape, padding before a token, or what is no token of a text.
+    """
+    if labels.dim() != 2 or labels.is_floating_point():
+        raise UserError("labels: token ids of shape (batch, tokens) are needed")
+    inside = labels != -100
+    counts = inside.sum(1)
+    place = torch.arange(labels.size(1), device=labels.device)
+    if not torch.equal(inside, place < counts.unsqueeze(1)):
+        raise UserError(
+            "labels: -100 stands before a token; texts are padded on the right"
+        )
+    wrong = labels[inside & ((labels < 0) | (labels >= vocab_size - 1))]
+    if len(wrong):
+        raise UserError(
+            f"labels: {int(wrong[0])} given, tokens of a text are 0 to "
+            f"{vocab_size - 2}; <sos/eos> is put around them by itself"
+        )
+    return counts
 
 
 def sample_lengths(samples: Tensor | None, mask: Tensor | None) -> Tensor:

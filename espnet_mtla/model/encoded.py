@@ -68,6 +68,8 @@ class EncodedUtterances:
         return pad_sequence(rows, batch_first=True), counts
 
     def _keep(self, key: Key, row: Tensor) -> None:
+        if key in self.rows:  # another replica has met it meanwhile
+            return
         if self.nbytes + row.nbytes <= self.capacity:
             self.rows[key] = row.detach().to("cpu", copy=True)
             self.nbytes += row.nbytes

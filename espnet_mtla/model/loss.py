@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
-import editdistance
 import torch
 from espnet2.asr.ctc import CTC
+from rapidfuzz.distance import Levenshtein
 from torch import Tensor, nn
 
 from espnet_mtla.errors import UserError
@@ -119,6 +119,6 @@ def greedy_ctc_error_rate(
         best, frame_lengths.tolist(), text.tolist(), lengths.tolist(), strict=True
     ):
         merged = torch.unique_consecutive(path[:size])
-        errors += editdistance.eval(merged[merged != 0].tolist(), wanted[:length])
+        errors += Levenshtein.distance(merged[merged != 0].tolist(), wanted[:length])
         tokens += length
     return errors / max(tokens, 1)

@@ -1,16 +1,21 @@
-"""Keep padding out of espnet2's encoders.
+"""Keep padding out of espnet2's encoders, whichever version of ESPnet they come from.
 
-Alone or in a batch, an utterance must get the same encoder output. espnet2's encoders
-break that in three places: convolutions inside a block read the frames behind an
-utterance's end, which earlier layers have filled with numbers; subsampling counts one
-frame more for a row that is not the longest; and "legacy" relative positions depend on
-the batch's size (the task refuses those). This module mends the first two from outside,
-leaving parameter names, and so published checkpoints, as they are. (The Conformer's
-batch normalisation stays what it is: its statistics, while training, are the batch's.)
+An utterance must get the same encoder output alone and in a batch. espnet2's encoders
+break that in up to three places, and the versions of ESPnet differ in which of them:
+
+- Convolutions inside a block read the frames behind an utterance's end, which earlier
+  layers have filled with numbers.
+- Subsampling counts one frame too many for a row that is not the longest.
+- "Legacy" relative positions depend on the batch's size (the task refuses those).
+
+This module mends the first two from outside, and leaves parameter names as they are.
+The Conformer's batch normalisation stays what it is: while training, its statistics
+are those of the batch.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -20,7 +25,8 @@ from torch import Tensor, nn
 class MaskedConv1d(nn.Conv1d):
     """A convolution over time that reads zeros behind each row's end.
 
-    ``valid`` (B, 1, T) is set by the block it belongs to, for the call at hand.
+    ``valid`` (B, 1, T) is set by the block it belongs to, for the call at hand: one
+    thread at a time (:attr:`DecoderOnlySpeechModel.turns`).
     """
 
     valid: Tensor | None = None
@@ -37,6 +43,7 @@ def mask_convolutions(encoder: nn.Module) -> None:
     for block in encoder.get_submodule("encoders").children():
         if any([_replace(module) for module in list(block.modules())]):
             block.register_forward_pre_hook(_hand_out_mask)
+            block.register_forward_hook(_take_mask_back, always_call=True)
 
 
 def _replace(parent: nn.Module) -> bool:
@@ -67,28 +74,42 @@ def _hand_out_mask(block: nn.Module, arguments: tuple[Any, ...]) -> None:
             module.valid = mask
 
 
+def _take_mask_back(block: nn.Module, *_: object) -> None:
+    for module in block.modules():
+        if isinstance(module, MaskedConv1d):
+            module.valid = None
+
+
 def subsampled_lengths(encoder: nn.Module, lengths: Tensor) -> Tensor:
     """Encoder frames of an utterance standing alone; ``lengths`` (B,) of features."""
-    for kernel, stride in _subsampling(encoder):
-        lengths = (lengths - kernel) // stride + 1
-    return lengths.clamp(min=0)
+    return _count_frames(_subsampling(encoder), lengths)
 
 
-def lengths_for_encoder(encoder: nn.Module, lengths: Tensor) -> Tensor:
-    """Feature lengths to hand to an espnet2 encoder so that its masks come out right.
+def count_frames_alone(encoder: nn.Module) -> None:
+    """Make the encoder's subsampling count each row's frames as if it stood alone.
 
-    Its subsampling looks at every n-th entry of the feature mask (n: product of the
-    strides), so ``n * frames`` yields ``frames``. The longest row sets the mask's size
-    and is counted right as it is.
+    ESPnet 202511 slices the padded mask instead, and so counts from the longest row.
     """
     layers = _subsampling(encoder)
-    if not layers:
-        return lengths
-    total = 1
-    for _, stride in layers:
-        total *= stride
-    wanted = subsampled_lengths(encoder, lengths) * total
-    return torch.where(lengths == lengths.max(), lengths, wanted)
+    if layers:
+        encoder.embed.register_forward_hook(functools.partial(_replace_mask, layers))
+
+
+def _replace_mask(
+    layers: list[tuple[int, int]], _: nn.Module, arguments: tuple, output: tuple
+) -> tuple[Tensor, Tensor]:
+    """Replace the mask (B, 1, T) in what ``embed(x, mask)`` returned."""
+    x, mask = output
+    lengths = _count_frames(layers, arguments[1].sum(-1, keepdim=True))  # (B, 1, 1)
+    frames = torch.arange(mask.size(-1), device=mask.device)
+    return x, (frames < lengths).to(mask.dtype)
+
+
+def _count_frames(layers: list[tuple[int, int]], lengths: Tensor) -> Tensor:
+    """Frames behind convolutions of (kernel, stride), for any shape of ``lengths``."""
+    for kernel, stride in layers:
+        lengths = (lengths - kernel) // stride + 1
+    return lengths.clamp(min=0)
 
 
 def _subsampling(encoder: nn.Module) -> list[tuple[int, int]]:

@@ -11,7 +11,8 @@ decoder width, ``U`` tokens, ``V`` vocabulary.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,11 +34,12 @@ from espnet_mtla.model.loss import (
     shifted,
 )
 from espnet_mtla.model.padding import (
-    lengths_for_encoder,
+    count_frames_alone,
     mask_convolutions,
     subsampled_lengths,
 )
 from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
+from espnet_mtla.turns import Turns
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
@@ -50,6 +52,11 @@ Stats = dict[str, Tensor | float]
 
 class DecoderOnlySpeechModel(AbsESPnetModel):
     """Speech in, tokens out; trained by cross-entropy and CTC, weighed by ``config``.
+
+    In evaluation mode any number of threads may use one model. The encoder and the
+    front-end then run in one thread at a time, since espnet2's attention, positions and
+    normalisation and S3PRL's upstreams keep the tensors of a call on their modules. The
+    decoder keeps none. Training is for one thread.
 
     Args:
         token_list: <blank> first, <sos/eos> last.
@@ -85,10 +92,12 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         self.decoder = decoder
         self.ctc = ctc
         self.token_loss = TokenLoss(len(self.token_list), config) if decoder else None
+        self.turns = Turns()
         self._warned: set[str] = set()
         self._encoded = EncodedUtterances(config.encoded_cache_mb * 2**20)
         if encoder is not None:
             mask_convolutions(encoder)
+            count_frames_alone(encoder)
 
     def forward(
         self,
@@ -116,10 +125,42 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         Raises:
             UserError: the loss is not finite, or an utterance is too short.
         """
+        loss, stats, _ = self.losses(
+            speech,
+            speech_lengths,
+            text,
+            text_lengths,
+            source,
+            source_lengths,
+            intent,
+            utt_id,
+        )
+        return force_gatherable((loss, stats, len(speech)), loss.device)
+
+    def losses(
+        self,
+        speech: Tensor,
+        speech_lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        source: Tensor | None = None,
+        source_lengths: Tensor | None = None,
+        intent: Tensor | None = None,
+        utt_id: Sequence[str] = (),
+    ) -> tuple[Tensor, Stats, Tensor | None]:
+        """Run the model once: its loss, statistics, and the logits behind both.
+
+        Args: as for :meth:`forward`.
+        Returns:
+            loss (), statistics, and the decoder's logits (B, U + 1, V), None without a
+            decoder. Position u predicts token u, and <eos> behind the last.
+        Raises:
+            UserError: see :meth:`forward`.
+        """
         text = text[:, : int(text_lengths.max())]
         encoded, lengths = self._encode_once(speech, speech_lengths, utt_id)
         weight = self.config.ctc_weight
-        loss = encoded.new_zeros(())
+        loss, logits = encoded.new_zeros(()), None
         stats: Stats = {}
         if self.ctc is not None:
             said, said_lengths = text, text_lengths
@@ -133,7 +174,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             )
             loss, stats = loss + weight * loss_ctc, found
         if self.decoder is not None and self.token_loss is not None:
-            loss_att, found = self._token_loss(
+            loss_att, found, logits = self._token_loss(
                 self.decoder,
                 self.token_loss,
                 encoded,
@@ -146,7 +187,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         if not torch.isfinite(loss):
             raise UserError(_not_finite(loss, utt_id))
         stats["loss"] = loss.detach()
-        return force_gatherable((loss, stats, len(speech)), loss.device)
+        return loss, stats, logits
 
     def _ctc_loss(
         self,
@@ -175,7 +216,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         text: Tensor,
         text_lengths: Tensor,
         intent: Tensor | None,
-    ) -> tuple[Tensor, Stats]:
+    ) -> tuple[Tensor, Stats, Tensor]:
         given, wanted = shifted(text, text_lengths, self.eos)
         prompt, prompt_lens = self.project(encoded, lengths)
         logits = decoder(prompt, prompt_lens, given)
@@ -186,7 +227,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             loss_intent, right = intent_loss(logits, wanted, intent[:, 0])
             loss = loss + self.config.intent_weight * loss_intent
             stats |= {"loss_intent": loss_intent.detach(), "acc_intent": right}
-        return loss, stats
+        return loss, stats, logits
 
     def _warn_of_short(
         self,
@@ -222,6 +263,24 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
                 part.train(mode and not is_frozen(part))
         return self
 
+    def _apply(
+        self, change: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> DecoderOnlySpeechModel:
+        """Move or convert as torch does; half precision is for the decoder alone.
+
+        What stands before it stays in single precision at least: spectra have no half
+        precision everywhere, and statistics and batch normalisation lose in it.
+        """
+
+        def careful(value: Tensor) -> Tensor:
+            new = change(value)
+            halved = new.is_floating_point() and new.dtype.itemsize < 4
+            return value.to(new.device) if halved else new
+
+        for name, part in self.named_children() if recurse else ():
+            part._apply(change if name == "decoder" else careful)
+        return super()._apply(change, recurse=False)
+
     def _encode_once(
         self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
@@ -252,6 +311,16 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
 
         Args: as for :meth:`forward`.
         """
+        with self._turn():
+            return self._encode(speech, speech_lengths, utt_id)
+
+    def _turn(self) -> AbstractContextManager[None]:
+        """Replicas of data-parallel training share the lock and must not wait."""
+        return nullcontext() if self.training else self.turns
+
+    def _encode(
+        self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str]
+    ) -> tuple[Tensor, Tensor]:
         with torch.autocast(speech.device.type, enabled=False):
             x, lengths = self.extract_feats(speech, speech_lengths)
             frames = lengths
@@ -264,9 +333,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
                 x, lengths = self.normalize(x, lengths)
         if self.encoder is None:
             return x, lengths
-        x, encoded_lengths, *_ = self.encoder(
-            x, lengths_for_encoder(self.encoder, lengths)
-        )
+        x, encoded_lengths, *_ = self.encoder(x, lengths)
         return x, encoded_lengths
 
     def project(self, encoded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,7 +342,9 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             raise UserError(
                 "model_conf.ctc_weight is 1: this is an encoder without a decoder"
             )
-        return self.projector(encoded, lengths)
+        prompt, lengths = self.projector(encoded, lengths)
+        dtype = self.decoder.output.weight.dtype
+        return prompt.to(dtype) if dtype.itemsize < 4 else prompt, lengths
 
     def extract_feats(
         self, speech: Tensor, speech_lengths: Tensor
@@ -297,7 +366,13 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         stft = getattr(self.frontend, "stft", None)
         if stft is not None and stft.center:
             speech = reflect_tail(speech, speech_lengths, stft.n_fft // 2)
-        feats, lengths = self.frontend(speech, speech_lengths)
+        if not speech.is_floating_point():
+            raise UserError(
+                f"speech of {speech.dtype} given, floats in [-1, 1] needed: divide "
+                "16-bit integers by 32768"
+            )
+        with self._turn():
+            feats, lengths = self.frontend(speech, speech_lengths)
         return feats[:, : int(lengths.max())], lengths
 
     def _stored_feats(self, stored: Tensor) -> Tensor:

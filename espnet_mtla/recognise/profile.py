@@ -6,6 +6,7 @@ On a GPU each part waits for the device, which takes a little longer than unwatc
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import torch
+
+from espnet_mtla.turns import Turns
 
 if TYPE_CHECKING:
     from espnet_mtla.recognise.load import TrainedModel
@@ -26,6 +29,9 @@ PARTS = (
 SEARCH_METHODS = {"search": ("advance", "results"), "waiting": ("_count_going",)}
 
 
+_TURNS = Turns()
+
+
 class Profile:
     """Seconds and calls of each part."""
 
@@ -35,6 +41,7 @@ class Profile:
         self.calls = dict.fromkeys(PARTS, 0)
         self._open: list[str] = []
         self._since = 0.0
+        self._thread = threading.get_ident()
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -61,6 +68,8 @@ class Profile:
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            if threading.get_ident() != self._thread:
+                return function(*args, **kwargs)
             with self.part(name):
                 return function(*args, **kwargs)
 
@@ -68,7 +77,7 @@ class Profile:
 
     @contextmanager
     def watching(self, trained: TrainedModel) -> Iterator[None]:
-        """Watch a model and the search while the block runs."""
+        """Watch a model and the search while the block runs, in this thread alone."""
         from espnet_mtla.attention import CausalAttention
         from espnet_mtla.decoder import DecoderOnlyTransformer
         from espnet_mtla.decoder.layer import DecoderLayer
@@ -89,14 +98,18 @@ class Profile:
             (DecoderLayer, "feed_forward", "feed-forward"),
             *((_Search, m, part) for part, ms in SEARCH_METHODS.items() for m in ms),
         ]
-        before = [(owner, name, vars(owner).get(name)) for owner, name, _ in watched]
-        for owner, name, part in watched:
-            setattr(owner, name, self.timed(part, getattr(owner, name)))
-        try:
-            yield
-        finally:
-            for owner, name, old in before:
-                delattr(owner, name) if old is None else setattr(owner, name, old)
+        self._thread = threading.get_ident()
+        with _TURNS:  # classes are the process's: two could put back each other's
+            before = [
+                (owner, name, vars(owner).get(name)) for owner, name, _ in watched
+            ]
+            for owner, name, part in watched:
+                setattr(owner, name, self.timed(part, getattr(owner, name)))
+            try:
+                yield
+            finally:
+                for owner, name, old in before:
+                    delattr(owner, name) if old is None else setattr(owner, name, old)
 
     def table(self) -> str:
         """Seconds, share and calls of the parts that took any time."""

@@ -18,6 +18,7 @@ from espnet_mtla.search.ctc import CTCPrefixScorer, best_path
 from espnet_mtla.search.decoder_scorer import DecoderScorer, cache_options
 from espnet_mtla.search.limits import length_limits
 from espnet_mtla.search.options import DecodeOptions
+from espnet_mtla.turns import Turns, turn_on
 
 if TYPE_CHECKING:
     from espnet_mtla.recognise.load import TrainedModel
@@ -58,18 +59,32 @@ class Costs:
     cache_used: int = 0
     cache_formula: int = 0
     cache_allocated: int = 0
+    turns: Turns = field(default_factory=Turns, repr=False, compare=False)
+
+    def add_seconds(self, encoder: float, search: float) -> None:
+        """Add what a batch took."""
+        with self.turns:
+            self.wall_seconds += encoder + search
+            self.encoder_seconds += encoder
+            self.search_seconds += search
 
     def note_cache(self, scorer: DecoderScorer) -> None:
         """Keep the largest of what batches took."""
         used, formula = scorer.peak_bytes()
-        self.cache_used = max(self.cache_used, used)
-        self.cache_formula = max(self.cache_formula, formula)
-        self.cache_allocated = max(self.cache_allocated, scorer.allocated_bytes)
+        with self.turns:
+            self.cache_used = max(self.cache_used, used)
+            self.cache_formula = max(self.cache_formula, formula)
+            self.cache_allocated = max(self.cache_allocated, scorer.allocated_bytes)
 
 
 @dataclass
 class Recogniser:
-    """Decodes batches with a model whose decoder may be None: then CTC's best path."""
+    """Decodes batches with a model whose decoder may be None: then CTC's best path.
+
+    Any number of threads may call it. On a CPU encoders run in one thread at a time
+    (:class:`DecoderOnlySpeechModel`), searches beside each other; on a GPU all of it
+    runs in one thread at a time.
+    """
 
     trained: TrainedModel
     options: DecodeOptions
@@ -108,6 +123,10 @@ class Recogniser:
 
     @torch.inference_mode()
     def _decode(self, batch: Sequence[Sound]) -> list[Recognised]:
+        with turn_on(self.trained.device):
+            return self._decode_now(batch)
+
+    def _decode_now(self, batch: Sequence[Sound]) -> list[Recognised]:
         keys = [sound.key for sound in batch]
         began = self._now()
         speech, lengths = self._pad(batch)
@@ -130,9 +149,7 @@ class Recogniser:
             )
             raise UserError(f"{keys[error.utterances[0]]}: {reason}") from None
         ended = self._now()
-        self.costs.wall_seconds += ended - began
-        self.costs.encoder_seconds += between - began
-        self.costs.search_seconds += ended - between
+        self.costs.add_seconds(between - began, ended - between)
         seconds = [self._seconds(sound) for sound in batch]
         prompts = [0] * len(batch) if prompt_lens is None else prompt_lens.tolist()
         factor = (ended - began) / sum(seconds)

@@ -38,8 +38,10 @@ def most_frequent(question: Question) -> dict[str, str]:
 
 def majority(question: Question) -> dict[str, str]:
     """The commonest first word (the intent) for all, and no transcript."""
-    texts = read_table(question.train / question.target).values()
-    counts = Counter(text.split(maxsplit=1)[0] for text in texts)
+    table = question.train / question.target
+    counts = Counter(word for t in read_table(table).values() for word in t.split()[:1])
+    if not counts:
+        raise UserError(f"{table}: no text has a word, so none has an intent")
     best = min(counts, key=lambda intent: (-counts[intent], intent))
     return dict.fromkeys(question.keys, best)
 

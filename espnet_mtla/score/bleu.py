@@ -18,7 +18,12 @@ from sacrebleu.metrics.chrf import CHRF
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.bootstrap import compare, percentiles
 from espnet_mtla.score.listing import lowest
-from espnet_mtla.score.metric import Report, Request, comparison_line
+from espnet_mtla.score.metric import (
+    Report,
+    Request,
+    comparison_line,
+    empty_references,
+)
 from espnet_mtla.score.table import aligned
 
 
@@ -58,6 +63,8 @@ def report(request: Request) -> Report:
     """BLEU, with chrF beside it."""
     # sacrebleu's own warning names the line of a tokenised text, which is not ours.
     logging.getLogger("sacrebleu").setLevel(logging.ERROR)
+    meaning = "what is said there counts in length and n-grams, and matches nothing"
+    empty, note = empty_references(request, meaning)
     bleu, chrf = _bleu(request), Chrf(lowercase=request.lowercase)
     streams = _streams(request)
     counts = bleu.counts(list(request.hyps), streams)
@@ -69,6 +76,7 @@ def report(request: Request) -> Report:
         "metric": "bleu",
         "utterances": len(request.keys),
         "ref_words": sum(words),
+        "empty_refs": empty,
         "bleu": whole.score,
         "ci95": list(percentiles(counts, bleu.of, **draws)),
         "precisions": list(whole.precisions),
@@ -79,7 +87,7 @@ def report(request: Request) -> Report:
         "chrf_ci95": list(percentiles(characters, chrf.of, **draws)),
         "chrf_signature": str(chrf.get_signature()),
     }
-    parts = [_table(summary), _signatures(summary)]
+    parts = [_table(summary), note, _signatures(summary)]
     if request.others is not None:
         base = bleu.counts(list(request.others), streams)
         found = compare(counts, base, bleu.of, True, **draws)
@@ -92,7 +100,7 @@ def report(request: Request) -> Report:
         {"key": key, "ref_words": n, "bleu_counts": row, "chrf": round(float(one), 2)}
         for key, n, row, one in rows
     ]
-    terminal = "\n\n".join(parts)
+    terminal = "\n\n".join(part for part in parts if part)
     listing = lowest(request, single, "chrF", terminal)
     return Report(summary, utterances, terminal, listing)
 

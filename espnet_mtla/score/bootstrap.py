@@ -2,15 +2,19 @@
 
 Errors within an utterance depend on each other, utterances hardly do: so utterances are
 drawn, not words. A score is a function of figures summed over utterances: an error rate
-of errors and words, BLEU of matched and possible n-grams.
+of errors and words, BLEU of matched and possible n-grams. A draw that has no score,
+because it holds no word of reference, is replaced by another: intervals are those of
+the draws that have one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from espnet_mtla.errors import UserError
 
 BLOCK = 1_000_000
 """Drawn indices held at a time: bounds memory for sets of any size."""
@@ -22,8 +26,9 @@ Rate = Callable[[np.ndarray], np.ndarray]
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
-    """Percent: 100 * the first figure / the second."""
-    return 100 * sums[0] / sums[1]
+    """Percent: 100 * the first figure / the second; NaN where that is 0."""
+    nothing = np.full(np.shape(sums[0]), np.nan)
+    return 100 * np.divide(sums[0], sums[1], out=nothing, where=sums[1] != 0)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def interval(
 
     Args:
         errors: (N,) whole numbers, errors of each utterance.
-        words: (N,) whole numbers > 0, words of each reference.
+        words: (N,) whole numbers, words of each reference; any is above 0.
         resamples: draws of N utterances.
         seed: the same seed gives the same interval.
     """
@@ -67,7 +72,7 @@ def percentiles(
     figures: np.ndarray, rate: Rate, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """95 % percentile interval of ``rate``; ``figures`` (C, N) are those it sums."""
-    drawn = rate(_resampled_sums(figures, resamples, seed))
+    (drawn,) = _resampled_scores([figures], rate, resamples, seed)
     low, high = np.percentile(drawn, PERCENTILES)
     return float(low), float(high)
 
@@ -97,9 +102,8 @@ def compare(
     Args:
         ours, base: (C, N) figures of N utterances, in the same order.
     """
-    count = len(ours)
-    drawn = _resampled_sums(np.concatenate([ours, base]), resamples, seed)
-    differences = rate(drawn[:count]) - rate(drawn[count:])
+    drawn, base_drawn = _resampled_scores([ours, base], rate, resamples, seed)
+    differences = drawn - base_drawn
     low, high = np.percentile(differences, PERCENTILES)
     whole = [rate(figures.sum(1, keepdims=True))[0] for figures in (ours, base)]
     difference = float(whole[0] - whole[1])
@@ -114,10 +118,31 @@ def compare(
     )
 
 
-def _resampled_sums(columns: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+def _resampled_scores(
+    systems: Sequence[np.ndarray], rate: Rate, resamples: int, seed: int
+) -> np.ndarray:
+    """Scores of S systems on the same draws, (S, resamples).
+
+    Raises:
+        UserError: not even all utterances together have a score.
+    """
+    if not all(np.isfinite(rate(figures.sum(1, keepdims=True))) for figures in systems):
+        raise UserError("no utterance has a word of reference: there is no score")
+    columns, generator = np.concatenate(systems), np.random.default_rng(seed)
+    blocks, missing = [], resamples
+    while missing:  # all utterances have a score, so two draws of three have one
+        sums = _resampled_sums(columns, missing, generator)
+        scores = np.stack([rate(part) for part in np.split(sums, len(systems))])
+        blocks.append(scores[:, np.isfinite(scores).all(0)])
+        missing -= blocks[-1].shape[1]
+    return np.concatenate(blocks, axis=1)
+
+
+def _resampled_sums(
+    columns: np.ndarray, resamples: int, generator: np.random.Generator
+) -> np.ndarray:
     """(C, N) figures of N utterances -> (C, resamples) sums over N drawn ones."""
     count = columns.shape[1]
-    generator = np.random.default_rng(seed)
     rows = max(1, BLOCK // count)
     blocks = []
     for start in range(0, resamples, rows):

@@ -1,6 +1,7 @@
 """Intent accuracy, and the word error rate of the transcript behind the intent.
 
-A text is the intent, one word, then what was said.
+A text is the intent, one word, then what was said. To have no intent is a class as
+others are: a hypothesis is right there when it is empty too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ from typing import Any
 import numpy as np
 
 from espnet_mtla.score.bootstrap import compare, percentiles, ratio
-from espnet_mtla.score.metric import Report, Request, comparison_line
+from espnet_mtla.score.metric import (
+    Report,
+    Request,
+    comparison_line,
+    empty_references,
+)
 from espnet_mtla.score.table import aligned
 from espnet_mtla.score.wer import align
 
@@ -21,6 +27,7 @@ NONE = "(nothing)"
 def report(request: Request) -> Report:
     """Share of utterances whose intent is right, in percent."""
     request.single_reference("intent")
+    empty, note = empty_references(request, f"{NONE} is the right intent there")
     wanted, spoken = _split(request.refs)
     found, heard = _split(request.hyps)
     right = _right(wanted, found)
@@ -31,6 +38,7 @@ def report(request: Request) -> Report:
         "metric": "intent",
         "utterances": len(request.keys),
         "ref_words": sum(len(ref.split()) for ref in request.refs),
+        "empty_refs": empty,
         "intents": len(classes),
         "accuracy": 100 * float(right[0].mean()),
         "ci95": list(percentiles(right, ratio, **draws)),
@@ -38,7 +46,7 @@ def report(request: Request) -> Report:
         "unknown_intents": strange.total(),
         "transcript_wer": _transcript_wer(request, spoken, heard),
     }
-    parts = [_table(summary)]
+    parts = [_table(summary), note]
     if strange:
         names = ", ".join(f"{name} ({n})" for name, n in strange.most_common(5))
         parts.append(f"hypotheses with an intent that no reference has: {names}")
@@ -68,7 +76,7 @@ def report(request: Request) -> Report:
 
 
 def _split(texts: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Intents and transcripts; an empty hypothesis has neither."""
+    """Intents and transcripts; an empty text has neither."""
     parts = [[*text.split(maxsplit=1), "", ""][:2] for text in texts]
     return [intent or NONE for intent, _ in parts], [words for _, words in parts]
 
@@ -90,16 +98,11 @@ def _macro_f1(wanted: list[str], found: list[str], classes: list[str]) -> float:
 def _transcript_wer(
     request: Request, spoken: list[str], heard: list[str]
 ) -> float | None:
-    """Percent, over the utterances that have a transcript; None where none has."""
-    rows = [
-        row for row in zip(request.keys, spoken, heard, strict=True) if row[1].split()
-    ]
-    if not rows:
-        return None
-    keys, refs, hyps = zip(*rows, strict=True)
-    aligned_rows = align(keys, refs, hyps, "words")
-    errors = sum(utterance.errors for utterance in aligned_rows)
-    return 100 * errors / sum(utterance.units for utterance in aligned_rows)
+    """Percent; words heard where none was spoken are inserted. None without a word."""
+    utterances = align(request.keys, spoken, heard, "words")
+    words = sum(utterance.units for utterance in utterances)
+    errors = sum(utterance.errors for utterance in utterances)
+    return 100 * errors / words if words else None
 
 
 def _table(summary: dict[str, Any]) -> str:

@@ -24,8 +24,7 @@ class Metric:
     ``report`` is ``module:function``, imported when it is used. ``value`` names the
     score in score.json. ``figures`` are the entries of a line of utterances.jsonl whose
     sums ``rate`` turns into the score; each is a number or a list of numbers.
-    ``detail`` is filled in from score.json, under the heading ``beside``. Where the
-    figures of all utterances are pooled by others too, ``empty_refs`` are scored.
+    ``detail`` is filled in from score.json, under the heading ``beside``.
     """
 
     report: str
@@ -36,7 +35,6 @@ class Metric:
     detail: str
     rate: str = "espnet_mtla.score.bootstrap:ratio"
     higher_is_better: bool = True
-    empty_refs: bool = False
 
     @property
     def shown(self) -> list[str]:
@@ -67,7 +65,6 @@ METRICS = {
         beside="chrF",
         detail="{chrf:.1f}",
         rate="espnet_mtla.score.bleu:bleu_of",
-        empty_refs=True,  # sacrebleu counts the length of what stands against them
     ),
     "intent": Metric(
         "espnet_mtla.score.intent:report",
@@ -120,6 +117,43 @@ class Request:
             raise UserError(
                 f"{metric} takes one reference an utterance; give one --ref"
             )
+
+
+def empty_references(
+    request: Request,
+    meaning: str,
+    has_word: Callable[[str], object] = str.split,
+    word: str = "a word",
+) -> tuple[int, str]:
+    """Count the references without a word.
+
+    Args:
+        request: what is scored.
+        meaning: how the metric counts such a reference, for the terminal.
+        has_word: true of a text that holds a word as the metric sees it.
+        word: what such a word is called in messages.
+    Returns:
+        The count, over all references of all utterances; a line about them for the
+        terminal, empty without any.
+    Raises:
+        UserError: no reference at all has a word.
+    """
+    texts = [
+        (key, text)
+        for index, key in enumerate(request.keys)
+        for text in request.references(index)
+    ]
+    empty = [(key, text) for key, text in texts if not has_word(text)]
+    if len(empty) == len(texts):
+        key, text = empty[0]
+        raise UserError(
+            f"none of {len(texts)} references has {word} to score by; the first, "
+            f"of utterance {key}, is {text[:60]!r}"
+        )
+    if not empty:
+        return 0, ""
+    count = f"{len(empty)} of {len(texts)} references"
+    return len(empty), f"{count} without {word} (first: {empty[0][0]}): {meaning}"
 
 
 @dataclass(frozen=True)

@@ -123,6 +123,9 @@ def conditions(table: Table) -> list[str]:
             f"{some.speed.audio_seconds:,.0f} "
             + ("tokens of source" if reads_text(table) else "s of audio"),
         )
+        empty = some.quality.counts.get("empty_refs")
+        if empty:
+            size = (*size, f"references without a word: {empty:,}")
         common.insert(0, ", ".join(size))
     return ["; ".join(common) + "."] * bool(common) + warnings
 

@@ -288,7 +288,10 @@ def _against(row: Row, base: Row, folder: Path, base_folder: Path, metric: str) 
     )
     figures, base_figures = _paired_figures(ours, theirs, METRICS[metric].figures)
     higher = METRICS[metric].higher_is_better
-    difference = compare(figures, base_figures, rate_of(metric), higher)
+    try:
+        difference = compare(figures, base_figures, rate_of(metric), higher)
+    except UserError as error:
+        raise UserError(f"{ours}: {error}") from None
     return replace(row, difference=difference)
 
 

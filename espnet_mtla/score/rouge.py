@@ -2,7 +2,7 @@
 
 F1 in percent, the mean over utterances (Lin, 2004). Of several references the best one
 counts, for each of the three. rouge-score compares lower-cased runs of a-z and 0-9, so
-it means nothing for other alphabets.
+it means nothing for other alphabets. A reference without any scores 0, as there.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer
 
-from espnet_mtla.errors import UserError
 from espnet_mtla.score.bootstrap import compare, percentiles, ratio
 from espnet_mtla.score.listing import lowest
-from espnet_mtla.score.metric import Report, Request, comparison_line
+from espnet_mtla.score.metric import (
+    Report,
+    Request,
+    comparison_line,
+    empty_references,
+)
 from espnet_mtla.score.table import aligned
 
 KINDS = {
@@ -30,6 +34,10 @@ KINDS = {
 
 def report(request: Request) -> Report:
     """Mean ROUGE-1, -2 and -L; two systems are compared by ROUGE-1."""
+    tokenizer = DefaultTokenizer(request.stem)
+    empty, note = empty_references(
+        request, "they score 0", tokenizer.tokenize, "a word of a-z or 0-9"
+    )
     scores = _scores(request, request.hyps)
     draws: dict[str, Any] = {"resamples": request.resamples, "seed": request.seed}
     words = [len(ref.split()) for ref in request.refs]
@@ -37,13 +45,14 @@ def report(request: Request) -> Report:
         "metric": "rouge",
         "utterances": len(request.keys),
         "ref_words": sum(words),
+        "empty_refs": empty,
         "signature": _signature(request),
     }
     ones = np.ones(len(request.keys))
     for (kind, (_, interval)), row in zip(KINDS.items(), scores, strict=True):
         summary[kind] = 100 * float(row.mean())
         summary[interval] = list(percentiles(np.stack([row, ones]), ratio, **draws))
-    parts = [_table(summary), summary["signature"]]
+    parts = [_table(summary), note, summary["signature"]]
     if request.others is not None:
         others = _scores(request, request.others)
         summary["compare"] = {}
@@ -58,24 +67,17 @@ def report(request: Request) -> Report:
         {"key": key, "ref_words": n, **dict(zip(KINDS, row, strict=True)), "one": 1}
         for key, n, *row in columns
     ]
-    terminal = "\n\n".join(parts)
+    terminal = "\n\n".join(part for part in parts if part)
     listing = lowest(request, 100 * scores[0], "ROUGE-1", terminal)
     return Report(summary, utterances, terminal, listing)
 
 
 def _scores(request: Request, hyps: tuple[str, ...]) -> np.ndarray:
     """(3, N) F1 between 0 and 1."""
-    tokenizer = DefaultTokenizer(request.stem)
-    scorer = RougeScorer(list(KINDS), tokenizer=tokenizer)
+    scorer = RougeScorer(list(KINDS), tokenizer=DefaultTokenizer(request.stem))
     rows = []
     for index, hyp in enumerate(hyps):
-        refs = request.references(index)
-        if not any(tokenizer.tokenize(ref) for ref in refs):
-            raise UserError(
-                f"rouge: utterance {request.keys[index]}: the reference has no word of "
-                f"a-z or 0-9, which is all that ROUGE sees: {refs[0][:60]!r}"
-            )
-        found = scorer.score_multi(refs, hyp)
+        found = scorer.score_multi(request.references(index), hyp)
         rows.append([found[kind].fmeasure for kind in KINDS])
     return np.array(rows).T
 

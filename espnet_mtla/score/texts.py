@@ -11,9 +11,9 @@ from unicodedata import normalize
 
 from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
+from espnet_mtla.score.form import HINT, forms, read_lines
 from espnet_mtla.score.metric import Request
 
-FORMATS = ("auto", "kaldi", "lines", "jsonl")
 KEYS = ("key", "id", "utt_id")
 SHOWN_KEYS = 3
 
@@ -26,44 +26,51 @@ def read_request(
     other: str | Path | None = None,
     form: str = "auto",
     fields: tuple[str, str] = ("text", "text"),
-    empty_refs: bool = False,
     **options: Any,
 ) -> Request:
     """Read references (one file or several) and hypotheses, and pair them.
 
-    ``form`` is one of :data:`FORMATS`; ``auto`` is ``jsonl`` for names that end so and
-    ``kaldi`` otherwise. Plain lines are paired by their number. ``fields`` are what
-    JSONL calls the text of references and of hypotheses; a reference may be a list.
-    ``options`` are the remaining fields of :class:`Request`. A hypothesis may be empty;
-    a reference only with ``empty_refs``, for most scores are shares of it. An accent
-    may be a character of its own or not: all texts are brought to Unicode's composed
-    form (NFC), and the log says so where that changes any.
+    Plain lines are paired by their number, everything else by key. An accent may be a
+    character of its own or not: all texts are brought to Unicode's composed form (NFC),
+    and the log says so where that changes any.
+
+    Args:
+        refs: files of references, a set each.
+        hyp, other: files of hypotheses; of the second system, or ``None``.
+        form: one of :data:`espnet_mtla.score.form.FORMATS`; ``auto`` is ``jsonl`` for
+            names that end so; all other files are ``kaldi``, or else all ``lines``.
+        fields: what JSONL calls the text of references and of hypotheses; a reference
+            may be a list.
+        options: the remaining fields of :class:`Request`.
+    Returns:
+        The request. Hypotheses may be empty, and references as long as one is not.
+    Raises:
+        UserError: a file is broken, or the files do not belong together.
     """
-    first, *more = [_read(path, form, fields[0]) for path in refs]
-    if not empty_refs:
-        for path, texts in zip(refs, (first, *more), strict=True):
-            _refuse_empty(path, texts)
+    systems = [hyp] if other is None else [hyp, other]
+    shapes = forms([*refs, *systems], form)
+    reads = zip(refs, shapes, strict=False)
+    first, *more = [_read(path, shape, fields[0]) for path, shape in reads]
     for path, texts in zip(refs[1:], more, strict=True):
-        _same_keys(path, texts, refs[0], first)
-    hyps = _hypotheses(hyp, form, fields[1], refs[0], first)
-    others = None
-    if other is not None:
-        others = _hypotheses(other, form, fields[1], refs[0], first)
+        _same_keys(path, texts, refs[0], first, form)
+    hyps, *second = [
+        _hypotheses((path, form, shape), fields[1], refs[0], first)
+        for path, shape in zip(systems, shapes[len(refs) :], strict=True)
+    ]
+    _require_words(refs, (first, *more), form == "auto" and "kaldi" in shapes)
     beyond = tuple(
         (*texts[1:], *(text for table in more for text in table[key]))
         for key, texts in first.items()
     )
     single = tuple(texts[0] for texts in first.values())
+    others = second[0] if second else None
     return Request(tuple(first), single, hyps, others, beyond, **options)
 
 
 def _read(path: str | Path, form: str, field: str) -> Texts:
     """Texts of each key; several only for references in JSONL."""
-    if form == "auto":
-        form = "jsonl" if str(path).endswith(".jsonl") else "kaldi"
-    texts: Texts
     if form == "lines":
-        texts = {str(n): (line,) for n, line in enumerate(_lines(path), 1)}
+        texts = {str(n): (line,) for n, line in enumerate(read_lines(path), 1)}
     elif form == "jsonl":
         texts = _read_jsonl(path, field)
     else:
@@ -91,22 +98,12 @@ def _read_kaldi(path: str | Path) -> dict[str, str]:
     except UserError as error:
         if not Path(path).is_file():
             raise
-        raise UserError(f"{error}; are these plain lines? --format lines") from None
-
-
-def _lines(path: str | Path) -> list[str]:
-    try:
-        content = Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8") from None
-    # Not splitlines(): it would also split at rarer separators inside a text.
-    lines = content.split("\n")
-    return [line.rstrip("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
+        raise UserError(f"{error}; {HINT}") from None
 
 
 def _read_jsonl(path: str | Path, field: str) -> Texts:
     texts: Texts = {}
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         place = f"{path}:{number}"
         if not line.strip():
             continue
@@ -137,28 +134,32 @@ def _read_jsonl(path: str | Path, field: str) -> Texts:
     return texts
 
 
-def _refuse_empty(path: str | Path, texts: Texts) -> None:
-    for key, given in texts.items():
-        if not all(text.strip() for text in given):
-            raise UserError(
-                f"{path}: utterance {key} has an empty reference, which no rate can be"
-                " taken of; remove it from the data folder"
-            )
+def _require_words(
+    paths: Sequence[str | Path], tables: Sequence[Texts], guessed: bool
+) -> None:
+    texts = [text for table in tables for given in table.values() for text in given]
+    if not any(text.strip() for text in texts):
+        hint = f"; or {HINT}" if guessed else ""
+        names = ", ".join(map(str, paths))
+        raise UserError(f"{names}: none of {len(texts)} references has a word{hint}")
 
 
 def _hypotheses(
-    path: str | Path, form: str, field: str, ref: str | Path, refs: Texts
+    file: tuple[str | Path, str, str], field: str, ref: str | Path, refs: Texts
 ) -> tuple[str, ...]:
-    """The texts of ``path`` in the order of ``refs``."""
-    table = _read(path, form, field)
-    _same_keys(path, table, ref, refs)
+    """The texts of a (path, form asked for, form) in the order of ``refs``."""
+    path, form, shape = file
+    table = _read(path, shape, field)
+    _same_keys(path, table, ref, refs, form)
     for key, texts in table.items():
         if len(texts) > 1:
             raise UserError(f"{path}: {key}: {len(texts)} hypotheses; one is scored")
     return tuple(table[key][0] for key in refs)
 
 
-def _same_keys(path: str | Path, table: Texts, ref: str | Path, refs: Texts) -> None:
+def _same_keys(
+    path: str | Path, table: Texts, ref: str | Path, refs: Texts, form: str
+) -> None:
     lacks = [key for key in refs if key not in table]
     extra = [key for key in table if key not in refs]
     if not lacks and not extra:
@@ -169,8 +170,8 @@ def _same_keys(path: str | Path, table: Texts, ref: str | Path, refs: Texts) -> 
     if extra:
         parts.append(f"{ref} lacks {len(extra)} of {len(table)} ({_first(extra)})")
     hint = ""
-    if len(lacks) == len(refs):
-        hint = "; or are these plain lines? --format lines"
+    if form == "auto" and (len(lacks) == len(refs) or len(table) == len(refs)):
+        hint = f"; or {HINT}"
     raise UserError(
         f"the utterances differ: {'; '.join(parts)}; score the data set that was"
         f" decoded, whole{hint}"

@@ -12,7 +12,12 @@ import numpy as np
 
 from espnet_mtla.score.bootstrap import Difference, interval, paired
 from espnet_mtla.score.listing import Step, Utterance, listing
-from espnet_mtla.score.metric import Report, Request, comparison_line
+from espnet_mtla.score.metric import (
+    Report,
+    Request,
+    comparison_line,
+    empty_references,
+)
 from espnet_mtla.score.table import aligned
 
 
@@ -32,6 +37,7 @@ def align(
     """Align each hypothesis with its reference by the fewest errors.
 
     ``units`` is ``words`` or ``characters``. Runs of white space count as one space.
+    Against an empty reference, all units of the hypothesis are insertions.
     """
     process = jiwer.process_words if units == "words" else jiwer.process_characters
     found = process([_one_spaced(t) for t in refs], [_one_spaced(t) for t in hyps])
@@ -62,9 +68,10 @@ def _steps(
 
 def _report(request: Request, metric: str, units: str) -> Report:
     request.single_reference(metric)
+    empty, note = empty_references(request, "all that is said there is inserted")
     utterances = align(request.keys, request.refs, request.hyps, units)
-    summary = {"metric": metric, **_summary(utterances, request)}
-    parts = [_summary_table(summary, units)]
+    summary = {"metric": metric, "empty_refs": empty, **_summary(utterances, request)}
+    parts = [_summary_table(summary, units), note]
     if request.others is not None:
         others = align(request.keys, request.refs, request.others, units)
         found = _compare(utterances, others, request)

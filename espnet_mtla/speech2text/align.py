@@ -19,6 +19,7 @@ from torch import Tensor
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.speech2text.result import Word
+from espnet_mtla.turns import turn_on
 
 if TYPE_CHECKING:
     import numpy as np
@@ -147,6 +148,12 @@ class WordTimes:
         self, key: str, samples: np.ndarray, tokens: Sequence[int]
     ) -> list[Word]:
         """Words of ``tokens``, said in ``samples (n,)``."""
+        with turn_on(self.trained.device):
+            return self._align(key, samples, tokens)
+
+    def _align(
+        self, key: str, samples: np.ndarray, tokens: Sequence[int]
+    ) -> list[Word]:
         trained = self.trained
         speech = torch.from_numpy(samples).to(trained.device).unsqueeze(0)
         lengths = torch.tensor([speech.size(1)], device=trained.device)

@@ -39,6 +39,10 @@ an utterance like those of training gives what it gives in the recipe."""
 class Speech2Text:
     """Sound to text with one trained model; see :meth:`from_pretrained`.
 
+    Any number of threads may call one object; each gets what it would get alone. On a
+    CPU the encoder runs in one thread at a time, since espnet2's keeps the tensors of a
+    call on its modules, and searches run beside each other; on a GPU calls take turns.
+
     Args:
         longest_seconds: longer recordings are cut at quiet places and their parts
             decoded one by one; None never cuts.

@@ -42,7 +42,7 @@ class SoundReader:
     """Brings sound to one channel and ``fs`` Hz, and says once what it changes."""
 
     fs: int
-    _said: set[tuple[int, int]] = field(default_factory=set)
+    _said: dict[tuple[int, int], object] = field(default_factory=dict)
 
     def clip(self, sound: object, rate: int | None = None, key: str = "") -> Clip:
         """A path, an array with its rate, or ``{"array": ..., "sampling_rate": ...}``.
@@ -116,8 +116,9 @@ class SoundReader:
     ) -> np.ndarray:
         from espnet_mtla.data.audio import resample
 
-        if (rate, channels) not in self._said and (rate != self.fs or channels > 1):
-            self._said.add((rate, channels))
+        changed, mark = rate != self.fs or channels > 1, object()
+        # One step, so that of several threads one alone says it.
+        if changed and self._said.setdefault((rate, channels), mark) is mark:
             mixed = f", {channels} channels mixed to one" if channels > 1 else ""
             logger.warning(
                 "%s: %d Hz brought to %d Hz%s (said once for all like it)",

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from espnet_mtla.data.tokens import TOKEN_TYPES
+from espnet_mtla.espnet import quiet_import
 from espnet_mtla.model.speech import DecoderOnlySpeechModel
 from espnet_mtla.task.batch import Collate, Preprocess, collate
 from espnet_mtla.task.build import INITS, build_model, load_model
 from espnet_mtla.task.checks import check_symbols
-from espnet_mtla.task.choices import quiet_import
 from espnet_mtla.task.data import Source, lengths
 from espnet_mtla.task.log import log_to
 from espnet_mtla.task.parts import CHOICES

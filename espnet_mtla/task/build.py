@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
+from espnet_mtla.espnet import initialisations, quiet_import
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.task.checkpoint import load, notes_of
-from espnet_mtla.task.choices import quiet_import
 from espnet_mtla.task.config import load_yaml
 from espnet_mtla.task.files import use_copies
 from espnet_mtla.task.parts import (
@@ -38,16 +38,18 @@ with quiet_import():
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.model.text import DecoderOnlyTextModel
 
-INITS = (
-    *("chainer", "xavier_uniform", "xavier_normal"),
-    *("kaiming_uniform", "kaiming_normal", "normal", None),
-)
+INITS = (*initialisations(), None)
 """What espnet2's ``initialize`` knows, and torch's own."""
 
 
-def build_model(args: Namespace) -> DecoderOnlySpeechModel:
+def build_model(
+    args: Namespace, statistics_follow: bool = False
+) -> DecoderOnlySpeechModel:
     """Build from parsed options or from a ``config.yaml`` read back.
 
+    Args:
+        statistics_follow: those of ``global_mvn`` come with the weights; no file of
+            them is read.
     Raises:
         UserError: names the option or key that is wrong.
     """
@@ -80,7 +82,7 @@ def build_model(args: Namespace) -> DecoderOnlySpeechModel:
         config,
         frontend=frontend,
         specaug=build_part(SPECAUG, args),
-        normalize=build_normalize(args, input_size),
+        normalize=build_normalize(args, input_size, statistics_follow),
         encoder=encoder,
         projector=projector,
         decoder=decoder,
@@ -116,6 +118,11 @@ def initialise(args: Namespace, *parts: nn.Module | None) -> None:
     init = getattr(args, "init", None)
     if init is None:
         return
+    if init not in INITS:
+        raise UserError(
+            f"init: {init!r} is not in this version of ESPnet; valid: "
+            f"{', '.join(name for name in INITS if name)}, or leave it out"
+        )
     for part in parts:
         if part is not None:
             initialize(part, init)
@@ -142,6 +149,8 @@ def load_model(
         config_file = Path(model_file).parent / "config.yaml"
     args = Namespace(**load_yaml(config_file))
     use_copies(args, Path(config_file).parent)
+    if model_file is not None:
+        args.init = None  # the file has every parameter
     text = getattr(args, "task", "asr") == "sum"
     model = build_text_model(args) if text else build_model(args)
     if model_file is not None:

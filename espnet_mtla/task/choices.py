@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
-import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.espnet import quiet_import
 
 if TYPE_CHECKING:
     from argparse import _ActionsContainer  # what parsers and their groups are
-
-
-@contextlib.contextmanager
-def quiet_import() -> Iterator[None]:
-    """Keep what espnet prints while it is imported off the screen.
-
-    It says that flash-attn is missing, and the like. Only imports belong inside.
-    """
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
 
 
 class LazyChoices:

@@ -8,8 +8,10 @@ the shards whose mark still fits.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import itertools
 import json
 import logging
 import shutil
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
 
 _BYTES_PER_ENTRY = 300  # headers, index and padding of an utterance, at most
 # What forked workers find here: a model is too big to be sent to them with each job.
-_inherited: tuple[Maker, Storage, dict[Path, str]]
+_inherited: dict[int, tuple[Maker, Storage, dict[Path, str]]] = {}
+_numbers = itertools.count()
 
 
 @dataclass(frozen=True)
@@ -172,14 +175,24 @@ def dump_features(
     folder = DataFolder.read(data)
     if folder.source != SOUNDS or folder.segments is not None:
         raise UserError(f"{data}: sound without segments needed: run format_audio")
-    if nj > 1:
-        torch.set_num_threads(1)  # forked workers must not share a pool of threads
-    maker = Maker(args, device)
-    with workers.lock_folder(target):
+    with _one_thread(nj > 1), workers.lock_folder(target):
+        maker = Maker(args, device)
         check_room(folder, maker, storage, target)
         shards = make_shards(folder, target, storage)
         written = _make_all(shards, maker, storage, nj)
         return _write_tables(folder, target, maker, storage, written)
+
+
+@contextlib.contextmanager
+def _one_thread(wanted: bool) -> Iterator[None]:
+    """Meanwhile torch has one: forked workers must not share a pool of threads."""
+    before = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_room(
@@ -261,18 +274,22 @@ def _make_all(
         # The mark of a complete folder goes before anything it points to changes.
         (shards[0].path.parents[1] / FEATURES).unlink(missing_ok=True)
 
-    global _inherited
-    _inherited = (maker, storage, keys)
+    job = next(_numbers)
+    _inherited[job] = (maker, storage, keys)
     total = sum(len(shard.sources) for shard in missing)
-    with tqdm(total=total, unit="utt", disable=None, desc="features") as bar:
-        for shard, made in workers.map_unordered(_work, missing, nj):
-            written[shard.path] = made
-            bar.update(len(shard.sources))
+    try:
+        with tqdm(total=total, unit="utt", disable=None, desc="features") as bar:
+            work = functools.partial(_work, job)
+            for shard, made in workers.map_unordered(work, missing, nj):
+                written[shard.path] = made
+                bar.update(len(shard.sources))
+    finally:
+        del _inherited[job]
     return written
 
 
-def _work(shard: Shard) -> Written:
-    maker, storage, keys = _inherited
+def _work(job: int, shard: Shard) -> Written:
+    maker, storage, keys = _inherited[job]
     return _make_shard(shard, maker, storage, keys[shard.path])
 
 

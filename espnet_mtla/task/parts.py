@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import tempfile
 from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import fields
@@ -16,6 +17,7 @@ from torch import nn
 from espnet_mtla.attention import attention_settings
 from espnet_mtla.decoder import DecoderConfig
 from espnet_mtla.errors import UserError
+from espnet_mtla.espnet import unify_parameter_names
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.task.choices import LazyChoices, setting_names
 from espnet_mtla.task.config import check_keys
@@ -105,13 +107,20 @@ def sampling_rate(args: Namespace) -> int:
         raise UserError(f"frontend_conf.fs: {given!r}: a rate such as 16000") from None
 
 
-def build_normalize(args: Namespace, input_size: int) -> nn.Module | None:
+def build_normalize(
+    args: Namespace, input_size: int, statistics_follow: bool = False
+) -> nn.Module | None:
     """Normalisation as chosen; None for none.
 
+    Args:
+        input_size: features a frame.
+        statistics_follow: they come with the weights, so that no file is read.
     Raises:
         UserError: its statistics are not there, unreadable, or those of features of
             another width.
     """
+    if args.normalize == "global_mvn" and statistics_follow:
+        return _without_statistics(args, input_size)
     if args.normalize == "global_mvn":
         _check_statistics(args.normalize_conf.get("stats_file"))
     layer = build_part(NORMALIZE, args)
@@ -121,6 +130,26 @@ def build_normalize(args: Namespace, input_size: int) -> nn.Module | None:
             f"{args.normalize_conf['stats_file']}: statistics of {mean.numel()} "
             f"features, and there are {input_size}; run train --collect_stats again"
         )
+    return layer
+
+
+def _without_statistics(args: Namespace, input_size: int) -> nn.Module:
+    """``global_mvn`` that changes nothing; espnet2's layer is built from a file."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "feats_stats.npz")
+        zeros, ones = np.zeros(input_size), np.ones(input_size)
+        np.savez(file, count=1, sum=zeros, sum_square=ones)
+        layer = build_part(
+            NORMALIZE,
+            Namespace(
+                normalize=args.normalize,
+                normalize_conf={**args.normalize_conf, "stats_file": file},
+            ),
+        )
+    if layer is None:
+        raise AssertionError("global_mvn is a normalisation")
     return layer
 
 
@@ -158,7 +187,9 @@ def build_encoder(args: Namespace, input_size: int) -> AbsEncoder | None:
     if settings.get("interctc_layer_idx"):
         raise UserError("encoder_conf.interctc_layer_idx: is not supported")
     with naming("encoder_conf"):
-        return component(input_size=input_size, **settings)
+        encoder = component(input_size=input_size, **settings)
+    unify_parameter_names(encoder)
+    return encoder
 
 
 def check_sections(args: Namespace) -> None:

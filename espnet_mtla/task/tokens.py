@@ -66,15 +66,16 @@ def build_tokeniser(
         if bpemodel is None:
             raise UserError(f"token_type {token_type} needs --bpemodel")
         from espnet2.text.sentencepiece_tokenizer import SentencepiecesTokenizer
-        from sentencepiece import SentencePieceProcessor
 
+        pieces = SentencepiecesTokenizer(bpemodel)
         try:
-            SentencePieceProcessor(model_file=str(bpemodel))
+            # It reads its model at the first call, which threads would do together.
+            pieces.text2tokens("")
         except RuntimeError as error:
             raise UserError(
                 f"bpemodel: {bpemodel}: no model of sentencepiece ({error})"
             ) from error
-        return SentencepiecesTokenizer(bpemodel)
+        return pieces
     if token_type == "char":
         from espnet2.text.char_tokenizer import CharTokenizer
 

@@ -45,6 +45,16 @@ def test_every_reason_is_counted(formatted: Path, command: Command) -> None:
     assert read_table("out/wav.scp")["a2"] == read_table("dump/wav.scp")["a2"]
 
 
+def test_a_test_set_keeps_its_empty_texts(formatted: Path, command: Command) -> None:
+    write_table(formatted / "text", TEXTS | {"b/3": ""})
+    write_table(formatted / "text.tc.de", TEXTS | {"a1": ""})
+    code, out, err = command("filter_data", formatted, "out", "--allow_empty_text")
+    assert code == 0, err
+    assert "dropped" not in out
+    assert read_table("out/text") == TEXTS | {"b/3": ""}
+    assert read_table("out/dropped") == {}
+
+
 def test_characters_of_every_text(formatted: Path, command: Command) -> None:
     write_table(formatted / "text.tc.de", TEXTS | {"a1": "x" * 23})
     code, _, err = command("filter_data", formatted, "out", "--max_chars", 22)

@@ -38,6 +38,13 @@ def test_empty_ones_are_dropped_and_long_ones_cut(folder, tmp_path, capsys):
     assert counts["  of them cut to --max_words"] == "1"
 
 
+def test_a_test_set_keeps_its_empty_targets(folder, tmp_path):
+    dropped = filter_pairs(folder, tmp_path / "out", NAMES, empty_target=True)
+    assert dropped == {"c": "empty text.source"}
+    kept = read_table(tmp_path / "out" / "text")
+    assert kept == {"a": "few", "b": "", "d": "6"}
+
+
 def test_unmatched_keys_are_named(folder, tmp_path):
     write_table(folder / "text", {"a": "few", "b": "x", "c": "y"})
     with pytest.raises(UserError, match=r"text: d of .*text\.source is missing \(4 so"):

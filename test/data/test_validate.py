@@ -139,6 +139,16 @@ def test_missing_files(toy: Path, command: Command) -> None:
     assert (code, "nowhere: no such data folder" in err) == (1, True)
 
 
+def test_empty_texts_where_they_are_allowed(toy: Path, command: Command) -> None:
+    write_table(toy / "text", TEXTS | {"a2": ""})
+    code, _, err = command("validate_data", toy, "--allow_empty_text")
+    assert code == 0, err
+    assert "toy/text: 1 of 4 texts are empty, the first is a2" in err
+    assert command("validate_data", toy, "--allow_empty_text", "--fix")[0] == 0
+    assert read_table(toy / "text") == TEXTS | {"a2": ""}
+    assert command("validate_data", toy)[0] == 1
+
+
 def test_speakers_are_made(toy: Path, command: Command) -> None:
     (toy / "spk2utt").unlink()
     (toy / "utt2spk").unlink()

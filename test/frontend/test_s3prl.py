@@ -17,6 +17,7 @@ from espnet_mtla.frontend.upstream import (
     upstream_names,
 )
 from espnet_mtla.task.choices import setting_names
+from test.threads import in_threads
 
 pytest.importorskip("s3prl", reason="the extra ssl is not installed")
 
@@ -158,3 +159,21 @@ def test_upstreams_of_the_shipped_configs_exist(name: str) -> None:
     assert config["frontend"] == "s3prl"
     assert config["frontend_conf"]["upstream"] in upstream_names()
     assert set(config["frontend_conf"]) <= set(setting_names(S3PRLFrontend))
+
+
+@pytest.mark.parametrize("layer", [None, 1])
+def test_threads_get_the_states_of_their_own_sound(upstream, layer) -> None:
+    """An upstream collects what its hooks see on itself."""
+    if upstream["upstream"] == "fbank" and layer:
+        pytest.skip("has one layer")
+    frontend = S3PRLFrontend(**upstream, layer=layer).eval()
+    sounds = [noise([length]) for length in LENGTHS]
+
+    @torch.no_grad()
+    def states(place: int) -> torch.Tensor:
+        return frontend(*sounds[place])[0]
+
+    alone = [states(place) for place in range(len(sounds))]
+    for results in in_threads(states, range(len(sounds)), rounds=3):
+        for found, expected in zip(results, alone, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from espnet_mtla.hf.conversion.build import Target, convert
-from test.hf.tiny_llama import left_padded, tiny, tokens
+from test.hf.tiny_llama import cache_of, left_padded, tiny, tokens
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-10) -> None:
@@ -54,7 +54,7 @@ def test_padding_anywhere_gets_nothing(stride, use_cache, data) -> None:
 def test_pieces_show_what_the_whole_does(stride, cuts, static) -> None:
     model = tiny(stride)
     batch, mask = left_padded([tokens(1, 11, 3)[0], tokens(1, 7, 4)[0]])
-    kind = type(model(batch[:, :1]).past_key_values)
+    kind = type(cache_of(model(batch[:, :1])))
     cache = kind(model.config, 13 if static else None, static=static)
     edges = [0, *sorted(cuts), 11]
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_pieces_show_what_the_whole_does(stride, cuts, static) -> None:
             part = model(
                 batch[:, start:stop],
                 attention_mask=mask[:, :stop],
-                past_key_values=cache,
+                cache=cache,
                 output_attentions=True,
             )
             for ours, all_of_them in zip(

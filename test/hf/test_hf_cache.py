@@ -11,12 +11,12 @@ from transformers.cache_utils import Cache
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import TemporalLatentCache
 from espnet_mtla.hf.cache import entry_layout
-from test.hf.tiny_llama import SIZES, left_padded, tiny, tokens
+from test.hf.tiny_llama import SIZES, cache_of, left_padded, tiny, tokens
 
 
 def run(model, batch, cache, mask=None) -> torch.Tensor:
     with torch.no_grad():
-        return model(batch, past_key_values=cache, attention_mask=mask).logits
+        return model(batch, cache=cache, attention_mask=mask).logits
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> None:
@@ -177,7 +177,7 @@ def test_padding_behind_a_row_is_its_newest_token_wherever_the_row_goes() -> Non
 
 def test_a_merge_never_reaches_a_sibling() -> None:
     model = tiny(2)
-    cache = model(tokens(1, 3)).past_key_values
+    cache = cache_of(model(tokens(1, 3)))
     cache.batch_repeat_interleave(2)
     both = torch.tensor([[5], [9]])
     got = run(model, both, cache)

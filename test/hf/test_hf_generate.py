@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import TemporalLatentCache
-from test.hf.tiny_llama import left_padded, tiny, tokens
+from test.hf.tiny_llama import cache_of, left_padded, tiny, tokens
 
 GREEDY = {"do_sample": False, "max_new_tokens": 9}
 
@@ -59,7 +59,7 @@ def test_a_compiled_step_over_a_static_cache_is_compiled_once() -> None:
     batch, mask = left_padded([tokens(1, n, n)[0] for n in (7, 4)])
     cache = TemporalLatentCache(model.config, 24, static=True)
     plain = model(batch, attention_mask=mask)
-    model(batch, attention_mask=mask, past_key_values=cache)
+    model(batch, attention_mask=mask, cache=cache)
     torch._dynamo.reset()
     counter = CompileCounter()
     step = torch.compile(model, backend=counter, fullgraph=True)
@@ -67,8 +67,8 @@ def test_a_compiled_step_over_a_static_cache_is_compiled_once() -> None:
     with torch.no_grad():
         for t in range(8):
             one = new[:, t : t + 1]
-            got = step(one, past_key_values=cache).logits
-            plain = model(one, past_key_values=plain.past_key_values)
+            got = step(one, cache=cache).logits
+            plain = model(one, cache=cache_of(plain))
             torch.testing.assert_close(got, plain.logits, rtol=0, atol=1e-5)
     assert counter.frame_count == 1
     assert cache.get_seq_length() == 15
@@ -91,7 +91,7 @@ def test_static_caches_get_no_shorter() -> None:
         found = model.generate(
             tokens(1, 4), cache_implementation="static", max_new_tokens=new, **options
         )
-        lengths.append(found.past_key_values.max_tokens)
+        lengths.append(cache_of(found).max_tokens)
         plain = model.generate(tokens(1, 4), max_new_tokens=new, **options)
         assert torch.equal(found.sequences, plain.sequences)
     assert lengths == [8, 8, 11]
@@ -139,7 +139,7 @@ def test_prefill_may_be_split_anywhere(
             part = model(
                 batch[:, start:stop],
                 attention_mask=mask[:, :stop],
-                past_key_values=cache,
+                cache=cache,
             ).logits
             torch.testing.assert_close(part, whole[:, start:stop], rtol=0, atol=1e-10)
     assert cache.get_seq_length() == total
@@ -163,12 +163,10 @@ def test_generate_in_chunks_and_from_a_filled_cache() -> None:
     expected = model.generate(batch, **GREEDY)
     chunked = model.generate(batch, prefill_chunk_size=5, **GREEDY)
     assert torch.equal(chunked, expected)
-    cache = model(batch[:, :7]).past_key_values
-    continued = model.generate(batch, past_key_values=cache, **GREEDY)
+    cache = cache_of(model(batch[:, :7]))
+    continued = model.generate(batch, cache=cache, **GREEDY)
     assert torch.equal(continued, expected)
-    more = model.generate(
-        expected, past_key_values=cache, do_sample=False, max_new_tokens=4
-    )
+    more = model.generate(expected, cache=cache, do_sample=False, max_new_tokens=4)
     longer = model.generate(batch, do_sample=False, max_new_tokens=13)
     assert torch.equal(more, longer)
 
@@ -187,20 +185,20 @@ def test_caches_that_do_not_fit_are_refused() -> None:
 
     model, batch = tiny(2), tokens(2, 5)
     with pytest.raises(UserError, match="DynamicCache of 0 layers given"):
-        model(batch, past_key_values=DynamicCache())
-    other = tiny(3)(batch).past_key_values
+        model(batch, cache=DynamicCache())
+    other = cache_of(tiny(3)(batch))
     with pytest.raises(UserError, match=r"cache of another model.*stride 3.*stride 2"):
-        model(batch, past_key_values=other)
-    deep = tiny(2, num_hidden_layers=3)(batch).past_key_values
+        model(batch, cache=other)
+    deep = cache_of(tiny(2, num_hidden_layers=3)(batch))
     with pytest.raises(UserError, match="TemporalLatentCache of 3 layers given"):
-        model(batch, past_key_values=deep)
-    own = model(batch).past_key_values
+        model(batch, cache=deep)
+    own = cache_of(model(batch))
     with pytest.raises(UserError, match="holds 2 rows, 1 given"):
-        model(batch[:1], past_key_values=own)
+        model(batch[:1], cache=own)
     batch, mask = left_padded([tokens(1, n)[0] for n in (5, 3)])
-    padded = model(batch, attention_mask=mask).past_key_values
+    padded = cache_of(model(batch, attention_mask=mask))
     with pytest.raises(UserError, match="holds 2 rows, 1 given"):
-        model(batch[:1], past_key_values=padded)
+        model(batch[:1], cache=padded)
 
 
 @pytest.mark.parametrize("kind", ["quantized", "offloaded", "offloaded_static"])

@@ -20,7 +20,8 @@ from espnet_mtla.hf import (
     LlamaMTLAModel,
     TemporalLatentCache,
 )
-from test.hf.tiny_llama import SIZES, VOCABULARY, left_padded, tiny, tokens
+from espnet_mtla.hf.versions import CACHE_NAME
+from test.hf.tiny_llama import SIZES, VOCABULARY, cache_of, left_padded, tiny, tokens
 from test.reference.dense import dense_attention
 
 
@@ -108,6 +109,12 @@ def test_documents_in_one_row_do_not_see_each_other(stride: int) -> None:
         close(part, model(document[None], use_cache=False).logits[0])
 
 
+def checkpoint_activations(model: LlamaMTLAForCausalLM) -> None:
+    """By the name that the installed Transformers has for it."""
+    newer = getattr(model, "activation_checkpointing_enable", None)
+    (newer or model.gradient_checkpointing_enable)()
+
+
 def test_gradient_checkpointing_changes_no_gradient() -> None:
     model, batch = tiny(2).train(), tokens(2, 9)
     batch_mask = torch.ones_like(batch)
@@ -119,12 +126,24 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
         return [p.grad.clone() for p in model.parameters()]
 
     plain = gradients()
-    model.gradient_checkpointing_enable()
+    checkpoint_activations(model)
     for a, b in zip(plain, gradients(), strict=True):
         close(a, b)
     assert all(g.isfinite().all() for g in plain)
     with pytest.raises(UserError, match="gradient checkpointing"):
-        model(batch, past_key_values=tiny(2)(batch).past_key_values)
+        model(batch, cache=cache_of(tiny(2)(batch)))
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+def test_a_model_in_training_generates_with_its_cache(beams: int) -> None:
+    """Without gradients, nothing is checkpointed, and nothing runs twice."""
+    model, batch = tiny(3).train(), tokens(2, 5)
+    options = {"do_sample": False, "max_new_tokens": 7, "num_beams": beams}
+    expected = model.generate(batch, use_cache=False, **options)
+    checkpoint_activations(model)
+    found = model.generate(batch, return_dict_in_generate=True, **options)
+    assert torch.equal(found.sequences, expected)
+    assert cache_of(found).get_seq_length() == 11
 
 
 def test_training_gives_the_same_gradients_with_a_cache_and_without() -> None:
@@ -247,8 +266,8 @@ def test_scaled_rotation_is_that_of_a_llama(kind: str) -> None:
     close(ours, pairs[:, 0], 1e-5)
     assert (attention.turned_scale > 1) == (kind == "yarn")
     batch = tokens(2, 9)
-    cache = model(batch[:, :5]).past_key_values
-    cached = model(batch[:, 5:], past_key_values=cache).logits
+    cache = cache_of(model(batch[:, :5]))
+    cached = model(batch[:, 5:], cache=cache).logits
     close(cached, model(batch, use_cache=False).logits[:, 5:])
 
 
@@ -286,20 +305,20 @@ def test_shapes_and_types_that_do_not_fit_are_one_line(
 def test_shapes_are_looked_at_with_a_cache_too(static: bool) -> None:
     model, batch = tiny(2), tokens(2, 4)
     cache = TemporalLatentCache(model.config, 20, static=static)
-    model(batch, past_key_values=cache)
+    model(batch, cache=cache)
     with pytest.raises(UserError, match=r"attention_mask: \(2, 7\) given"):
-        model(batch, attention_mask=torch.ones(2, 7), past_key_values=cache)
+        model(batch, attention_mask=torch.ones(2, 7), cache=cache)
     with pytest.raises(UserError, match=r"inputs_embeds: \(2, 4, 31\) of torch\.float"):
-        model(inputs_embeds=torch.ones(2, 4, 31), past_key_values=cache)
+        model(inputs_embeds=torch.ones(2, 4, 31), cache=cache)
     for mask in (torch.ones(2, 1), torch.ones(2, 6)):
-        model(batch[:, :1], attention_mask=mask, past_key_values=cache)
+        model(batch[:, :1], attention_mask=mask, cache=cache)
     assert cache.get_seq_length() == 6
 
 
 def test_a_cache_of_a_model_of_the_same_entries_is_refused() -> None:
     model, batch = tiny(2), tokens(2, 4)
     for change in ({"hidden_size": 16}, {"dtype": torch.float32}):
-        other = tiny(2, **change)(batch).past_key_values
-        with pytest.raises(UserError, match=r"past_key_values: a cache of ve") as e:
-            model(batch, past_key_values=other)
+        other = cache_of(tiny(2, **change)(batch))
+        with pytest.raises(UserError, match=rf"{CACHE_NAME}: a cache of ve") as e:
+            model(batch, cache=other)
         assert "; 32 torch.float64 on cpu needed" in str(e.value)

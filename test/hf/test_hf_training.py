@@ -89,6 +89,8 @@ def test_the_trainers_label_smoothing_knows_what_a_label_is(rows, tmp_path) -> N
     torch.testing.assert_close(loss, expected)
 
 
+# PEFT asks by the old name, and the Trainer's own settings do, too.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing")
 def test_lora_trains_adapters_alone_and_merges(rows, tmp_path) -> None:
     peft = pytest.importorskip("peft")
     settings = {"vocab_size": 256, "initializer_range": 0.1}

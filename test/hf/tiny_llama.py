@@ -7,9 +7,11 @@ import sys
 import pytest
 import torch
 from torch import Tensor
+from transformers.utils import ModelOutput
 
 from espnet_mtla.bin import convert
-from espnet_mtla.hf import LlamaMTLAConfig, LlamaMTLAForCausalLM
+from espnet_mtla.hf import LlamaMTLAConfig, LlamaMTLAForCausalLM, TemporalLatentCache
+from espnet_mtla.hf.versions import CACHE_NAME
 
 VOCABULARY = 50
 SIZES = {
@@ -43,6 +45,11 @@ def tokens(rows: int, length: int, seed: int = 1) -> Tensor:
     """Random tokens ``(rows, length)``, none of them padding."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(1, VOCABULARY, (rows, length), generator=generator)
+
+
+def cache_of(output: ModelOutput) -> TemporalLatentCache:
+    """The cache in an output, under the installed Transformers' name for it."""
+    return output[CACHE_NAME]
 
 
 def left_padded(rows: list[Tensor]) -> tuple[Tensor, Tensor]:

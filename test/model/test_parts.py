@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from espnet.nets.pytorch_backend.transformer.label_smoothing_loss import (
-    LabelSmoothingLoss,
-)
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail
@@ -14,6 +11,7 @@ from espnet_mtla.frontend.normalise import UtteranceMVN
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.model.loss import IGNORE, TokenLoss, frames_for_ctc, shifted
 from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
+from test.espnet_nets import espnet_nets
 
 
 def test_the_last_stack_is_filled_with_zeros():
@@ -64,7 +62,8 @@ def test_smoothed_loss_is_that_of_espnet(smoothing, by_tokens):
     logits = torch.randn(3, 4, 7, dtype=torch.float64)
     target = torch.tensor([[1, 2, 3, 0], [4, 6, IGNORE, IGNORE], [IGNORE] * 4])
     config = ModelConfig(lsm_weight=smoothing, length_normalized_loss=by_tokens)
-    theirs = LabelSmoothingLoss(7, IGNORE, smoothing, by_tokens)
+    module = espnet_nets("pytorch_backend.transformer.label_smoothing_loss")
+    theirs = module.LabelSmoothingLoss(7, IGNORE, smoothing, by_tokens)
     given, other = (logits.clone().requires_grad_() for _ in range(2))
     loss, _ = TokenLoss(7, config)(given, target)
     expected = theirs(other, target)

@@ -242,7 +242,20 @@ def test_a_test_set_is_never_shortened(recipe) -> None:
     }
     kept = "--min_seconds 1 --max_seconds 9"
     assert limits["dump/raw/train"] == limits["dump/raw/valid"] == kept
-    assert limits["dump/raw/test"] == "--min_seconds 0 --max_seconds inf"
+    whole = "--min_seconds 0 --max_seconds inf --allow_empty_text"
+    assert limits["dump/raw/test"] == whole
+
+
+@pytest.mark.parametrize("options", [(), ("--valid_set", "test")])
+def test_texts_may_be_empty_in_sets_that_are_scored_alone(recipe, options) -> None:
+    recipe.run("--stop_stage", "filter", *options)
+    allowed = {
+        (line.split()[0], Path(line.split()[1]).name)
+        for line in recipe.calls()
+        if "--allow_empty_text" in line
+    }
+    commands = ("validate_data", "filter_data")
+    assert allowed == (set() if options else {(name, "test") for name in commands})
 
 
 def test_a_character_model_needs_no_sentencepiece(recipe) -> None:
@@ -378,7 +391,7 @@ def test_the_environment_is_installed_only_when_there_is_none(recipe, tmp_path) 
     install.chmod(0o755)
     recipe.env["PATH"] = f"{fake.parent}:{recipe.env['PATH']}"
     output = recipe.run("--stop_stage", "2")
-    assert "installing --extras recipes" in output
+    assert "installing" in output
     output = recipe.run("--stop_stage", "3")
     assert "installing" not in output and "already done" in output
 

@@ -47,7 +47,8 @@ def test_seed_settles_the_draws(monkeypatch):
     assert interval(errors, words, seed=3) != interval(errors, words, seed=4)
     # Blocks only bound memory: they must not leave out or double any draw.
     monkeypatch.setattr(bootstrap, "BLOCK", 170)
-    drawn = bootstrap._resampled_sums(np.stack([errors, words]), 1000, 3)
+    generator = np.random.default_rng(3)
+    drawn = bootstrap._resampled_sums(np.stack([errors, words]), 1000, generator)
     assert drawn.shape == (2, 1000)
     assert len({tuple(pair) for pair in drawn.T}) > 300
 

@@ -85,10 +85,12 @@ def test_bad_hypotheses(write, name, lines, form, message):
     assert message in str(caught.value)
 
 
-def test_empty_reference_is_named(write):
+def test_references_without_any_word_are_refused(write):
     ref = write("ref.jsonl", '{"key": "a", "text": " "}')
-    with pytest.raises(UserError, match="utterance a has an empty reference"):
-        read_request([ref], write("h", "a x"))
+    with pytest.raises(
+        UserError, match=r"ref\.jsonl: none of 1 references has a word$"
+    ):
+        read_request([ref], write("h.jsonl", '{"key": "a", "text": "x"}'))
 
 
 def test_marks_of_editors_and_systems_change_nothing(tmp_path):

@@ -52,6 +52,7 @@ def test_summary_by_hand():
     assert 0 <= low < 60 < high
     assert summary == {
         "metric": "wer",
+        "empty_refs": 0,
         "utterances": 3,
         "ref_words": 5,
         "sub": 1,

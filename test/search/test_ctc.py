@@ -14,6 +14,7 @@ from espnet_mtla.search import (
     beam_search,
     best_path,
 )
+from test.espnet_nets import espnet_nets
 
 
 def random_log_probs(*shape, seed=0, sharp=2.0):
@@ -153,7 +154,8 @@ def prefix_score(rows, blank_end, both, token, last):
 
 @pytest.mark.parametrize("repeat", [False, True])
 def test_equals_espnets_scorer(repeat):
-    ctc = pytest.importorskip("espnet.nets.ctc_prefix_score", reason="espnet's scorer")
+    pytest.importorskip("espnet2", reason="espnet's scorer")
+    ctc = espnet_nets("ctc_prefix_score")
     frames, vocab = 30, 7
     log_probs = random_log_probs(frames, vocab, seed=3)
     theirs = ctc.CTCPrefixScore(log_probs.numpy(), BLANK, SOS_EOS, np)

@@ -113,18 +113,20 @@ def convert(
     biased = layers[0].self_attn.q_proj.bias is not None
     frequencies = theta[chosen.nonzero()[:, 0]].tolist()
     config = _config(old, target, sizes, frequencies, biased)
-    torch.manual_seed(seed)
-    model = LlamaMTLAForCausalLM(config).to(source.dtype)
-    kept = {k: v for k, v in source.state_dict().items() if ".self_attn." not in k}
-    model.load_state_dict(kept, strict=False)
-    model.generation_config = source.generation_config
-    shares = []
-    for index, (part, keys, moment) in enumerate(
-        zip(parts, rotated, moments, strict=True)
-    ):
-        weights = factor_layer(part, keys, moment, chosen, sizes.rank)
-        _fill(model.model.layers[index].self_attn, weights, part)
-        shares.append(weights.kept)
+    # The caller's random numbers go on as if none had been drawn here.
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        torch.manual_seed(seed)
+        model = LlamaMTLAForCausalLM(config).to(source.dtype)
+        kept = {k: v for k, v in source.state_dict().items() if ".self_attn." not in k}
+        model.load_state_dict(kept, strict=False)
+        model.generation_config = source.generation_config
+        shares = []
+        for index, (part, keys, moment) in enumerate(
+            zip(parts, rotated, moments, strict=True)
+        ):
+            weights = factor_layer(part, keys, moment, chosen, sizes.rank)
+            _fill(model.model.layers[index].self_attn, weights, part)
+            shares.append(weights.kept)
     return model.to(source.device).eval(), shares
 
 

@@ -1,0 +1,91 @@
+"""The matrix of a linear layer, whatever stands between its weight and its output.
+
+Adapters (LoRA), parametrisations, pruning, quantisation and offloading leave a layer's
+call intact and make its ``weight`` a part of the truth, or none of it. Code that needs
+the matrix rather than a product by it reads it here. Of a plain ``nn.Linear`` it is the
+weight; of any other module it is what the call makes of the unit vectors, which costs
+about as much as a call for ``width`` tokens.
+
+Dropout inside such a module (LoRA's) drops a feature of all tokens of the call at once.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from espnet_mtla.attention.overrides import is_plain
+from espnet_mtla.errors import UserError
+
+
+class PlainLinear(nn.Module):
+    """Base of modules that compute ``x @ weight.T + bias`` in a way of their own."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+def is_plain_linear(module: nn.Module | None) -> bool:
+    """Return True if the output is ``x @ weight.T + bias`` of dense tensors."""
+    if not (is_plain(module, nn.Linear) or isinstance(module, PlainLinear)):
+        return False
+    # Quantised and distributed weights are tensors of other types, and know F.linear.
+    return type(module.weight) in (nn.Parameter, Tensor)
+
+
+def linear_matrix(linear: nn.Module, width: int, like: Tensor, name: str) -> Tensor:
+    """Return the matrix ``(out, width)`` that ``linear`` multiplies its input by.
+
+    Gradients flow to whatever it is made of. The bias is not part of it.
+
+    Args:
+        linear: a plain ``nn.Linear``, or any module that is linear but for a bias.
+        width: of its input.
+        like: gives type and device of the input.
+        name: of the layer in its parent, for the error.
+
+    Raises:
+        UserError: the module does not multiply all tokens by one matrix.
+    """
+    if is_plain_linear(linear):
+        return linear.weight
+    # Unit vectors, zeros for the bias, and a sum of unit vectors to check linearity: all
+    # are exact in any quantisation of activations.
+    probe = torch.zeros(width + 2, width, dtype=like.dtype, device=like.device)
+    probe.fill_diagonal_(1.0)
+    probe[width + 1, ::2] = 1.0
+    out = linear(probe.unsqueeze(0)).squeeze(0).to(like.dtype)
+    rows = out[:width] - out[width]
+    if _can_check(linear, out):
+        _check_linear(rows, out[width], out[width + 1], linear, name)
+    return rows.mT
+
+
+def _can_check(linear: nn.Module, out: Tensor) -> bool:
+    """Return True if the output can be looked at and does not depend on chance."""
+    if torch.compiler.is_compiling() or out.is_meta:
+        return False
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+        return False
+    return not any(
+        isinstance(part, nn.Dropout) and part.training and part.p > 0
+        for part in linear.modules()
+    )
+
+
+@torch.no_grad()
+def _check_linear(
+    rows: Tensor, bias: Tensor, total: Tensor, linear: nn.Module, name: str
+) -> None:
+    """Require that the output of a sum of unit vectors is the sum of their outputs."""
+    eps = torch.finfo(rows.dtype).eps
+    exact = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    rows, bias, total = rows[::2].to(exact), bias.to(exact), total.to(exact)
+    error = (rows.sum(0) + bias - total).norm()
+    size = rows.norm() + bias.norm() * len(rows) ** 0.5
+    if error > size * eps**0.5:
+        raise UserError(
+            f"{name}: {type(linear).__name__} does not multiply every token by the same "
+            f"matrix, which attention over latents needs; leave {name} out of its "
+            "targets"
+        )

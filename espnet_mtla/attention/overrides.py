@@ -1,0 +1,36 @@
+"""Tell whether an object still runs the code that a shortcut stands for.
+
+A fused kernel, or code that reads parameters, skips methods and calls. That is right
+only while these are the package's own: no subclass, hook or attribute of the object may
+have replaced one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+from torch import nn
+
+
+def keeps_methods(instance: object, methods: Mapping[str, Callable]) -> bool:
+    """Return True if ``instance`` has exactly these functions under these names."""
+    own, cls = vars(instance), type(instance)
+    return all(
+        name not in own and getattr(cls, name) is method
+        for name, method in methods.items()
+    )
+
+
+def is_plain(
+    module: nn.Module | None, cls: type[nn.Module], methods: Iterable[str] = ()
+) -> bool:
+    """Return True if calling ``module`` runs the code of ``cls`` and no other.
+
+    False for subclasses, for modules with forward hooks (accelerate, pruning, weight
+    normalisation), and where ``forward`` or one of ``methods`` was replaced on the
+    object.
+    """
+    if type(module) is not cls or module._forward_hooks or module._forward_pre_hooks:
+        return False
+    own = vars(module)
+    return "forward" not in own and not any(name in own for name in methods)

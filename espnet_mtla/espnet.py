@@ -1,0 +1,116 @@
+"""Differences between the versions of ESPnet that this package works with.
+
+Code outside this module imports only what has the same name in all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import re
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.quiet import quiet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OLDEST, NEWEST = 202511, 202611
+"""Tested versions: the first on Python 3.10 and 3.11, the second on 3.12 and 3.13."""
+BATCHED = 202609
+"""The first version whose ``Speech2Text`` decodes several utterances in one search."""
+logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def espnet_version() -> int | None:
+    """Return the installed version as a number (202611), or None if there is none."""
+    try:
+        name = version("espnet")
+    except PackageNotFoundError:
+        return None
+    number = re.match(r"\d{6}", name)
+    if number is None:
+        raise UserError(
+            f"espnet {name}: not a release; {OLDEST} to {NEWEST} are tested: "
+            "utils/install.sh installs one"
+        )
+    return int(number[0])
+
+
+@functools.cache
+def check_version() -> None:
+    """Refuse an ESPnet that is too old; log one line for one newer than tested.
+
+    A missing ESPnet is left to the import that follows.
+
+    Raises:
+        UserError: The version is below :data:`OLDEST`, or is no release.
+    """
+    installed = espnet_version()
+    if installed is None:
+        return
+    if installed < OLDEST:
+        raise UserError(
+            f"espnet {installed}: too old, {OLDEST} or newer is needed: "
+            "utils/install.sh installs it"
+        )
+    if installed > NEWEST:
+        logger.warning(
+            "espnet %d is newer than %d, the newest version tested here",
+            *(installed, NEWEST),
+        )
+
+
+@contextlib.contextmanager
+def quiet_import() -> Iterator[None]:
+    """Check ESPnet's version; keep what it prints while it is imported off the screen.
+
+    It says that flash-attn is missing, and the like, to stdout or (202611) to stderr.
+    Only imports belong inside.
+
+    Raises:
+        UserError: This ESPnet is too old.
+    """
+    check_version()
+    with quiet(stderr=True):
+        yield
+
+
+def initialisations() -> tuple[str, ...]:
+    """Return the names that espnet2's ``initialize`` knows."""
+    names = ("xavier_uniform", "xavier_normal")
+    names += ("kaiming_uniform", "kaiming_normal", "normal")
+    installed = espnet_version()
+    if installed is not None and installed < BATCHED:
+        return ("chainer", *names)
+    return names
+
+
+def unify_parameter_names(encoder: nn.Module) -> None:
+    """Give an encoder's parameters the names that they have in ESPnet 202511.
+
+    The linear layer behind subsampling is ``embed.out.0`` there and ``embed.out`` in
+    202611. With one name for both, a model trained with either loads with either.
+    Parameters under the other name are accepted too, as in ESPnet's own checkpoints.
+    """
+    from torch import nn
+
+    embed = getattr(encoder, "embed", None)
+    out = getattr(embed, "out", None)
+    if isinstance(out, nn.Linear):
+        embed.out = out = nn.Sequential(out)
+    if isinstance(out, nn.Sequential):
+        out.register_load_state_dict_pre_hook(_accept_other_names)
+
+
+def _accept_other_names(
+    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
+) -> None:
+    for name in ("weight", "bias"):
+        if prefix + name in state_dict:
+            state_dict[f"{prefix}0.{name}"] = state_dict.pop(prefix + name)

@@ -1,0 +1,124 @@
+"""Tiny models of every part that a recipe can choose, and all tensors behind a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from espnet_mtla.attention.registry import ATTENTIONS
+from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq, MTLASpeechConfig
+from test.tiny_experiment import FS, LATENT, TOKENS
+
+DEFAULT = {"fs": FS, "n_fft": 256, "win_length": 200, "hop_length": 80, "n_mels": 20}
+SIZES = {"output_size": 16, "attention_heads": 2, "num_blocks": 1}
+CONFORMER = {**SIZES, "linear_units": 32, "cnn_module_kernel": 3}
+PLAIN = {"encoder_conf": {**CONFORMER, "selfattention_layer_type": "selfattn"}}
+BRANCHES = {"cgmlp_linear_units": 16, "cgmlp_conv_kernel": 3, "merge_conv_kernel": 3}
+
+
+def encoder(name: str | None, settings: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"encoder": name, "encoder_conf": {**settings, **more}}
+
+
+def positions(name: str) -> dict[str, Any]:
+    return encoder("conformer", PLAIN["encoder_conf"], pos_enc_layer_type=name)
+
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "fbank": {"frontend": "fbank", "frontend_conf": {"fs": FS, "n_mels": 20}},
+    "utterance_mvn": {"normalize": "utterance_mvn"},
+    "global_mvn": {"normalize": "global_mvn"},
+    "fbank_global_mvn": {
+        **{"frontend": "fbank", "frontend_conf": {"fs": FS, "n_mels": 13}},
+        "normalize": "global_mvn",
+    },
+    "specaug": {
+        "specaug": "specaug",
+        "specaug_conf": {"apply_time_warp": False, "time_mask_width_range": [0, 4]},
+    },
+    "no_encoder": encoder(None, {}),
+    "transformer": encoder("transformer", {**SIZES, "linear_units": 32}),
+    "e_branchformer": encoder("e_branchformer", {**SIZES, **BRANCHES}),
+    "abs_pos": positions("abs_pos"),
+    "scaled_abs_pos": positions("scaled_abs_pos"),
+    "tied": {"decoder_conf": {"tie_embeddings": True}},
+    **{name: {"decoder_conf": {"attention": name}} for name in ATTENTIONS},
+}
+
+
+def tiny(
+    frontend: str = "default", seed: int = 5, **changes: Any
+) -> MTLAForSpeechSeq2Seq:
+    """A model as trained would be: no weight, buffer or statistic has its first value."""
+    decoder = dict(changes.pop("decoder_conf", {}))
+    widths = (
+        {**LATENT, "v_head_dim": 8}
+        if decoder.get("attention", "mtla") in (*("mla", "mtla"),)
+        else {}
+    )
+    sizes = {"embed_dim": 32, "num_layers": 2, "num_heads": 4, "ffn_dim": 48}
+    recipe = {
+        **{"token_list": TOKENS, "token_type": "char", "input_size": None},
+        **{"frontend": frontend, "frontend_conf": DEFAULT},
+        **{"specaug": None, "specaug_conf": {}, "normalize": None},
+        **{"normalize_conf": {}, **encoder("conformer", CONFORMER)},
+        **{"projector_conf": {"stack": 1}, "ctc_conf": {}, "model_conf": {}},
+        "decoder_conf": {**sizes, "attention_conf": widths, **decoder},
+        **changes,
+    }
+    torch.manual_seed(seed)
+    decode = {"beam_size": 2, "min_length_ratio": 0.15}
+    model = MTLAForSpeechSeq2Seq(MTLASpeechConfig(recipe, TOKENS, decode, FS))
+    with torch.no_grad():
+        for value in model.state_dict().values():
+            if value.is_floating_point():
+                value.add_(0.1 * torch.rand_like(value))
+        model.speech.decoder.output.weight.mul_(4.0)
+    return model.eval()
+
+
+def tensors(
+    thing: object, path: str = "", met: set[int] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor that can be reached: parameters, buffers, attributes, in lists too."""
+    met = set() if met is None else met
+    if isinstance(thing, Tensor):
+        yield path, thing
+        return
+    if isinstance(thing, dict):
+        inner = {f"{path}[{key}]": value for key, value in thing.items()}
+    elif isinstance(thing, list | tuple):
+        inner = {f"{path}[{place}]": value for place, value in enumerate(thing)}
+    elif isinstance(thing, nn.Module) or type(thing).__module__.startswith("espnet"):
+        inner = {f"{path}.{k}": v for k, v in getattr(thing, "__dict__", {}).items()}
+    else:
+        return
+    if id(thing) in met:
+        return
+    met.add(id(thing))
+    for name, value in inner.items():
+        yield from tensors(value, name, met)
+
+
+def poison(monkeypatch) -> None:
+    """Memory that is taken and never written holds what a test cannot miss."""
+    for name in ("empty", "empty_like"):
+        original = getattr(torch, name)
+
+        def poisoned(*args, original=original, **kwargs):
+            made = original(*args, **kwargs)
+            if not made.is_meta:
+                with torch.no_grad():
+                    made.fill_(float("nan") if made.is_floating_point() else -77)
+            return made
+
+        monkeypatch.setattr(torch, name, poisoned)
+
+
+def noise(rows: int = 2, samples: int = 5000) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 0.1 * torch.randn(rows, samples, generator=generator)
