@@ -83,8 +83,10 @@ def quiet_import() -> Iterator[None]:
 
 def initialisations() -> tuple[str, ...]:
     """Return the names that espnet2's ``initialize`` knows."""
-    names = ("xavier_uniform", "xavier_normal")
-    names += ("kaiming_uniform", "kaiming_normal", "normal")
+    names = (
+        *("xavier_uniform", "xavier_normal"),
+        *("kaiming_uniform", "kaiming_normal", "normal"),
+    )
     installed = espnet_version()
     if installed is not None and installed < BATCHED:
         return ("chainer", *names)
@@ -100,7 +102,7 @@ def unify_parameter_names(encoder: nn.Module) -> None:
     """
     from torch import nn
 
-    embed = getattr(encoder, "embed", None)
+    embed: Any = getattr(encoder, "embed", None)
     out = getattr(embed, "out", None)
     if isinstance(out, nn.Linear):
         embed.out = out = nn.Sequential(out)

@@ -42,7 +42,7 @@ EXPAND_COST = 1.5
 arithmetic. CPU, fp32, paper sizes (86 by arithmetic): 112 to 160 for prompts of 250 to
 2000 frames at strides 1 and 2."""
 
-FUSED_CACHE_METHODS: dict[str, Callable] = {
+FUSED_CACHE_METHODS: dict[str, Callable[..., object]] = {
     "open_entry": KVCache.open_entry,
     "write": KVCache.write,
     "_put": KVCache._put,
@@ -138,7 +138,8 @@ class MultiheadLatentAttention(ReferenceInterface):
         if not self.has_fused_write(cache):
             super().write_token(x, cache, new)
             return
-        cache.backend.write_token(
+        backend: Any = cache.backend  # one of those that have such a kernel
+        backend.write_token(
             self.wkv_a(x).squeeze(1),
             self.kv_norm,
             self.merge_network,
@@ -238,7 +239,7 @@ class MultiheadLatentAttention(ReferenceInterface):
         sizes = (self.settings.kv_lora_rank, self.settings.qk_rope_head_dim)
         return entry.split(sizes, dim=-1)
 
-    fused_methods: ClassVar[dict[str, Callable]] = {
+    fused_methods: ClassVar[dict[str, Callable[..., object]]] = {
         "_write": ReferenceInterface._write,
         "entries": entries,
         "_split_entry": _split_entry,
@@ -343,7 +344,7 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
             return add_to_open(weighted, summed, new.is_open)
         return running_sums(weighted, stride, new.start, summed)
 
-    fused_methods: ClassVar[dict[str, Callable]] = {
+    fused_methods: ClassVar[dict[str, Callable[..., object]]] = {
         **MultiheadLatentAttention.fused_methods,
         "merge": merge,
     }

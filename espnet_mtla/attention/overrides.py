@@ -8,11 +8,16 @@ have replaced one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import TypeGuard, TypeVar
 
 from torch import nn
 
+Module = TypeVar("Module", bound=nn.Module)
 
-def keeps_methods(instance: object, methods: Mapping[str, Callable]) -> bool:
+
+def keeps_methods(
+    instance: object, methods: Mapping[str, Callable[..., object]]
+) -> bool:
     """Return True if ``instance`` has exactly these functions under these names."""
     own, cls = vars(instance), type(instance)
     return all(
@@ -22,8 +27,8 @@ def keeps_methods(instance: object, methods: Mapping[str, Callable]) -> bool:
 
 
 def is_plain(
-    module: nn.Module | None, cls: type[nn.Module], methods: Iterable[str] = ()
-) -> bool:
+    module: nn.Module | None, cls: type[Module], methods: Iterable[str] = ()
+) -> TypeGuard[Module]:
     """Return True if calling ``module`` runs the code of ``cls`` and no other.
 
     False for subclasses, for modules with forward hooks (accelerate, pruning, weight

@@ -8,7 +8,7 @@ and as much memory as they have.
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def packed(module: AnyModule, rows: int) -> AnyModule:
     return cast("AnyModule", _twin(module))
 
 
-def _can_pack(module: nn.Module) -> bool:
+def _can_pack(module: nn.Module) -> TypeGuard[nn.Linear | PlainLinear]:
     """Return True for linear layers that are no more than a float32 weight here."""
     return is_plain_linear(module) and _fits(module.weight)
 
@@ -58,7 +58,7 @@ def _twin(module: nn.Module) -> nn.Module:
 class _PackedLinear(PlainLinear):
     """Packs its weight at the first call, and again where the weight has changed."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear | PlainLinear) -> None:
         super().__init__()
         self._parameters = linear._parameters  # sees parameters that are replaced
         self.packed: Tensor | None = None

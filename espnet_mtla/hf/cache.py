@@ -42,13 +42,13 @@ class TemporalLatentLayer(CacheLayerMixin):
         self.rows: RowsCache | None = None
 
     # The base sets these; here they are read off the one tensor that there is.
-    @property  # type: ignore[override]
-    def keys(self) -> Tensor | None:
+    @property
+    def keys(self) -> Tensor | None:  # type: ignore[override]
         """Keys of all entries, ``(N, 1, S, r + d_R)``."""
         return None if self.rows is None else self.layout.keys(self._entries)
 
-    @property  # type: ignore[override]
-    def values(self) -> Tensor | None:
+    @property
+    def values(self) -> Tensor | None:  # type: ignore[override]
         """Values of all entries, ``(N, 1, S, r)``: a part of the keys' memory."""
         return None if self.rows is None else self.layout.values(self._entries)
 
@@ -63,8 +63,8 @@ class TemporalLatentLayer(CacheLayerMixin):
     def _entries(self) -> Tensor:
         return self.held.suffix[:, :, : self.layout.slots(self.get_seq_length())]
 
-    @property  # type: ignore[override]
-    def is_initialized(self) -> bool:
+    @property
+    def is_initialized(self) -> bool:  # type: ignore[override]
         """Whether memory has been allocated."""
         return self.rows is not None
 

@@ -20,9 +20,6 @@ from espnet_mtla.hf.versions import CACHE_NAME
 
 DYNAMIC = (None, "dynamic", "dynamic_full")
 
-if TYPE_CHECKING:
-    from espnet_mtla.hf.configuration import LlamaMTLAConfig
-
 MASK_KEYWORDS = (
     *("config", "cache", "past_key_values", "cache_position", "position_ids"),
     "is_first_iteration",
@@ -34,7 +31,7 @@ class TemporalGenerationMixin(GenerationMixin):
     """Mixed into a model before Transformers' own generation."""
 
     if TYPE_CHECKING:
-        config: LlamaMTLAConfig
+        config: Any  # of the model that this is mixed into, a LlamaMTLAConfig
 
     _longest_static = 0  # so that a shorter text next time compiles nothing anew
 
@@ -55,7 +52,8 @@ class TemporalGenerationMixin(GenerationMixin):
             options[CACHE_NAME] = filled
         return super().generate(*args, **options)
 
-    def _prepare_cache_for_generation(
+    # Transformers' own says bool, and returns nothing.
+    def _prepare_cache_for_generation(  # type: ignore[override]
         self,
         generation_config: GenerationConfig,
         model_kwargs: dict[str, Any],

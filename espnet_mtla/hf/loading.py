@@ -32,7 +32,7 @@ class CheckedLoading(PreTrainedModel):
 
     if TYPE_CHECKING:  # Transformers' decorator hides what ``to`` takes
 
-        def to(self, *args: Any, **kwargs: Any) -> Self: ...
+        def to(self, *args: Any, **kwargs: Any) -> Self: ...  # type: ignore[override]
 
     @classmethod
     def from_pretrained(

@@ -83,7 +83,7 @@ class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
     _supports_flash_attn = False
     _supports_flex_attn = False
     _supports_attention_backend = False
-    _can_record_outputs = None
+    _can_record_outputs = None  # type: ignore[assignment]  # they are returned
     _skip_keys_device_placement = list(CACHE_NAMES)
 
     def save_pretrained(

@@ -45,7 +45,7 @@ class MTLASpeechConfig(PretrainedConfig):
         super().__init__(**others)
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> None:
         """Save, and take along the checkpoint that a front-end is built from."""
         from espnet_mtla.task.files import link_upstream, upstream_path

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,10 @@ from espnet_mtla.hf_speech.options import (
 )
 from espnet_mtla.search.options import DTYPES, DecodeOptions
 
+if TYPE_CHECKING:
+    from espnet_mtla.decoder import DecoderOnlyTransformer
+    from espnet_mtla.model.speech import DecoderOnlySpeechModel
+
 
 class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
     """Sound to text; see :meth:`from_packed`.
@@ -35,6 +39,10 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
     ``forward`` gives logits and loss for training; ``generate`` is the recipes' own
     beam search over many utterances at once, so its text is theirs.
     """
+
+    if TYPE_CHECKING:
+        config: MTLASpeechConfig
+        speech: DecoderOnlySpeechModel
 
     config_class = MTLASpeechConfig
     main_input_name = "input_values"
@@ -51,10 +59,8 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         if dtype != torch.float32:
             self.speech.to(dtype)
         else:
-            self.speech.decoder.to(
-                getattr(torch, config.decode.get("dtype", "float32"))
-            )
-        config.tie_word_embeddings = self.speech.decoder.config.tie_embeddings
+            self._decoder.to(getattr(torch, config.decode.get("dtype", "float32")))
+        config.tie_word_embeddings = self._decoder.config.tie_embeddings
         self._derived = non_persistent_buffers(self.speech)
         self.generation_config = GenerationConfig(pad_token_id=config.pad_token_id)
         self.post_init()
@@ -72,10 +78,18 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         self._generation_config = completed(config, self.config.decode)
         self._recipe_values = recipe_values(self.config.decode)
 
+    @property
+    def _decoder(self) -> DecoderOnlyTransformer:
+        if self.speech.decoder is None:
+            raise UserError(
+                "model_conf.ctc_weight is 1: this is an encoder without a decoder"
+            )
+        return self.speech.decoder
+
     def _tie_weights(self) -> None:
         """Tie as the recipe does; Transformers 5 reads ``_tied_weights_keys``."""
         if self.config.tie_word_embeddings:
-            decoder = self.speech.decoder
+            decoder = self._decoder
             decoder.output.weight = decoder.embedding.weight
 
     @classmethod
@@ -92,8 +106,11 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any
-    ) -> MTLAForSpeechSeq2Seq:
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         """Load as :class:`CheckedLoading` does; the decoder's precision as saved.
 
         ``dtype`` is the decoder's; what stands before it stays in single precision
@@ -103,11 +120,11 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         asked = kwargs.get("dtype", kwargs.get("torch_dtype"))
         if asked in (torch.float32, "float32"):
-            model.speech.decoder.float()
+            model._decoder.float()
         return loaded
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any
+        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> None:
         """Save; what ``generation_config`` says goes to ``config.decode``."""
         dtype = self.decoder_dtype()
@@ -120,7 +137,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
 
     def decoder_dtype(self) -> str:
         """Type of the decoder's numbers, as :class:`DecodeOptions` spells it."""
-        dtype = self.speech.decoder.output.weight.dtype
+        dtype = self._decoder.output.weight.dtype
         return str(dtype).removeprefix("torch.")
 
     @classmethod
@@ -182,7 +199,8 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         else:
             encoded, frames = self.speech.encode(input_values, lengths)
             prompt, counts = self.speech.project(encoded, frames.to(encoded.device))
-            logits = self.speech.decoder(prompt, counts, decoder_input_ids)
+            logits = self._decoder(prompt, counts, decoder_input_ids)
+        assert logits is not None, "there is a decoder, see _decoder"
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return Seq2SeqLMOutput(loss=loss, logits=logits)
@@ -216,6 +234,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         del labels
         chosen = self.decode_options(options, generation_config)
         lengths = sample_lengths(input_values, attention_mask).tolist()
+        assert input_values is not None, "sample_lengths() refuses that"
         rows = input_values.detach().float().cpu()
         sounds = [
             Sound(f"row {place}", row[:count].numpy())
@@ -281,7 +300,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         return merged(self.config.decode, changes | of_keywords(keywords, ids))
 
 
-def build(config: MTLASpeechConfig) -> nn.Module:
+def build(config: MTLASpeechConfig) -> DecoderOnlySpeechModel:
     """The recipe's model with parameters as initialised, on the CPU."""
     from espnet_mtla.frontend.precision import float32_default
     from espnet_mtla.task.build import build_model

@@ -148,7 +148,9 @@ def _count(value: object, name: str, prefix: str, sos: int) -> int:
 
 def _changes_nothing(name: str, value: object) -> bool:
     """Whether a value is the one by which Transformers says: as always."""
-    said = getattr(GenerationConfig, "_get_default_generation_params", dict)()
+    said: dict[str, Any] = getattr(
+        GenerationConfig, "_get_default_generation_params", dict
+    )()
     plain = {**vars(GenerationConfig()), **said, "synced_gpus": False}
     plain.pop("length_penalty", None)
     default = plain.get(name)

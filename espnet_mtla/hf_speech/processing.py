@@ -63,7 +63,11 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
         return self.tokeniser.tokens2text(tokens)
 
     def _decode(
-        self, token_ids: int | list[int], skip_special_tokens: bool = False, **_: Any
+        self,
+        token_ids: int | list[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,  # noqa: ARG002 - see __init__
+        **_: Any,
     ) -> str:
         """As the recipe writes a text: all tokens together, by its own tokeniser."""
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)

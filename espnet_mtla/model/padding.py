@@ -92,11 +92,16 @@ def count_frames_alone(encoder: nn.Module) -> None:
     """
     layers = _subsampling(encoder)
     if layers:
-        encoder.embed.register_forward_hook(functools.partial(_replace_mask, layers))
+        encoder.get_submodule("embed").register_forward_hook(
+            functools.partial(_replace_mask, layers)
+        )
 
 
 def _replace_mask(
-    layers: list[tuple[int, int]], _: nn.Module, arguments: tuple, output: tuple
+    layers: list[tuple[int, int]],
+    _: nn.Module,
+    arguments: tuple[Any, ...],
+    output: tuple[Any, ...],
 ) -> tuple[Tensor, Tensor]:
     """Replace the mask (B, 1, T) in what ``embed(x, mask)`` returned."""
     x, mask = output

@@ -125,7 +125,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         Raises:
             UserError: the loss is not finite, or an utterance is too short.
         """
-        loss, stats, _ = self.losses(
+        loss, stats = self.losses(
             speech,
             speech_lengths,
             text,
@@ -134,7 +134,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             source_lengths,
             intent,
             utt_id,
-        )
+        )[:2]
         return force_gatherable((loss, stats, len(speech)), loss.device)
 
     def losses(
@@ -338,7 +338,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
 
     def project(self, encoded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """The decoder's prompt (B, P, D) and its valid positions (B,)."""
-        if self.projector is None:
+        if self.projector is None or self.decoder is None:
             raise UserError(
                 "model_conf.ctc_weight is 1: this is an encoder without a decoder"
             )

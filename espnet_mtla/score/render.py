@@ -117,7 +117,7 @@ def conditions(table: Table) -> list[str]:
     some = next((row for row in table.rows if row.quality and row.speed), None)
     if some and some.quality and some.speed:
         unit = UNITS.get(table.metric, "words")
-        size = (
+        size: tuple[str, ...] = (
             f"{some.quality.utterances:,} utterances",
             f"{some.quality.ref_words:,} {unit} of reference",
             f"{some.speed.audio_seconds:,.0f} "

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from espnet_mtla.checks import check_count, require
 from espnet_mtla.errors import UserError
@@ -22,7 +22,7 @@ KEPT_SETTINGS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps"),
     *("initializer_range", "pad_token_id", "bos_token_id", "eos_token_id"),
-    *("tie_word_embeddings", "mlp_bias"),
+    *("tie_word_embeddings", "mlp_bias", "attention_dropout"),
 )
 
 
@@ -131,7 +131,7 @@ def convert(
 
 
 def _config(
-    old: LlamaConfig,
+    old: PretrainedConfig,
     target: Target,
     sizes: Sizes,
     frequencies: list[float],
@@ -141,7 +141,6 @@ def _config(
     return LlamaMTLAConfig(
         **kept,
         attention_bias=biased,
-        attention_dropout=old.attention_dropout,
         kv_lora_rank=sizes.rank,
         q_lora_rank=0,
         qk_rope_head_dim=sizes.rope,
