@@ -41,16 +41,22 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
         key: Tensor,
         value: Tensor | None = None,  # noqa: ARG002 - the reference's signature
         key_padding_mask: Tensor | None = None,
+        self_attn_mask: Tensor | None = None,
+        position: Tensor | None = None,  # noqa: ARG002 - the reference's signature
         incremental_state: IncrementalState | None = None,
-        **unused: object,
+        need_weights: bool = False,
+        use_flashattn_infer: bool = False,
     ) -> Tensor:
         """Attention of ``query (B, U, D)`` over the memory ``key (B, T, D)``.
 
         Args:
-            value: not read, as in self-attention.
+            value, position: not read: keys and values come from the same latents, and
+                nothing is turned.
             key_padding_mask: true at the memory's padding, ``(B, T)``.
             incremental_state: keeps the merged memory of the first call; later calls do
                 not read ``key``.
+            self_attn_mask, need_weights, use_flashattn_infer: of the reference's
+                signature; they have no meaning here, and are refused.
 
         Returns:
             ``(B, U, D)``.
@@ -58,8 +64,13 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
         Raises:
             UserError: an argument that cannot be honoured, by name.
         """
-        for name, what in unused.items():
-            if name != "position" and what is not None and what is not False:
+        unused = {
+            "self_attn_mask": self_attn_mask is not None,
+            "need_weights": need_weights,
+            "use_flashattn_infer": use_flashattn_infer,
+        }
+        for name, asked_for in unused.items():
+            if asked_for:
                 raise UserError(f"{name}: has no meaning in cross-attention")
         state = {} if incremental_state is None else incremental_state
         check_tokens(self, query, key if self._state_key not in state else query)

@@ -52,6 +52,23 @@ def check_columns(columns: object, new: int, cache: TemporalLatentCache | None) 
         )
 
 
+def check_segments(segments: object) -> None:
+    """Check ``token_type_ids``, which must say that all tokens are of one segment.
+
+    Transformers 4's own tokenisers return such zeros for any model.
+
+    Raises:
+        UserError: a second segment, which the model would not see.
+    """
+    if segments is None:
+        return
+    if not isinstance(segments, Tensor) or segments.count_nonzero() > 0:
+        raise UserError(
+            "token_type_ids: other than 0 given, the model knows no segments; leave "
+            "them out (return_token_type_ids=False)"
+        )
+
+
 def kept_columns(states: Tensor, columns: int | Tensor) -> Tensor:
     """Select by ``logits_to_keep`` from ``states (B, L, D)``.
 

@@ -45,8 +45,11 @@ class TemporalGenerationMixin(GenerationMixin):
         """Generate as Transformers does, with the cache by either keyword.
 
         Raises:
-            UserError: two different caches.
+            UserError: two different caches, or one by the name of Mamba's.
         """
+        # Transformers 5.24 would take it for the cache, or drop it beside one.
+        alias = options.keys() & {"cache_params"}
+        refuse_unknown(TemporalGenerationMixin.generate, alias)
         filled = one_cache(cache, past_key_values)
         if filled is not None:
             options[CACHE_NAME] = filled

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 else:  # a mixin: the classes that use it bring Transformers' own
     PreTrainedModel = object
 
+SOURCE_KEYWORDS = ("cache_dir", "revision", "token", "local_files_only")
+"""Keywords of ``from_pretrained`` that say where a model is."""
+
 
 class CheckedLoading(PreTrainedModel):
     """``from_pretrained`` that leaves nothing at random.
@@ -73,7 +76,8 @@ def checked(
     """
     check_transformers()
     name = str(source)
-    check_reachable(name, **kwargs)
+    where = {key: kwargs[key] for key in SOURCE_KEYWORDS if key in kwargs}
+    check_reachable(name, **where)
     if os.path.isdir(name) and "config" not in kwargs:
         _check_described(os.path.join(name, kwargs.get("subfolder") or ""))
     wants_info = kwargs.pop("output_loading_info", False)
@@ -116,14 +120,12 @@ def check_reachable(
     revision: str | None = None,
     token: str | bool | None = None,
     local_files_only: bool = False,
-    **others: object,
 ) -> None:
     """Say at once that the hub cannot be reached: its client tries for a minute.
 
     Raises:
         UserError: no such folder, nothing of this name downloaded before, no hub.
     """
-    del others
     if os.path.exists(name) or local_files_only or constants.HF_HUB_OFFLINE:
         return
     try:

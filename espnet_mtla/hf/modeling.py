@@ -6,6 +6,7 @@ once (:mod:`.packing`), runs through the layers as rows, and is unpacked at the 
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.hf.arguments import (
     check_columns,
     check_places,
+    check_segments,
     check_tokens,
     kept_columns,
     one_cache,
@@ -44,9 +46,13 @@ from espnet_mtla.hf.packing import Packing, find_packing, over_columns
 from espnet_mtla.hf.versions import CACHE_NAME, CACHE_NAMES
 from espnet_mtla.module_list import ModuleListOf
 
-OTHERS = ("cache_position",)
-"""Keywords of ``forward`` that are no parameters, since ``generate`` of Transformers 5
-would make their values for models that have such a parameter."""
+OTHERS = ("cache_position", "token_type_ids")
+"""Keywords of ``forward`` that are no parameters, so that ``generate`` and the Trainer
+do not take the model for one that needs them."""
+
+
+OLDER_SAVING = ("save_function", "safe_serialization")
+"""Keywords of ``save_pretrained`` before Transformers 5, which trainers still pass."""
 
 
 class LlamaMTLADecoderLayer(GradientCheckpointingLayer):
@@ -89,7 +95,15 @@ class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> None:
-        """Save, and note the stride that the weights belong to."""
+        """Save, and note the stride that the weights belong to.
+
+        Raises:
+            UserError: a keyword that no supported Transformers version knows.
+        """
+        save = LlamaPreTrainedModel.save_pretrained
+        if not kwargs.get("push_to_hub"):  # or what the hub's client knows
+            unknown = kwargs.keys() - inspect.signature(save).parameters.keys()
+            refuse_unknown(save, sorted(unknown), OLDER_SAVING)
         self.config.trained_down_rate = self.config.down_rate
         super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -143,12 +157,13 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             use_cache: make a cache if there is none; None: as the configuration says.
             output_attentions: of each layer ``(B, H, L, columns so far)``: a merged
                 chunk's weight stands at its last token. Slower; no flash kernels.
-            others: ``cache_position`` alone, see :func:`.arguments.check_columns`.
+            others: ``cache_position`` and ``token_type_ids``, which are only checked
+                (:func:`.arguments.check_columns`, :func:`.arguments.check_segments`).
 
         Raises:
             UserError: what cannot be done or is not known, by name.
         """
-        refuse_unknown(self.forward, others, OTHERS)
+        refuse_unknown(LlamaMTLAModel.forward, others, OTHERS)
         check_tokens(input_ids, inputs_embeds, self.config.hidden_size)
         x = self.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
         if output_hidden_states is None:
@@ -158,6 +173,7 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         cache = self._cache(one_cache(cache, past_key_values), use_cache)
         shape = x.shape[:2]
         check_columns(others.get("cache_position"), shape[1], cache)
+        check_segments(others.get("token_type_ids"))
         check_places(attention_mask, position_ids, shape, cache)
         packing = find_packing(attention_mask, position_ids, shape, cache is not None)
         if packing is not None:
@@ -310,7 +326,7 @@ class LlamaMTLAForCausalLM(
         Raises:
             UserError: what cannot be done or is not known, by name.
         """
-        refuse_unknown(self.forward, others, OTHERS)
+        refuse_unknown(LlamaMTLAForCausalLM.forward, others, OTHERS)
         outputs = self.model(
             input_ids,
             attention_mask,

@@ -6,14 +6,26 @@ anywhere. With the package installed, all of them are there.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import torch
+
 from espnet_mtla.attention.backend.torch import BACKEND, TorchBackend
 from espnet_mtla.errors import UserError
+
+if TYPE_CHECKING:
+    from espnet_mtla.attention.cache import EntryLayout
 
 DecodeBackend = TorchBackend  # for annotations: there is one
 
 
-def choose_backend(name: str, *where: object) -> TorchBackend:
-    """PyTorch's back-end; ``where`` (layout, dtype, device) it fits everything.
+def choose_backend(
+    name: str,
+    layout: EntryLayout,  # noqa: ARG001 - PyTorch's fits any, in any type, anywhere
+    dtype: torch.dtype,  # noqa: ARG001
+    device: torch.device,  # noqa: ARG001
+) -> TorchBackend:
+    """PyTorch's back-end.
 
     Raises:
         UserError: another one is asked for by name.
@@ -22,5 +34,4 @@ def choose_backend(name: str, *where: object) -> TorchBackend:
         raise UserError(
             f"backend {name}: is not in an exported folder; install espnet-mtla"
         )
-    del where
     return BACKEND

@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizer, ProcessorMixin, Wav2Vec2FeatureExtractor
 
+from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError
 
 TOKENS, PIECES = "tokens.txt", "bpe.model"
@@ -50,7 +51,7 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
     def get_vocab(self) -> dict[str, int]:
         return dict(self.ids)
 
-    def _tokenize(self, text: str, **_: Any) -> list[str]:
+    def _tokenize(self, text: str) -> list[str]:
         return self.tokeniser.text2tokens(text)
 
     def _convert_token_to_id(self, token: str) -> int:
@@ -62,14 +63,35 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         return self.tokeniser.tokens2text(tokens)
 
+    def prepare_for_tokenization(
+        self, text: str, is_split_into_words: bool = False, **others: Any
+    ) -> tuple[str, dict[str, Any]]:
+        """Nothing to prepare; keywords of ``tokenize`` come here.
+
+        Raises:
+            UserError: a keyword is unknown.
+        """
+        refuse_unknown(self.prepare_for_tokenization, others)
+        return super().prepare_for_tokenization(text, is_split_into_words)
+
     def _decode(
         self,
         token_ids: int | list[int],
         skip_special_tokens: bool = False,
-        clean_up_tokenization_spaces: bool | None = None,  # noqa: ARG002 - see __init__
-        **_: Any,
+        clean_up_tokenization_spaces: bool | None = None,
+        **others: Any,
     ) -> str:
-        """As the recipe writes a text: all tokens together, by its own tokeniser."""
+        """As the recipe writes a text: all tokens together, by its own tokeniser.
+
+        Raises:
+            UserError: spaces are to be cleaned up, or a keyword is unknown.
+        """
+        refuse_unknown(self._decode, others)
+        if clean_up_tokenization_spaces:
+            raise UserError(
+                "clean_up_tokenization_spaces: True given; the recipe's own tokeniser "
+                "writes the spaces, leave it out"
+            )
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
         special = {0, len(self.token_list) - 1} if skip_special_tokens else set()
         return self.convert_tokens_to_string(
@@ -166,10 +188,18 @@ class MTLASpeechProcessor(ProcessorMixin):
             batch = batch.__class__({**batch, "labels": padded}, tensor_type="pt")
         return batch
 
-    def batch_decode(self, ids: Any, **_: Any) -> list[str]:
-        """Texts of what ``generate`` gives."""
-        return [self.decode(row) for row in ids]
+    def batch_decode(self, ids: Any, **options: Any) -> list[str]:
+        """Texts of what ``generate`` gives; see :meth:`decode`."""
+        return [self.decode(row, **options) for row in ids]
 
-    def decode(self, ids: Any, **_: Any) -> str:
-        """The text of one row of ids."""
-        return self.tokenizer.decode(ids, skip_special_tokens=True)
+    def decode(
+        self, ids: Any, skip_special_tokens: bool = True, **options: Any
+    ) -> str:
+        """The text of one row of ids, without <sos/eos> unless asked for.
+
+        Raises:
+            UserError: an option that the tokeniser does not know.
+        """
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=skip_special_tokens, **options
+        )

@@ -21,6 +21,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
+from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail
 from espnet_mtla.frontend.stored import StoringFrontend
@@ -47,6 +48,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOST_WARNINGS = 10
+REST_OF_BATCH = (
+    *("text", "text_lengths", "source", "source_lengths"),
+    *("intent", "intent_lengths", "utt_id"),
+)
+"""What a batch has beside speech; see :func:`espnet_mtla.task.batch.collate`."""
 Stats = dict[str, Tensor | float]
 
 
@@ -109,7 +115,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         source_lengths: Tensor | None = None,
         intent: Tensor | None = None,
         utt_id: Sequence[str] = (),
-        **_: Tensor,
+        **others: Tensor,
     ) -> tuple[Tensor, Stats, Tensor]:
         """Loss of one batch.
 
@@ -119,12 +125,15 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
                 (a translation): CTC's target then.
             intent: (B, 1) tokens of the intent, which each text begins with.
             utt_id: names, for messages and for what ``encoded_cache_mb`` keeps.
+            others: ``intent_lengths`` alone, which a batch has and which are all 1.
         Returns:
             loss (1,), statistics for the log, each (1,), and as their weight the batch
             size (1,): what espnet2 averages over the processes of a distributed run.
         Raises:
-            UserError: the loss is not finite, or an utterance is too short.
+            UserError: the loss is not finite, an utterance is too short, or a keyword
+                is unknown.
         """
+        refuse_unknown(DecoderOnlySpeechModel.forward, others, ("intent_lengths",))
         loss, stats = self.losses(
             speech,
             speech_lengths,
@@ -389,9 +398,17 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         self,
         speech: Tensor,
         speech_lengths: Tensor,
-        **_: Tensor,
+        **others: Tensor,
     ) -> dict[str, Tensor]:
-        """What the statistics of normalisation are collected from."""
+        """What the statistics of normalisation are collected from.
+
+        ``others`` is the rest of the batch: espnet2 passes all of it.
+
+        Raises:
+            UserError: a keyword is unknown.
+        """
+        collect_feats = DecoderOnlySpeechModel.collect_feats
+        refuse_unknown(collect_feats, others, REST_OF_BATCH)
         feats, lengths = self.extract_feats(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": lengths}
 

@@ -53,7 +53,6 @@ class DecoderOnlyTextModel(DecoderOnlySpeechModel):
         text: Tensor,
         text_lengths: Tensor,
         utt_id: Sequence[str] = (),
-        **_: Tensor,
     ) -> tuple[Tensor, Stats, Tensor]:
         """Loss of one batch, as the speech model's; ``source``: (B, L) token ids."""
         return super().forward(

@@ -308,3 +308,16 @@ def test_the_model_learns_to_copy_eight_utterances(build, options):
             break
     assert losses[-1] < losses[0] / 4
     assert stats["acc"] > 0.95
+
+
+@pytest.mark.parametrize("made_up", ["made_up", "lengths", "mask"])
+def test_a_model_refuses_what_it_does_not_know(build, made_up: str) -> None:
+    """A batch may hold what is not needed, but nothing that nobody knows."""
+    model, batch = build("none"), features(LENGTHS, TEXTS)
+    ones = torch.ones(4, dtype=torch.long)
+    known = {"intent": ones[:, None], "intent_lengths": ones}
+    assert model(**batch, **known)[0].isfinite().all()
+    model.collect_feats(**batch, **known)
+    for call in (model, model.collect_feats):
+        with pytest.raises(UserError, match=f"unknown keyword '{made_up}'"):
+            call(**batch, **{made_up: None})
