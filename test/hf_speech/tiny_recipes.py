@@ -1,9 +1,8 @@
-"""Tiny models of every part that a recipe can choose, and all tensors behind a model."""
+"""Tiny models of every part that recipes choose from, and all tensors behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -54,7 +53,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def tiny(
     frontend: str = "default", seed: int = 5, **changes: Any
 ) -> MTLAForSpeechSeq2Seq:
-    """A model as trained would be: no weight, buffer or statistic has its first value."""
+    """A model as if trained: no weight, buffer or statistic has its first value."""
     decoder = dict(changes.pop("decoder_conf", {}))
     widths = (
         {**LATENT, "v_head_dim": 8}
@@ -85,7 +84,7 @@ def tiny(
 def tensors(
     thing: object, path: str = "", met: set[int] | None = None
 ) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that can be reached: parameters, buffers, attributes, in lists too."""
+    """Every tensor that is reached: parameters, buffers, attributes, in lists too."""
     met = set() if met is None else met
     if isinstance(thing, Tensor):
         yield path, thing
