@@ -302,7 +302,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
 
 def build(config: MTLASpeechConfig) -> DecoderOnlySpeechModel:
     """The recipe's model with parameters as initialised, on the CPU."""
-    from espnet_mtla.frontend.precision import float32_default
+    from espnet_mtla.frontend.tensor_modes import float32_default
     from espnet_mtla.task.build import build_model
 
     args = Namespace(**config.recipe)

@@ -105,7 +105,7 @@ def merged(decode: Mapping[str, Any], changes: Mapping[str, Any]) -> DecodeOptio
     options = DecodeOptions(**{**plain, **known})
     beam = changes.get("beam_size", options.beam_size)
     nbest = changes.get("nbest", 1)
-    if isinstance(beam, int) and isinstance(nbest, int):
+    if isinstance(beam, int) and isinstance(nbest, int) and beam > 0:
         changes["beam_size"] = max(beam, nbest)
         if beam < options.nbest and "nbest" not in changes:
             changes["nbest"] = beam

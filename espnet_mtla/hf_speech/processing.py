@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedTokenizer, ProcessorMixin, Wav2Vec2FeatureExtractor
+from transformers import (
+    BatchFeature,
+    PreTrainedTokenizer,
+    ProcessorMixin,
+    Wav2Vec2FeatureExtractor,
+)
 
 from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError
@@ -92,10 +98,17 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
                 "clean_up_tokenization_spaces: True given; the recipe's own tokeniser "
                 "writes the spaces, leave it out"
             )
-        ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
-        special = {0, len(self.token_list) - 1} if skip_special_tokens else set()
+        ids = [token_ids] if isinstance(token_ids, int) else [int(i) for i in token_ids]
+        last = len(self.token_list) - 1
+        for number in ids:
+            if not 0 <= number <= last:
+                raise UserError(
+                    f"decode: id {number} given, 0 to {last} needed; put pad_token_id "
+                    "in place of -100"
+                )
+        special = {0, last} if skip_special_tokens else set()
         return self.convert_tokens_to_string(
-            [self.token_list[int(i)] for i in ids if int(i) not in special]
+            [self.token_list[number] for number in ids if number not in special]
         )
 
     def save_vocabulary(
@@ -169,37 +182,69 @@ class MTLASpeechProcessor(ProcessorMixin):
         return cls(extractor, tokenizer)
 
     def __call__(
-        self, audio: Any = None, text: Any = None, sampling_rate: int | None = None
-    ) -> Any:
+        self,
+        audio: Any = None,
+        text: Any = None,
+        sampling_rate: int | None = None,
+        padding: bool | str = True,
+        return_tensors: str = "pt",
+        **others: Any,
+    ) -> BatchFeature:
         """``input_values`` and ``attention_mask`` of sound, ``labels`` of text.
 
         Args:
             audio: samples ``(n,)``, or a list of such; text: a text, or a list.
             sampling_rate: of the sound, in Hz; one that does not fit is refused.
+            padding, return_tensors: to the longest, and ``pt``; nothing else is done.
+        Raises:
+            UserError: an unknown option, nothing given, or not a text for each sound.
         """
-        batch = self.feature_extractor(
-            audio, sampling_rate=sampling_rate, padding=True, return_tensors="pt"
-        )
-        if text is not None:
-            texts = [text] if isinstance(text, str) else list(text)
-            rows = [self.tokenizer.encode(one) for one in texts]
-            most = max(map(len, rows))
-            padded = [row + [-100] * (most - len(row)) for row in rows]
-            batch = batch.__class__({**batch, "labels": padded}, tensor_type="pt")
-        return batch
+        if padding not in (True, "longest"):
+            others["padding"] = padding
+        if return_tensors != "pt":
+            others["return_tensors"] = return_tensors
+        refuse("the processor", others)
+        if audio is None and text is None:
+            raise UserError("the processor: audio or text is needed")
+        batch = {} if text is None else {"labels": self._labels(text)}
+        if audio is not None:
+            sound = self.feature_extractor(
+                audio, sampling_rate=sampling_rate, padding=True, return_tensors="pt"
+            )
+            batch = {**sound, **batch}
+        rows = {name: len(value) for name, value in batch.items()}
+        if len(set(rows.values())) > 1:
+            raise UserError(
+                f"the processor: {rows['input_values']} sounds and {rows['labels']} "
+                "texts given; as many are needed"
+            )
+        return BatchFeature(batch, tensor_type="pt")
 
-    def batch_decode(self, ids: Any, **options: Any) -> list[str]:
+    def _labels(self, text: str | Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, with -100 behind the shorter ones."""
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = [self.tokenizer.encode(one) for one in texts]
+        most = max(map(len, rows), default=0)
+        return [row + [-100] * (most - len(row)) for row in rows]
+
+    def batch_decode(
+        self, ids: Any, skip_special_tokens: bool = True, **others: Any
+    ) -> list[str]:
         """Texts of what ``generate`` gives; see :meth:`decode`."""
-        return [self.decode(row, **options) for row in ids]
+        return [self.decode(row, skip_special_tokens, **others) for row in ids]
 
-    def decode(
-        self, ids: Any, skip_special_tokens: bool = True, **options: Any
-    ) -> str:
-        """The text of one row of ids, without <sos/eos> unless asked for.
+    def decode(self, ids: Any, skip_special_tokens: bool = True, **others: Any) -> str:
+        """The text of one row of ids.
 
         Raises:
-            UserError: an option that the tokeniser does not know.
+            UserError: an id that is no token, or an option that is unknown.
         """
         return self.tokenizer.decode(
-            ids, skip_special_tokens=skip_special_tokens, **options
+            ids, skip_special_tokens=skip_special_tokens, **others
         )
+
+
+def refuse(call: str, options: Mapping[str, object]) -> None:
+    """Raise :class:`UserError` that names the first option, if there is one."""
+    for name, value in options.items():
+        raise UserError(f"{call}: {name}={value!r}: is not done here; leave it out")

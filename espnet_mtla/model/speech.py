@@ -25,6 +25,7 @@ from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail
 from espnet_mtla.frontend.stored import StoringFrontend
+from espnet_mtla.frontend.tensor_modes import no_inference_tensors
 from espnet_mtla.model.config import ModelConfig
 from espnet_mtla.model.encoded import EncodedUtterances, is_frozen
 from espnet_mtla.model.loss import (
@@ -313,6 +314,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             self.encode, speech, speech_lengths, utt_id, self.training
         )
 
+    @no_inference_tensors()
     def encode(
         self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str] = ()
     ) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,14 @@ from espnet_mtla.hf.attention import Step
 from espnet_mtla.hf.versions import CACHE_NAMES
 from test.hf.tiny_llama import cache_of, left_padded, tiny, tokens
 
-MADE_UP = ("made_up", "past_key_value", "cache_params", "layer_past", "mask", "is_causal")
+MADE_UP = (
+    "made_up",
+    "past_key_value",
+    "cache_params",
+    "layer_past",
+    "mask",
+    "is_causal",
+)
 
 
 def same(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-10) -> None:
@@ -23,7 +30,9 @@ def same(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-10) -> None:
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("name", CACHE_NAMES)
-def test_a_step_sees_what_is_in_the_cache_by_either_name(name: str, stride: int) -> None:
+def test_a_step_sees_what_is_in_the_cache_by_either_name(
+    name: str, stride: int
+) -> None:
     model, batch = tiny(stride), tokens(2, 9)
     whole = model(batch, use_cache=False).logits
     for part, field in ((model, "logits"), (model.model, "last_hidden_state")):
@@ -110,7 +119,9 @@ def test_the_columns_that_transformers_4_passes_are_checked() -> None:
     cache = TemporalLatentCache(model.config)
     model(batch[:, :4], cache=cache, cache_position=torch.arange(4))
     for wrong in (torch.arange(2), torch.arange(4, 7), torch.arange(5, 7), 4):
-        with pytest.raises(UserError, match=r"cache_position: .* stand in columns") as e:
+        with pytest.raises(
+            UserError, match=r"cache_position: .* stand in columns"
+        ) as e:
             model(batch[:, 4:], cache=cache, cache_position=wrong)
         assert "\n" not in str(e.value)
     out = model(batch[:, 4:], cache=cache, cache_position=torch.arange(4, 6))

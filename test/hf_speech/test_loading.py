@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq
-from test.hf_speech.tiny_recipes import RECIPES, noise, poison, tensors, tiny
+from test.all_tensors import poison, tensors
+from test.hf_speech.tiny_recipes import RECIPES, noise, tiny
 
 WAYS = {
     "plain": {},

@@ -1,12 +1,11 @@
-"""Tiny models of every part that a recipe can choose, and all tensors behind a model."""
+"""Tiny models of every part that recipes choose from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from espnet_mtla.attention.registry import ATTENTIONS
 from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq, MTLASpeechConfig
@@ -53,7 +52,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 def tiny(
     frontend: str = "default", seed: int = 5, **changes: Any
 ) -> MTLAForSpeechSeq2Seq:
-    """A model as trained would be: no weight, buffer or statistic has its first value."""
+    """A model as if trained: no weight, buffer or statistic has its first value."""
     decoder = dict(changes.pop("decoder_conf", {}))
     widths = (
         {**LATENT, "v_head_dim": 8}
@@ -79,44 +78,6 @@ def tiny(
                 value.add_(0.1 * torch.rand_like(value))
         model.speech.decoder.output.weight.mul_(4.0)
     return model.eval()
-
-
-def tensors(
-    thing: object, path: str = "", met: set[int] | None = None
-) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor that can be reached: parameters, buffers, attributes, in lists too."""
-    met = set() if met is None else met
-    if isinstance(thing, Tensor):
-        yield path, thing
-        return
-    if isinstance(thing, dict):
-        inner = {f"{path}[{key}]": value for key, value in thing.items()}
-    elif isinstance(thing, list | tuple):
-        inner = {f"{path}[{place}]": value for place, value in enumerate(thing)}
-    elif isinstance(thing, nn.Module) or type(thing).__module__.startswith("espnet"):
-        inner = {f"{path}.{k}": v for k, v in getattr(thing, "__dict__", {}).items()}
-    else:
-        return
-    if id(thing) in met:
-        return
-    met.add(id(thing))
-    for name, value in inner.items():
-        yield from tensors(value, name, met)
-
-
-def poison(monkeypatch) -> None:
-    """Memory that is taken and never written holds what a test cannot miss."""
-    for name in ("empty", "empty_like"):
-        original = getattr(torch, name)
-
-        def poisoned(*args, original=original, **kwargs):
-            made = original(*args, **kwargs)
-            if not made.is_meta:
-                with torch.no_grad():
-                    made.fill_(float("nan") if made.is_floating_point() else -77)
-            return made
-
-        monkeypatch.setattr(torch, name, poisoned)
 
 
 def noise(rows: int = 2, samples: int = 5000) -> Tensor:
