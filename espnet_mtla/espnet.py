@@ -111,7 +111,7 @@ def unify_parameter_names(encoder: nn.Module) -> None:
 
 
 def _accept_other_names(
-    module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
+    _module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
 ) -> None:
     for name in ("weight", "bias"):
         if prefix + name in state_dict:

@@ -1,35 +1,32 @@
-"""A trained experiment's decoding: batches, single utterances, and ESPnet's own.
+"""A trained experiment's decoding: batches and single utterances, ours and ESPnet's.
 
-ESPnet's ``asr_inference`` runs beside ours with a Transformer decoder of the same
-sizes on the same encoder, untrained: each utterance gets as many tokens as our best
-hypothesis has, so that both do the same number of steps.
+ESPnet's ``Speech2Text`` runs beside ours (:mod:`.recipe_peer`): on the same data, with
+the same encoder, sizes, beam, CTC weight and batches. For both the report counts the
+utterances that get the same text in a batch as alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
-import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-from unittest import mock
 
 from espnet_mtla.checks import count
 
 if TYPE_CHECKING:
-    from espnet2.bin.asr_inference import Speech2Text
-
     from espnet_mtla.benchmark.report import Report, Value
     from espnet_mtla.recognise.recogniser import Recogniser
     from espnet_mtla.recognise.utterances import Sound
 
 Seconds = tuple[float, float]
 """Of the clock, and of the CPU: what others on a shared machine take is not in it."""
-SAME_MODEL = (
-    *("token_list", "token_type", "bpemodel", "frontend", "frontend_conf"),
-    *("normalize", "normalize_conf", "encoder", "encoder_conf", "input_size"),
-)
+Texts = dict[str, list[int]]
+"""Token ids of the best hypothesis, by the utterance's key."""
+Decode = Callable[[Sequence["Sound"]], Texts]
+OURS, ALONE = ("batches", "singles"), "singles"
+ESPNET = ("espnet, batches", "espnet, singles")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,51 +36,75 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--utterances", type=count, default=96, help="of the data folder, at most")
     add("--batch", type=count, default=32, help="utterances a batch")
     add("--beam_size", type=count, default=10, help="hypotheses an utterance")
+    add("--ctc_weight", type=float, default=0.0, help="of CTC prefix scores, in [0, 1)")
     add("--no_espnet", action="store_true", help="time ours alone")
 
 
 def run(args: argparse.Namespace) -> Report:
     import torch
 
+    from espnet_mtla.benchmark.recipe_peer import EspnetPeer
     from espnet_mtla.benchmark.report import Report
     from espnet_mtla.recognise.load import load_model
     from espnet_mtla.recognise.recogniser import Recogniser
     from espnet_mtla.search.options import DecodeOptions
 
-    options = DecodeOptions(beam_size=args.beam_size)
+    options = DecodeOptions(beam_size=args.beam_size, ctc_weight=args.ctc_weight)
     trained = load_model(args.model_dir, torch.device(args.device), options)
-    recogniser = Recogniser(trained, options)
+    ours = _best_tokens(Recogniser(trained, options))
+    peer = None if args.no_espnet else EspnetPeer(args, trained)
     sounds = _sounds(args, trained.fs)
-    size = args.batch
-    groups = [sounds[i : i + size] for i in range(0, len(sounds), size)]
-    recogniser(sounds[:1])  # warm-up
-    found: dict[str, dict[str, list[int]]] = {}
-    runs: dict[str, Seconds] = {}
-    peer = None if args.no_espnet else _espnet(args)
-    for _ in range(min(args.rounds, 3)):
-        for who, batches in (("batches", groups), ("singles", [[s] for s in sounds])):
-            seconds, found[who] = _decode(recogniser, batches)
-            runs[who] = min(seconds, runs.get(who, seconds))
-        if peer is not None:
-            seconds = _decode_by_espnet(peer, sounds, found["singles"])
-            runs["espnet, singles"] = min(seconds, runs.get("espnet, singles", seconds))
-    notes = [_same(found), f"fastest of {min(args.rounds, 3)} passes"]
-    audio = sum(len(sound.samples) for sound in sounds) / trained.fs
-    rows: list[dict[str, Value]] = [
-        {
-            "who": who,
-            "utterances": len(sounds),
-            "audio s": audio,
-            "decoding s": seconds,
-            "CPU s": busy,
-            "RTF": seconds / audio,
-            "batches are x faster": seconds / runs["batches"][0],
-            "CPU x": busy / runs["batches"][1],
-        }
-        for who, (seconds, busy) in runs.items()
+    groups = [sounds[i : i + args.batch] for i in range(0, len(sounds), args.batch)]
+    cuts = dict(zip(OURS, (groups, [[sound] for sound in sounds]), strict=True))
+    ours(groups[0])  # warm-up
+    texts: dict[str, Texts] = {}
+    seconds: dict[str, Seconds] = {}
+    rounds = min(args.rounds, 3)
+    for turn in range(rounds):
+        for who, cut in cuts.items():
+            _time_pass(who, ours, cut, args.device, texts, seconds)
+        if peer is None:
+            continue
+        peer.set_lengths(texts[ALONE])
+        if turn == 0:
+            peer(groups[0])  # warm-up
+        for who, cut in zip(ESPNET, cuts.values(), strict=True):
+            _time_pass(who, peer, cut, args.device, texts, seconds)
+    _check_same(texts["batches"], texts["singles"])
+    notes = [
+        f"fastest of {rounds} passes",
+        "ESPnet: a decoder of the same sizes with "
+        "random weights and as many tokens as ours",
     ]
+    audio = sum(len(sound.samples) for sound in sounds) / trained.fs
     title = f"Decoding {args.model_dir.name}, beam {args.beam_size}"
-    return Report(part="recipe", title=title, rows=rows, notes=notes)
+    title += f", CTC weight {args.ctc_weight:g}, batches of {args.batch}"
+    rows = _rows(texts, seconds, audio)
+    return Report(part="recipe", title=title, rows=rows, notes=notes[: 1 + bool(peer)])
+
+
+def _rows(
+    texts: dict[str, Texts], seconds: dict[str, Seconds], audio: float
+) -> list[dict[str, Value]]:
+    """One row for each of those timed; ``audio`` is the length of all sounds in s."""
+    ours, busy_ours = seconds["batches"]
+    rows = []
+    for who, (clock, busy) in seconds.items():
+        alone = texts[who.replace("batches", ALONE)]
+        same = sum(texts[who][key] == tokens for key, tokens in alone.items())
+        rows.append(
+            {
+                "who": who,
+                "same text as alone": f"{same} of {len(alone)}",
+                "audio s": audio,
+                "decoding s": clock,
+                "CPU s": busy,
+                "RTF": clock / audio,
+                "our batches are x faster": clock / ours,
+                "CPU x": busy / busy_ours,
+            }
+        )
+    return rows
 
 
 def _sounds(args: argparse.Namespace, fs: int) -> list[Sound]:
@@ -95,76 +116,44 @@ def _sounds(args: argparse.Namespace, fs: int) -> list[Sound]:
     return [Sound(u.key, read_sound(u, fs)) for u in chosen]
 
 
-def _decode(
-    recogniser: Recogniser, batches: list[list[Sound]]
-) -> tuple[Seconds, dict[str, list[int]]]:
-    from espnet_mtla.benchmark.measure import synchronise
+def _best_tokens(recogniser: Recogniser) -> Decode:
+    def decode(batch: Sequence[Sound]) -> Texts:
+        return {result.key: result.nbest[0].tokens for result in recogniser(batch)}
 
-    synchronise(recogniser.trained.device)
-    began, busy = time.perf_counter(), time.process_time()
-    results = [result for batch in batches for result in recogniser(batch)]
-    seconds = time.perf_counter() - began, time.process_time() - busy
-    return seconds, {result.key: result.nbest[0].tokens for result in results}
-
-
-def _same(found: dict[str, dict[str, list[int]]]) -> str:
-    """The gate: what an utterance gives does not depend on its batch."""
-    from espnet_mtla.errors import UserError
-
-    for key, tokens in found["singles"].items():
-        if found["batches"][key] != tokens:
-            raise UserError(f"{key}: another text in a batch than alone; not reported")
-    return f"gate: {len(found['singles'])} utterances, the same text in both"
-
-
-def _espnet(args: argparse.Namespace) -> Speech2Text:
-    """ESPnet's Speech2Text with encoder and front-end as ours, and random weights."""
-    import torch
-    import yaml
-    from espnet2.bin.asr_inference import ASRTask, Speech2Text
-
-    ours = yaml.safe_load((args.model_dir / "config.yaml").read_text(encoding="utf-8"))
-    sizes = ours["decoder_conf"]
-    with mock.patch.object(sys, "argv", sys.argv[:1]):  # which ESPnet would parse
-        config = ASRTask.get_default_config()
-    config |= {key: ours[key] for key in SAME_MODEL}
-    stats = args.model_dir / "feats_stats.npz"
-    if config["normalize"] == "global_mvn" and stats.is_file():
-        config["normalize_conf"] = {
-            **config["normalize_conf"],
-            "stats_file": str(stats),
-        }
-    config["decoder"] = "transformer"
-    config["decoder_conf"] = {
-        "attention_heads": sizes["num_heads"],
-        "linear_units": sizes["ffn_dim"],
-        "num_blocks": sizes["num_layers"],
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        file, weights = Path(folder) / "config.yaml", Path(folder) / "model.pth"
-        file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        model = ASRTask.build_model(argparse.Namespace(**config))
-        torch.save(model.state_dict(), weights)
-        decode = Speech2Text(
-            str(file),
-            str(weights),
-            device=args.device,
-            beam_size=args.beam_size,
-            ctc_weight=0.0,
-        )
-    decode.beam_search.normalize_length = False
     return decode
 
 
-def _decode_by_espnet(
-    decode: Speech2Text, sounds: list[Sound], found: dict[str, list[int]]
-) -> Seconds:
-    """The same sounds, and for each as many tokens as ours were."""
-    decode(sounds[0].samples)  # warm-up
+def _time_pass(
+    who: str,
+    decode: Decode,
+    batches: Sequence[Sequence[Sound]],
+    device: str,
+    texts: dict[str, Texts],
+    seconds: dict[str, Seconds],
+) -> None:
+    """Decode all batches once; keep the texts, and the seconds of the fastest pass."""
+    import torch
+
+    from espnet_mtla.benchmark.measure import synchronise
+
+    where = torch.device(device)
+    synchronise(where)
     began, busy = time.perf_counter(), time.process_time()
-    for sound in sounds:
-        # A negative ratio is a number of tokens; the largest one counts <eos>.
-        decode.minlenratio = -max(len(found[sound.key]), 1)
-        decode.maxlenratio = decode.minlenratio - 1
-        decode(sound.samples)
-    return time.perf_counter() - began, time.process_time() - busy
+    decoded = [decode(batch) for batch in batches]
+    synchronise(where)
+    taken = time.perf_counter() - began, time.process_time() - busy
+    texts[who] = {key: tokens for part in decoded for key, tokens in part.items()}
+    seconds[who] = min(taken, seconds.get(who, taken))
+
+
+def _check_same(batches: Texts, singles: Texts) -> None:
+    """The gate: what an utterance gives does not depend on its batch.
+
+    Raises:
+        UserError: Names an utterance that gets another text in a batch than alone.
+    """
+    from espnet_mtla.errors import UserError
+
+    for key, tokens in singles.items():
+        if batches[key] != tokens:
+            raise UserError(f"{key}: another text in a batch than alone; not reported")

@@ -178,9 +178,7 @@ def build_encoder(args: Namespace, input_size: int) -> AbsEncoder | None:
     component = ENCODER.get_class(args.encoder)
     if component is None:
         return None
-    settings = dict(args.encoder_conf)
-    if "rel_pos_type" in setting_names(component):
-        settings.setdefault("rel_pos_type", "latest")
+    settings = encoder_settings(args)
     for key, (value, reason) in _REFUSED.items():
         if settings.get(key) == value:
             raise UserError(f"encoder_conf.{key}: {value} {reason}")
@@ -190,6 +188,15 @@ def build_encoder(args: Namespace, input_size: int) -> AbsEncoder | None:
         encoder = component(input_size=input_size, **settings)
     unify_parameter_names(encoder)
     return encoder
+
+
+def encoder_settings(args: Namespace) -> dict[str, Any]:
+    """``encoder_conf`` with the one default that differs from espnet2's."""
+    settings = dict(args.encoder_conf)
+    component = ENCODER.get_class(args.encoder)
+    if component and "rel_pos_type" in setting_names(component):
+        settings.setdefault("rel_pos_type", "latest")
+    return settings
 
 
 def check_sections(args: Namespace) -> None:

@@ -1,0 +1,167 @@
+"""ESPnet's own decoding, ``Speech2Text``, of the sounds that ours decodes.
+
+Front-end, normalisation, encoder and CTC are those of the trained model, with its
+weights. Behind them stands ESPnet's Transformer decoder of the same sizes with random
+weights. Each utterance therefore gets as many tokens as our best hypothesis has, which
+is as many steps as ours took; ESPnet's search for an end would only add to them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+from espnet_mtla.errors import UserError
+
+if TYPE_CHECKING:
+    from espnet2.bin.asr_inference import Speech2Text
+
+    from espnet_mtla.recognise.load import TrainedModel
+    from espnet_mtla.recognise.recogniser import Sound
+
+SAME_OPTIONS = ("token_list", "token_type", "bpemodel", "frontend", "frontend_conf")
+SAME_OPTIONS += ("normalize", "normalize_conf", "encoder", "input_size", "ctc_conf")
+SAME_WEIGHTS = ("frontend", "normalize", "encoder", "ctc")
+
+
+class EspnetPeer:
+    """ESPnet's search over the encoder of an experiment.
+
+    Args:
+        args: ``model_dir``, ``device``, ``batch``, ``beam_size`` and ``ctc_weight`` of
+            the benchmark.
+        trained: the model in that folder.
+    Raises:
+        UserError: ESPnet is too old, or has no such front-end, normalisation or
+            encoder.
+    """
+
+    def __init__(self, args: argparse.Namespace, trained: TrainedModel) -> None:
+        from espnet_mtla.espnet import BATCHED, espnet_version
+
+        installed = espnet_version()
+        if installed is not None and installed < BATCHED:
+            raise UserError(
+                f"espnet {installed}: decodes utterances one by one; {BATCHED} or "
+                "newer (Python 3.12) is needed, or --no_espnet"
+            )
+        self._decode = _speech2text(args, trained)
+        self._lengths: dict[str, int] = {}
+
+    def set_lengths(self, tokens: dict[str, list[int]]) -> None:
+        """Give each utterance as many tokens as it has in ``tokens``, by its key."""
+        self._lengths = {key: len(found) for key, found in tokens.items()}
+
+    def __call__(self, batch: Sequence[Sound]) -> dict[str, list[int]]:
+        """Decode a batch in one search, or a single utterance as ESPnet does that.
+
+        Returns:
+            Token ids of the best hypothesis, by key; none if all ended too early.
+        """
+        import torch
+
+        samples = [len(sound.samples) for sound in batch]
+        # ESPnet decodes a batch in this order; its limits are asked for in it too.
+        order = torch.tensor(samples).sort(descending=True).indices.tolist()
+        lengths = [max(self._lengths[batch[place].key], 1) for place in order]
+        limits = [length + 1 for length in lengths], lengths  # the larger counts <eos>
+        search = self._decode.beam_search
+        bounds = mock.patch.object(search, "_length_bounds", lambda *_: limits)
+        with _quiet(type(search).__module__), bounds:
+            if len(batch) == 1:
+                results = [self._decode(batch[0].samples)]
+            else:
+                results = self._decode.batch_decode([s.samples for s in batch])
+        return {
+            sound.key: nbest[0][2] if nbest else []
+            for sound, nbest in zip(batch, results, strict=True)
+        }
+
+
+@contextlib.contextmanager
+def _quiet(search: str) -> Iterator[None]:
+    """Keep ESPnet from logging a dozen lines an utterance, which takes time.
+
+    Its ``search`` also warns that a text has as many tokens as were asked for.
+    """
+    disabled, logger = logging.root.manager.disable, logging.getLogger(search)
+    level = logger.level
+    logging.disable(logging.INFO)
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
+        logger.setLevel(level)
+
+
+def _speech2text(args: argparse.Namespace, trained: TrainedModel) -> Speech2Text:
+    import torch
+    import yaml
+    from espnet2.bin.asr_inference import ASRTask, Speech2Text
+
+    with mock.patch.object(sys, "argv", sys.argv[:1]):  # which ESPnet would parse
+        config = ASRTask.get_default_config()
+    config |= _options(args.model_dir)
+    for choices in ASRTask.class_choices_list:
+        if config.get(choices.name) not in (*choices.choices(), None):
+            raise UserError(
+                f"{choices.name} {config[choices.name]!r}: ESPnet has none of that "
+                "name; compare without it: --no_espnet"
+            )
+    with tempfile.TemporaryDirectory() as folder:
+        file, weights = Path(folder) / "config.yaml", Path(folder) / "model.pth"
+        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        torch.manual_seed(0)
+        model = ASRTask.build_model(argparse.Namespace(**config))
+        _copy_weights(trained, model)
+        torch.save(model.state_dict(), weights)
+        return Speech2Text(
+            str(file),
+            str(weights),
+            device=args.device,
+            beam_size=args.beam_size,
+            ctc_weight=args.ctc_weight,
+            normalize_length=False,
+            batch_size=args.batch,
+            maxlenratio=-1.0,  # anything but 0: no end is looked for
+        )
+
+
+def _options(model_dir: Path) -> dict[str, Any]:
+    """Return ESPnet's options for the model of an experiment."""
+    from espnet_mtla.task.config import load_yaml
+    from espnet_mtla.task.files import use_copies
+    from espnet_mtla.task.parts import encoder_settings
+
+    ours = argparse.Namespace(**load_yaml(model_dir / "config.yaml"))
+    use_copies(ours, model_dir)
+    sizes = ours.decoder_conf
+    return {
+        **{name: getattr(ours, name) for name in SAME_OPTIONS},
+        "encoder_conf": encoder_settings(ours),
+        "decoder": "transformer",
+        "decoder_conf": {
+            "attention_heads": sizes["num_heads"],
+            "linear_units": sizes["ffn_dim"],
+            "num_blocks": sizes["num_layers"],
+        },
+    }
+
+
+def _copy_weights(trained: TrainedModel, model: Any) -> None:
+    """Give ESPnet's model the trained weights of everything before the decoder."""
+    parts = tuple(f"{part}." for part in SAME_WEIGHTS)
+    same = {n: v for n, v in trained.model.state_dict().items() if n.startswith(parts)}
+    left = model.load_state_dict(same, strict=False)
+    missing = [name for name in left.missing_keys if name.startswith("encoder.")]
+    if missing or left.unexpected_keys:
+        names = ", ".join([*missing, *left.unexpected_keys][:3])
+        raise UserError(f"weights that ESPnet's model does not share: {names}")
