@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer as DecoderOnlyTransformer
     from espnet_mtla.speech2text import Speech2Text as Speech2Text
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "MultiheadAttention": "espnet_mtla.attention",

@@ -16,7 +16,8 @@ from test.test_house import COMMANDS, ROOT, help_of, python, relative
 DOCUMENTS = [
     path
     for path in (
-        *(ROOT / "README.md", ROOT / "CONTRIBUTING.md"),
+        *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "SECURITY")),
+        *(ROOT / "CHANGELOG.md", ROOT / ".github" / "PULL_REQUEST_TEMPLATE.md"),
         *ROOT.glob("egs2/*/*/README.md"),
     )
     if path.exists()

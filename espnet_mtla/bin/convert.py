@@ -134,7 +134,7 @@ def _tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase | None:
     from espnet_mtla.errors import UserError
 
     try:
-        return AutoTokenizer.from_pretrained(args.source)
+        return AutoTokenizer.from_pretrained(args.source, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         if args.text:
             reason = str(error).strip().splitlines()[0]

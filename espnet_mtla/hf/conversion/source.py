@@ -74,17 +74,19 @@ def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """A checkpoint that can be converted.
 
     Raises:
-        UserError: nothing there, a pickle, weights that are not all there, or an
-            architecture that is not Llama's.
+        UserError: nothing there, a pickle, weights that are not all there, code of its
+            own, or an architecture that is not Llama's.
     """
     check_reachable(name)
     try:
-        config = AutoConfig.from_pretrained(name)
+        # Not left out: Transformers would ask on the terminal whether to run the code.
+        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"{name}: no checkpoint of Transformers ({reason})") from error
     check_source(name, config)
-    return checked(AutoModelForCausalLM.from_pretrained, name, dtype=dtype).eval()
+    load = AutoModelForCausalLM.from_pretrained
+    return checked(load, name, dtype=dtype, trust_remote_code=False).eval()
 
 
 def check_source(name: str, config: PretrainedConfig) -> None:
