@@ -28,12 +28,15 @@ def check_tokens(module: ReferenceInterface, query: Tensor, key: Tensor) -> None
         )
     if key.size(1) == 0 or query.size(1) == 0:
         raise UserError("query, key: no token given, 1 or more needed")
-    needed, device = module.wo.weight.dtype, query.device.type
-    # Quantised weights take floats; under autocast any of these are brought together.
+    weight, device = getattr(module.wo, "weight", None), query.device.type
+    # Quantised weights, which some modules give as a method, take floats; under
+    # autocast any of these are brought together.
+    needed = weight.dtype if isinstance(weight, Tensor) else torch.uint8
     mixed = torch.is_autocast_enabled(device) or not needed.is_floating_point
     for name, x in (("query", query), ("key", key)):
         if not x.is_floating_point() or (x.dtype != needed and not mixed):
-            raise UserError(f"{name}: {x.dtype} given, the module's {needed} needed")
+            wanted = f"the module's {needed}" if not mixed else "a floating type"
+            raise UserError(f"{name}: {x.dtype} given, {wanted} needed")
 
 
 def check_padding(pad: Tensor | None, rows: int, tokens: int, seen: int = 0) -> None:

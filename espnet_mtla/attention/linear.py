@@ -58,7 +58,14 @@ def linear_matrix(linear: nn.Module, width: int, like: Tensor, name: str) -> Ten
     probe = torch.zeros(width + 2, width, dtype=like.dtype, device=like.device)
     probe.fill_diagonal_(1.0)
     probe[width + 1, ::2] = 1.0
-    out = linear(probe.unsqueeze(0)).squeeze(0).to(like.dtype)
+    try:
+        out = linear(probe.unsqueeze(0)).squeeze(0).to(like.dtype)
+    except (IndexError, TypeError, ValueError) as error:  # an adapter for each row, say
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{name}: {type(linear).__name__} gives no one matrix for all tokens "
+            f"({reason}); leave {name} out of its targets"
+        ) from error
     rows = out[:width] - out[width]
     if _can_check(linear, out):
         _check_linear(rows, out[width], out[width + 1], linear, name)
@@ -89,7 +96,6 @@ def _check_linear(
     size = rows.norm() + bias.norm() * len(rows) ** 0.5
     if error > size * eps**0.5:
         raise UserError(
-            f"{name}: {type(linear).__name__} does not multiply every token by the same "
-            f"matrix, which attention over latents needs; leave {name} out of its "
-            "targets"
+            f"{name}: {type(linear).__name__} gives no one matrix for all tokens, which "
+            f"attention over latents needs; leave {name} out of its targets"
         )

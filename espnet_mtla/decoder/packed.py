@@ -62,21 +62,25 @@ class _PackedLinear(PlainLinear):
         super().__init__()
         self._parameters = linear._parameters  # sees parameters that are replaced
         self.packed: Tensor | None = None
-        self.packed_from: tuple[object, ...] = ()
+        self.source: Tensor | None = None  # kept, so that its address is not used anew
+        self.version: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        state = _state(self.weight)
-        if state != self.packed_from:
+        if self.packed is None or self._has_changed():
+            self.source, self.version = self.weight.detach(), _version(self.weight)
             self.packed = torch.ops.mkldnn._reorder_linear_weight(
-                self.weight, LAID_OUT_FOR
+                self.source, LAID_OUT_FOR
             )
-            self.packed_from = state
         return torch.ops.mkldnn._linear_pointwise(
             x, self.packed, self.bias, "none", [], ""
         )
 
+    def _has_changed(self) -> bool:
+        """Return True if the weight was replaced or written to, but by ``.data``."""
+        moved = self.weight.data_ptr() != self.source.data_ptr()
+        return moved or _version(self.weight) != self.version
 
-def _state(weight: Tensor) -> tuple[object, ...]:
-    """What changes with a tensor's memory or numbers, writes by ``.data`` excepted."""
-    version = None if weight.is_inference() else weight._version
-    return weight.data_ptr(), version
+
+def _version(weight: Tensor) -> int | None:
+    """Number of writes to a tensor; None for those that do not count them."""
+    return None if weight.is_inference() else weight._version

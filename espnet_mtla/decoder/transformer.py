@@ -6,10 +6,14 @@ Letters: ``B`` utterances, ``K`` hypotheses each, ``N = B K`` rows, ``P`` prompt
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from espnet_mtla.attention.layout import PLAIN, CacheOptions
+from espnet_mtla.attention.linear import PlainLinear
 from espnet_mtla.decoder.config import DecoderConfig
 from espnet_mtla.decoder.layer import DecoderLayer
 from espnet_mtla.decoder.prompt import PROMPTS, Packing
@@ -32,8 +36,8 @@ class DecoderOnlyTransformer(nn.Module):
         self.norm = nn.LayerNorm(config.embed_dim)
         self.output = nn.Linear(config.embed_dim, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=config.embed_dim**-0.5)
-        if config.tie_embeddings:
-            self.output.weight = self.embedding.weight
+        self._tie()
+        self.register_load_state_dict_post_hook(_tie_again)
 
     def forward(self, prompt: Tensor, prompt_lens: Tensor, tokens: Tensor) -> Tensor:
         """Training: logits of the token after each token.
@@ -49,7 +53,7 @@ class DecoderOnlyTransformer(nn.Module):
         self._check(prompt, prompt_lens)
         text = self.embed(tokens)
         text = self.prompt_mode.run(self.layers, prompt, prompt_lens, text)
-        return self.output(self.norm(text))
+        return self._logits(text)
 
     def prefill(
         self,
@@ -88,7 +92,7 @@ class DecoderOnlyTransformer(nn.Module):
         for layer, cache in zip(self.layers, state.caches, strict=True):
             x = layer.step(x, cache, new)
         state.timeline.advance(tokens.size(1))
-        return self.output(self.norm(x))
+        return self._logits(x)
 
     def cache_bytes(
         self,
@@ -111,6 +115,55 @@ class DecoderOnlyTransformer(nn.Module):
         """Vectors of token ids, ``(..., U)`` to ``(..., U, D)``."""
         return self.embedding(tokens) * self.config.embed_dim**0.5
 
+    def _logits(self, x: Tensor) -> Tensor:
+        """``(..., D)`` of the last layer to ``(..., V)``.
+
+        Raises:
+            UserError: an adapter on tied embeddings. It would work until it is merged
+                into the weight that both share.
+        """
+        if self.config.tie_embeddings and not self._has_own_ends():
+            raise UserError(
+                "tie_embeddings: embedding and output share a weight, and an adapter "
+                "merged into one would change the other; leave both out of its targets"
+            )
+        return self.output(self.norm(x))
+
+    def _has_own_ends(self) -> bool:
+        """Return True if embedding and output are those made here, hooked or not."""
+        linear = type(self.output) is nn.Linear or isinstance(self.output, PlainLinear)
+        return linear and type(self.embedding) is nn.Embedding
+
+    def _tie(self) -> None:
+        """Let output and embedding share a parameter, if they are to."""
+        ends = (self.output, self.embedding)
+        if (
+            self.config.tie_embeddings
+            and self._has_own_ends()
+            and all("weight" in end._parameters for end in ends)
+        ):
+            self.output.weight = self.embedding.weight
+
+    def _apply(
+        self, fn: Callable[[Tensor], Tensor], recurse: bool = True
+    ) -> DecoderOnlyTransformer:
+        """``to``, ``to_empty`` and the like, which can make two parameters of one."""
+        super()._apply(fn, recurse)
+        self._tie()
+        return self
+
+    def _load_from_state_dict(
+        self, state: Mapping[str, Tensor], prefix: str, *rest: Any
+    ) -> None:
+        names = [f"{prefix}{end}.weight" for end in ("embedding", "output")]
+        both = [state[name] for name in names if name in state]
+        if self.config.tie_embeddings and len(both) == 2 and not _same(*both):
+            raise UserError(
+                f"{names[1]}: differs from {names[0]}, but tie_embeddings is true; "
+                "these weights belong to a decoder with tie_embeddings: false"
+            )
+        super()._load_from_state_dict(state, prefix, *rest)
+
     def _check(self, prompt: Tensor, prompt_lens: Tensor) -> None:
         width = self.config.embed_dim
         if prompt.dim() != 3 or prompt.size(2) != width:
@@ -122,3 +175,15 @@ class DecoderOnlyTransformer(nn.Module):
                 f"prompt_lens: {tuple(prompt_lens.shape)} of {prompt_lens.dtype} "
                 f"given, ({prompt.size(0)},) of torch.int64 needed"
             )
+
+
+def _tie_again(decoder: DecoderOnlyTransformer, incompatible: object) -> None:
+    """After loading, which can replace parameters (``assign=True``)."""
+    del incompatible
+    decoder._tie()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    if a.is_meta or b.is_meta:
+        return a.shape == b.shape
+    return a is b or torch.equal(a, b.to(a.device))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.decoder.graphs import EagerSteps, steps_of
@@ -64,3 +67,82 @@ def test_a_part_that_was_registered_as_none_stays_none() -> None:
     twin = packed(module, LEAST_ROWS)
     assert twin._modules["norm"] is None
     assert type(twin[0]) is not nn.Linear
+
+
+def halved(decoder: DecoderOnlyTransformer) -> None:
+    for layer in decoder.layers:
+        layer.ffn[3].register_forward_hook(lambda module, args, out: 0.5 * out)
+
+
+def patched(decoder: DecoderOnlyTransformer) -> None:
+    """As accelerate does: another ``forward`` on the object."""
+    for linear in (decoder.output, decoder.layers[0].attention.wo):
+        old = linear.forward
+        linear.forward = lambda x, old=old: -2 * old(x)
+
+
+def parametrized(decoder: DecoderOnlyTransformer) -> None:
+    for linear in (decoder.layers[0].ffn[0], decoder.layers[1].attention.wkv_b):
+        parametrizations.weight_norm(linear)
+        with torch.no_grad():
+            linear.parametrizations.weight.original0.mul_(2)
+
+
+def pruned(decoder: DecoderOnlyTransformer) -> None:
+    for linear in (decoder.layers[0].ffn[0], decoder.layers[1].attention.wkv_b):
+        prune.random_unstructured(linear, "weight", 0.5)
+        with torch.no_grad():
+            linear.weight_orig.mul_(2)
+
+
+@pytest.mark.parametrize("change", [halved, patched, parametrized, pruned])
+@torch.no_grad()
+def test_layers_that_are_more_than_a_weight_are_called(change: Callable) -> None:
+    decoder = make("mtla_s2", "fixed").float()
+    tokens = torch.arange(2 * BEAM) % VOCAB
+    unchanged = decoder.step(tokens, prefilled(decoder))
+    change(decoder)
+    steps = steps_of(decoder, prefilled(decoder), "never")
+    assert steps.decoder is not decoder
+    expected = decoder.step(tokens, prefilled(decoder))
+    torch.testing.assert_close(steps.step(tokens), expected)
+    assert not torch.allclose(expected, unchanged, atol=1e-2)
+
+
+def loaded(decoder: DecoderOnlyTransformer, assign: bool) -> None:
+    state = {name: 1.5 * value for name, value in decoder.state_dict().items()}
+    decoder.load_state_dict(state, assign=assign)
+
+
+def optimised(decoder: DecoderOnlyTransformer) -> None:
+    with torch.enable_grad():
+        prompt, tokens = torch.randn(1, 3, WIDTH), torch.zeros(1, 2, dtype=torch.long)
+        decoder(prompt, torch.tensor([3]), tokens).square().mean().backward()
+    torch.optim.SGD(decoder.parameters(), 10.0).step()
+
+
+def replaced(decoder: DecoderOnlyTransformer) -> None:
+    for parameter in decoder.parameters():
+        parameter.data = 1.5 * parameter.data
+
+
+EDITS: dict[str, Callable[[DecoderOnlyTransformer], object]] = {
+    "load_state_dict": lambda decoder: loaded(decoder, assign=False),
+    "assign": lambda decoder: loaded(decoder, assign=True),
+    "optimiser": optimised,
+    "in place": lambda decoder: [p.mul_(1.5) for p in decoder.parameters()],
+    "data": replaced,
+    "to and fro": lambda decoder: decoder.half().float(),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS.values(), ids=EDITS)
+@torch.no_grad()
+def test_weights_that_change_between_steps_are_packed_again(edit: Callable) -> None:
+    decoder = make("mtla_s2", "fixed").float()
+    twin, tokens = packed(decoder, LEAST_ROWS), torch.arange(2 * BEAM) % VOCAB
+    before = twin.step(tokens, prefilled(twin))
+    edit(decoder)
+    after = twin.step(tokens, prefilled(decoder))
+    assert not torch.equal(after, before)
+    torch.testing.assert_close(after, decoder.step(tokens, prefilled(decoder)))

@@ -118,7 +118,9 @@ def convert(
         torch.manual_seed(seed)
         model = LlamaMTLAForCausalLM(config).to(source.dtype)
         kept = {k: v for k, v in source.state_dict().items() if ".self_attn." not in k}
-        model.load_state_dict(kept, strict=False)
+        unknown = model.load_state_dict(kept, strict=False).unexpected_keys
+        if unknown:
+            raise UserError(f"{unknown[0]}: no part of a Llama; merge adapters first")
         model.generation_config = source.generation_config
         shares = []
         for index, (part, keys, moment) in enumerate(

@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaAttention
 
+from espnet_mtla.attention.linear import is_plain_linear
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.configuration import ROPE_TYPES, rope_settings
 from espnet_mtla.hf.loading import check_reachable, checked
@@ -43,7 +44,17 @@ class Projections:
         """Those of Transformers' attention, whose heads are ``head`` wide.
 
         By ``factor`` queries and keys are scaled when they turn; here queries by both.
+
+        Raises:
+            UserError: a projection does more than multiply by its weight.
         """
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            if not is_plain_linear(getattr(attention, name)):
+                raise UserError(
+                    f"{name}: more than a weight in memory acts there (an adapter, a "
+                    "hook of offloading, quantisation), which can't be converted; "
+                    "merge adapters, load without device_map"
+                )
         o = attention.o_proj
         bias = o.weight.new_zeros(o.weight.size(0)) if o.bias is None else o.bias
         return cls(
