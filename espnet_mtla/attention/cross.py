@@ -34,8 +34,7 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
         settings["qk_rope_head_dim"] = 0
         super().__init__(embed_dim, num_heads, *args, cross_att=True, **settings)
 
-    # The reference calls cross-attention without a mask and without positions.
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         query: Tensor,
         key: Tensor,

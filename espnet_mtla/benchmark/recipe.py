@@ -88,7 +88,7 @@ def _rows(
 ) -> list[dict[str, Value]]:
     """One row for each of those timed; ``audio`` is the length of all sounds in s."""
     ours, busy_ours = seconds["batches"]
-    rows = []
+    rows: list[dict[str, Value]] = []
     for who, (clock, busy) in seconds.items():
         alone = texts[who.replace("batches", ALONE)]
         same = sum(texts[who][key] == tokens for key, tokens in alone.items())

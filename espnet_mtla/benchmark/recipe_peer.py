@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from espnet2.bin.asr_inference import Speech2Text
 
     from espnet_mtla.recognise.load import TrainedModel
-    from espnet_mtla.recognise.recogniser import Sound
+    from espnet_mtla.recognise.utterances import Sound
 
-SAME_OPTIONS = ("token_list", "token_type", "bpemodel", "frontend", "frontend_conf")
-SAME_OPTIONS += ("normalize", "normalize_conf", "encoder", "input_size", "ctc_conf")
+SAME_OPTIONS = (
+    *("token_list", "token_type", "bpemodel", "frontend", "frontend_conf"),
+    *("normalize", "normalize_conf", "encoder", "input_size", "ctc_conf"),
+)
 SAME_WEIGHTS = ("frontend", "normalize", "encoder", "ctc")
 
 

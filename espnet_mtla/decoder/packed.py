@@ -66,7 +66,8 @@ class _PackedLinear(PlainLinear):
         self.version: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is None or self._has_changed():
+        source = self.source
+        if self.packed is None or source is None or self._has_changed(source):
             self.source, self.version = self.weight.detach(), _version(self.weight)
             self.packed = torch.ops.mkldnn._reorder_linear_weight(
                 self.source, LAID_OUT_FOR
@@ -75,9 +76,9 @@ class _PackedLinear(PlainLinear):
             x, self.packed, self.bias, "none", [], ""
         )
 
-    def _has_changed(self) -> bool:
+    def _has_changed(self, source: Tensor) -> bool:
         """Return True if the weight was replaced or written to, but by ``.data``."""
-        moved = self.weight.data_ptr() != self.source.data_ptr()
+        moved = self.weight.data_ptr() != source.data_ptr()
         return moved or _version(self.weight) != self.version
 
 

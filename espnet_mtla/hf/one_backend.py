@@ -14,7 +14,7 @@ from espnet_mtla.attention.backend.torch import BACKEND, TorchBackend
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
-    from espnet_mtla.attention.cache import EntryLayout
+    from espnet_mtla.attention.layout import EntryLayout
 
 DecodeBackend = TorchBackend  # for annotations: there is one
 

@@ -57,7 +57,8 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
     def get_vocab(self) -> dict[str, int]:
         return dict(self.ids)
 
-    def _tokenize(self, text: str) -> list[str]:
+    # What Transformers' own takes besides a text, it has been refused before.
+    def _tokenize(self, text: str) -> list[str]:  # type: ignore[override]
         return self.tokeniser.text2tokens(text)
 
     def _convert_token_to_id(self, token: str) -> int:

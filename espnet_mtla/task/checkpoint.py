@@ -24,7 +24,7 @@ from espnet_mtla.errors import UserError
 SAFE = ".safetensors"
 NAMES = CHECKPOINT, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
 # The reporter's statistics hold these besides numbers and strings.
-_PLAIN = [
+_PLAIN: list[Any] = [
     datetime.timedelta,
     np.dtype,
     np.float64().__reduce__()[0],  # the function that restores a scalar
