@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from transformers.cache_utils import Cache
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.cache import TemporalLatentCache
 
-def one_cache(cache: object | None, past_key_values: object | None) -> object | None:
+
+def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
     """Return the cache of a call that may name it by either keyword.
 
     Raises:
@@ -24,9 +26,7 @@ def one_cache(cache: object | None, past_key_values: object | None) -> object | 
     return cache
 
 
-def check_columns(
-    columns: object, new: int, cache: TemporalLatentCache | None
-) -> None:
+def check_columns(columns: object, new: int, cache: TemporalLatentCache | None) -> None:
     """Check ``cache_position``, the columns of the new tokens, ``(new,)``.
 
     ``generate`` of Transformers 4 passes it. Columns follow from the cache, so that the
@@ -37,13 +37,13 @@ def check_columns(
     """
     if columns is None:
         return
-    first = 0
+    shown, first = columns, 0
     fits = isinstance(columns, Tensor) and columns.shape == (new,)
-    if fits and not torch.compiler.is_compiling():  # values cannot be read there
+    if isinstance(columns, Tensor) and not torch.compiler.is_compiling():
+        shown = columns.tolist()  # values cannot be read in compiled code
         first = 0 if cache is None else cache.get_seq_length()
-        fits = columns.tolist() == list(range(first, first + new))
+        fits = fits and shown == list(range(first, first + new))
     if not fits:
-        shown = columns.tolist() if isinstance(columns, Tensor) else columns
         raise UserError(
             f"cache_position: {shown} given, the {new} new tokens stand in columns "
             f"from {first} on; leave it out"
@@ -87,7 +87,7 @@ def kept_columns(states: Tensor, columns: int | Tensor) -> Tensor:
             return states[columns]
         if columns.dim() == 2:
             return torch.take_along_dim(states, columns.unsqueeze(-1), dim=1)
-    shown = columns
+    shown = str(columns)
     if isinstance(columns, Tensor):
         shown = f"{tuple(columns.shape)} of {columns.dtype}"
     raise UserError(

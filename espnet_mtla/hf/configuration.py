@@ -51,7 +51,8 @@ class LlamaMTLAConfig(LlamaConfig):
 
     model_type = "llama-mtla"
     base_model_tp_plan = None  # its rules are for projections that are not here
-    keys_to_ignore_at_inference = list(CACHE_NAMES)  # evaluation collects the rest
+    # Evaluation collects all else that an output holds.
+    keys_to_ignore_at_inference = list(CACHE_NAMES)  # noqa: RUF012 - Transformers' own
 
     def __init__(
         self,

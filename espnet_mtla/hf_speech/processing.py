@@ -192,9 +192,7 @@ class MTLASpeechProcessor(ProcessorMixin):
         """Texts of what ``generate`` gives; see :meth:`decode`."""
         return [self.decode(row, **options) for row in ids]
 
-    def decode(
-        self, ids: Any, skip_special_tokens: bool = True, **options: Any
-    ) -> str:
+    def decode(self, ids: Any, skip_special_tokens: bool = True, **options: Any) -> str:
         """The text of one row of ids, without <sos/eos> unless asked for.
 
         Raises:

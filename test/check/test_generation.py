@@ -36,7 +36,7 @@ def dropped(request, monkeypatch):
 
     forward = LlamaMTLAModel.forward
 
-    def forgetful(self, ids, mask=None, position=None, cache=None, *rest, **others):
+    def forgetful(self, ids, mask, _position, _cache, *rest, **others):
         if request.param == "mask dropped" and mask is not None:
             mask = mask[:, -ids.size(1) :]
         others.pop("cache_position", None)  # of Transformers 4
@@ -62,7 +62,7 @@ def test_doctor_ends_in_an_error_then(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["doctor"])
     monkeypatch.setattr(report, "_right", lambda _: iter(()))
     monkeypatch.setattr(report, "_speed", lambda *_: "")
-    with pytest.raises(UserError, match=r"wrong on this machine: transformers .*cached"):
+    with pytest.raises(UserError, match=r"wrong on this machine: transformers "):
         doctor.main()
     assert "DIFFERENT at stride 1" in capsys.readouterr().out
 
