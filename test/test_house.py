@@ -47,7 +47,7 @@ MAY_IMPORT = {
     },
     "check": {
         *("attention", "decoder", "search", "score"),
-        *("recognise", "speech2text", "hf_speech"),
+        *("recognise", "speech2text", "hf", "hf_speech"),
     },
     "speech2text": {"data", "model", "recognise", "search", "share", "task"},
     "hf": {"attention", "decoder", "data"},
