@@ -8,7 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizer, ProcessorMixin, Wav2Vec2FeatureExtractor
 
+from espnet_mtla.checks import plain
 from espnet_mtla.errors import UserError
+from espnet_mtla.speech2text.samples import check_rate, to_samples
 
 TOKENS, PIECES = "tokens.txt", "bpe.model"
 
@@ -66,6 +68,7 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
         self, token_ids: int | list[int], skip_special_tokens: bool = False, **_: Any
     ) -> str:
         """As the recipe writes a text: all tokens together, by its own tokeniser."""
+        token_ids = plain(token_ids)
         ids = [token_ids] if isinstance(token_ids, int) else list(token_ids)
         special = {0, len(self.token_list) - 1} if skip_special_tokens else set()
         return self.convert_tokens_to_string(
@@ -148,11 +151,20 @@ class MTLASpeechProcessor(ProcessorMixin):
         """``input_values`` and ``attention_mask`` of sound, ``labels`` of text.
 
         Args:
-            audio: samples ``(n,)``, or a list of such; text: a text, or a list.
+            audio: samples ``(n,)``, or a list of such: floats in [-1, 1], or integers,
+                which are scaled as :mod:`espnet_mtla.speech2text.samples` says.
+            text: a text, or a list.
             sampling_rate: of the sound, in Hz; one that does not fit is refused.
+
+        Raises:
+            UserError: no samples, or values that do not fit their type.
         """
+        rate = sampling_rate
         batch = self.feature_extractor(
-            audio, sampling_rate=sampling_rate, padding=True, return_tensors="pt"
+            _rows(audio),
+            sampling_rate=None if rate is None else check_rate(rate, "sampling_rate"),
+            padding=True,
+            return_tensors="pt",
         )
         if text is not None:
             texts = [text] if isinstance(text, str) else list(text)
@@ -169,3 +181,26 @@ class MTLASpeechProcessor(ProcessorMixin):
     def decode(self, ids: Any, **_: Any) -> str:
         """The text of one row of ids."""
         return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _rows(audio: Any) -> list[Any]:
+    """Each sound of a batch as samples ``(n,)``, float32 in [-1, 1].
+
+    A list of numbers is one sound, and an array ``(B, n)`` is several, as Transformers'
+    feature extractors have it.
+    """
+    several = isinstance(audio, list | tuple) and not isinstance(
+        plain(next(iter(audio), None)), int | float
+    )
+    several = several or getattr(audio, "ndim", 1) == 2
+    rows = [
+        to_samples(one, f"audio {place}")
+        for place, one in enumerate(audio if several else [audio])
+    ]
+    for place, row in enumerate(rows):
+        if row.ndim != 1:
+            raise UserError(
+                f"audio {place}: shape {row.shape} given, samples (n,) needed: choose a "
+                "channel, or their mean"
+            )
+    return rows
