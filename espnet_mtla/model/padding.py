@@ -11,6 +11,8 @@ batch normalisation stays what it is: its statistics, while training, are the ba
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -87,14 +89,17 @@ def lengths_for_encoder(encoder: nn.Module, lengths: Tensor) -> Tensor:
     strides), so ``n * frames`` yields ``frames``. The longest row sets the mask's size
     and is counted right as it is.
     """
-    layers = _subsampling(encoder)
-    if not layers:
+    if not _subsampling(encoder):
         return lengths
-    total = 1
-    for _, stride in layers:
-        total *= stride
-    wanted = subsampled_lengths(encoder, lengths) * total
+    wanted = subsampled_lengths(encoder, lengths) * subsampling_factor(encoder)
     return torch.where(lengths == lengths.max(), lengths, wanted)
+
+
+def subsampling_factor(encoder: nn.Module | None) -> int:
+    """Feature frames from one encoder frame to the next; 1 without encoder."""
+    if encoder is None:
+        return 1
+    return math.prod(stride for _, stride in _subsampling(encoder))
 
 
 def _subsampling(encoder: nn.Module) -> list[tuple[int, int]]:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Literal
 
 from espnet_mtla.checks import check_choice, check_flags, check_number, plain, require
 from espnet_mtla.errors import UserError
+from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
 from espnet_mtla.search.options import DecodeOptions
 from espnet_mtla.share.files import CONFIG, DECODE
 from espnet_mtla.speech2text.result import Alternative, Transcript, joined
-from espnet_mtla.speech2text.sound import FRAMES_PER_SECOND, Clip, SoundReader
+from espnet_mtla.speech2text.sound import Clip, SoundReader
 
 if TYPE_CHECKING:
     import torch

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
 from espnet_mtla.speech2text.samples import check_rate, mix, to_samples
 
 if TYPE_CHECKING:
     import numpy as np
 
 logger = logging.getLogger(__name__)
-
-FRAMES_PER_SECOND = 100  # unit of the option batch_frames
 
 
 @dataclass(frozen=True)
