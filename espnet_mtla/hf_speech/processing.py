@@ -200,7 +200,7 @@ def _rows(audio: Any) -> list[Any]:
     for place, row in enumerate(rows):
         if row.ndim != 1:
             raise UserError(
-                f"audio {place}: shape {row.shape} given, samples (n,) needed: choose a "
-                "channel, or their mean"
+                f"audio {place}: shape {row.shape} given, samples (n,) needed: choose "
+                "a channel, or their mean"
             )
     return rows

@@ -66,12 +66,12 @@ class SoundReader:
         return self._of_array(sound, rate, key)
 
     def _of_file(self, path: str) -> Clip:
-        from espnet_mtla.data.audio import is_pipe, open_audio
+        from espnet_mtla.data.audio import check_file, is_pipe, open_audio
 
-        if Path(path).is_dir():
-            raise UserError(f"{path}: a folder; name the files in it")
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such file")
+        try:
+            check_file(Path(path))
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
         if is_pipe(path):  # elsewhere that means a command, which is not to be run
             raise UserError(f"{path}: a name that ends in | is not read; rename it")
         with open_audio(path) as sound:

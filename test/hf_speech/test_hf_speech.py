@@ -163,11 +163,11 @@ def test_the_processor_scales_integers_and_takes_numpys_rates(wrapped, sounds) -
     )
     one = processor(sounds[0].tolist(), sampling_rate=FS)["input_values"]
     torch.testing.assert_close(one[0].numpy(), sounds[0])
-    with pytest.raises(UserError, match="audio 1: int32 samples reach .* silence"):
+    with pytest.raises(UserError, match=r"audio 1: int32 samples reach .* silence"):
         processor([short[0], short[1].astype(np.int32)], sampling_rate=FS)
     with pytest.raises(UserError, match="sampling_rate: rate: True given"):
         processor(sounds[0], sampling_rate=True)
-    with pytest.raises(UserError, match="audio 0: shape .* samples .n,. needed"):
+    with pytest.raises(UserError, match=r"audio 0: shape .* samples \(n,\) needed"):
         processor([np.stack([sounds[0]] * 2)], sampling_rate=FS)
     with pytest.raises(UserError, match=r"input_values: torch\.int16 given, floats in"):
         model.generate(torch.from_numpy(short[0])[None])

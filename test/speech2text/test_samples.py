@@ -145,7 +145,7 @@ def test_rates_of_any_numeric_type(rate: object) -> None:
     ],
 )
 def test_rates_that_are_none(rate: object) -> None:
-    with pytest.raises(UserError, match="^x: rate: .*a whole number of Hz"):
+    with pytest.raises(UserError, match=r"^x: rate: .*a whole number of Hz"):
         check_rate(rate, "x")
 
 
@@ -166,7 +166,7 @@ def test_options_of_any_numeric_type(model, speech2text: Speech2Text) -> None:
     assert speech2text(samples, FS, timestamps=np.bool_(True)).words is not None
     with pytest.raises(UserError, match="timestamps: 'word' given, true or false"):
         speech2text(samples, FS, timestamps="word")
-    with pytest.raises(UserError, match="beam_size: np.True_ given|True given"):
+    with pytest.raises(UserError, match=r"beam_size: .*True.* given"):
         load(model, beam_size=np.bool_(True))
     with pytest.raises(UserError, match="part_seconds: 0 given"):
         Speech2Text(loaded.trained, options, 5.0, 0)

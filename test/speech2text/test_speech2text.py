@@ -207,7 +207,7 @@ def test_importing_it_is_light():
 @pytest.mark.parametrize(
     ("sound", "rate", "message"),
     [
-        ("no/such.wav", None, r"no/such\.wav: no such file$"),
+        ("no/such.wav", None, r"no/such\.wav: no such audio file below /"),
         (np.zeros(100, np.float32), None, "an array needs its sampling rate"),
         (np.zeros(100, np.float32), "16k", "rate: '16k' given, a whole number of Hz"),
         (np.full(100, np.nan), FS, "NaN or infinite"),
@@ -232,6 +232,8 @@ def test_a_file_that_is_no_sound(speech2text, tmp_path, data):
         speech2text([data / "u0.wav", tmp_path / "text.wav"])
     with pytest.raises(UserError, match="a folder; name the files in it"):
         speech2text(tmp_path)
+    with pytest.raises(UserError, match="xxx: File name too long"):
+        speech2text("x" * 5000)
     with pytest.raises(UserError, match=r"ends in \| is not read"):
         speech2text(tmp_path / "rm x |")
 

@@ -61,7 +61,7 @@ def test_texts_scores_and_times_are_those_of_one_thread(
         assert results == alone
 
 
-def test_seconds_and_bytes_of_all_threads_are_counted(speech2text: Speech2Text) -> None:
+def test_seconds_of_all_threads_are_counted() -> None:
     from espnet_mtla.recognise.recogniser import Costs
 
     costs = Costs()
