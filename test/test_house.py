@@ -42,7 +42,7 @@ MAY_IMPORT = {
     "share": {"data", "score", "search", "task"},
     "hf_speech": {"hf", "recognise", "search", "share", "speech2text", "task"},
     "plot": {
-        *("attention", "decoder", "data", "score", "task"),
+        *("attention", "decoder", "model", "data", "score", "task"),
         *("recognise", "speech2text"),
     },
     "check": {

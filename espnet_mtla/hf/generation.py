@@ -33,6 +33,7 @@ class TemporalGenerationMixin(GenerationMixin):
 
     if TYPE_CHECKING:
         config: Any  # of the model that this is mixed into, a LlamaMTLAConfig
+        model: Any  # its layers, a LlamaMTLAModel
 
     _longest_static = 0  # so that a shorter text next time compiles nothing anew
 
@@ -54,8 +55,9 @@ class TemporalGenerationMixin(GenerationMixin):
         refuse_unknown(TemporalGenerationMixin.generate, alias)
         filled = one_cache(cache, past_key_values)
         if filled is not None:
-            options[CACHE_NAME] = self.model.checked_cache(filled)
-            _check_prompt(options[CACHE_NAME], args, options)
+            checked: TemporalLatentCache = self.model.checked_cache(filled)
+            options[CACHE_NAME] = checked
+            _check_prompt(checked, args, options)
         return super().generate(*args, **options)
 
     # Transformers' own says bool, and returns nothing.
