@@ -85,7 +85,7 @@ class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
     _supports_flex_attn = False
     _supports_attention_backend = False
     _can_record_outputs = None  # type: ignore[assignment]  # they are returned
-    _skip_keys_device_placement = list(CACHE_NAMES)
+    _skip_keys_device_placement = list(CACHE_NAMES)  # noqa: RUF012 - the same
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
