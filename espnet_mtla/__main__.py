@@ -38,7 +38,7 @@ def main() -> None:
 
     name = sys.argv[1] if len(sys.argv) > 1 else "--help"
     if name in ("-h", "--help"):
-        print(usage())
+        run(lambda: print(usage(), flush=True))
         return
     if name == "--version":
         print(f"espnet-mtla {__version__}")

@@ -5,8 +5,27 @@ from __future__ import annotations
 import inspect
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection, Iterable
+from typing import Any
 
 from espnet_mtla.errors import UserError
+
+
+def plain(value: Any) -> Any:
+    """Python's own number for one of numpy or torch; anything else as it is."""
+    is_scalar = hasattr(value, "item") and getattr(value, "ndim", None) == 0
+    return value.item() if is_scalar else value
+
+
+def _plain_field(settings: object, field: str) -> Any:
+    """A field's value; a number of numpy or torch is replaced by Python's own there.
+
+    It would pass for one in arithmetic, and not in JSON or YAML.
+    """
+    given = getattr(settings, field)
+    value = plain(given)
+    if value is not given:
+        object.__setattr__(settings, field, value)  # of a frozen dataclass, too
+    return value
 
 
 def require(condition: bool, field: str, value: object, needed: str) -> None:
@@ -46,22 +65,25 @@ def refuse_unknown(
 def check_count(
     settings: object, *fields: str, least: int = 1, prefix: str = ""
 ) -> None:
-    """Require whole numbers of at least ``least``.
+    """Require whole numbers of at least ``least``; numpy's become Python's own.
 
     ``prefix``, here and below, stands before a field's name in the message.
     """
     for field in fields:
-        value = getattr(settings, field)
+        value = _plain_field(settings, field)
         whole = isinstance(value, int) and not isinstance(value, bool)
         needed = f"a whole number >= {least} is"
         require(whole and value >= least, prefix + field, value, needed)
 
 
 def check_number(settings: object, *fields: str, inside: str, prefix: str = "") -> None:
-    """Require numbers ``inside`` an interval such as ``[0, 1)`` or ``(0, inf)``."""
+    """Require numbers ``inside`` an interval such as ``[0, 1)`` or ``(0, inf)``.
+
+    Numbers of numpy or torch become Python's own.
+    """
     low, high = (float(bound) for bound in inside[1:-1].split(","))
     for field in fields:
-        value = getattr(settings, field)
+        value = _plain_field(settings, field)
         fine = isinstance(value, int | float) and not isinstance(value, bool)
         fine = fine and (
             low < value < high
@@ -81,9 +103,9 @@ def check_choice(
 
 
 def check_flags(settings: object, *fields: str, prefix: str = "") -> None:
-    """Require true or false."""
+    """Require true or false; numpy's become Python's own."""
     for field in fields:
-        value = getattr(settings, field)
+        value = _plain_field(settings, field)
         require(isinstance(value, bool), prefix + field, value, "true or false is")
 
 

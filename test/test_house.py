@@ -42,12 +42,12 @@ MAY_IMPORT = {
     "share": {"data", "score", "search", "task"},
     "hf_speech": {"hf", "recognise", "search", "share", "speech2text", "task"},
     "plot": {
-        *("attention", "decoder", "data", "score", "task"),
+        *("attention", "decoder", "model", "data", "score", "task"),
         *("recognise", "speech2text"),
     },
     "check": {
         *("attention", "decoder", "search", "score"),
-        *("recognise", "speech2text", "hf_speech"),
+        *("recognise", "speech2text", "hf", "hf_speech"),
     },
     "speech2text": {"data", "model", "recognise", "search", "share", "task"},
     "hf": {"attention", "decoder", "data"},

@@ -50,6 +50,7 @@ def test_the_rule_sees_what_it_is_for(body: str) -> None:
 def test_an_unknown_keyword_is_named_with_the_known_ones() -> None:
     def call(x: int, *, size: int = 1, **others: object) -> None:
         refuse_unknown(call, others, ("speed",))
+        assert (x, size) == (1, 2)
 
     call(1, size=2, speed=None)
     for value in (1, None, False):  # the name is wrong, whatever its value

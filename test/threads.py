@@ -6,7 +6,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
 import torch
@@ -61,3 +61,30 @@ def in_threads(
     with interleaved(), ThreadPoolExecutor(THREADS) as pool:
         futures = [pool.submit(turn, thread) for thread in range(THREADS)]
         return [future.result() for future in futures]
+
+
+def overlapped(context: Callable[[], AbstractContextManager[None]]) -> None:
+    """Two threads in the same context, of which the first leaves first if it may.
+
+    The second enters while the first is inside, or waits for it: then it enters after.
+    """
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+
+    def first() -> None:
+        with context():
+            first_in.set()
+            second_in.wait(timeout=0.5)
+        first_out.set()
+
+    def second() -> None:
+        first_in.wait(timeout=30)
+        with context():
+            second_in.set()
+            first_out.wait(timeout=30)
+
+    threads = [threading.Thread(target=turn) for turn in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert first_out.is_set() and second_in.is_set()

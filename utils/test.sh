@@ -98,7 +98,8 @@ test_core() {
     python3 -m pip install --quiet --disable-pip-version-check torch numpy pytest hypothesis \
         pytest-xdist
     echo "test: pytest with $(python3 -V) and torch $(python3 -c 'import torch; print(torch.__version__)')"
-    run_pytest test/attention test/decoder test/search "$@"
+    run_pytest test/attention test/decoder test/search \
+        --ignore test/attention/test_peer.py "$@" # it needs the mtla package
 }
 
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # a process a core does more than two threads

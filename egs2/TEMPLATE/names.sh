@@ -4,6 +4,10 @@
 name_of() { basename "$1" .yaml; }
 model_of() { echo "$expdir/${task}_${tag}_$(name_of "$1")"; }
 
+only_scored() { # whether SET is a test set that no model is trained or chosen with
+    [[ " $test_sets " == *" $1 "* && $1 != "$valid_set" && $1 != "$train_set" ]]
+}
+
 maker_of() { # who makes INPUT, for the message when it is missing
     case $1 in
         local | conf/* | *.yaml) echo "is the name right?" ;;

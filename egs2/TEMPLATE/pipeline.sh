@@ -169,10 +169,6 @@ check_tables() { # of data folders that are there
     done
 }
 
-may_have_empty_texts() { # of a set that is scored alone; no model learns from them
-    [[ " $test_sets " == *" $1 "* && $1 != "$valid_set" && $1 != "$train_set" ]]
-}
-
 stage_speed_perturb() {
     local set empty no_text=()
     $dry_run || check_tables
@@ -183,7 +179,7 @@ stage_speed_perturb() {
     [ "$target_text" = text ] || no_text=(--no_text) # the others are checked all the same
     for set in "$train_set" "${held_out[@]}"; do
         empty=()
-        if may_have_empty_texts "$set"; then empty=(--allow_empty_text); fi
+        if only_scored "$set"; then empty=(--allow_empty_text); fi
         step validate_data "check.$set" "data/$set" "data/$set" -- "data/$set" \
             ${no_text[@]+"${no_text[@]}"} ${empty[@]+"${empty[@]}"}
     done
@@ -213,12 +209,11 @@ stage_filter() {
     local set limits empty
     for set in "$TRAIN" "${held_out[@]}"; do
         empty=()
-        if may_have_empty_texts "$set"; then empty=(--allow_empty_text); fi
+        if only_scored "$set"; then empty=(--allow_empty_text); fi
         if [ "$task" = sum ]; then
             step filter_texts "$set" "$dumpdir/$set" "data/$set" -- \
                 "data/$set" "$dumpdir/$set" --source_text "$source_text" \
-                --target_text "$target_text" --max_words "$max_words" \
-                ${empty[@]+"${empty[@]}"}
+                --target_text "$target_text" --max_words "$max_words" ${empty[@]+"${empty[@]}"}
             continue
         fi
         limits=(--min_seconds "$min_seconds" --max_seconds "$max_seconds")

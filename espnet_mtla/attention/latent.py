@@ -182,7 +182,7 @@ class MultiheadLatentAttention(ReferenceInterface):
         return latent
 
     def up_matrix(self, like: Tensor) -> Tensor:
-        """W_k and W_v of each head in turn, ``(H (d_N + d_V), r)``, as ``wkv_b`` acts."""
+        """Return W_k, W_v of each head in turn: ``wkv_b``, ``(H (d_N + d_V), r)``."""
         return linear_matrix(self.wkv_b, self.settings.kv_lora_rank, like, "wkv_b")
 
     def up_projections(

@@ -52,8 +52,8 @@ def run(args: argparse.Namespace) -> Report:
     options = DecodeOptions(beam_size=args.beam_size, ctc_weight=args.ctc_weight)
     trained = load_model(args.model_dir, torch.device(args.device), options)
     ours = _best_tokens(Recogniser(trained, options))
-    peer = None if args.no_espnet else EspnetPeer(args, trained)
     sounds = _sounds(args, trained.fs)
+    peer = None if args.no_espnet else EspnetPeer(args, trained)
     groups = [sounds[i : i + args.batch] for i in range(0, len(sounds), args.batch)]
     cuts = dict(zip(OURS, (groups, [[sound] for sound in sounds]), strict=True))
     ours(groups[0])  # warm-up

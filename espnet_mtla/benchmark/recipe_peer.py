@@ -31,6 +31,8 @@ SAME_OPTIONS = (
     *("normalize", "normalize_conf", "encoder", "input_size", "ctc_conf"),
 )
 SAME_WEIGHTS = ("frontend", "normalize", "encoder", "ctc")
+SEARCH = "espnet2.legacy.nets"
+"""Its logger."""
 
 
 class EspnetPeer:
@@ -54,7 +56,8 @@ class EspnetPeer:
                 f"espnet {installed}: decodes utterances one by one; {BATCHED} or "
                 "newer (Python 3.12) is needed, or --no_espnet"
             )
-        self._decode = _speech2text(args, trained)
+        with _quiet():
+            self._decode = _speech2text(args, trained)
         self._lengths: dict[str, int] = {}
 
     def set_lengths(self, tokens: dict[str, list[int]]) -> None:
@@ -76,7 +79,7 @@ class EspnetPeer:
         limits = [length + 1 for length in lengths], lengths  # the larger counts <eos>
         search = self._decode.beam_search
         bounds = mock.patch.object(search, "_length_bounds", lambda *_: limits)
-        with _quiet(type(search).__module__), bounds:
+        with _quiet(), bounds:
             if len(batch) == 1:
                 results = [self._decode(batch[0].samples)]
             else:
@@ -88,12 +91,12 @@ class EspnetPeer:
 
 
 @contextlib.contextmanager
-def _quiet(search: str) -> Iterator[None]:
-    """Keep ESPnet from logging a dozen lines an utterance, which takes time.
+def _quiet() -> Iterator[None]:
+    """Keep ESPnet from logging its model, and a dozen lines an utterance (slow).
 
-    Its ``search`` also warns that a text has as many tokens as were asked for.
+    Its search also warns that a text has as many tokens as were asked for.
     """
-    disabled, logger = logging.root.manager.disable, logging.getLogger(search)
+    disabled, logger = logging.root.manager.disable, logging.getLogger(SEARCH)
     level = logger.level
     logging.disable(logging.INFO)
     logger.setLevel(logging.ERROR)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.checks import check_number, count
+from espnet_mtla.errors import UserError
 from espnet_mtla.search.options import CACHE_DTYPES, DTYPES, PROMPT_CACHES
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 ATTENTIONS = ["mha", "gqa", "mqa", "mla", "mtla_s2", "mtla_s3", "mtla_s4"]
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
-SUBSAMPLING = {"conv2d1": 1, "conv2d2": 2, "conv2d6": 6, "conv2d8": 8, "linear": 1}
-DEFAULT_SUBSAMPLING = 4  # espnet2's conv2d
 DEFAULT_VOCAB = 5000
 
 
@@ -71,8 +70,9 @@ def main() -> None:
     config = {} if args.config is None else load_yaml(args.config)
     rate = args.frames_per_second or frames_per_second(config)
     rows = [row(args, name, config, rate) for name in args.attention]
+    unit = "token of the source" if config.get("task") == "sum" else "second"
     print(
-        f"{args.memory / 2**30:.2f} GiB, prompts of {rate:g} frames a second, "
+        f"{args.memory / 2**30:.2f} GiB, prompts of {rate:g} frames a {unit}, "
         f"{args.tokens_per_second:g} tokens a second, {args.dtype}"
     )
     header = [
@@ -86,14 +86,45 @@ def main() -> None:
 
 
 def frames_per_second(config: Mapping[str, Any]) -> float:
-    """Prompt frames of a second of sound, from front-end, encoder and projector."""
-    front = dict(config.get("frontend_conf") or {})
-    fs = str(front.get("fs", 16000)).lower()
-    hertz = float(fs.removesuffix("k")) * (1000 if fs.endswith("k") else 1)
-    layer = dict(config.get("encoder_conf") or {}).get("input_layer", "conv2d")
-    stack = dict(config.get("projector_conf") or {}).get("stack", 1)
-    hop = front.get("hop_length", 128)
-    return hertz / hop / SUBSAMPLING.get(layer, DEFAULT_SUBSAMPLING) / stack
+    """Prompt frames of a second of sound, of which nothing but their count is made.
+
+    Of a model of text the unit is a token, and not a second.
+
+    Raises:
+        UserError: front-end, encoder or projector cannot be built as configured.
+    """
+    if config.get("task") == "sum":
+        return 1.0
+    import torch
+
+    from espnet_mtla.model.config import ProjectorConfig
+    from espnet_mtla.model.frames import seconds_per_frame
+    from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
+    from espnet_mtla.task.parts import (
+        CHOICES,
+        FRONTEND,
+        build_encoder,
+        build_part,
+        naming,
+        sampling_rate,
+    )
+
+    args = argparse.Namespace()
+    for choices in CHOICES:
+        setattr(args, choices.name, config.get(choices.name, choices.default))
+        settings = config.get(f"{choices.name}_conf") or {}
+        setattr(args, f"{choices.name}_conf", settings)
+    try:
+        frontend = build_part(FRONTEND, args)
+    except UserError as error:
+        raise UserError(f"{error}; or give --frames_per_second") from None
+    width = frontend.output_size() if frontend else config.get("input_size")
+    with torch.device("meta"):  # without memory for parameters
+        encoder = build_encoder(args, width or 80)
+    with naming("projector_conf"):
+        projector = ProjectorConfig(**(config.get("projector_conf") or {}))
+    fs = sampling_rate(args) if frontend else FRAMES_PER_SECOND
+    return 1 / seconds_per_frame(fs, frontend, encoder, projector.stack)
 
 
 def row(

@@ -23,7 +23,7 @@ def report() -> Iterator[tuple[str, list[Finding]]]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     yield _section(f"Decode back-ends on {device}", _backends(device)), []
     began = time.perf_counter()
-    findings = [*_right(device)]
+    findings = [*_right(device), *_generation()]
     yield _section("Correctness", as_table(findings)), findings
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     yield _section(_speed_title(dtype), _speed(device, dtype)), []
@@ -82,6 +82,12 @@ def _right(device: torch.device) -> Iterator[Finding]:
             attention.layout, attention.scale, device, dtype
         ):
             yield Finding(f"{name} = reference", text, apart, allowed)
+
+
+def _generation() -> Iterator[Finding]:
+    from espnet_mtla.check.generation import cached_is_uncached
+
+    yield from cached_is_uncached()
 
 
 def _speed_title(dtype: torch.dtype) -> str:

@@ -12,6 +12,7 @@ and needs neither torch nor librosa in the worker processes.
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import subprocess
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from espnet_mtla.errors import UserError
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 MAX_OVERSHOOT_SECONDS = 0.5
 # Programs that cannot seek back write a length close to the largest one, or none.
 _UNKNOWN_LENGTH = 0x7FFF_0000
+_MOST_FRAMES = 2**48
 _ARCHIVE = re.compile(r"(?P<path>.+):(?P<offset>\d+)")
 
 
@@ -46,7 +48,7 @@ def source_file(source: str) -> Path | None:
 
 def _split_archive(source: str) -> tuple[Path, int | None]:
     """Path and offset; None for a plain file, which may have a colon in its name."""
-    match = None if Path(source).exists() else _ARCHIVE.fullmatch(source)
+    match = None if os.path.exists(source) else _ARCHIVE.fullmatch(source)
     return (
         (Path(match["path"]), int(match["offset"])) if match else (Path(source), None)
     )
@@ -66,13 +68,11 @@ def open_audio(source: str) -> Iterator[soundfile.SoundFile]:
         stream = io.BytesIO(_repair_length(_run_pipe(source), source))
     else:
         path, offset = _split_archive(source)
-        _check_file(path)
-        if offset is None:
-            _check_whole(path)
-            stream = source
-        else:
-            data = _slice_archive(path, offset, source)
-            stream = io.BytesIO(_repair_length(data, source))
+        try:
+            check_file(path)
+            stream = _open_file(path, offset, source)
+        except OSError as error:  # no permission, a name that is too long, a bad disk
+            raise UserError(f"{path}: {error.strerror}") from None
     try:
         opened = soundfile.SoundFile(stream)
     except soundfile.SoundFileError as error:
@@ -81,10 +81,27 @@ def open_audio(source: str) -> Iterator[soundfile.SoundFile]:
     with opened as sound:
         if sound.frames == 0:
             raise UserError(f"{source}: no samples")
+        if sound.frames > _MOST_FRAMES:  # FLAC's 0 for "unknown", to libsndfile
+            raise UserError(
+                f"{source}: its header does not say how long the sound is; decode it "
+                "once: flac -d FILE, or ffmpeg -i FILE OUT.wav"
+            )
         yield sound
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Require a file that can be read more than once, by seeking.
+
+    Raises:
+        UserError: nothing there, a folder, a FIFO, or an empty file; says which.
+    """
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; name the files in it")
+    if path.exists() and not path.is_file():
+        raise UserError(
+            f"{path}: a pipe or a device, which can be read but once; write the sound "
+            "to a file"
+        )
     if not path.is_file():
         here = "" if path.is_absolute() else f" below {Path.cwd()}"
         raise UserError(f"{path}: no such audio file{here}")
@@ -92,6 +109,16 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path}: empty file")
     if path.suffix.lower() == ".raw":
         raise UserError(f"{path}: samples without a header; pipe it through sox")
+
+
+def _open_file(path: Path, offset: int | None, source: str) -> str | io.BytesIO:
+    """What soundfile is to open: the file itself, or bytes of it put right."""
+    if offset is not None:
+        data = _slice_archive(path, offset, source)
+        return io.BytesIO(_repair_length(data, source))
+    if _left_open(path):
+        return io.BytesIO(_repair_length(path.read_bytes(), source))
+    return source
 
 
 def _run_pipe(source: str) -> bytes:
@@ -151,17 +178,38 @@ def _find_wav_data(head: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _check_whole(path: Path) -> None:
-    """Refuse a WAV file that ends before it says (libsndfile would take it)."""
+def _left_open(path: Path) -> bool:
+    """True of a WAV file whose header says 0 bytes of samples, and which has some.
+
+    Raises:
+        UserError: it ends before it says, which libsndfile would take.
+    """
     with open(path, "rb") as stream:
         head = stream.read(4)
         found = _find_wav_data(head + stream.read(1 << 16)) if head == b"RIFF" else None
-    if found is None:
-        return
-    start, declared = found
-    held = path.stat().st_size - start
-    if held < declared < _UNKNOWN_LENGTH:
-        raise UserError(f"{path}: truncated: {held} of {declared} bytes of samples")
+        if found is None:
+            return False
+        start, declared = found
+        size = path.stat().st_size
+        if size - start < declared < _UNKNOWN_LENGTH:
+            raise UserError(
+                f"{path}: truncated: {size - start} of {declared} bytes of samples"
+            )
+        return declared == 0 and not _only_chunks(stream, start, size)
+
+
+def _only_chunks(stream: BinaryIO, position: int, end: int) -> bool:
+    """True if nothing but whole RIFF chunks, or nothing, stands up to ``end``.
+
+    So a recording without samples is told from one whose length was never written.
+    """
+    while position + 8 <= end:
+        stream.seek(position)
+        name, size = struct.unpack("<4sI", stream.read(8))
+        if not (name.isascii() and name.decode().isprintable()):
+            return False
+        position += 8 + size + size % 2
+    return position in (end, end + 1)  # a last byte of padding may be missing
 
 
 def _repair_length(data: bytes, source: str) -> bytes:
@@ -177,7 +225,8 @@ def _repair_length(data: bytes, source: str) -> bytes:
     held = len(data) - start
     if held < declared < _UNKNOWN_LENGTH:
         raise UserError(f"{source}: truncated: {held} of {declared} bytes of samples")
-    if declared == 0 or declared > held:
+    empty = declared == 0 and _only_chunks(io.BytesIO(data), start, len(data))
+    if declared > held or (declared == 0 and not empty):
         size = struct.pack("<I", held)
         riff = struct.pack("<I", len(data) - 8)
         return data[:4] + riff + data[8 : start - 4] + size + data[start:]

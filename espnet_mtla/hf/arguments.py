@@ -37,15 +37,14 @@ def check_columns(columns: object, new: int, cache: TemporalLatentCache | None) 
     """
     if columns is None:
         return
+    shown: object = columns
     first = 0
-    fits = False
-    if isinstance(columns, Tensor) and columns.shape == (new,):
-        fits = True
-        if not torch.compiler.is_compiling():  # values cannot be read there
-            first = 0 if cache is None else cache.get_seq_length()
-            fits = columns.tolist() == list(range(first, first + new))
+    fits = isinstance(columns, Tensor) and columns.shape == (new,)
+    if isinstance(columns, Tensor) and not torch.compiler.is_compiling():
+        shown = columns.tolist()  # values cannot be read in compiled code
+        first = 0 if cache is None else cache.get_seq_length()
+        fits = fits and shown == list(range(first, first + new))
     if not fits:
-        shown = columns.tolist() if isinstance(columns, Tensor) else columns
         raise UserError(
             f"cache_position: {shown} given, the {new} new tokens stand in columns "
             f"from {first} on; leave it out"

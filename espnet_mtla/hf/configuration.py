@@ -54,7 +54,8 @@ class LlamaMTLAConfig(LlamaConfig):
     model_type = "llama-mtla"
     # Llama's rules are for projections that are not here.
     base_model_tp_plan = None  # type: ignore[assignment]
-    keys_to_ignore_at_inference = list(CACHE_NAMES)  # evaluation collects the rest
+    # Evaluation collects the rest.
+    keys_to_ignore_at_inference = list(CACHE_NAMES)  # noqa: RUF012 - Transformers' own
 
     def __init__(
         self,

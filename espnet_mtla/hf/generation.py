@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -16,7 +17,7 @@ from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.arguments import one_cache
 from espnet_mtla.hf.cache import TemporalLatentCache
-from espnet_mtla.hf.versions import CACHE_NAME
+from espnet_mtla.hf.versions import CACHE_NAME, TRANSFORMERS_4
 
 DYNAMIC = (None, "dynamic", "dynamic_full")
 
@@ -32,6 +33,7 @@ class TemporalGenerationMixin(GenerationMixin):
 
     if TYPE_CHECKING:
         config: Any  # of the model that this is mixed into, a LlamaMTLAConfig
+        model: Any  # its layers, a LlamaMTLAModel
 
     _longest_static = 0  # so that a shorter text next time compiles nothing anew
 
@@ -45,14 +47,17 @@ class TemporalGenerationMixin(GenerationMixin):
         """Generate as Transformers does, with the cache by either keyword.
 
         Raises:
-            UserError: two different caches, or one by the name of Mamba's.
+            UserError: two different caches, one by the name of Mamba's, one that does
+                not fit the model, or one that holds as much as the prompt.
         """
         # Transformers 5.24 would take it for the cache, or drop it beside one.
         alias = options.keys() & {"cache_params"}
         refuse_unknown(TemporalGenerationMixin.generate, alias)
         filled = one_cache(cache, past_key_values)
         if filled is not None:
-            options[CACHE_NAME] = filled
+            checked: TemporalLatentCache = self.model.checked_cache(filled)
+            options[CACHE_NAME] = checked
+            _check_prompt(checked, args, options)
         return super().generate(*args, **options)
 
     # Transformers' own says bool, and returns nothing.
@@ -72,6 +77,10 @@ class TemporalGenerationMixin(GenerationMixin):
                 raise UserError(
                     f"cache_implementation: {kind!r} given beside {CACHE_NAME}; "
                     "leave one out"
+                )
+            if generation_config.use_cache is False:
+                raise UserError(
+                    f"use_cache: False given beside {CACHE_NAME}; leave one out"
                 )
             model_kwargs[CACHE_NAME]._is_user_defined = True
         elif generation_config.use_cache is False:
@@ -120,3 +129,29 @@ class TemporalGenerationMixin(GenerationMixin):
         if attention_mask is None or like is None:
             return attention_mask
         return attention_mask[:, -like.size(1) :].contiguous()
+
+
+def _check_prompt(
+    cache: TemporalLatentCache, args: Sequence[object], options: Mapping[str, object]
+) -> None:
+    """Check that the prompt of ``generate`` goes on behind what the cache holds.
+
+    Transformers takes what follows the cache's tokens from the prompt; where nothing
+    does, it would read the prompt once more. A prompt of new tokens alone is known by
+    a mask that is wider (from Transformers 5 on).
+
+    Raises:
+        UserError: it does not.
+    """
+    names = ("inputs_embeds", "input_ids", "inputs")
+    prompts = [options.get(name) for name in names] + [*args[:1]]
+    prompt = next((one for one in prompts if isinstance(one, Tensor)), None)
+    mask, past = options.get("attention_mask"), cache.get_seq_length()
+    if prompt is None or prompt.dim() < 2 or prompt.size(1) > past:
+        return
+    alone = isinstance(mask, Tensor) and mask.size(-1) != prompt.size(1)
+    if TRANSFORMERS_4 or not alone or options.get("inputs_embeds") is not None:
+        raise UserError(
+            f"{CACHE_NAME}: holds {past} tokens, the prompt has {prompt.size(1)}; give "
+            "the whole text, of which at least the last token is not in the cache"
+        )

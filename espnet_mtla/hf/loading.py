@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError, transport_errors
 from espnet_mtla.hf.versions import check_transformers
 
@@ -23,6 +25,8 @@ else:  # a mixin: the classes that use it bring Transformers' own
 
 SOURCE_KEYWORDS = ("cache_dir", "revision", "token", "local_files_only")
 """Keywords of ``from_pretrained`` that say where a model is."""
+OLDER_SAVING = ("save_function", "safe_serialization")
+"""Keywords of ``save_pretrained`` before Transformers 5, which trainers still pass."""
 
 
 class CheckedLoading(PreTrainedModel):
@@ -138,6 +142,19 @@ def check_reachable(
             f"{name}: no such folder, not downloaded before, and the hub cannot be "
             f"reached ({error})"
         ) from error
+
+
+def check_saving(save: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
+    """Refuse keywords of a ``save_pretrained`` of Transformers that it would drop.
+
+    With ``push_to_hub`` the hub's client gets the rest, and refuses it itself.
+
+    Raises:
+        UserError: a keyword is unknown.
+    """
+    if not keywords.get("push_to_hub"):
+        unknown = keywords.keys() - inspect.signature(save).parameters.keys()
+        refuse_unknown(save, sorted(unknown), OLDER_SAVING)
 
 
 def _check_described(folder: str) -> None:

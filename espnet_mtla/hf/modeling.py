@@ -6,7 +6,6 @@ once (:mod:`.packing`), runs through the layers as rows, and is unpacked at the 
 
 from __future__ import annotations
 
-import inspect
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -41,7 +40,7 @@ from espnet_mtla.hf.attention import LlamaMTLAAttention, Step
 from espnet_mtla.hf.cache import TemporalLatentCache, describe
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.generation import TemporalGenerationMixin
-from espnet_mtla.hf.loading import CheckedLoading
+from espnet_mtla.hf.loading import CheckedLoading, check_saving
 from espnet_mtla.hf.packing import Packing, find_packing, over_columns
 from espnet_mtla.hf.versions import CACHE_NAME, CACHE_NAMES
 from espnet_mtla.module_list import ModuleListOf
@@ -49,10 +48,6 @@ from espnet_mtla.module_list import ModuleListOf
 OTHERS = ("cache_position", "token_type_ids")
 """Keywords of ``forward`` that are no parameters, so that ``generate`` and the Trainer
 do not take the model for one that needs them."""
-
-
-OLDER_SAVING = ("save_function", "safe_serialization")
-"""Keywords of ``save_pretrained`` before Transformers 5, which trainers still pass."""
 
 
 class LlamaMTLADecoderLayer(GradientCheckpointingLayer):
@@ -90,7 +85,7 @@ class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
     _supports_flex_attn = False
     _supports_attention_backend = False
     _can_record_outputs = None  # type: ignore[assignment]  # they are returned
-    _skip_keys_device_placement = list(CACHE_NAMES)
+    _skip_keys_device_placement = list(CACHE_NAMES)  # noqa: RUF012 - the same
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
@@ -100,10 +95,7 @@ class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
         Raises:
             UserError: a keyword that no supported Transformers version knows.
         """
-        save = LlamaPreTrainedModel.save_pretrained
-        if not kwargs.get("push_to_hub"):  # or what the hub's client knows
-            unknown = kwargs.keys() - inspect.signature(save).parameters.keys()
-            refuse_unknown(save, sorted(unknown), OLDER_SAVING)
+        check_saving(LlamaPreTrainedModel.save_pretrained, kwargs)
         self.config.trained_down_rate = self.config.down_rate
         super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -210,7 +202,8 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         """
         states: list[Tensor] = []
         cache = step.cache
-        for layer in self.layers:
+        # As in Llama: assisted decoding with an early exit lowers the number.
+        for layer in self.layers[: self.config.num_hidden_layers]:
             if output_hidden_states and packing is not None:
                 # Through the batch's own form, so that gradients reach what is shown.
                 states.append(packing.unpack(x))
@@ -265,13 +258,19 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
                 f"{CACHE_NAME}: given with gradient checkpointing, which runs layers "
                 "twice; leave one out"
             )
-        layers = getattr(given, "layers", [])
-        if not isinstance(given, TemporalLatentCache) or len(layers) != len(
-            self.layers
-        ):
+        return self.checked_cache(given)
+
+    def checked_cache(self, given: Cache) -> TemporalLatentCache:
+        """Return a cache that this model can use.
+
+        Raises:
+            UserError: it is of another class or of another model.
+        """
+        layers, count = getattr(given, "layers", []), self.config.num_hidden_layers
+        if not isinstance(given, TemporalLatentCache) or len(layers) != count:
             raise UserError(
                 f"{CACHE_NAME}: {type(given).__name__} of {len(layers)} layers "
-                f"given, a TemporalLatentCache of {len(self.layers)} is needed; leave "
+                f"given, a TemporalLatentCache of {count} is needed; leave "
                 "it out, or make one by TemporalLatentCache(model.config)"
             )
         needed = self.layers[0].self_attn.layout

@@ -368,6 +368,11 @@ def sample_lengths(samples: Tensor | None, mask: Tensor | None) -> Tensor:
     """
     if samples is None or samples.dim() != 2:
         raise UserError("input_values: samples of shape (batch, samples) are needed")
+    if not samples.is_floating_point():
+        raise UserError(
+            f"input_values: {samples.dtype} given, floats in [-1, 1] needed; the "
+            "processor makes them of integers"
+        )
     if mask is None:
         return torch.full((len(samples),), samples.size(1), device=samples.device)
     if mask.shape != samples.shape:

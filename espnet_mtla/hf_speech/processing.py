@@ -14,8 +14,9 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from espnet_mtla.checks import refuse_unknown
+from espnet_mtla.checks import plain, refuse_unknown
 from espnet_mtla.errors import UserError
+from espnet_mtla.speech2text.samples import check_rate, to_samples
 
 TOKENS, PIECES = "tokens.txt", "bpe.model"
 
@@ -99,6 +100,7 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
                 "clean_up_tokenization_spaces: True given; the recipe's own tokeniser "
                 "writes the spaces, leave it out"
             )
+        token_ids = plain(token_ids)
         ids = [token_ids] if isinstance(token_ids, int) else [int(i) for i in token_ids]
         last = len(self.token_list) - 1
         for number in ids:
@@ -194,11 +196,14 @@ class MTLASpeechProcessor(ProcessorMixin):
         """``input_values`` and ``attention_mask`` of sound, ``labels`` of text.
 
         Args:
-            audio: samples ``(n,)``, or a list of such; text: a text, or a list.
+            audio: samples ``(n,)``, or a list of such: floats in [-1, 1], or integers,
+                which are scaled as :mod:`espnet_mtla.speech2text.samples` says.
+            text: a text, or a list.
             sampling_rate: of the sound, in Hz; one that does not fit is refused.
             padding, return_tensors: to the longest, and ``pt``; nothing else is done.
         Raises:
-            UserError: an unknown option, nothing given, or not a text for each sound.
+            UserError: an unknown option, nothing given, not a text for each sound, or
+                values that do not fit the type of the samples.
         """
         if padding not in (True, "longest"):
             others["padding"] = padding
@@ -209,8 +214,14 @@ class MTLASpeechProcessor(ProcessorMixin):
             raise UserError("the processor: audio or text is needed")
         batch = {} if text is None else {"labels": self._labels(text)}
         if audio is not None:
+            rate = sampling_rate
+            if rate is not None:
+                rate = check_rate(rate, "sampling_rate")
             sound = self.feature_extractor(
-                audio, sampling_rate=sampling_rate, padding=True, return_tensors="pt"
+                _rows(audio),
+                sampling_rate=rate,
+                padding=True,
+                return_tensors="pt",
             )
             batch = {**sound, **batch}
         rows = {name: len(value) for name, value in batch.items()}
@@ -249,3 +260,26 @@ def refuse(call: str, options: Mapping[str, object]) -> None:
     """Raise :class:`UserError` that names the first option, if there is one."""
     for name, value in options.items():
         raise UserError(f"{call}: {name}={value!r}: is not done here; leave it out")
+
+
+def _rows(audio: Any) -> list[Any]:
+    """Each sound of a batch as samples ``(n,)``, float32 in [-1, 1].
+
+    A list of numbers is one sound, and an array ``(B, n)`` is several, as Transformers'
+    feature extractors have it.
+    """
+    several = isinstance(audio, list | tuple) and not isinstance(
+        plain(next(iter(audio), None)), int | float
+    )
+    several = several or getattr(audio, "ndim", 1) == 2
+    rows = [
+        to_samples(one, f"audio {place}")
+        for place, one in enumerate(audio if several else [audio])
+    ]
+    for place, row in enumerate(rows):
+        if row.ndim != 1:
+            raise UserError(
+                f"audio {place}: shape {row.shape} given, samples (n,) needed: choose "
+                "a channel, or their mean"
+            )
+    return rows

@@ -16,6 +16,7 @@ are those of the batch.
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import torch
@@ -115,6 +116,13 @@ def _count_frames(layers: list[tuple[int, int]], lengths: Tensor) -> Tensor:
     for kernel, stride in layers:
         lengths = (lengths - kernel) // stride + 1
     return lengths.clamp(min=0)
+
+
+def subsampling_factor(encoder: nn.Module | None) -> int:
+    """Feature frames from one encoder frame to the next; 1 without encoder."""
+    if encoder is None:
+        return 1
+    return math.prod(stride for _, stride in _subsampling(encoder))
 
 
 def _subsampling(encoder: nn.Module) -> list[tuple[int, int]]:

@@ -44,8 +44,8 @@ def look(recogniser: Recogniser, key: str, samples: np.ndarray) -> Picture:
     Raises:
         UserError: the model has no decoder.
     """
+    from espnet_mtla.model.frames import seconds_per_frame
     from espnet_mtla.recognise.utterances import Sound
-    from espnet_mtla.speech2text.align import seconds_per_frame
 
     trained: TrainedModel = recogniser.trained
     model = trained.model
@@ -66,7 +66,7 @@ def look(recogniser: Recogniser, key: str, samples: np.ndarray) -> Picture:
         len(samples) / trained.fs,
         features[0].cpu().numpy(),
         int(prompt_lens[0]),
-        seconds_per_frame(model, trained.fs) * stack,
+        seconds_per_frame(trained.fs, model.frontend, model.encoder, stack),
         [*names, "<eos>"],
         layer_maps(model.decoder, prompt[0, : int(prompt_lens[0])], fed),
     )

@@ -44,7 +44,10 @@ def list_inputs(data: Path, trained: TrainedModel) -> list[Input]:
     if trained.read_source is not None:
         return [*_list_documents(data, trained.source_text, trained.read_source)]
     check_input(data, trained)
-    return [*list_utterances(data, trained.fs)]
+    from espnet_mtla.model.frames import seconds_per_frame
+
+    frame = seconds_per_frame(trained.fs, trained.model.frontend)
+    return [*list_utterances(data, trained.fs, 1 / frame)]
 
 
 def load_input(item: Input, trained: TrainedModel) -> Sound:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from espnet_mtla.decoder.plan import Load, decode_bytes
+from espnet_mtla.model.frames import seconds_per_frame
+from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
 from espnet_mtla.search.decoder_scorer import cache_options
 from espnet_mtla.search.limits import length_limits
 from espnet_mtla.search.options import DecodeOptions
@@ -19,8 +22,6 @@ if TYPE_CHECKING:
 
 SHARE = 0.6
 """Of the free memory that decoding may plan with; the encoder has the rest."""
-ENCODED_SHARE = 0.25
-"""Prompt frames a frame of 10 ms: encoders keep one of four. Without one all stay."""
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -33,6 +34,19 @@ def free_bytes(device: torch.device) -> int | None:
     except FileNotFoundError:  # not Linux
         return None
     return int(told["MemAvailable"].split()[0]) * 1024
+
+
+def prompt_frames(trained: TrainedModel, frames: int) -> int:
+    """Positions of the prompt that an utterance of ``frames`` becomes, at least 1.
+
+    Of a text they are its tokens, of sound its encoder frames, stacked.
+    """
+    if trained.read_source is not None:
+        return frames
+    model = trained.model
+    stack = 1 if model.projector is None else model.projector.stack
+    seconds = seconds_per_frame(trained.fs, model.frontend, model.encoder, stack)
+    return max(1, math.ceil(frames / FRAMES_PER_SECOND / seconds))
 
 
 def batch_frames(
@@ -49,8 +63,7 @@ def batch_frames(
     if decoder is None or free is None:
         return options.batch_frames
     longest = max(utterance.frames for utterance in utterances)
-    share = 1.0 if trained.model.encoder is None else ENCODED_SHARE
-    frames = max(1, round(longest * share))
+    frames = prompt_frames(trained, longest)
     tokens = int(length_limits(torch.tensor([frames]), options)[1])
     load = Load(
         batch=1,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +51,15 @@ class Sound:
     seconds: float | None = None
 
 
-def list_utterances(data: Path, fs: int) -> list[Utterance]:
+def list_utterances(
+    data: Path, fs: int, frames_per_second: float = FRAMES_PER_SECOND
+) -> list[Utterance]:
     """Every utterance of a data folder, sorted by key.
+
+    Args:
+        data: the folder.
+        fs: what the model takes, in Hz; of a model without front-end, frames a second.
+        frames_per_second: of features, where nothing else says how long they are.
 
     Raises:
         UserError: The folder is missing, empty or inconsistent, a recording is missing
@@ -62,7 +69,10 @@ def list_utterances(data: Path, fs: int) -> list[Utterance]:
 
     folder = DataFolder.read(data)
     if folder.source == FEATURES:
-        return [_describe_features(folder, key, fs) for key in folder.utterances]
+        rates = {"utt2dur": 1.0, "utt2num_frames": frames_per_second}
+        if fs != frames_per_second:  # else nobody knows the rate of the samples
+            rates = {"utt2dur": 1.0, "utt2num_samples": fs, **rates}
+        return [_describe_features(folder, key, rates) for key in folder.utterances]
     samples = folder.tables.get("utt2num_samples", {})
     return [_describe(folder, key, samples.get(key), fs) for key in folder.utterances]
 
@@ -98,13 +108,12 @@ def check_input(data: Path, trained: TrainedModel) -> None:
         check_made_by(data, trained.frontend, trained.frontend_conf)
 
 
-def _describe_features(folder: DataFolder, key: str, fs: int) -> Utterance:
+def _describe_features(
+    folder: DataFolder, key: str, rates: Mapping[str, float]
+) -> Utterance:
+    """``rates``: what tables of lengths count in a second, the best table first."""
     tables, place = folder.tables, folder.wav[key]
-    for name, per_second in (
-        ("utt2dur", 1.0),
-        ("utt2num_samples", fs),
-        ("utt2num_frames", FRAMES_PER_SECOND),
-    ):
+    for name, per_second in rates.items():
         if name in tables:
             try:
                 seconds = float(tables[name][key]) / per_second
@@ -114,7 +123,7 @@ def _describe_features(folder: DataFolder, key: str, fs: int) -> Utterance:
                 ) from None
             break
     else:
-        seconds = len(_read_features(key, place)) / FRAMES_PER_SECOND
+        seconds = len(_read_features(key, place)) / rates["utt2num_frames"]
     return Utterance(key, place, 0.0, None, seconds, features=True)
 
 

@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.model.frames import seconds_per_frame
 from espnet_mtla.speech2text.result import Word
 from espnet_mtla.turns import turn_on
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.recognise.load import TrainedModel
 
 
@@ -105,27 +105,6 @@ def group_words(
     return [(word, at) for word, at in zip(words, places, strict=True) if at]
 
 
-def seconds_per_frame(model: DecoderOnlySpeechModel, fs: int) -> float:
-    """Seconds from one encoder frame to the next.
-
-    Raises:
-        UserError: the front-end does not tell its hop.
-    """
-    from espnet_mtla.model.padding import subsampled_lengths
-
-    hop = getattr(model.frontend, "hop_length", None)
-    if hop is None:
-        raise UserError("timestamps: the model's front-end does not tell its hop")
-    factor = 1.0
-    if model.encoder is not None:
-        count = 100_000
-        short, long = subsampled_lengths(
-            model.encoder, torch.tensor([count, 2 * count])
-        ).tolist()
-        factor = round(count / (long - short))
-    return hop * factor / fs
-
-
 @dataclass(frozen=True)
 class WordTimes:
     """Times of the words of a hypothesis, for a model that has a CTC.
@@ -160,7 +139,8 @@ class WordTimes:
         encoded, frames = trained.model.encode(speech, lengths, [key])
         assert trained.model.ctc is not None, "__post_init__ refuses such models"
         log_probs = trained.model.ctc.log_softmax(encoded)[0, : int(frames[0])]
-        shift = seconds_per_frame(trained.model, trained.fs)
+        model = trained.model
+        shift = seconds_per_frame(trained.fs, model.frontend, model.encoder)
         longest = len(samples) / trained.fs
         if frames_needed(tokens) > len(log_probs):
             logger.warning(

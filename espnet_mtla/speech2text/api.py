@@ -10,12 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from espnet_mtla.checks import check_number, require
+from espnet_mtla.checks import check_choice, check_flags, check_number, plain, require
 from espnet_mtla.errors import UserError
+from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
 from espnet_mtla.search.options import DecodeOptions
 from espnet_mtla.share.files import CONFIG, DECODE
 from espnet_mtla.speech2text.result import Alternative, Transcript, joined
-from espnet_mtla.speech2text.sound import FRAMES_PER_SECOND, Clip, SoundReader
+from espnet_mtla.speech2text.sound import Clip, SoundReader
 
 if TYPE_CHECKING:
     import torch
@@ -71,10 +72,13 @@ class Speech2Text:
             raise UserError("the model takes features (frontend none), and not sound")
         self.trained, self.options = trained, options
         self.longest_seconds = longest_seconds
-        self.part_seconds = part_seconds or longest_seconds
-        if longest_seconds is not None:
-            check_number(self, "longest_seconds", inside="(0, inf]")
+        self.part_seconds = longest_seconds if part_seconds is None else part_seconds
+        for name in ("longest_seconds", "part_seconds"):
+            if getattr(self, name) is not None:
+                check_number(self, name, inside="(0, inf]")
         self.task, self.words_spoken = task, words_spoken
+        check_choice(self, "task", ("asr", "st", "slu"))
+        check_flags(self, "words_spoken")
         self.reader = SoundReader(trained.fs)
         self._recogniser = Recogniser(trained, options)
 
@@ -127,7 +131,7 @@ class Speech2Text:
     def __call__(
         self,
         sounds: object,
-        rate: int | None = None,
+        rate: object = None,
         *,
         timestamps: bool = False,
     ) -> Transcript | list[Transcript]:
@@ -136,8 +140,10 @@ class Speech2Text:
         Args:
             sounds: a path, an array (with ``rate``), a dictionary of ``array`` and
                 ``sampling_rate``, or a list of these. Any rate and any number of
-                channels will do: both are changed as needed, which is logged.
-            rate: sampling rate of arrays, in Hz.
+                channels will do: both are changed as needed, which is logged. Arrays
+                hold floats in [-1, 1], or int8, uint8, int16 or int32, of which each
+                type's range is full scale.
+            rate: sampling rate of arrays: a whole number of Hz, of any numeric type.
             timestamps: also find out when each word was said; takes CTC and a second
                 run of the encoder.
 
@@ -146,6 +152,9 @@ class Speech2Text:
         Raises:
             UserError: names the sound that cannot be read or decoded.
         """
+        timestamps = plain(timestamps)
+        needed = "true or false is"
+        require(isinstance(timestamps, bool), "timestamps", timestamps, needed)
         several = isinstance(sounds, list | tuple)
         given = list(sounds) if isinstance(sounds, list | tuple) else [sounds]
         clips = [
@@ -288,7 +297,12 @@ def trained_seconds(folder: Path, settings: Mapping[str, Any]) -> float | None:
     """
     given = settings.get("trained_seconds")
     require(
-        given is None or (isinstance(given, int | float) and 0 < given < math.inf),
+        given is None
+        or (
+            isinstance(given, int | float)
+            and not isinstance(given, bool)
+            and 0 < given < math.inf
+        ),
         f"{folder / CONFIG}: trained_seconds",
         given,
         "null, or a number of seconds, is",
@@ -313,10 +327,10 @@ def decode_options(folder: Path, given: Mapping[str, object]) -> DecodeOptions:
                 raise UserError(
                     f"{source}unknown option {name!r}; valid: {', '.join(known)}"
                 )
-    values = {**packed, **given}
+    values = {name: plain(value) for name, value in {**packed, **given}.items()}
     # nbest may be asked for without a word about the beam.
     if "nbest" in given and "beam_size" not in given:
-        least, beam = given["nbest"], values.get("beam_size", DecodeOptions.beam_size)
+        least, beam = values["nbest"], values.get("beam_size", DecodeOptions.beam_size)
         if isinstance(least, int) and isinstance(beam, int):
             values["beam_size"] = max(beam, least)
     return DecodeOptions(**values)

@@ -13,14 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
+from espnet_mtla.speech2text.samples import check_rate, mix, to_samples
 
 if TYPE_CHECKING:
     import numpy as np
 
 logger = logging.getLogger(__name__)
-
-FRAMES_PER_SECOND = 100  # unit of the option batch_frames
-LOUDEST = 8.0  # floating-point samples beyond that were never scaled to [-1, 1]
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,14 @@ class SoundReader:
     fs: int
     _said: dict[tuple[int, int], object] = field(default_factory=dict)
 
-    def clip(self, sound: object, rate: int | None = None, key: str = "") -> Clip:
+    def clip(self, sound: object, rate: object = None, key: str = "sound") -> Clip:
         """A path, an array with its rate, or ``{"array": ..., "sampling_rate": ...}``.
 
         Args:
             sound: an array is ``(n,)``, ``(n, channels)`` or ``(channels, n)``, of
-                floats in [-1, 1] or of integers; numpy's or torch's.
-            rate: of an array, in Hz.
+                floats in [-1, 1] or of int8, uint8, int16 or int32, each full at its
+                own range (:mod:`.samples`); numpy's or torch's.
+            rate: of an array, a whole number of Hz of any numeric type.
             key: its name in messages and results; a file's is its path.
 
         Raises:
@@ -66,12 +66,12 @@ class SoundReader:
         return self._of_array(sound, rate, key)
 
     def _of_file(self, path: str) -> Clip:
-        from espnet_mtla.data.audio import is_pipe, open_audio
+        from espnet_mtla.data.audio import check_file, is_pipe, open_audio
 
-        if Path(path).is_dir():
-            raise UserError(f"{path}: a folder; name the files in it")
-        if not Path(path).is_file():
-            raise UserError(f"{path}: no such file")
+        try:
+            check_file(Path(path))
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from None
         if is_pipe(path):  # elsewhere that means a command, which is not to be run
             raise UserError(f"{path}: a name that ends in | is not read; rename it")
         with open_audio(path) as sound:
@@ -85,31 +85,11 @@ class SoundReader:
             samples = read_span(sound, path, channel="mean")
             return self._to_rate(samples, sound.samplerate, sound.channels, path)
 
-    def _of_array(self, sound: object, rate: int | None, key: str) -> Clip:
-        import numpy as np
-
-        array = np.asarray(sound.detach().cpu() if hasattr(sound, "detach") else sound)
-        if array.ndim not in (1, 2) or array.size == 0 or array.dtype.kind not in "fiu":
-            raise UserError(
-                f"{key}: {type(sound).__name__} of shape {array.shape}: a path, or "
-                "samples (n,) or (n, channels) as numbers are needed"
-            )
-        if rate is None:
-            raise UserError(
-                f"{key}: an array needs its sampling rate in Hz: rate=16000"
-            )
-        if isinstance(rate, bool) or not isinstance(rate, int | float) or rate <= 0:
-            raise UserError(f"{key}: rate {rate!r}: a number of Hz is needed")
-        samples = _scaled(array, key)
-        channels = 1
-        if samples.ndim == 2:
-            # More channels than samples there never are.
-            axis = int(samples.shape[0] >= samples.shape[1])
-            channels = samples.shape[axis]
-            samples = samples.mean(axis=axis)
-        rate = round(rate)
-        changed = self._to_rate(samples, rate, channels, key)
-        return Clip(key, len(samples) / rate, lambda: changed)
+    def _of_array(self, sound: object, rate: object, key: str) -> Clip:
+        samples, channels = mix(to_samples(sound, key))
+        hertz = check_rate(rate, key)
+        changed = self._to_rate(samples, hertz, channels, key)
+        return Clip(key, len(samples) / hertz, lambda: changed)
 
     def _to_rate(
         self, samples: np.ndarray, rate: int, channels: int, name: str
@@ -125,22 +105,3 @@ class SoundReader:
                 *(name, rate, self.fs, mixed),
             )
         return resample(samples, rate, self.fs)
-
-
-def _scaled(array: np.ndarray, key: str) -> np.ndarray:
-    """float32 in [-1, 1], from integers by their type's range."""
-    import numpy as np
-
-    if array.dtype.kind in "iu":
-        limits = np.iinfo(array.dtype)
-        middle = (limits.max + limits.min + 1) / 2  # 0 but for unsigned types
-        return ((array - middle) / (limits.max - middle + 1)).astype(np.float32)
-    if not np.isfinite(array).all():
-        raise UserError(f"{key}: some samples are NaN or infinite")
-    most = float(np.abs(array).max())
-    if most > LOUDEST:
-        raise UserError(
-            f"{key}: samples reach {most:g}, floats are to be in [-1, 1]; divide them "
-            "by 32768 if they come from 16-bit integers"
-        )
-    return array.astype(np.float32)

@@ -62,18 +62,29 @@ def compile_case(layout: EntryLayout, queries: int) -> dict[str, int]:
         "wgmma": len(re.findall(r"wgmma\.mma_async", code)),
         "mma": len(re.findall(r"mma\.sync", code)),
         "shared": made.metadata.shared,
-        "stack": _stack(made.asm["cubin"]),
+        "spills in a loop": spills_in_loops(made.asm["cubin"]),
     }
 
 
-def _stack(cubin: bytes) -> int:
+def spills_in_loops(cubin: bytes) -> int:
+    """Reads and writes of local memory, where spilled registers go, in loops."""
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(tool), "-res-usage", file.name]
+        command = [str(tool), "-sass", file.name]
         shown = subprocess.run(command, capture_output=True, text=True, check=True)
-    return int(re.search(r"STACK:(\d+)", shown.stdout)[1])
+    lines = re.findall(r"/\*([0-9a-f]{4,})\*/ +([^;]+);", shown.stdout)
+    code = [(int(address, 16), instruction) for address, instruction in lines]
+    loops = []
+    for address, instruction in code:
+        jump = re.search(r"\bBRA(?:\.\w+)* .*?0x([0-9a-f]+)", instruction)
+        # The last instruction jumps to itself, and is never reached.
+        if jump is not None and int(jump[1], 16) < address:
+            loops.append(range(int(jump[1], 16), address))
+    assert loops, "the machine code has no loop over tiles"
+    spills = [address for address, text in code if re.search(r"\b(LDL|STL)\b", text)]
+    return sum(any(address in loop for loop in loops) for address in spills)
 
 
 if __name__ == "__main__":

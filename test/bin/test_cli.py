@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -49,3 +52,13 @@ def test_ctrl_c_is_130() -> None:
     with pytest.raises(SystemExit) as left:
         raising(KeyboardInterrupt())
     assert left.value.code == 130
+
+
+def test_a_list_of_commands_whose_reader_leaves_is_no_failure() -> None:
+    """As ``espnet-mtla --help | head -1`` does."""
+    command = [sys.executable, "-m", "espnet_mtla", "--help"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -33,6 +33,7 @@ def test_a_config_sets_the_sizes(capsys, monkeypatch, tmp_path):
     decoder["attention_conf"] = {"down_rate": 4, "kv_lora_rank": 32}
     raw = {"token_list": ["a"] * 30, "decoder_conf": decoder}
     raw["frontend_conf"] = {"fs": "8k", "hop_length": 80}
+    raw["projector_conf"] = {"stack": 1}
     config.write_text(yaml.safe_dump(raw))
     given = ("--config", config, "--attention", "mtla_s2", "--beam_size", 1)
     small = table(capsys, monkeypatch, *given)["mtla_s2"]
@@ -62,3 +63,27 @@ def test_a_bad_attention_is_named(capsys, monkeypatch):
 def test_a_rate_is_a_number_above_0(option, value, capsys, monkeypatch):
     with pytest.raises(UserError, match=f"{option}: .* a number in \\(0, inf\\) is"):
         table(capsys, monkeypatch, f"{option}={value}")
+
+
+@pytest.mark.parametrize(
+    ("config", "rate"),
+    [
+        ({}, 16000 / 128 / 4 / 2),  # conv2d and a stack of 2 are the defaults
+        ({"frontend": "fbank", "projector_conf": {"stack": 1}}, 25),
+        ({"frontend": "fbank", "frontend_conf": {"frame_shift": 20, "fs": "8k"}}, 6.25),
+        ({"frontend": None, "input_size": 80, "projector_conf": {"stack": 1}}, 25),
+        ({"frontend": None, "input_size": 80, "encoder": None}, 50),
+        ({"encoder": "transformer", "encoder_conf": {"input_layer": "linear"}}, 62.5),
+        ({"task": "sum", "frontend": None}, 1),
+    ],
+)
+def test_frames_of_a_second_are_those_of_the_parts(config: dict, rate: float) -> None:
+    assert plan.frames_per_second(config) == pytest.approx(rate)
+
+
+def test_a_front_end_that_is_not_here_has_a_way_out(tmp_path) -> None:
+    conf = {"upstream": "wavlm_local", "path": str(tmp_path / "none.pt")}
+    with pytest.raises(UserError, match="or give --frames_per_second"):
+        plan.frames_per_second({"frontend": "s3prl", "frontend_conf": conf})
+    with pytest.raises(UserError, match="projector_conf"):
+        plan.frames_per_second({"projector_conf": {"stak": 1}})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from toyfolder import RATE, tone
+from toyfolder import RATE, forget_flac_length, tone
 
 from espnet_mtla.data.audio import (
     check_readable,
@@ -52,11 +53,50 @@ def test_ogg_length(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("declared", [0xFFFFFFFF, 0x7FFFF000, 0])
-def test_pipe_with_a_header_of_unknown_length(tmp_path: Path, declared: int) -> None:
+def test_a_header_of_unknown_length(tmp_path: Path, declared: int) -> None:
+    """Of a pipe, of a file, and of a place in an archive."""
     data = bytearray(wav_bytes())
     data[40:44] = declared.to_bytes(4, "little")
-    (tmp_path / "open").write_bytes(data)
-    np.testing.assert_array_equal(read(f"cat '{tmp_path}/open' |"), SOUND)
+    for riff in (data[4:8], (36).to_bytes(4, "little"), b"\0\0\0\0"):
+        data[4:8] = riff
+        (tmp_path / "open").write_bytes(data)
+        np.testing.assert_array_equal(read(f"cat '{tmp_path}/open' |"), SOUND)
+        np.testing.assert_array_equal(read(tmp_path / "open"), SOUND)
+
+
+def test_a_recording_without_samples_stays_one(tmp_path: Path) -> None:
+    """What stands behind no samples is told from samples."""
+    empty = wav_bytes(SOUND[:0])
+    notes = b"LIST" + (10).to_bytes(4, "little") + b"INFOabcdef"
+    for number, data in enumerate((empty, empty + notes, empty + notes + notes)):
+        (tmp_path / f"{number}.wav").write_bytes(data)
+        for source in (f"{tmp_path}/{number}.wav", f"cat {tmp_path}/{number}.wav |"):
+            with pytest.raises(UserError, match="no samples"):
+                read(source)
+
+
+def test_flac_without_a_length_is_one_line(tmp_path: Path) -> None:
+    file = tmp_path / "open.flac"
+    soundfile.write(file, SOUND, RATE)
+    forget_flac_length(file)
+    for source in (str(file), f"cat {file} |"):
+        with pytest.raises(
+            UserError, match=r"does not say how long .* flac -d"
+        ) as caught:
+            check_readable(source)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_file_is_said(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo.wav")
+    with pytest.raises(UserError, match=r"fifo\.wav: a pipe or a device.* to a file"):
+        read(tmp_path / "fifo.wav")
+    with pytest.raises(UserError, match=r"/dev/null: a pipe or a device"):
+        read("/dev/null")
+    with pytest.raises(UserError, match="a folder; name the files in it"):
+        read(tmp_path)
+    with pytest.raises(UserError, match="File name too long"):
+        read("x" * 5000)
 
 
 def test_pipe_that_fails_says_why(tmp_path: Path) -> None:

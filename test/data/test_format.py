@@ -18,7 +18,7 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from toyfolder import RATE, TEXTS, snapshot, tone
+from toyfolder import RATE, TEXTS, forget_flac_length, snapshot, tone
 
 from espnet_mtla.data.audio import open_audio, read_span
 from espnet_mtla.data.folder import read_table, write_table
@@ -164,6 +164,10 @@ def break_sound(toy: Path, kind: str) -> None:
     elif kind == "truncated flac":
         soundfile.write("x.flac", samples, RATE)
         good.write_bytes(Path("x.flac").read_bytes()[:-100])
+    elif kind == "flac without a length":
+        soundfile.write("x.flac", samples, RATE)
+        forget_flac_length(Path("x.flac"))
+        Path("x.flac").rename(good)
     elif kind == "zero length":
         soundfile.write(good, samples[:0], RATE)
     elif kind == "stereo":
@@ -178,6 +182,7 @@ BROKEN = {
     "truncated wav": "truncated",
     "truncated flac": "truncated",
     "zero length": "no samples",
+    "flac without a length": "does not say how long",
     "stereo": "2 channels; choose with --channel",
     "nan": "1 samples are NaN",
 }

@@ -16,6 +16,7 @@ from espnet_mtla.frontend.upstream import (
     load_upstream,
     upstream_names,
 )
+from espnet_mtla.model.frames import seconds_per_frame
 from espnet_mtla.task.choices import setting_names
 from test.threads import in_threads
 
@@ -177,3 +178,11 @@ def test_threads_get_the_states_of_their_own_sound(upstream, layer) -> None:
     for results in in_threads(states, range(len(sounds)), rounds=3):
         for found, expected in zip(results, alone, strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_frames_a_second_are_those_that_come(upstream) -> None:
+    frontend = S3PRLFrontend(**upstream, layer=0).eval()
+    _, counts = frontend(*noise([16000, 160000]))
+    rate = 1 / seconds_per_frame(16000, frontend)
+    assert int(counts[1] - counts[0]) / 9 == pytest.approx(rate, abs=1 / 9)

@@ -112,6 +112,8 @@ def test_assisted_decoding_is_greedy_decoding(
     options = {"do_sample": False, "max_new_tokens": 12, "eos_token_id": 49}
     greedy = model.generate(batch, **options)
     assert torch.equal(model.generate(batch, assistant_model=helper, **options), greedy)
+    early = model.generate(batch, assistant_early_exit=1, **options)
+    assert torch.equal(early, greedy) and model.config.num_hidden_layers == 2
     by_lookup = model.generate(batch, prompt_lookup_num_tokens=4, **options)
     assert torch.equal(by_lookup, greedy)
 
@@ -186,6 +188,9 @@ def test_caches_that_do_not_fit_are_refused() -> None:
     model, batch = tiny(2), tokens(2, 5)
     with pytest.raises(UserError, match="DynamicCache of 0 layers given"):
         model(batch, cache=DynamicCache())
+    for wrong in (DynamicCache(), ((batch, batch),)):
+        with pytest.raises(UserError, match=f"{type(wrong).__name__} of 0 layers giv"):
+            model.generate(batch, cache=wrong, **GREEDY)
     other = cache_of(tiny(3)(batch))
     with pytest.raises(UserError, match=r"cache of another model.*stride 3.*stride 2"):
         model(batch, cache=other)

@@ -11,17 +11,10 @@ from transformers import GenerationConfig
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAForCausalLM, TemporalLatentCache
 from espnet_mtla.hf.attention import Step
-from espnet_mtla.hf.versions import CACHE_NAMES
+from espnet_mtla.hf.versions import CACHE_NAMES, TRANSFORMERS_4
 from test.hf.tiny_llama import cache_of, left_padded, tiny, tokens
 
-MADE_UP = (
-    "made_up",
-    "past_key_value",
-    "cache_params",
-    "layer_past",
-    "mask",
-    "is_causal",
-)
+MADE_UP = ("made_up", "past_key_value", "cache_params", "layer_past", "is_causal")
 
 
 def same(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-10) -> None:
@@ -30,9 +23,7 @@ def same(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-10) -> None:
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("name", CACHE_NAMES)
-def test_a_step_sees_what_is_in_the_cache_by_either_name(
-    name: str, stride: int
-) -> None:
+def test_a_step_sees_the_cache_by_either_name(name: str, stride: int) -> None:
     model, batch = tiny(stride), tokens(2, 9)
     whole = model(batch, use_cache=False).logits
     for part, field in ((model, "logits"), (model.model, "last_hidden_state")):
@@ -119,9 +110,7 @@ def test_the_columns_that_transformers_4_passes_are_checked() -> None:
     cache = TemporalLatentCache(model.config)
     model(batch[:, :4], cache=cache, cache_position=torch.arange(4))
     for wrong in (torch.arange(2), torch.arange(4, 7), torch.arange(5, 7), 4):
-        with pytest.raises(
-            UserError, match=r"cache_position: .* stand in columns"
-        ) as e:
+        with pytest.raises(UserError, match=r"cache_position: .* stand in") as e:
             model(batch[:, 4:], cache=cache, cache_position=wrong)
         assert "\n" not in str(e.value)
     out = model(batch[:, 4:], cache=cache, cache_position=torch.arange(4, 6))
@@ -186,6 +175,41 @@ def test_a_chat_of_several_turns_keeps_its_cache() -> None:
         assert cache.get_seq_length() == fresh.size(1) - 1  # the last was not read
         chat = torch.cat((fresh, tokens(2, 2, turn + 9)), 1)
         mask = torch.cat((mask, torch.ones(2, chat.size(1) - mask.size(1))), 1)
+
+
+@pytest.mark.parametrize("by", ["input_ids", "inputs_embeds", "first"])
+@pytest.mark.parametrize("held", [5, 6, 8])
+def test_a_prompt_that_the_cache_holds_already_is_refused(held: int, by: str) -> None:
+    """It would be read once more, behind itself."""
+    model, batch = tiny(2), tokens(2, 9)
+    cache = cache_of(model(batch[:, :held]))
+    vectors = model.get_input_embeddings()(batch[:, :5])
+    given = {"input_ids": batch[:, :5], "inputs_embeds": vectors, "first": batch[:, :5]}
+    args, more = ((given[by],), {}) if by == "first" else ((), {by: given[by]})
+    with pytest.raises(UserError, match=f"holds {held} tokens, the prompt has 5") as e:
+        model.generate(*args, **more, cache=cache, max_new_tokens=2)
+    assert "\n" not in str(e.value)
+    assert cache.get_seq_length() == held
+
+
+def test_a_cache_beside_use_cache_false_is_refused() -> None:
+    model, batch = tiny(2), tokens(1, 6)
+    cache = cache_of(model(batch[:, :3]))
+    with pytest.raises(UserError, match="use_cache: False given beside"):
+        model.generate(batch, cache=cache, use_cache=False, max_new_tokens=2)
+
+
+@pytest.mark.skipif(TRANSFORMERS_4, reason="the whole text is needed there")
+@pytest.mark.parametrize("new", [1, 2, 6])
+def test_new_tokens_alone_go_on_behind_a_cache(new: int) -> None:
+    model, batch = tiny(3), tokens(2, 5 + new)
+    mask = torch.ones_like(batch)
+    mask[1, :2] = 0
+    options = {"do_sample": False, "max_new_tokens": 6, "attention_mask": mask}
+    cache = cache_of(model(batch[:, :5], attention_mask=mask[:, :5]))
+    got = model.generate(batch[:, 5:], cache=cache, **options)
+    expected = model.generate(batch, use_cache=False, **options)
+    assert torch.equal(got, expected[:, 5:])
 
 
 @pytest.mark.parametrize("room", [12, 16, 17, 40])

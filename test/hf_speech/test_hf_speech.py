@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -150,3 +151,23 @@ def test_what_is_refused(wrapped, tmp_path, model, sounds):
     encoder = make_model(tmp_path / "encoder", ctc_weight=1.0)
     with pytest.raises(UserError, match="a model from sound to text is needed"):
         MTLAForSpeechSeq2Seq.from_packed(encoder)
+
+
+def test_the_processor_scales_integers_and_takes_numpys_rates(wrapped, sounds) -> None:
+    model, processor = wrapped
+    floats = processor(sounds[:2], sampling_rate=np.int64(FS))
+    short = [np.round(np.clip(one, -1, 1) * 32767).astype(np.int16) for one in sounds]
+    whole = processor(short[:2], sampling_rate=float(FS))
+    torch.testing.assert_close(
+        whole["input_values"], floats["input_values"], rtol=0, atol=1e-4
+    )
+    one = processor(sounds[0].tolist(), sampling_rate=FS)["input_values"]
+    torch.testing.assert_close(one[0].numpy(), sounds[0])
+    with pytest.raises(UserError, match=r"audio 1: int32 samples reach .* silence"):
+        processor([short[0], short[1].astype(np.int32)], sampling_rate=FS)
+    with pytest.raises(UserError, match="sampling_rate: rate: True given"):
+        processor(sounds[0], sampling_rate=True)
+    with pytest.raises(UserError, match=r"audio 0: shape .* samples \(n,\) needed"):
+        processor([np.stack([sounds[0]] * 2)], sampling_rate=FS)
+    with pytest.raises(UserError, match=r"input_values: torch\.int16 given, floats in"):
+        model.generate(torch.from_numpy(short[0])[None])

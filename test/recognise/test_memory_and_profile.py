@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
-from espnet_mtla.recognise.memory import batch_frames, free_bytes
+from espnet_mtla.recognise.memory import batch_frames, free_bytes, prompt_frames
 from espnet_mtla.recognise.profile import Profile
 from espnet_mtla.search.options import DecodeOptions
 
@@ -20,7 +21,13 @@ CPU = torch.device("cpu")
 def trained() -> SimpleNamespace:
     config = DecoderConfig(20, 32, num_layers=2, num_heads=4, ffn_dim=16)
     decoder = DecoderOnlyTransformer(config).eval()
-    return SimpleNamespace(model=SimpleNamespace(decoder=decoder, encoder=print))
+    model = SimpleNamespace(
+        decoder=decoder,
+        frontend=SimpleNamespace(hop_length=160),
+        encoder=TransformerEncoder(8, output_size=8, attention_heads=2, num_blocks=1),
+        projector=SimpleNamespace(stack=1),
+    )
+    return SimpleNamespace(model=model, fs=16000, read_source=None)
 
 
 def test_less_memory_and_more_beams_mean_smaller_batches(
@@ -37,9 +44,28 @@ def test_less_memory_and_more_beams_mean_smaller_batches(
     assert 800 <= tight < 16000 and tight % 800 == 0
     assert frames(2**23, DecodeOptions(beam_size=20)) < tight
     assert frames(1) == 800  # one utterance is always tried
-    parts = SimpleNamespace(decoder=trained.model.decoder, encoder=None)
-    text = SimpleNamespace(model=parts)  # each token of a source stays in the prompt
+    parts = SimpleNamespace(decoder=trained.model.decoder)
+    text = SimpleNamespace(model=parts, read_source=print)  # all tokens stay
     assert batch_frames(text, options, utterances, 2**23) < tight
+
+
+@pytest.mark.parametrize(
+    ("hop", "layer", "stack", "expected"),
+    [(160, "conv2d", 1, 200), (160, "conv2d", 2, 100), (320, "conv2d1", 1, 400)],
+)
+def test_memory_is_planned_for_the_frames_that_there_are(
+    trained: SimpleNamespace, hop: int, layer: str, stack: int, expected: int
+) -> None:
+    """8 s of sound: 800 frames of 10 ms."""
+    sizes = {"output_size": 8, "attention_heads": 2, "num_blocks": 1}
+    model = SimpleNamespace(
+        decoder=trained.model.decoder,
+        frontend=SimpleNamespace(hop_length=hop),
+        encoder=TransformerEncoder(30, input_layer=layer, **sizes),
+        projector=SimpleNamespace(stack=stack),
+    )
+    asked = SimpleNamespace(model=model, fs=16000, read_source=None)
+    assert prompt_frames(asked, 800) == expected
 
 
 def test_free_memory_is_told_here() -> None:

@@ -2,7 +2,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mtla.recognise.output import has_loop
-from espnet_mtla.recognise.utterances import Utterance, make_batches
+from espnet_mtla.recognise.utterances import (
+    Utterance,
+    list_utterances,
+    make_batches,
+)
 
 
 @given(st.lists(st.floats(0.0, 40.0), min_size=1, max_size=40), st.integers(1, 9000))
@@ -45,3 +49,23 @@ def test_loops_as_said(tokens):
         for start in range(len(tokens))
     )
     assert has_loop(tokens) == found
+
+
+def test_features_are_as_long_as_their_frames(tmp_path):
+    """The frames of the front-end they were made by, unless a table says it better."""
+    for name, line in (
+        ("feats.scp", f"u1 {tmp_path}/feats.ark:0"),
+        ("utt2spk", "u1 u1"),
+        ("utt2num_frames", "u1 100"),
+    ):
+        (tmp_path / name).write_text(line + "\n")
+
+    def seconds(fs, *rate):
+        return list_utterances(tmp_path, fs, *rate)[0].seconds
+
+    assert seconds(16000, 50) == 2 and seconds(100) == 1
+    (tmp_path / "utt2num_samples").write_text("u1 24000\n")
+    assert seconds(16000, 50) == 1.5
+    assert seconds(100) == 1  # a model without front-end knows no rate of samples
+    (tmp_path / "utt2dur").write_text("u1 1.75\n")
+    assert seconds(16000, 50) == seconds(100) == 1.75

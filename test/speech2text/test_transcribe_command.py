@@ -61,6 +61,36 @@ def test_a_bad_file_does_not_stop_the_others(run, data, tmp_path, capsys):
     assert not capsys.readouterr().err  # one line, which the error itself becomes
 
 
+def test_what_has_no_length_or_is_no_file_does_not_stop_the_others(
+    run, data, tmp_path, capsys
+):
+    import os
+
+    import soundfile
+
+    flac = tmp_path / "open.flac"
+    soundfile.write(flac, soundfile.read(data / "u0.wav")[0], 8000)
+    head = bytearray(flac.read_bytes())
+    head[21] &= 0xF0
+    head[22:26] = b"\0\0\0\0"
+    flac.write_bytes(head)
+    os.mkfifo(tmp_path / "fifo.wav")
+    left_open = bytearray((data / "u2.wav").read_bytes())
+    place = left_open.index(b"data")
+    left_open[place + 4 : place + 8] = b"\0\0\0\0"
+    (tmp_path / "open.wav").write_bytes(left_open)
+    with pytest.raises(UserError, match="2 of 5 files failed"):
+        run(
+            *(flac, data / "u0.wav", tmp_path / "fifo.wav"),
+            *(tmp_path / "open.wav", data / "u2.wav"),
+        )
+    shown = capsys.readouterr()
+    texts = [line.split("\t")[1] for line in shown.out.splitlines()]
+    assert len(texts) == 3 and texts[1] == texts[2]
+    assert "open.flac: its header does not say how long" in shown.err
+    assert "fifo.wav: a pipe or a device" in shown.err
+
+
 def test_a_sound_too_short_is_named_and_the_batch_goes_on(run, data, tmp_path, capsys):
     import numpy as np
     import soundfile

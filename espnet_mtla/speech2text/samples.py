@@ -1,0 +1,135 @@
+"""Arrays of samples as float32 in [-1, 1], and sampling rates as whole numbers.
+
+What a number means is its type's: floats are in [-1, 1]; int16 is full at 2^15, int8 at
+2^7, uint8 is WAV's unsigned form around 128, and int32 is full at 2^31, as soundfile,
+scipy and torchaudio give it. Wider and other unsigned types have no usual meaning and
+are refused, and so are values that contradict their type: 16-bit values in int32 would
+be silence.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from espnet_mtla.checks import plain, require
+from espnet_mtla.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+logger = logging.getLogger(__name__)
+
+FULL_SCALE = {("i", 1): 2**7, ("u", 1): 2**7, ("i", 2): 2**15, ("i", 4): 2**31}
+"""Of integers, by kind and bytes."""
+LOUDEST = 8.0
+"""Floats beyond that were never scaled to [-1, 1]; mixing and resampling overshoot."""
+WAY_OUT = (
+    "give int16 by .astype('int16') if the values are 16-bit, or floats in [-1, 1]"
+)
+
+
+def check_rate(rate: object, key: str) -> int:
+    """A sampling rate in Hz: a whole number of any numeric type.
+
+    Raises:
+        UserError: none given, a fraction, no number, or not above 0; names ``key``.
+    """
+    if rate is None:
+        raise UserError(f"{key}: an array needs its sampling rate in Hz: rate=16000")
+    value: Any = plain(rate)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    whole = number and value > 0 and value % 1 == 0
+    require(
+        bool(whole), f"{key}: rate", rate, "a whole number of Hz, such as 16000, is"
+    )
+    return int(value)
+
+
+def to_samples(sound: object, key: str) -> np.ndarray:
+    """Samples as float32 in [-1, 1], of the same shape; always a copy.
+
+    Args:
+        sound: ``(n,)``, ``(n, channels)`` or ``(channels, n)``: an array of numpy, a
+            tensor of torch on any device, or what numpy makes an array of.
+        key: its name in messages.
+
+    Raises:
+        UserError: another shape or type, or values that do not fit the type.
+    """
+    array = _as_array(sound, key)
+    if array.ndim not in (1, 2) or array.size == 0 or array.dtype.kind not in "fiu":
+        raise UserError(
+            f"{key}: {type(sound).__name__} of shape {array.shape} and type "
+            f"{array.dtype}: a path, or samples (n,) or (n, channels) as numbers are "
+            "needed"
+        )
+    return (
+        _of_floats(array, key) if array.dtype.kind == "f" else _of_integers(array, key)
+    )
+
+
+def mix(samples: np.ndarray) -> tuple[np.ndarray, int]:
+    """One channel ``(n,)``, and how many there were."""
+    if samples.ndim == 1:
+        return samples, 1
+    # More channels than samples there never are.
+    axis = int(samples.shape[0] >= samples.shape[1])
+    return samples.mean(axis=axis), samples.shape[axis]
+
+
+def _as_array(sound: Any, key: str) -> np.ndarray:
+    import numpy as np
+
+    try:
+        if hasattr(sound, "detach"):
+            sound = sound.detach().cpu()
+            if sound.is_floating_point():  # numpy has no bfloat16
+                sound = sound.float()
+            sound = sound.resolve_neg().numpy()
+        return np.asarray(sound)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{key}: {type(sound).__name__}: no array of samples: {reason}"
+        ) from None
+
+
+def _of_integers(array: np.ndarray, key: str) -> np.ndarray:
+    import numpy as np
+
+    kind, width = array.dtype.kind, array.dtype.itemsize
+    full = FULL_SCALE.get((kind, width))
+    if full is None:
+        raise UserError(
+            f"{key}: samples of type {array.dtype}: nothing says which value is full "
+            f"scale; {WAY_OUT}"
+        )
+    values = array.astype(np.float64) - (full if kind == "u" else 0)
+    peak = float(np.abs(values).max())
+    if width == 4 and 0 < peak <= 2**15:
+        raise UserError(
+            f"{key}: int32 samples reach {peak:.0f}, and 2^31 is full scale: as they "
+            f"are, this is silence; {WAY_OUT}"
+        )
+    if width == 4 and 0 < peak <= 2**23:
+        logger.warning(
+            "%s: int32 samples reach %d, and 2^31 is full scale: very quiet; values of "
+            "24 bits have to be shifted by 8",
+            *(key, peak),
+        )
+    return (values / full).astype(np.float32)
+
+
+def _of_floats(array: np.ndarray, key: str) -> np.ndarray:
+    import numpy as np
+
+    if not np.isfinite(array).all():
+        raise UserError(f"{key}: some samples are NaN or infinite")
+    peak = float(np.abs(array).max())
+    if peak > LOUDEST or (peak > 1 and (array == np.round(array)).all()):
+        raise UserError(
+            f"{key}: samples reach {peak:g}, floats are to be in [-1, 1]; divide them "
+            "by 32768 if they come from 16-bit integers"
+        )
+    return array.astype(np.float32)
