@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
 
+_REGISTER = nn.Module.register_parameter  # as it is while no model is loaded
+
 
 class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
     """Sound to text; see :meth:`from_packed`.
@@ -62,7 +64,9 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
             self._decoder.to(getattr(torch, config.decode.get("dtype", "float32")))
         config.tie_word_embeddings = self._decoder.config.tie_embeddings
         self._derived = non_persistent_buffers(self.speech)
-        self.generation_config = GenerationConfig(pad_token_id=config.pad_token_id)
+        self.generation_config = GenerationConfig(
+            pad_token_id=config.pad_token_id, **recipe_values(config.decode)
+        )
         self.post_init()
 
     @property
@@ -91,6 +95,11 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         if self.config.tie_word_embeddings:
             decoder = self._decoder
             decoder.output.weight = decoder.embedding.weight
+
+    @staticmethod
+    def _fix_state_dict_key_on_load(key: str) -> tuple[str, bool]:
+        """Keep names as saved: Transformers 4 renames those of old weight norms."""
+        return key, False
 
     @classmethod
     def can_generate(cls) -> bool:
@@ -302,16 +311,30 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
 
 def build(config: MTLASpeechConfig) -> DecoderOnlySpeechModel:
     """The recipe's model with parameters as initialised, on the CPU."""
-    from espnet_mtla.frontend.tensor_modes import float32_default
     from espnet_mtla.task.build import build_model
 
     args = Namespace(**config.recipe)
     args.token_list = list(config.tokens)
-    # from_pretrained builds on the meta device, and with the type that it was asked for
-    # as the default. espnet2's parts hold tensors that are computed here once and never
-    # loaded.
-    with torch.device("cpu"), float32_default():
+    with on_the_cpu():
         return build_model(args, statistics_follow=True)
+
+
+@contextmanager
+def on_the_cpu() -> Iterator[None]:
+    """Build parts with values and in single precision, inside ``from_pretrained`` too.
+
+    It builds on the meta device, with the type that it was asked for as the default;
+    Transformers 4 does so by moving each parameter as a module takes it. But parts of
+    espnet2 hold tensors that are computed once, and a frozen upstream is loaded once.
+    """
+    from espnet_mtla.frontend.tensor_modes import float32_default
+
+    patched, nn.Module.register_parameter = nn.Module.register_parameter, _REGISTER
+    try:
+        with torch.device("cpu"), float32_default():
+            yield
+    finally:
+        nn.Module.register_parameter = patched
 
 
 def non_persistent_buffers(model: nn.Module) -> dict[nn.Module, dict[str, Tensor]]:

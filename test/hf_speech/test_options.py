@@ -12,15 +12,12 @@ from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq, MTLASpeechProcessor
 from test.hf_speech.tiny_recipes import noise, tiny
 from test.tiny_experiment import FS
 
-BEAM, NBEST = 3, 2
+DECODE = {"beam_size": 3, "nbest": 2, "length_norm": 0.5}
 
 
 @pytest.fixture(scope="module")
 def small():
-    made = tiny()
-    made.config.decode = {"beam_size": BEAM, "nbest": NBEST, "length_norm": 0.5}
-    made.generation_config = GenerationConfig(pad_token_id=0)
-    return made
+    return tiny(decode=DECODE)
 
 
 def asked(model, config=None, **keywords) -> dict[str, float]:
@@ -99,12 +96,8 @@ def test_keywords_that_are_refused(small, keywords, message) -> None:
     ],
 )
 def test_generation_configs(fields, changes) -> None:
-    model = tiny()
-    model.config.decode = {"beam_size": BEAM, "nbest": NBEST}
-    model.generation_config = GenerationConfig()
-    config = GenerationConfig(
-        **{"num_beams": BEAM, "num_return_sequences": 2, **fields}
-    )
+    model = tiny(decode=DECODE)
+    config = GenerationConfig(**{"num_beams": 3, "num_return_sequences": 2, **fields})
     assert asked(model, config) == PLAIN | changes
     assert asked(model) == PLAIN
     assert asked(model, config, num_beams=7)["beam_size"] == 7

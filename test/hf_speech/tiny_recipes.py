@@ -50,7 +50,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def tiny(
-    frontend: str = "default", seed: int = 5, **changes: Any
+    frontend: str = "default",
+    decode: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> MTLAForSpeechSeq2Seq:
     """A model as if trained: no weight, buffer or statistic has its first value."""
     decoder = dict(changes.pop("decoder_conf", {}))
@@ -69,8 +71,8 @@ def tiny(
         "decoder_conf": {**sizes, "attention_conf": widths, **decoder},
         **changes,
     }
-    torch.manual_seed(seed)
-    decode = {"beam_size": 2, "min_length_ratio": 0.15}
+    torch.manual_seed(5)
+    decode = decode or {"beam_size": 2, "min_length_ratio": 0.15}
     model = MTLAForSpeechSeq2Seq(MTLASpeechConfig(recipe, TOKENS, decode, FS))
     with torch.no_grad():
         for value in model.state_dict().values():
