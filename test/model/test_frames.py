@@ -10,12 +10,12 @@ from torch import nn
 
 from espnet_mtla.bin.plan import frames_per_second
 from espnet_mtla.errors import UserError
-from espnet_mtla.model.config import ProjectorConfig
+from espnet_mtla.model.config import ModelConfig, ProjectorConfig
 from espnet_mtla.model.frames import seconds_per_frame
-from espnet_mtla.model.padding import lengths_for_encoder, subsampled_lengths
 from espnet_mtla.model.projector import FrameStackProjector
+from espnet_mtla.model.speech import DecoderOnlySpeechModel
 from espnet_mtla.task.parts import FRONTEND, build_encoder, build_part, sampling_rate
-from test.model.tiny_speech import ENCODERS
+from test.model.tiny_speech import ENCODERS, TOKENS
 
 SECONDS = torch.arange(1, 11)
 FRONTENDS = {
@@ -53,10 +53,24 @@ def slope(counts: torch.Tensor) -> float:
     return int(counts[-1] - counts[0]) / 9
 
 
-def features(frontend: nn.Module, fs: int) -> tuple[torch.Tensor, torch.Tensor]:
+def noise(fs: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sound of 1 to 10 seconds."""
     generator = torch.Generator().manual_seed(0)
-    noise = 0.1 * torch.randn(len(SECONDS), 10 * fs, generator=generator)
-    return frontend(noise, SECONDS * fs)
+    speech = 0.1 * torch.randn(len(SECONDS), 10 * fs, generator=generator)
+    return speech, SECONDS * fs
+
+
+def encoder_model(args: Namespace, frontend: nn.Module) -> DecoderOnlySpeechModel:
+    """Front-end and encoder as a model runs them."""
+    parts = dict.fromkeys(("specaug", "normalize", "projector", "decoder", "ctc"))
+    return DecoderOnlySpeechModel(
+        TOKENS,
+        ModelConfig(),
+        frontend=frontend,
+        encoder=build_encoder(args, 20),
+        input_size=20,
+        **parts,
+    ).eval()
 
 
 @pytest.mark.parametrize("name", FRONTENDS)
@@ -66,7 +80,7 @@ def test_features_of_every_front_end(name: str) -> None:
         pytest.importorskip("s3prl", reason="the extra ssl is not installed")
     args = arguments(name)
     frontend, fs = build_part(FRONTEND, args).eval(), sampling_rate(args)
-    found, counts = features(frontend, fs)
+    found, counts = frontend(*noise(fs))
     assert found.size(1) == counts[-1]
     frame = seconds_per_frame(fs, frontend)
     assert slope(counts) == pytest.approx(1 / frame, abs=1 / 9)
@@ -83,15 +97,14 @@ def test_encoder_and_prompt_of_every_input_layer(encoder: str, layer: str) -> No
     """Alone, in a batch and by ``plan``: the frames that the encoder has made."""
     args = arguments("fbank", encoder, layer)
     frontend, fs = build_part(FRONTEND, args).eval(), sampling_rate(args)
-    feats, lengths = features(frontend, fs)
-    model = build_encoder(args, 20).eval()
-    batch, counts, _ = model(feats, lengths_for_encoder(model, lengths))
+    model = encoder_model(args, frontend)
+    speech, lengths = noise(fs)
+    batch, counts = model.encode(speech, lengths)
     assert batch.size(1) == counts[-1]
-    assert subsampled_lengths(model, lengths).tolist() == counts.tolist()
     for row in (0, 4):
-        alone = feats[row : row + 1, : lengths[row]]
-        assert model(alone, lengths[row : row + 1])[0].size(1) == counts[row]
-    frame = seconds_per_frame(fs, frontend, model)
+        alone, count = model.encode(speech[row : row + 1], lengths[row : row + 1])
+        assert alone.size(1) == count[0] == counts[row]
+    frame = seconds_per_frame(fs, frontend, model.encoder)
     assert slope(counts) == pytest.approx(1 / frame, abs=1 / 9)
     assert (counts * frame - SECONDS).abs().max() < 0.05 + 2 * frame
     projector = FrameStackProjector(batch.size(2), 8, ProjectorConfig(stack=STACK))
@@ -99,7 +112,8 @@ def test_encoder_and_prompt_of_every_input_layer(encoder: str, layer: str) -> No
     assert slope(prompt) == pytest.approx(1 / (STACK * frame), abs=1 / 9)
     config = {**vars(args), "projector_conf": {"stack": STACK}}
     assert frames_per_second(config) == pytest.approx(1 / (STACK * frame))
-    assert seconds_per_frame(fs, frontend, model, STACK) == pytest.approx(STACK * frame)
+    found = seconds_per_frame(fs, frontend, model.encoder, STACK)
+    assert found == pytest.approx(STACK * frame)
 
 
 @pytest.mark.parametrize(("layer", "stack"), [("conv2d", 1), ("conv2d6", 2)])
