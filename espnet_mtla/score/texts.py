@@ -69,6 +69,7 @@ def read_request(
 
 def _read(path: str | Path, form: str, field: str) -> Texts:
     """Texts of each key; several only for references in JSONL."""
+    texts: Texts
     if form == "lines":
         texts = {str(n): (line,) for n, line in enumerate(read_lines(path), 1)}
     elif form == "jsonl":
