@@ -329,12 +329,14 @@ def on_the_cpu() -> Iterator[None]:
     """
     from espnet_mtla.frontend.tensor_modes import float32_default
 
-    patched, nn.Module.register_parameter = nn.Module.register_parameter, _REGISTER
+    # Transformers 4 assigns to this method, too.
+    patched = nn.Module.register_parameter
+    nn.Module.register_parameter = _REGISTER  # type: ignore[method-assign]
     try:
         with torch.device("cpu"), float32_default():
             yield
     finally:
-        nn.Module.register_parameter = patched
+        nn.Module.register_parameter = patched  # type: ignore[method-assign]
 
 
 def non_persistent_buffers(model: nn.Module) -> dict[nn.Module, dict[str, Tensor]]:

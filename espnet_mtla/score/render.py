@@ -117,15 +117,15 @@ def conditions(table: Table) -> list[str]:
     some = next((row for row in table.rows if row.quality and row.speed), None)
     if some and some.quality and some.speed:
         unit = UNITS.get(table.metric, "words")
-        size: tuple[str, ...] = (
+        size = [
             f"{some.quality.utterances:,} utterances",
             f"{some.quality.ref_words:,} {unit} of reference",
             f"{some.speed.audio_seconds:,.0f} "
             + ("tokens of source" if reads_text(table) else "s of audio"),
-        )
+        ]
         empty = some.quality.counts.get("empty_refs")
         if empty:
-            size = (*size, f"references without a word: {empty:,}")
+            size.append(f"references without a word: {empty:,}")
         common.insert(0, ", ".join(size))
     return ["; ".join(common) + "."] * bool(common) + warnings
 

@@ -58,7 +58,14 @@ def report(request: Request) -> Report:
         summary["compare"] = {}
         for kind, ours, base in zip(KINDS, scores, others, strict=True):
             figures, base_figures = (np.stack([row, ones]) for row in (ours, base))
-            found = compare(figures, base_figures, ratio, True, **draws)
+            found = compare(
+                figures,
+                base_figures,
+                ratio,
+                higher_is_better=True,
+                resamples=request.resamples,
+                seed=request.seed,
+            )
             other = 100 * float(base.mean())
             summary["compare"][kind] = {kind: other, **vars(found)}
             parts.append(comparison_line(kind, summary[kind], other, found))
