@@ -104,6 +104,19 @@ def test_a_training_leaves_a_folder_that_decodes_anywhere(collected, tmp_path):
     assert lengths[0] > lengths[1]
 
 
+LOSSES = {1: (4.35102, 3.76033), 2: (4.15925, 3.71216), 3: (4.13759, 3.66528)}
+"""Epoch, training and validation loss with ESPnet 202511, and with 202611 as well."""
+
+
+def test_every_espnet_trains_to_the_same_losses(collected, tmp_path):
+    out = tmp_path / "exp"
+    collected("--output_dir", out, "--seed", 3)
+    stats = checkpoint.load(out / "checkpoint.pth")["reporter"]["stats"]
+    for epoch, expected in LOSSES.items():
+        losses = [float(stats[epoch][part]["loss"]) for part in ("train", "valid")]
+        assert losses == pytest.approx(expected, rel=1e-4), epoch
+
+
 class Killed(BaseException):
     """Stands for a kill: nothing of ours or espnet2's catches it."""
 
