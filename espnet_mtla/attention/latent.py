@@ -267,7 +267,7 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
     config_type = TemporalLatentConfig
     settings: TemporalLatentConfig
     hypernet_down: HyperNetwork | None
-    """None where chunks are single tokens: what is left is MLA."""
+    """None in subclasses alone, which then merge in their own way or not at all."""
 
     def __new__(
         cls, *args: object, cross_att: bool = False, **settings: object
@@ -333,7 +333,7 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         self, latent: Tensor, new: NewTokens | None, carry: Tensor | None
     ) -> Tensor:
         if self.hypernet_down is None:
-            return super().merge(latent, new, carry)
+            raise TypeError("hypernet_down: None weighs no latents; override merge()")
         stride, rank = self.layout.stride, latent.size(-1)
         if new is None:
             return running_sums(self.hypernet_down(latent, stride) * latent, stride)

@@ -15,7 +15,10 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from espnet_mtla.attention.causal import QueryTokens
-from espnet_mtla.attention.latent import MultiheadTemporalLatentAttention
+from espnet_mtla.attention.latent import (
+    MultiheadLatentAttention,
+    MultiheadTemporalLatentAttention,
+)
 from espnet_mtla.attention.rope import rotate
 from espnet_mtla.attention.timeline import NewTokens
 from espnet_mtla.attention.weights import chunk_weights, over_tokens
@@ -87,6 +90,13 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
             x = x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
         turned = rotate(x, angles)
         return turned if self.turned_scale == 1 else turned * self.turned_scale
+
+    def merge(
+        self, latent: Tensor, new: NewTokens | None, carry: Tensor | None
+    ) -> Tensor:
+        if self.hypernet_down is None:
+            return MultiheadLatentAttention.merge(self, latent, new, carry)
+        return super().merge(latent, new, carry)
 
     # ---------------------------------------------------------------------------------
 
