@@ -258,7 +258,7 @@ def test_a_file_name_is_no_command(experiment: Path) -> None:
 
     speech2text = Speech2Text.from_pretrained(experiment)
     name = f"touch {RAN} |"
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="no such audio file"):
         speech2text(name)
     Path(name).write_bytes(b"RIFF")
     with pytest.raises(UserError, match=r"a name that ends in \| is not read"):

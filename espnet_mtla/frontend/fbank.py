@@ -7,7 +7,7 @@ from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from torch import Tensor, nn
 
 from espnet_mtla.frontend.lengths import valid_frames
-from espnet_mtla.frontend.tensor_modes import float32_default
+from espnet_mtla.tensor_modes import float32_default
 
 # Kaldi reads 16-bit samples as they are; ours are in [-1, 1].
 _FULL_SCALE = 32768.0

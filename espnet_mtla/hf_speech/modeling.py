@@ -327,7 +327,7 @@ def on_the_cpu() -> Iterator[None]:
     Transformers 4 does so by moving each parameter as a module takes it. But parts of
     espnet2 hold tensors that are computed once, and a frozen upstream is loaded once.
     """
-    from espnet_mtla.frontend.tensor_modes import float32_default
+    from espnet_mtla.tensor_modes import float32_default
 
     # Transformers 4 assigns to this method, too.
     patched = nn.Module.register_parameter

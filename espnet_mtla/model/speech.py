@@ -25,7 +25,6 @@ from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail
 from espnet_mtla.frontend.stored import StoringFrontend
-from espnet_mtla.frontend.tensor_modes import no_inference_tensors
 from espnet_mtla.model.config import ModelConfig
 from espnet_mtla.model.encoded import EncodedUtterances, is_frozen
 from espnet_mtla.model.loss import (
@@ -41,6 +40,7 @@ from espnet_mtla.model.padding import (
     subsampled_lengths,
 )
 from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
+from espnet_mtla.tensor_modes import no_inference_tensors
 from espnet_mtla.turns import Turns
 
 if TYPE_CHECKING:

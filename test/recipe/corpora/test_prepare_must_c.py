@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 from fixture_must_c import TALKS, entry, write_must_c, write_texts
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from espnet_mtla.data.folder import DataFolder, parse_segment
@@ -241,6 +241,7 @@ def test_what_is_no_fault_can_be_cut(
     assert (not reason) == fits or min(edges) < 1e-6
 
 
+@example(text="0-_")
 @given(text=st.text(max_size=60))
 def test_normalised_text_is_clean_and_stays_so(must_c: ModuleType, text: str) -> None:
     line = " ".join(text.split())

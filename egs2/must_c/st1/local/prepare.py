@@ -212,7 +212,8 @@ def normalise(text: str) -> str:
     is: no entry is lost for having no words.
     """
     lowered = text.lower().replace("\u2019", "'")
-    kept = re.sub(r"[^\w\s'-]|_|(?<!\w)['-]+|['-]+(?!\w)", " ", lowered)
+    words = re.sub(r"[^\w\s'-]|_", " ", lowered)  # first: "_" counts as part of a word
+    kept = re.sub(r"(?<!\w)['-]+|['-]+(?!\w)", " ", words)
     return " ".join(kept.split()) or text
 
 
