@@ -29,6 +29,8 @@ def dropped_keywords(tree: ast.Module) -> Iterator[str]:
             continue
         if node.name == "__new__" or isinstance(node.body[-1], ast.Raise):
             continue  # __init__ gets the same; whatever comes is an error
+        if ast.unparse(node.body[-1]) == "...":
+            continue  # says types alone
         name = node.args.kwarg.arg
         names = [n for n in ast.walk(node) if isinstance(n, ast.Name) and n.id == name]
         if not any(isinstance(n.ctx, ast.Load) for n in names):

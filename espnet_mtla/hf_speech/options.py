@@ -8,11 +8,12 @@ What no decoding option can do is refused by name.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from transformers import GenerationConfig
+from transformers import GenerationConfig, GenerationMixin
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.options import DecodeOptions
@@ -78,19 +79,25 @@ def of_config(config: GenerationConfig, ids: Mapping[str, int]) -> dict[str, Any
 
 
 def of_keywords(values: Mapping[str, Any], ids: Mapping[str, int]) -> dict[str, Any]:
-    """Return the changes of :class:`DecodeOptions` by keywords; None says nothing.
+    """Return the changes of :class:`DecodeOptions` that keywords ask for.
+
+    None asks for nothing, by a name that this ``generate`` or Transformers' knows.
 
     Args:
         ids: the model's special tokens, by their names in a generation config.
     Raises:
         UserError: an unknown keyword, or two for one field.
     """
-    given = {name: value for name, value in values.items() if value is not None}
+    valid = (*RENAMED, *LIMITS, *asdict(DecodeOptions()))
+    given = {
+        name: value
+        for name, value in values.items()
+        if value is not None or name not in (*valid, *ids, *_of_transformers())
+    }
     fields = {name: field for name, (field, _) in LIMITS.items()} | RENAMED
     for name, field in fields.items():
         if name in given and field in given:
             raise UserError(f"generate: {name}, {field}: give one of them")
-    valid = (*RENAMED, *LIMITS, *asdict(DecodeOptions()))
     return _changes(given, ids, "generate: ", valid)
 
 
@@ -144,6 +151,12 @@ def _count(value: object, name: str, prefix: str, sos: int) -> int:
             f"{prefix}{name}: {value!r} given, a whole number >= {least} needed"
         )
     return max(0, value - sos)
+
+
+def _of_transformers() -> set[str]:
+    """Keywords of Transformers' own ``generate``, some of which callers pass as None."""
+    parameters = inspect.signature(GenerationMixin.generate).parameters
+    return {*vars(GenerationConfig()), *parameters}
 
 
 def _changes_nothing(name: str, value: object) -> bool:

@@ -7,7 +7,10 @@ import logging
 import pytest
 from transformers.utils import logging as transformers_logging
 
-ERRORS = "error::FutureWarning", "error::DeprecationWarning:transformers"
+ERRORS = {
+    "hf": ("error::FutureWarning", "error::DeprecationWarning:transformers"),
+    "hf_speech": ("error::FutureWarning:transformers",),  # S3PRL's models have others
+}
 
 OWN = "Passing `generation_config` together"
 """What assisted decoding in Transformers does to itself."""
@@ -15,9 +18,9 @@ OWN = "Passing `generation_config` together"
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent.name in ("hf", "hf_speech"):
-            for rule in reversed(ERRORS):  # a test's own marks come after, and win
-                item.add_marker(pytest.mark.filterwarnings(rule), append=False)
+        for rule in ERRORS.get(item.path.parent.name, ()):
+            # A test's own marks come after, and win.
+            item.add_marker(pytest.mark.filterwarnings(rule), append=False)
 
 
 @pytest.fixture(autouse=True)

@@ -42,9 +42,10 @@ def test_no_call_drops_a_keyword(parts, packed, made_up: str) -> None:
         lambda **more: MTLASpeechProcessor.from_packed(packed, **more),
     ]
     for number, call in enumerate(calls):
-        with pytest.raises(REFUSED, match=made_up):
-            call(**{made_up: 1})
-            pytest.fail(f"call {number} drops {made_up}")
+        for value in (1, None):
+            with pytest.raises(REFUSED, match=made_up):
+                call(**{made_up: value})
+                pytest.fail(f"call {number} drops {made_up}={value}")
 
 
 def test_what_the_processor_is_asked_for_is_done(parts) -> None:
