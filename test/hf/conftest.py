@@ -8,7 +8,11 @@ import pytest
 from transformers.utils import logging as transformers_logging
 
 ERRORS = {
-    "hf": ("error::FutureWarning", "error::DeprecationWarning:transformers"),
+    "hf": (
+        "ignore:.is_gradient_checkpointing.:FutureWarning",  # PEFT asks for it
+        "error::FutureWarning",
+        "error::DeprecationWarning:transformers",
+    ),
     "hf_speech": ("error::FutureWarning:transformers",),  # S3PRL's models have others
 }
 

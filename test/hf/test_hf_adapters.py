@@ -167,7 +167,7 @@ def test_adapters_that_change_from_token_to_token_are_refused(
 @pytest.mark.parametrize("layer", ["q_proj", "down_proj"])
 def test_a_llama_with_adapters_is_not_converted_without_them(layer: str) -> None:
     source = llama()
-    source.add_adapter(peft.LoraConfig(r=2, target_modules=[layer]))
+    peft.inject_adapter_in_model(peft.LoraConfig(r=2, target_modules=[layer]), source)
     with pytest.raises(UserError, match=rf"{layer}.*merge adapters"):
         convert(source, Target("mtla"))
 

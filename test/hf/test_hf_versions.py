@@ -23,7 +23,8 @@ def version(monkeypatch):
     """Pretend that another version is installed, and that nothing was used yet."""
 
     def pretend(number: str) -> None:
-        monkeypatch.setattr(transformers, "__version__", number)
+        # Importing PEFT leaves another module in sys.modules than was there before.
+        monkeypatch.setattr(versions.transformers, "__version__", number)
         versions.check_transformers.cache_clear()
 
     yield pretend
