@@ -136,7 +136,11 @@ class MultiheadLatentAttention(ReferenceInterface):
             super().write_token(x, cache, new)
             return
         cache.backend.write_token(
-            self.wkv_a(x).squeeze(1), self.kv_norm, self.merge_network, new, cache.suffix
+            self.wkv_a(x).squeeze(1),
+            self.kv_norm,
+            self.merge_network,
+            new,
+            cache.suffix,
         )
 
     def has_fused_write(self, cache: KVCache) -> bool:
@@ -174,7 +178,7 @@ class MultiheadLatentAttention(ReferenceInterface):
         return latent
 
     def up_matrix(self, like: Tensor) -> Tensor:
-        """W_k and W_v of each head in turn, ``(H (d_N + d_V), r)``, as ``wkv_b`` acts."""
+        """W_k and W_v of each head in turn, ``(H (d_N + d_V), r)``, by ``wkv_b``."""
         return linear_matrix(self.wkv_b, self.settings.kv_lora_rank, like, "wkv_b")
 
     def up_projections(

@@ -49,8 +49,8 @@ def linear_matrix(linear: nn.Module, width: int, like: Tensor, name: str) -> Ten
     """
     if is_plain_linear(linear):
         return linear.weight
-    # Unit vectors, zeros for the bias, and a sum of unit vectors to check linearity: all
-    # are exact in any quantisation of activations.
+    # Unit vectors, zeros for the bias, and a sum of unit vectors to check linearity:
+    # all are exact in any quantisation of activations.
     probe = torch.zeros(width + 2, width, dtype=like.dtype, device=like.device)
     probe.fill_diagonal_(1.0)
     probe[width + 1, ::2] = 1.0
@@ -92,6 +92,6 @@ def _check_linear(
     size = rows.norm() + bias.norm() * len(rows) ** 0.5
     if error > size * eps**0.5:
         raise UserError(
-            f"{name}: {type(linear).__name__} gives no one matrix for all tokens, which "
+            f"{name}: {type(linear).__name__} gives no one matrix for all tokens, as "
             f"attention over latents needs; leave {name} out of its targets"
         )

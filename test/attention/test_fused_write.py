@@ -84,9 +84,7 @@ def override(cls: type, name: str) -> Callable:
     return other
 
 
-HOOKS = [
-    (kind, name) for kind, cls in CLASSES.items() for name in cls.fused_methods
-]
+HOOKS = [(kind, name) for kind, cls in CLASSES.items() for name in cls.fused_methods]
 
 
 def differs_from_unchanged(module: nn.Module, **changes: object) -> None:
@@ -118,15 +116,17 @@ def test_a_hook_that_is_replaced_on_the_object_is_asked(kind: str, hook: str) ->
 
 
 def test_a_subclass_that_overrides_other_methods_keeps_the_fused_write() -> None:
-    sub = type("Sub", (MultiheadTemporalLatentAttention,), {"project_out": override(
-        MultiheadTemporalLatentAttention, "project_out"
-    )})
+    sub = type(
+        "Sub",
+        (MultiheadTemporalLatentAttention,),
+        {"project_out": override(MultiheadTemporalLatentAttention, "project_out")},
+    )
     assert steps(build("mtla_s2", sub), True)[1] == 3
 
 
 @pytest.mark.parametrize("method", FUSED_CACHE_METHODS)
 def test_a_cache_that_writes_in_its_own_way_is_asked(
-    method: str, monkeypatch: pytest.MonkeyPatch
+    method: str,
 ) -> None:
     """``RowsCache`` of Transformers' classes is one: it records what it is given."""
     own = getattr(KVCache, method)
@@ -171,7 +171,7 @@ def norm_without_parameters(module: nn.Module) -> None:
 
 
 def hooked_norm(module: nn.Module) -> None:
-    module.kv_norm.register_forward_hook(lambda layer, args, out: 2 * out)
+    module.kv_norm.register_forward_hook(lambda *call: 2 * call[-1])
 
 
 def another_network(module: nn.Module) -> None:

@@ -119,7 +119,7 @@ def test_heads_that_share_keys(kernel: str, groups: int) -> None:
 
 @pytest.mark.parametrize("kernels", [(), ("cpu_flash",)], ids=["spread", "grouped"])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_heads_that_share_keys(
+def test_kernels_that_know_groups_and_others(
     groups: int, kernels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a kernel that knows groups, and by one that does not."""
