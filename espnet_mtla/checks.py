@@ -1,4 +1,7 @@
-"""Checks of settings, all in the same words: what was given, and what is needed."""
+"""Checks of settings, all in the same words: what was given, and what is needed.
+
+They look at a value's meaning, not its type: a number of NumPy is a number.
+"""
 
 from __future__ import annotations
 
@@ -62,6 +65,18 @@ def refuse_unknown(
     )
 
 
+def whole_number(value: Any, field: str, least: int = 1) -> int:
+    """Return a whole number of Python, numpy or torch as Python's own.
+
+    Raises:
+        UserError: it is none, or below ``least``.
+    """
+    number = plain(value)
+    whole = isinstance(number, int) and not isinstance(number, bool)
+    require(whole and number >= least, field, value, f"a whole number >= {least} is")
+    return int(number)
+
+
 def check_count(
     settings: object, *fields: str, least: int = 1, prefix: str = ""
 ) -> None:
@@ -70,10 +85,7 @@ def check_count(
     ``prefix``, here and below, stands before a field's name in the message.
     """
     for field in fields:
-        value = _plain_field(settings, field)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        needed = f"a whole number >= {least} is"
-        require(whole and value >= least, prefix + field, value, needed)
+        whole_number(_plain_field(settings, field), prefix + field, least)
 
 
 def check_number(settings: object, *fields: str, inside: str, prefix: str = "") -> None:
@@ -97,9 +109,10 @@ def check_choice(
     settings: object, field: str, choices: Collection[str | None], prefix: str = ""
 ) -> None:
     """Require one of some words; None among them is shown as YAML writes it."""
-    value = getattr(settings, field)
+    value = _plain_field(settings, field)
     shown = ", ".join("null" if choice is None else choice for choice in choices)
-    require(value in choices, prefix + field, value, f"one of {shown} is")
+    fine = (value is None or isinstance(value, str)) and value in choices
+    require(fine, prefix + field, value, f"one of {shown} is")
 
 
 def check_flags(settings: object, *fields: str, prefix: str = "") -> None:

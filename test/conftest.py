@@ -23,7 +23,7 @@ if not torch.cuda.is_available():
 
 
 def _mend_the_interpreter() -> None:
-    """Two things that Triton 3.6 interprets wrongly, put right.
+    """Two things that Triton interprets wrongly up to 3.6 at least, put right.
 
     Loop bounds are arrays of one number, which NumPy 2.4 no longer takes for integers.
     And a product of bfloat16 tiles, which are kept as bits, multiplies the bits.
@@ -35,9 +35,15 @@ def _mend_the_interpreter() -> None:
     patch_tensor = interpreter._patch_lang_tensor
     dot = interpreter.InterpreterBuilder.create_dot
 
-    def patch(tensor: type, scope: object) -> None:
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+    def as_index(self: object) -> int:
+        return self.handle.data.item()
+
+    def patch(tensor: type, *scope: object) -> None:
+        patch_tensor(tensor, *scope)
+        if scope:
+            scope[0].set_attr(tensor, "__index__", as_index)
+        else:  # Triton 3.3, of PyTorch 2.7
+            tensor.__index__ = as_index
 
     def widened(tile: object) -> object:
         if tile.dtype.scalar != tl.bfloat16:

@@ -4,8 +4,9 @@ Read in this order: ``config`` (settings), ``rope``, ``merge`` (temporal merging
 ``layout`` and ``quantise`` (what an entry holds), ``timeline`` and ``cache``;
 ``attend`` (training), with ``strided``, ``blocked``, ``flash``, ``flex``, ``dense`` and
 ``operators`` under it; ``backend`` and ``cached`` (decoding); ``causal`` (training,
-prefill, step), ``multihead`` and ``latent`` (the types), ``cross``, ``interface`` (the
-reference's signature), ``registry`` (types by name).
+prefill, step), ``multihead`` and ``latent`` (the types), with ``linear`` (matrices of
+layers that have adapters) and ``overrides`` (when a fused kernel stands down),
+``cross``, ``interface`` (the reference's signature), ``registry`` (types by name).
 """
 
 from espnet_mtla.attention.cache import KVCache

@@ -20,6 +20,11 @@ from espnet_mtla.attention.flash import BLOCKED, FLEX, choose_kernel, leaves_cho
 from espnet_mtla.attention.flex import attend_flex
 from espnet_mtla.attention.operators import counted, latents
 
+KNOW_GROUPS = {"cpu_flash", "cuda_flash"}
+"""Kernels of PyTorch in which several query heads read one key head."""
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
+    KNOW_GROUPS.remove("cpu_flash")
+
 
 def attend_heads(
     q: Tensor, k: Tensor, v: Tensor, rank: Tensor | None, scale: float, dropout: float
@@ -33,12 +38,16 @@ def attend_heads(
     Returns:
         ``(B, H, U, e)``.
     """
-    visible = _index(q, rank) + 1
-    causal = rank is None and choose_kernel(q, dropout) != BLOCKED
+    visible, kernel = _index(q, rank) + 1, choose_kernel(q, dropout)
+    causal = rank is None and kernel != BLOCKED
     if not causal and not _few_scores(q, k.size(2)):
         return attend_counted(q, k, v, visible, scale, dropout)
     seen = None if causal else first(visible, k.size(2)).unsqueeze(1)
     grouped = k.size(1) != q.size(1)
+    if grouped and kernel not in KNOW_GROUPS:
+        # PyTorch would take its own plain arithmetic, which keeps all scores.
+        k, v = (x.repeat_interleave(q.size(1) // x.size(1), 1) for x in (k, v))
+        grouped = False
     return F.scaled_dot_product_attention(  # PyTorch chooses
         q, k, v, seen, dropout, is_causal=causal, scale=scale, enable_gqa=grouped
     )

@@ -271,8 +271,9 @@ def choose_kernel(q: Tensor, dropout: float) -> str:
         if why is not None:
             raise UserError(f"training kernel: {_asked_for} {why}; use auto")
         return _asked_for
-    fit = (name for name in KERNELS if _unfit(name, q, dropout) is None)
-    name = next(fit, BLOCKED)
+    # A list, since PyTorch 2.7 compiles no ``next``.
+    fit = [name for name in KERNELS if _unfit(name, q, dropout) is None]
+    name = fit[0] if fit else BLOCKED
     if name not in _named and not torch.compiler.is_compiling():
         _named.add(name)
         logging.info("attention in training: %s for %s on %s", name, q.dtype, q.device)

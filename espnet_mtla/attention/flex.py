@@ -45,21 +45,24 @@ def _flex(
     q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Output and log-sum-exp; a query that sees nothing gets zeros and -inf."""
-    from torch.nn.attention.flex_attention import AuxRequest
-
     rows = visible.size(0)
 
     def seen(b: Tensor, h: Tensor, u: Tensor, s: Tensor) -> Tensor:
         del h
-        return s < visible[b if rows > 1 else 0, u]
+        # Indexed by tensors alone: before PyTorch 2.9 a number among them fails.
+        return s < visible[b * int(rows > 1), u]
 
     flex, make_mask = _compiled(q.device.type)
     mask = make_mask(
         seen, rows if rows > 1 else None, None, q.size(2), k.size(2), device=q.device
     )
+    try:
+        from torch.nn.attention.flex_attention import AuxRequest
+    except ImportError:  # before PyTorch 2.9
+        return flex(q, k, v, block_mask=mask, scale=scale, return_lse=True)
     aux = AuxRequest(lse=True)
-    out, found = flex(q, k, v, block_mask=mask, scale=scale, return_aux=aux)
-    return out, found.lse
+    out, noted = flex(q, k, v, block_mask=mask, scale=scale, return_aux=aux)
+    return out, noted.lse
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from espnet_mtla.attention.quantise import CACHE_DTYPES, SCALE_BYTES
-from espnet_mtla.checks import require
+from espnet_mtla.checks import check_count, require
 
 PROMPT_FORMS = ("latent", "heads")
 
@@ -69,7 +69,9 @@ class EntryLayout:
             itemsize: bytes of a number where they are not kept in 8 bits.
             dtype, prompt_layout: where :class:`CacheOptions` asks for other ones.
         """
-        whole = prompt // self.stride
+        # Products of NumPy's small integers would overflow.
+        prompt, tokens, beam = int(prompt), int(tokens), int(beam)
+        itemsize, whole = int(itemsize), prompt // self.stride
         suffix = self.slots(prompt + tokens) - whole
         copies = 1 if share_prompt else beam
         kept = prompt_layout or self
@@ -111,6 +113,8 @@ class CacheOptions:
         require(fine, "cache_dtype", self.dtype, one_of)
         forms = f"one of {', '.join(PROMPT_FORMS)} is"
         require(self.prompt in PROMPT_FORMS, "prompt_cache", self.prompt, forms)
+        if self.expand_from is not None:
+            check_count(self, "expand_from", least=0)
 
 
 PLAIN = CacheOptions()

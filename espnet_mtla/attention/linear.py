@@ -96,6 +96,6 @@ def _check_linear(
     size = rows.norm() + bias.norm() * len(rows) ** 0.5
     if error > size * eps**0.5:
         raise UserError(
-            f"{name}: {type(linear).__name__} gives no one matrix for all tokens, "
-            f"which attention over latents needs; leave {name} out of its targets"
+            f"{name}: {type(linear).__name__} gives no one matrix for all tokens, as "
+            f"attention over latents needs; leave {name} out of its targets"
         )

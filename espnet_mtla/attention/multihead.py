@@ -37,12 +37,12 @@ class MultiheadAttention(ReferenceInterface):
             value_start=config.head_dim,
             value_width=config.head_dim,
         )
-        query_width = num_heads * config.head_dim
+        width, query_width = config.embed_dim, config.num_heads * config.head_dim
         key_width = config.num_kv_heads * config.head_dim
-        self.wq = nn.Linear(embed_dim, query_width, bias=config.bias)
-        self.wk = nn.Linear(embed_dim, key_width, bias=config.bias)
-        self.wv = nn.Linear(embed_dim, key_width, bias=config.bias)
-        self.wo = nn.Linear(query_width, embed_dim, bias=config.bias)
+        self.wq = nn.Linear(width, query_width, bias=config.bias)
+        self.wk = nn.Linear(width, key_width, bias=config.bias)
+        self.wv = nn.Linear(width, key_width, bias=config.bias)
+        self.wo = nn.Linear(query_width, width, bias=config.bias)
 
     def queries(self, x: Tensor, angles: Tensor) -> Tensor:
         return rotate(self._heads(self.wq(x)), angles.unsqueeze(1))

@@ -19,7 +19,7 @@ def keeps_methods(
     instance: object, methods: Mapping[str, Callable[..., object]]
 ) -> bool:
     """Return True if ``instance`` has exactly these functions under these names."""
-    own, cls = vars(instance), type(instance)
+    own, cls = instance.__dict__, type(instance)
     return all(
         name not in own and getattr(cls, name) is method
         for name, method in methods.items()
@@ -37,5 +37,5 @@ def is_plain(
     """
     if type(module) is not cls or module._forward_hooks or module._forward_pre_hooks:
         return False
-    own = vars(module)
+    own = module.__dict__
     return "forward" not in own and not any(name in own for name in methods)

@@ -16,6 +16,7 @@ from espnet_mtla.attention.latent import (
     MultiheadTemporalLatentAttention,
 )
 from espnet_mtla.attention.multihead import MultiheadAttention
+from espnet_mtla.checks import require, whole_number
 from espnet_mtla.errors import UserError
 
 # name: module, its settings' dataclass, and what the name itself settles
@@ -36,20 +37,20 @@ def parse_attention(name: str) -> tuple[str, dict[str, int]]:
     Raises:
         UserError: a stride of another type, or none behind ``_s``.
     """
+    needed = "one like mtla_s2 or mha is"
+    require(isinstance(name, str), "attention", name, needed)
     kind, separator, stride = name.partition("_s")
     if not separator:
         return kind, {}
     if kind != "mtla" or not stride.isdecimal():
-        raise UserError(f"attention: {name!r} given, one like mtla_s2 or mha is needed")
+        raise UserError(f"attention: {name!r} given, {needed} needed")
     return kind, {"down_rate": int(stride)}
 
 
 def attention_settings(name: str) -> list[str]:
     """Names that ``attention_conf`` may hold for an attention type."""
-    if name not in ATTENTIONS:
-        raise UserError(
-            f"attention: {name!r} given, one of {', '.join(ATTENTIONS)} is needed"
-        )
+    known = isinstance(name, str) and name in ATTENTIONS
+    require(known, "attention", name, f"one of {', '.join(ATTENTIONS)} is")
     return [f.name for f in fields(ATTENTIONS[name][1]) if f.name not in _SHARED]
 
 
@@ -79,7 +80,12 @@ def complete_settings(
     Raises:
         UserError: an unknown name, an unknown key of ``conf``, or a bad value.
     """
-    valid, given = attention_settings(name), dict(conf or {})
+    valid = attention_settings(name)
+    is_mapping = conf is None or isinstance(conf, Mapping)
+    require(is_mapping, "attention_conf", conf, "names and their values are")
+    given = dict(conf or {})
+    embed_dim = whole_number(embed_dim, "embed_dim")
+    num_heads = whole_number(num_heads, "num_heads")
     for key in given:
         if key not in valid:
             raise UserError(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from espnet_mtla.checks import whole_number
+
 
 class Timeline:
     """Tokens and chunks of rows that started from ``prompt_tokens (B,)``.
@@ -27,7 +29,8 @@ class Timeline:
     """
 
     def __init__(self, prompt_tokens: Tensor, stride: int, capacity: int) -> None:
-        self.stride, self.capacity = stride, capacity
+        self.stride = stride
+        self.capacity = whole_number(capacity, "capacity", least=0)
         self.whole = prompt_tokens // stride
         self.base = self.whole
         self.seen = prompt_tokens.clone()

@@ -16,6 +16,7 @@ import torch
 from espnet_mtla.attention import attention_settings, parse_attention
 from espnet_mtla.attention.layout import PLAIN
 from espnet_mtla.attention.layout import CacheOptions as CacheOptions
+from espnet_mtla.checks import check_count, check_flags
 from espnet_mtla.decoder.config import DecoderConfig
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ class Load:
     share_prompt: bool = True
     itemsize: int = 4
     options: CacheOptions = PLAIN
+
+    def __post_init__(self) -> None:
+        check_count(self, "batch", "beam", "frames", "itemsize", least=0)
+        check_count(self, "tokens", least=0)
+        check_flags(self, "share_prompt")
 
 
 def cache_bytes(decoder: DecoderOnlyTransformer, load: Load) -> int:

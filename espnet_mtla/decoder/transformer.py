@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from espnet_mtla.attention.layout import PLAIN, CacheOptions
 from espnet_mtla.attention.linear import PlainLinear
+from espnet_mtla.checks import require, whole_number
 from espnet_mtla.decoder.config import DecoderConfig
 from espnet_mtla.decoder.layer import DecoderLayer
 from espnet_mtla.decoder.prompt import PROMPTS, Packing
@@ -75,6 +76,8 @@ class DecoderOnlyTransformer(nn.Module):
             options: who computes attention, and how the cache is kept.
         """
         self._check(prompt, prompt_lens)
+        max_tokens = whole_number(max_tokens, "max_tokens", least=0)
+        beam = whole_number(beam, "beam")
         prompt = Packing(prompt_lens, prompt.size(1), 0).rows(prompt, prompt[:, :0])
         caches = self.prompt_mode.prefill(
             self.layers, prompt, prompt_lens, max_tokens, options
@@ -166,6 +169,8 @@ class DecoderOnlyTransformer(nn.Module):
 
     def _check(self, prompt: Tensor, prompt_lens: Tensor) -> None:
         width = self.config.embed_dim
+        for name, given in (("prompt", prompt), ("prompt_lens", prompt_lens)):
+            require(isinstance(given, Tensor), name, type(given), "a tensor is")
         if prompt.dim() != 3 or prompt.size(2) != width:
             raise UserError(
                 f"prompt: {tuple(prompt.shape)} given, (batch, frames, {width}) needed"

@@ -126,7 +126,7 @@ def test_a_subclass_that_overrides_other_methods_keeps_the_fused_write() -> None
 
 @pytest.mark.parametrize("method", FUSED_CACHE_METHODS)
 def test_a_cache_that_writes_in_its_own_way_is_asked(
-    method: str, monkeypatch: pytest.MonkeyPatch
+    method: str,
 ) -> None:
     """``RowsCache`` of Transformers' classes is one: it records what it is given."""
     own = getattr(KVCache, method)
@@ -171,7 +171,7 @@ def norm_without_parameters(module: nn.Module) -> None:
 
 
 def hooked_norm(module: nn.Module) -> None:
-    module.kv_norm.register_forward_hook(lambda layer, args, out: 2 * out)
+    module.kv_norm.register_forward_hook(lambda *call: 2 * call[-1])
 
 
 def another_network(module: nn.Module) -> None:

@@ -35,7 +35,8 @@ def test_each_tile_is_read_once_in_16_byte_asynchronous_copies(code) -> None:
 
 def test_the_loop_stays_in_registers_and_a_processor_holds_it(code) -> None:
     for name, case in code.items():
-        # Triton 3.6 spills nothing; 3.8 a few words of "latent, 160 queries".
+        # A few words may wait in memory from before the loop until after it. By Triton
+        # 3.8 the loop of "latent, 160 queries" reads 14 of them, in 900 instructions.
         assert case["spills in a loop"] <= 16, name
         assert case["shared"] <= 227 * 1024, name
     # Two programs at a time hide each other's waits where memory is the limit.

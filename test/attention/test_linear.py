@@ -44,7 +44,7 @@ def replaced(module: nn.Module) -> None:
 
 
 def hooked(module: nn.Module) -> None:
-    module.wkv_b.register_forward_hook(lambda layer, args, out: 3 * out)
+    module.wkv_b.register_forward_hook(lambda *call: 3 * call[-1])
 
 
 def patched(module: nn.Module) -> None:
@@ -163,7 +163,7 @@ def test_gradients_reach_what_the_matrix_is_made_of(bias: bool) -> None:
 def test_the_bias_is_no_part_of_the_matrix() -> None:
     base = nn.Linear(6, 5).double()
     like = base.weight
-    hook = base.register_forward_hook(lambda layer, args, out: 2 * out)
+    hook = base.register_forward_hook(lambda *call: 2 * call[-1])
     matrix = linear_matrix(base, 6, like, "wkv_b")
     torch.testing.assert_close(matrix, 2 * base.weight, **SAME)
     hook.remove()
@@ -230,7 +230,7 @@ class OneForEachRow(nn.Module):
         (lambda base: Gated(base), "wkv_b: Gated gives no one matrix for all tokens, "),
         (
             lambda _: OneForEachRow(),
-            r"wkv_b: OneForEachRow gives .* \(2 rows expected\); leave wkv_b out of its",
+            r"wkv_b: OneForEachRow gives .* \(2 rows expected\); leave wkv_b out of",
         ),
     ],
     ids=["gated", "rows"],
@@ -255,7 +255,7 @@ def test_dropout_in_an_adapter_is_no_reason_to_refuse() -> None:
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["mha", "mla", "mtla_s2"])
 def test_dynamically_quantised_layers(kind: str) -> None:
-    """They have a method where others have a weight; outputs are near the exact ones."""
+    """They have a method where others have a weight. Outputs are near."""
     quantization = pytest.importorskip("torch.ao.quantization")
     exact = make(kind, torch.float32)
     rough = quantization.quantize_dynamic(
@@ -266,5 +266,5 @@ def test_dynamically_quantised_layers(kind: str) -> None:
         with torch.no_grad():
             error = (run(rough) - run(exact)).norm() / run(exact).norm()
         assert 0 < error < 0.05
-    with pytest.raises(UserError, match="query: torch.int64 given, a floating type"):
+    with pytest.raises(UserError, match=r"query: torch\.int64 given, a floating type"):
         rough(query=x.long(), key=x)

@@ -117,6 +117,20 @@ def test_heads_that_share_keys(kernel: str, groups: int) -> None:
         same(fast, slow, leaves)
 
 
+@pytest.mark.parametrize("kernels", [(), ("cpu_flash",)], ids=["spread", "grouped"])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_kernels_that_know_groups_and_others(
+    groups: int, kernels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a kernel that knows groups, and by one that does not."""
+    monkeypatch.setattr(attend, "KNOW_GROUPS", kernels)
+    leaves = q, k, v = leaf(2, 4, 9, 6), leaf(2, groups, 9, 6), leaf(2, groups, 9, 6)
+    fast = attend_heads(q, k, v, None, SCALE, 0.0)
+    many = (x.repeat_interleave(4 // groups, 1) for x in (k, v))
+    slow = F.scaled_dot_product_attention(q, *many, is_causal=True, scale=SCALE)
+    same(fast, slow, leaves)
+
+
 @strides
 def test_flex_attention_says_the_same(stride: int) -> None:
     """Uncompiled, as it runs on a CPU, it knows no backward."""

@@ -71,7 +71,7 @@ def test_a_part_that_was_registered_as_none_stays_none() -> None:
 
 def halved(decoder: DecoderOnlyTransformer) -> None:
     for layer in decoder.layers:
-        layer.ffn[3].register_forward_hook(lambda module, args, out: 0.5 * out)
+        layer.ffn[3].register_forward_hook(lambda *call: 0.5 * call[-1])
 
 
 def patched(decoder: DecoderOnlyTransformer) -> None:

@@ -76,7 +76,7 @@ def test_adapters_on_tied_ends_are_refused_by_name(end: str) -> None:
         plain = decoder(*batch)
         setattr(decoder, end, Adapted(getattr(decoder, end)))
         if decoder.config.tie_embeddings:
-            with pytest.raises(UserError, match="tie_embeddings: .* leave both out"):
+            with pytest.raises(UserError, match=r"tie_embeddings: .* leave both out"):
                 decoder(*batch)
         else:
             assert not torch.allclose(decoder(*batch), plain)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAForCausalLM
 from espnet_mtla.hf.conversion.build import Target, convert
+from espnet_mtla.hf.versions import CACHE_NAME
 from test.hf.test_hf_convert import llama
 from test.hf.tiny_llama import tiny, tokens
 
@@ -58,7 +59,7 @@ def in_steps(model: nn.Module, batch: Tensor) -> Tensor:
     out = model(batch[:, :4], use_cache=True)
     logits = [out.logits]
     for t in range(4, batch.size(1)):
-        out = model(batch[:, t : t + 1], past_key_values=out.past_key_values)
+        out = model(batch[:, t : t + 1], **{CACHE_NAME: out[CACHE_NAME]})
         logits.append(out.logits)
     return torch.cat(logits, 1)
 
@@ -133,11 +134,11 @@ def test_an_adapter_switched_between_steps_counts_from_there() -> None:
     batch = tokens(1, 8)
     model = adapt(tiny(1), "lora", target_modules=["wkv_b"]).eval()
     with torch.no_grad():
-        cache = model(batch[:, :5], use_cache=True).past_key_values
+        cache = model(batch[:, :5], use_cache=True)[CACHE_NAME]
         keys = cache.layers[0].rows.suffix.clone()
         with model.disable_adapter():
-            plain = model(batch[:, 5:6], past_key_values=copy.deepcopy(cache)).logits
-        adapted = model(batch[:, 5:6], past_key_values=cache).logits
+            plain = model(batch[:, 5:6], **{CACHE_NAME: copy.deepcopy(cache)}).logits
+        adapted = model(batch[:, 5:6], **{CACHE_NAME: cache}).logits
     assert torch.equal(cache.layers[0].rows.suffix[:, :, :5], keys[:, :, :5])
     assert (plain - adapted).abs().max() > 0.1
     same(adapted, model(batch[:, :6]).logits[:, -1:])
