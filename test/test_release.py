@@ -164,3 +164,18 @@ def test_a_tag_that_is_not_the_version_stops_the_release(
     )
     assert (done.returncode != 0) == bool(error), done.stderr
     assert error in done.stderr
+
+
+def test_badges_are_true() -> None:
+    """The README's Pythons are those that are installed for and tested."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    install = (ROOT / "utils" / "install.sh").read_text(encoding="utf-8")
+    found = re.findall(r"^(OLDEST|NEWEST)=(\d+)", install, re.MULTILINE)
+    bounds = {name: int(number) for name, number in found}
+    (badge,) = re.findall(r"badge/python-3\.(\d+)_to_3\.(\d+)-", readme)
+    assert tuple(map(int, badge)) == (bounds["OLDEST"], bounds["NEWEST"])
+    tested = load(GITHUB / "workflows" / "ci.yml")["jobs"]["test"]["strategy"]["matrix"]
+    minors = range(bounds["OLDEST"], bounds["NEWEST"] + 1)
+    assert tested["python"] == [f"3.{minor}" for minor in minors]
+    assert "license-Apache--2.0-" in readme
+    assert (ROOT / "LICENSE").read_text().lstrip().startswith("Apache License")
