@@ -154,7 +154,7 @@ def _count(value: object, name: str, prefix: str, sos: int) -> int:
 
 
 def _of_transformers() -> set[str]:
-    """Keywords of Transformers' own ``generate``, some of which callers pass as None."""
+    """Keywords of Transformers' own ``generate``; callers pass some as None."""
     parameters = inspect.signature(GenerationMixin.generate).parameters
     return {*vars(GenerationConfig()), *parameters}
 

@@ -23,7 +23,7 @@ def version(monkeypatch):
     """Pretend that another version is installed, and that nothing was used yet."""
 
     def pretend(number: str) -> None:
-        monkeypatch.setattr(transformers, "__version__", number)
+        monkeypatch.setattr(versions.transformers, "__version__", number)
         versions.check_transformers.cache_clear()
 
     yield pretend
