@@ -9,7 +9,6 @@ from transformers.utils import logging as transformers_logging
 
 ERRORS = {
     "hf": (
-        "ignore:.is_gradient_checkpointing.:FutureWarning",  # PEFT asks for it
         "error::FutureWarning",
         "error::DeprecationWarning:transformers",
     ),
