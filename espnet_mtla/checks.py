@@ -29,9 +29,10 @@ def whole_number(value: object, field: str, least: int = 1) -> int:
         UserError: it is none, or below ``least``.
     """
     whole = isinstance(value, Integral) and not isinstance(value, bool)
+    number = int(value) if isinstance(value, Integral) else 0
     needed = f"a whole number >= {least} is"
-    require(whole and value >= least, field, value, needed)
-    return int(value)
+    require(whole and number >= least, field, value, needed)
+    return number
 
 
 def check_count(

@@ -5,8 +5,8 @@ Read in this order: ``config`` (settings), ``rope``, ``merge`` (temporal merging
 ``attend`` (training), with ``strided``, ``blocked``, ``flash``, ``flex``, ``dense`` and
 ``operators`` under it; ``backend`` and ``cached`` (decoding); ``causal`` (training,
 prefill, step), ``multihead`` and ``latent`` (the types), with ``linear`` (matrices of
-layers that have adapters) and ``overrides`` (when a fused kernel stands down), ``cross``,
-``interface`` (the reference's signature), ``registry`` (types by name).
+layers that have adapters) and ``overrides`` (when a fused kernel stands down),
+``cross``, ``interface`` (the reference's signature), ``registry`` (types by name).
 """
 
 from espnet_mtla.attention.cache import CacheOptions, EntryLayout, KVCache

@@ -11,6 +11,8 @@ Dropout inside such a module (LoRA's) drops a feature of all tokens of the call 
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor, nn
 
@@ -25,12 +27,12 @@ class PlainLinear(nn.Module):
     bias: Tensor | None
 
 
-def is_plain_linear(module: nn.Module | None) -> bool:
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear | PlainLinear]:
     """Return True if the output is ``x @ weight.T + bias`` of dense tensors."""
     if not (is_plain(module, nn.Linear) or isinstance(module, PlainLinear)):
         return False
     # Quantised and distributed weights are tensors of other types, and know F.linear.
-    return type(module.weight) in (nn.Parameter, Tensor)
+    return type(module.weight) is nn.Parameter or type(module.weight) is Tensor
 
 
 def linear_matrix(linear: nn.Module, width: int, like: Tensor, name: str) -> Tensor:

@@ -8,7 +8,7 @@ and as much memory as they have.
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import TypeGuard, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,10 +29,10 @@ def packed(module: AnyModule, rows: int) -> AnyModule:
     fit = _fits(next(module.parameters())) and torch.backends.mkldnn.is_available()
     if not fit or rows < LEAST_ROWS or torch.is_grad_enabled():
         return module
-    return _twin(module)
+    return cast(AnyModule, _twin(module))
 
 
-def _can_pack(module: nn.Module) -> bool:
+def _can_pack(module: nn.Module) -> TypeGuard[nn.Linear | PlainLinear]:
     """Return True for linear layers that are no more than a float32 weight here."""
     return is_plain_linear(module) and _fits(module.weight)
 
@@ -41,21 +41,24 @@ def _fits(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
-def _twin(module: AnyModule) -> AnyModule:
+def _twin(module: nn.Module) -> nn.Module:
     if _can_pack(module):
         return _PackedLinear(module)
     if not any(_can_pack(part) for part in module.modules()):
         return module
     twin = object.__new__(type(module))  # parametrised modules refuse copy.copy
     twin.__dict__ = dict(module.__dict__)
-    twin._modules = {name: _twin(child) for name, child in module._modules.items()}
+    twin._modules = {
+        name: None if child is None else _twin(child)
+        for name, child in module._modules.items()
+    }
     return twin
 
 
 class _PackedLinear(PlainLinear):
     """Packs its weight at the first call, and again where the weight has changed."""
 
-    def __init__(self, linear: nn.Linear) -> None:
+    def __init__(self, linear: nn.Linear | PlainLinear) -> None:
         super().__init__()
         self._parameters = linear._parameters  # sees parameters that are replaced
         self.packed: Tensor | None = None
@@ -63,7 +66,7 @@ class _PackedLinear(PlainLinear):
         self.version: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.packed is None or self._has_changed():
+        if self._has_changed():
             self.source, self.version = self.weight.detach(), _version(self.weight)
             self.packed = torch.ops.mkldnn._reorder_linear_weight(
                 self.source, LAID_OUT_FOR
@@ -73,9 +76,10 @@ class _PackedLinear(PlainLinear):
         )
 
     def _has_changed(self) -> bool:
-        """Return True if the weight was replaced or written to, but by ``.data``."""
-        moved = self.weight.data_ptr() != self.source.data_ptr()
-        return moved or _version(self.weight) != self.version
+        """Return True if the weight is another or was written to, but by ``.data``."""
+        if self.source is None or self.source.data_ptr() != self.weight.data_ptr():
+            return True
+        return _version(self.weight) != self.version
 
 
 def _version(weight: Tensor) -> int | None:
