@@ -8,15 +8,21 @@ from __future__ import annotations
 import inspect
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Collection, Iterable
+from numbers import Integral, Real
 from typing import Any
 
 from espnet_mtla.errors import UserError
 
 
 def plain(value: Any) -> Any:
-    """Python's own number for one of numpy or torch; anything else as it is."""
-    is_scalar = hasattr(value, "item") and getattr(value, "ndim", None) == 0
-    return value.item() if is_scalar else value
+    """Python's own number for one of any library; anything else as it is."""
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()  # of numpy or torch
+    if isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if isinstance(value, Real) else value
 
 
 def _plain_field(settings: object, field: str) -> Any:

@@ -93,9 +93,7 @@ STRANGE = [
     "2",
     2.0,
     np.float64(2),
-    np.array(2),
     np.array([2, 3]),
-    torch.tensor(2),
     Decimal(2),
     [2],
     {},
@@ -118,7 +116,7 @@ def test_what_is_no_whole_number_is_refused_by_name(
 @pytest.mark.parametrize(
     "value",
     [
-        *(None, True, np.bool_(True), "0.5", np.array(0.5), torch.tensor(0.5), [0.5]),
+        *(None, True, np.bool_(True), "0.5", np.array([0.5]), torch.ones(1), [0.5]),
         *(1j, Decimal("0.5"), float("nan"), np.float32("nan"), np.float64("inf"), {}),
     ],
     ids=repr,
@@ -132,7 +130,7 @@ def test_what_is_no_number_is_refused_by_name(
 
 
 @pytest.mark.parametrize(
-    "value", [1, 0, None, "true", np.array(True), [True]], ids=repr
+    "value", [1, 0, None, "true", np.array([True]), [True]], ids=repr
 )
 @pytest.mark.parametrize(("cls", "needed", "field"), FLAGS)
 def test_what_is_no_flag_is_refused_by_name(
