@@ -12,11 +12,13 @@ NEEDED_GB=7
 
 python=""
 versions=locked
+transformers=""
 force=false
 
 usage() {
     cat <<EOF
-Usage: utils/install.sh [--python PYTHON] [--versions locked|newest|oldest] [--force]
+Usage: utils/install.sh [--python PYTHON] [--versions locked|newest|oldest]
+                        [--transformers VERSION] [--force]
 
 Installs espnet_mtla and what it needs into the active virtual environment, or else into
 $ROOT/.venv (made when it is missing). Nothing outside of that
@@ -27,6 +29,9 @@ folder and the checkout is written, unless UV_CACHE_DIR names a cache.
   --versions WHICH   locked: what utils/lock names (the default). newest: the newest
                      release of everything; oldest: the lower bounds in pyproject.toml.
                      These two go into .venv-newest and .venv-oldest
+  --transformers VERSION
+                     another locked release of Transformers, which is put into a folder
+                     transformers-VERSION beside the installed one, for tests
   --force            install even if the stamp says that everything is there
 EOF
 }
@@ -40,8 +45,8 @@ die() {
 parse_options() {
     while [ $# -gt 0 ]; do
         case $1 in
-            --versions=* | --python=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
-            --versions | --python)
+            --versions=* | --python=* | --transformers=*) set -- "${1%%=*}" "${1#*=}" "${@:2}" ;;
+            --versions | --python | --transformers)
                 [ $# -ge 2 ] || die "$1 needs a value (see --help)"
                 printf -v "${1#--}" '%s' "$2"
                 shift 2
@@ -52,13 +57,17 @@ parse_options() {
                 ;;
             --force) force=true && shift ;;
             -h | --help) usage && exit 0 ;;
-            *) die "unknown option $1; known are --python, --versions, --force, --help" ;;
+            *) die "unknown option $1; known are --python, --versions, --transformers," \
+                "--force, --help" ;;
         esac
     done
     case $versions in
         locked | newest | oldest) ;;
         *) die "--versions: '$versions' is none of locked, newest, oldest" ;;
     esac
+    [ -z "$transformers" ] || [ -f "$LOCK/transformers-$transformers.txt" ] ||
+        die "--transformers: '$transformers' is none of" \
+            "$(find "$LOCK" -name 'transformers-*.txt' | sed 's/.*-\(.*\)\.txt/\1/' | sort | xargs)"
 }
 
 fits() { # fits PYTHON: true when its version is a supported one
@@ -69,8 +78,9 @@ fits() { # fits PYTHON: true when its version is a supported one
 version_of() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null; }
 
 find_python() { # prints the interpreter that the environment is made with
-    local name
-    for name in ${python:-python3.11 python3.12 python3.13 python3.10 python3}; do
+    local name names=(python3.11 python3.12 python3.13 python3.10 python3)
+    [ -z "$python" ] || names=("$python")
+    for name in "${names[@]}"; do
         if fits "$name"; then
             echo "$name"
             return
@@ -200,7 +210,7 @@ find_uv() { # sets uv: the installer, put into the environment itself when missi
     fi
     export UV_CACHE_DIR=${UV_CACHE_DIR:-$env/.cache-uv}
     local index
-    index=$("$py" -m pip config get global.index-url 2>/dev/null || true)
+    index=${PIP_INDEX_URL:-$("$py" -m pip config get global.index-url 2>/dev/null || true)}
     [ -z "$index" ] || export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$index}
 }
 
@@ -230,22 +240,34 @@ install_packages() {
     pip_install --upgrade --compile-bytecode "${ranges[@]}" --editable "$ROOT$parts"
 }
 
+install_transformers() { # the other release, in a folder to put first on PYTHONPATH
+    pip_install --quiet --no-deps --require-hashes \
+        --target "$env/transformers-$transformers" \
+        --requirement "$LOCK/transformers-$transformers.txt"
+}
+
 main() {
     parse_options "$@"
     choose_environment
     stamp=$env/.espnet_mtla_stamp
+    local there=false
     if is_installed; then
+        there=true
         say "everything is there: $env"
-        return
+        [ -n "$transformers" ] || return 0
     fi
     check_space
     use_certificates
     find_uv
-    install_packages
+    if ! $there; then
+        rm -f "$stamp" # what breaks off must not pass for whole
+        install_packages
+        [ $versions != locked ] || fingerprint >"$stamp"
+    fi
+    [ -z "$transformers" ] || install_transformers
     # The default cache is this environment's own: its files are linked to from the
     # environment, and once all is installed it is of no more use.
     [ "$UV_CACHE_DIR" != "$env/.cache-uv" ] || rm -rf "$UV_CACHE_DIR"
-    fingerprint >"$stamp"
     say "done in $SECONDS s: $env"
     [ "${VIRTUAL_ENV:-}" = "$env" ] || say "to use it by hand: source $env/bin/activate"
 }

@@ -75,15 +75,12 @@ test_versions() { # test_versions newest|oldest [PYTEST OPTION ...]
 }
 
 test_transformers() { # test_transformers VERSION [PYTEST OPTION ...]
-    local version=${1:-} lock folder
-    lock=utils/lock/transformers-$version.txt
-    [ -f "$lock" ] || die "--transformers: '$version' is none of" \
-        "$(find utils/lock -name 'transformers-*.txt' | sed 's/.*-\(.*\)\.txt/\1/' | sort | xargs)"
+    local version=$1
     shift
-    folder=$(python3 -c "import sys; print(sys.prefix)")/transformers-$version
-    python3 -m uv pip install --quiet --no-cache --python "$(command -v python3)" \
-        --no-deps --require-hashes --target "$folder" --requirement "$lock"
-    export PYTHONPATH=$folder:$PYTHONPATH
+    utils/install.sh --transformers "$version"
+    # shellcheck source=egs2/TEMPLATE/path.sh
+    . egs2/TEMPLATE/path.sh
+    PYTHONPATH=$(python3 -c "import sys; print(sys.prefix)")/transformers-$version:$PYTHONPATH
     python3 -c "import sys, transformers
 print('test: pytest with Transformers', transformers.__version__)
 sys.exit(not transformers.__version__.startswith('$version.'))" ||
@@ -110,12 +107,15 @@ case "${1:-}" in
         ;;
     --newest | --oldest) test_versions "${1#--}" "${@:2}" ;;
     --core) test_core "${@:2}" ;;
+    --transformers)
+        [ $# -ge 2 ] || die "--transformers needs a value (see --help)"
+        test_transformers "${@:2}"
+        ;;
 esac
 
 utils/install.sh
 # shellcheck source=egs2/TEMPLATE/path.sh
 . egs2/TEMPLATE/path.sh
-[ "${1:-}" != --transformers ] || test_transformers "${@:2}"
 
 echo "test: ruff"
 ruff check .

@@ -9,7 +9,7 @@ can_run_recipes() { # can_run_recipes PYTHON
 from importlib.util import find_spec
 sys.exit(any(find_spec(name) is None for name in sys.argv[1:]))' \
         torch torchaudio espnet2 sentencepiece soundfile soxr tensorboard matplotlib yaml \
-        sacrebleu rouge_score safetensors huggingface_hub \
+        sacrebleu rouge_score safetensors huggingface_hub jiwer rapidfuzz kaldiio \
         >/dev/null 2>&1
 }
 

@@ -32,7 +32,8 @@ def check_tokens(module: ReferenceInterface, query: Tensor, key: Tensor) -> None
     # Quantised weights, which some modules give as a method, take floats; under
     # autocast any of these are brought together.
     needed = weight.dtype if isinstance(weight, Tensor) else torch.uint8
-    mixed = torch.is_autocast_enabled(device) or not needed.is_floating_point
+    autocast = device != "meta" and torch.is_autocast_enabled(device)
+    mixed = autocast or not needed.is_floating_point
     for name, x in (("query", query), ("key", key)):
         if not x.is_floating_point() or (x.dtype != needed and not mixed):
             wanted = f"the module's {needed}" if not mixed else "a floating type"

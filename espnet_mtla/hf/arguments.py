@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
+from espnet_mtla.checks import plain
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.cache import TemporalLatentCache
 
@@ -79,6 +80,7 @@ def kept_columns(states: Tensor, columns: int | Tensor) -> Tensor:
     Raises:
         UserError: something else.
     """
+    columns = columns if isinstance(columns, Tensor) else plain(columns)
     if isinstance(columns, int) and not isinstance(columns, bool) and columns >= 0:
         return states[:, -columns:] if columns else states
     if isinstance(columns, Tensor) and not columns.is_floating_point():

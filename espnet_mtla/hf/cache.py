@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from espnet_mtla.attention.layout import EntryLayout
-from espnet_mtla.checks import require
+from espnet_mtla.checks import whole_number
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.rollback import RowsCache, RowsTimeline, StaticTimeline
@@ -135,10 +135,8 @@ class TemporalLatentCache(Cache):
         max_cache_len: int | None = None,
         static: bool = False,
     ) -> None:
-        known = isinstance(max_cache_len, int) and max_cache_len > 0
-        none_needed = max_cache_len is None and not static
-        needed = "a number of tokens (None unless static)"
-        require(known or none_needed, "max_cache_len", max_cache_len, f"{needed} is")
+        if max_cache_len is not None or static:
+            max_cache_len = whole_number(max_cache_len, "max_cache_len")
         kind = StaticTemporalLatentLayer if static else TemporalLatentLayer
         layout = entry_layout(config)
         count = config.num_hidden_layers

@@ -154,8 +154,13 @@ class LlamaMTLAConfig(LlamaConfig):
         require(kind in ROPE_TYPES, "rope_type", kind, f"{' or '.join(ROPE_TYPES)} is")
         for name in ("rope_theta", *ROPE_TYPES[kind]):
             value = settings.get(name)
-            positive = isinstance(value, int | float) and value > 0
-            require(positive, name, value, f"a number > 0 (rope_type {kind}) is")
+            positive = (
+                isinstance(value, int | float)
+                and not isinstance(value, bool)
+                and value > 0
+            )
+            needed = f"a number > 0 of Python's own (rope_type {kind})"
+            require(positive, name, value, f"{needed} is")
         given = self.rope_frequencies
         if given is not None:
             pairs = self.qk_rope_head_dim // 2

@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import GenerationConfig, GenerationMixin
 
+from espnet_mtla.checks import plain
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.options import DecodeOptions
 
@@ -107,9 +108,9 @@ def merged(decode: Mapping[str, Any], changes: Mapping[str, Any]) -> DecodeOptio
     Raises:
         UserError: a value out of range.
     """
-    plain, changes = asdict(DecodeOptions()), dict(changes)
-    known = {name: value for name, value in decode.items() if name in plain}
-    options = DecodeOptions(**{**plain, **known})
+    defaults, changes = asdict(DecodeOptions()), dict(changes)
+    known = {name: value for name, value in decode.items() if name in defaults}
+    options = DecodeOptions(**{**defaults, **known})
     beam = changes.get("beam_size", options.beam_size)
     nbest = changes.get("nbest", 1)
     if isinstance(beam, int) and isinstance(nbest, int) and beam > 0:
@@ -125,7 +126,7 @@ def _changes(
     changes: dict[str, Any] = {}
     order = list(LIMITS)
     for name in sorted(values, key=lambda n: order.index(n) if n in LIMITS else -1):
-        value = values[name]
+        value = plain(values[name])
         if name in LIMITS:
             field, sos = LIMITS[name]
             changes[field] = -float(_count(value, name, prefix, sos))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -191,5 +192,13 @@ def test_entries_are_written_by_the_attention_alone() -> None:
     with pytest.raises(UserError, match="fits LlamaMTLA models alone"):
         cache.update(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4), 0)
     for length, static in ((None, True), (0, True), (-5, False)):
-        with pytest.raises(UserError, match=f"max_cache_len: {length} given, a number"):
+        with pytest.raises(UserError, match=f"max_cache_len: {length} given, a whole"):
             TemporalLatentCache(tiny(2).config, length, static)
+
+
+def test_reserved_room_of_any_whole_number() -> None:
+    config = tiny(2).config
+    assert TemporalLatentCache(config, np.int64(9)).max_tokens == 9
+    for wrong in (True, 2.0, "9"):
+        with pytest.raises(UserError, match=r"max_cache_len: .* a whole number"):
+            TemporalLatentCache(config, wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from transformers import GenerationConfig
@@ -148,6 +149,7 @@ def test_which_logits_are_kept() -> None:
     }
     for keep, logits in expected.items():
         same(model(batch, logits_to_keep=keep).logits, logits)
+    same(model(batch, logits_to_keep=np.int64(2)).logits, all_of_them[:, -2:])
     for wrong in (-1, True, 1.5, torch.ones(6), mask[0], torch.ones(1, 1, 1).long()):
         with pytest.raises(UserError, match="logits_to_keep: "):
             model(batch, logits_to_keep=wrong)

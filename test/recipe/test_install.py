@@ -111,6 +111,7 @@ def test_help_says_where_it_installs(checkout) -> None:
     [
         (["--extra", "dev"], "unknown option --extra"),
         (["--extras", "recipes ssl"], "the lock holds every part"),
+        (["--transformers", "4.1"], "'4.1' is none of 4.57 5.23"),
         (["--versions"], "--versions needs a value"),
         (["--versions", "new"], "'new' is none of locked, newest, oldest"),
     ],
