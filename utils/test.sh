@@ -10,8 +10,8 @@ usage() {
     cat <<'EOF'
 Usage: utils/test.sh [--newest | --oldest | --transformers VERSION | --core] [PYTEST OPTIONS]
 
-Sets up the environment (utils/install.sh), runs ruff, shellcheck, mypy and pytest, and
-stops at the first that fails. The shortest rounds:
+Sets up the environment (utils/install.sh), runs ruff, shellcheck, mypy (Python 3.11 and
+later) and pytest, and stops at the first that fails. The shortest rounds:
 
   utils/test.sh -m "not recipe"     without the pipeline tests
   utils/test.sh test/attention      one folder
@@ -125,7 +125,11 @@ echo "test: shellcheck"
 git ls-files -z --cached --others --exclude-standard '*.sh' .ci/run |
     xargs -0 shellcheck --external-sources
 
-echo "test: mypy"
-mypy
+if python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+    echo "test: mypy"
+    mypy
+else # the last NumPy and Transformers for Python 3.10 declare other types
+    echo "test: mypy left out, it needs Python 3.11 or later"
+fi
 
 run_pytest "$@"
