@@ -19,7 +19,7 @@ from espnet_mtla.attention.config import (
     TemporalLatentConfig,
 )
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
-from espnet_mtla.decoder.plan import Load, decode_bytes
+from espnet_mtla.decoder.memory import Load, decode_bytes
 from espnet_mtla.errors import UserError
 from espnet_mtla.search import DecodeOptions
 from test.attention.common import LATENT

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from espnet_mtla import espnet
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import quiet_import
-from espnet_mtla.task import build
-from espnet_mtla.task.parts import build_encoder
+from espnet_mtla.model import build
+from espnet_mtla.model.components import build_encoder
 from test.tiny_experiment import make_model
 
 

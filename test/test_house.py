@@ -29,45 +29,39 @@ COMMANDS = sorted(
     if path.stem not in ("__init__", "cli")
 )
 MAY_IMPORT = {
-    "attention": set(),
-    "decoder": {"attention"},
-    "search": {"decoder", "attention"},
+    "settings": set(),
+    "attention": {"settings"},
+    "decoder": {"attention", "settings"},
+    "search": {"decoder", "attention", "settings"},
     "frontend": set(),
-    "model": {"decoder", "attention", "frontend"},
     "data": set(),
-    "task": {"model", "decoder", "attention", "frontend", "data"},
-    "recognise": {"task", "model", "decoder", "attention", "search", "data"},
-    "score": {"data"},
-    "benchmark": {
-        *("attention", "decoder", "search", "data", "task"),
-        *("recognise", "score"),
+    "model": {"decoder", "attention", "frontend", "data", "settings"},
+    "task": {"model", "decoder", "frontend", "data", "settings"},
+    "recognise": {
+        *("model", "decoder", "attention", "search", "data", "frontend", "settings"),
     },
-    "share": {"data", "score", "search", "task"},
-    "hf_speech": {"hf", "recognise", "search", "share", "speech2text", "task"},
+    "speech2text": {"data", "model", "recognise", "search", "share", "settings"},
+    "score": {"data"},
+    "share": {"data", "model", "score", "search", "settings", "task"},
+    "hf": {
+        *("attention", "decoder", "data", "model", "recognise", "search", "settings"),
+        *("share", "speech2text"),
+    },
+    "benchmark": {
+        *("attention", "decoder", "search", "data", "model", "recognise", "score"),
+        "settings",
+    },
+    "diagnose": {
+        *("attention", "decoder", "search", "score"),
+        *("recognise", "speech2text", "hf"),
+    },
     "plot": {
-        *("attention", "decoder", "model", "data", "score", "task"),
+        *("attention", "decoder", "model", "data", "score"),
         *("recognise", "speech2text"),
     },
-    "check": {
-        *("attention", "decoder", "search", "score"),
-        *("recognise", "speech2text", "hf", "hf_speech"),
-    },
-    "speech2text": {"data", "model", "recognise", "search", "share", "task"},
-    "hf": {"attention", "decoder", "data"},
     "bin": {
-        "hf",
-        "benchmark",
-        "check",
-        "plot",
-        "share",
-        "speech2text",
-        "task",
-        "recognise",
-        "score",
-        "data",
-        "model",
-        "search",
-        "decoder",
+        *("benchmark", "data", "decoder", "diagnose", "hf", "model", "plot"),
+        *("recognise", "score", "search", "settings", "share", "speech2text", "task"),
     },
 }
 """Which part may use which, besides itself and the modules at the package's top."""
@@ -149,6 +143,11 @@ print(*(tops - {name.split(".")[0] for name in before} - set(sys.stdlib_module_n
     # Part of the standard library, under a name that tells the platform.
     loaded = {name for name in loaded if not name.startswith("_sysconfigdata")}
     assert loaded <= {"espnet_mtla"} | OF_TORCH
+
+
+def test_fast_paths_do_not_use_the_dense_reference() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        assert "espnet_mtla.attention.naive" not in str(list(imports(path))), path
 
 
 def test_asr_tasks_of_espnet_are_never_imported() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from espnet_mtla.attention.cross import MultiheadTemporalLatentCrossAttention
 from espnet_mtla.attention.registry import ATTENTIONS, build_attention
-from espnet_mtla.checks import refuse_unknown
+from espnet_mtla.attention.temporal import MultiheadTemporalLatentCrossAttention
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.checks import refuse_unknown
 
 PACKAGE = Path(__file__).resolve().parents[1] / "espnet_mtla"
 MADE_UP = ("made_up", "past_key_value", "caches", "mask", "positions")

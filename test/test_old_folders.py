@@ -39,7 +39,7 @@ def test_a_trained_folder() -> None:
 
 @pytest.mark.parametrize("saved", [True, False], ids=["save_pretrained", "from_packed"])
 def test_a_speech_model_of_transformers(saved: bool) -> None:
-    from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq, MTLASpeechProcessor
+    from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq, MTLASpeechProcessor
 
     name = str(FOLDER / ("hf_speech" if saved else "speech"))
     load = "from_pretrained" if saved else "from_packed"

@@ -57,7 +57,7 @@ def _initial(path: Path) -> None:
 
 
 def _reference(path: Path) -> None:
-    from espnet_mtla.hf.conversion.recipe import from_reference
+    from espnet_mtla.hf.convert.recipe import from_reference
 
     from_reference(path, Path("out.pth"))
 
@@ -70,7 +70,7 @@ def _average(path: Path) -> None:
 
 
 def _resume(path: Path) -> None:
-    from espnet_mtla.task.checkpoint import repair
+    from espnet_mtla.model.checkpoint import repair
 
     shutil.copy(path, "checkpoint.pth")
     repair(Path())
@@ -214,7 +214,7 @@ def test_code_of_a_transformers_folder_is_neither_run_nor_asked_about(
 ) -> None:
     from espnet_mtla.bin.convert import _tokenizer
     from espnet_mtla.hf import LlamaMTLAForCausalLM
-    from espnet_mtla.hf.conversion.source import load_source
+    from espnet_mtla.hf.convert.source import load_source
 
     asked: list[object] = []
     monkeypatch.setattr("builtins.input", lambda *text: asked.append(text) or "y")
@@ -245,8 +245,8 @@ def test_validation_leaves_commands_of_wav_scp_alone() -> None:
 
 def test_reading_a_data_folder_runs_its_commands() -> None:
     """A warning, not a promise: ``wav.scp`` is a program, as it is with Kaldi."""
+    from espnet_mtla.data.audio_shards import Settings
     from espnet_mtla.data.format import format_audio
-    from espnet_mtla.data.parts import Settings
 
     format_audio(_folder_with_a_pipe(), "out", Settings())
     assert Path(RAN).exists()

@@ -70,7 +70,7 @@ def make_model(folder, ctc_weight=0.3, attention="mtla", attention_conf=None):
 
 def make_text_model(folder):
     """As :func:`make_model`, one that takes texts: the table ``text.source``."""
-    from espnet_mtla.task.build import load_model
+    from espnet_mtla.model.build import load_model
 
     nothing = dict.fromkeys(("frontend", "specaug", "normalize", "encoder"))
     nothing |= {f"{name}_conf": {} for name in nothing}

@@ -1,22 +1,18 @@
 """MHA, GQA, MQA, MLA and MTLA over one cache. Needs torch alone.
 
-Read in this order: ``config`` (settings), ``rope``, ``merge`` (temporal merging),
-``layout`` and ``quantise`` (what an entry holds), ``timeline`` and ``cache``;
-``attend`` (training), with ``strided``, ``blocked``, ``flash``, ``flex``, ``dense`` and
-``operators`` under it; ``backend`` and ``cached`` (decoding); ``causal`` (training,
-prefill, step), ``multihead`` and ``latent`` (the types), with ``linear`` (matrices of
-layers that have adapters) and ``overrides`` (when a fused kernel stands down),
-``cross``, ``interface`` (the reference's signature), ``registry`` (types by name).
+Read ``config``, ``rope``, ``merge``, ``base``, ``multihead``, ``latent``, ``temporal``
+first: settings, positions, temporal merging, what all types share, and the types.
+``naive`` is the same mathematics with dense matrices, for tests. ``training`` computes
+whole rows; ``decoding`` holds the cache and its back-ends. ``reference_api`` is the
+signature of the reference code, ``registry`` finds types by name, ``linear`` and
+``overrides`` read weights through their modules, ``inspect`` returns attention weights.
 """
 
-from espnet_mtla.attention.cache import KVCache
-from espnet_mtla.attention.causal import CausalAttention, QueryTokens
-from espnet_mtla.attention.cross import MultiheadTemporalLatentCrossAttention
-from espnet_mtla.attention.latent import (
-    MultiheadLatentAttention,
-    MultiheadTemporalLatentAttention,
-)
-from espnet_mtla.attention.layout import CacheOptions, EntryLayout
+from espnet_mtla.attention.base import CausalAttention, QueryTokens
+from espnet_mtla.attention.decoding.cache import KVCache
+from espnet_mtla.attention.decoding.layout import CacheOptions, EntryLayout
+from espnet_mtla.attention.decoding.timeline import NewTokens, Timeline
+from espnet_mtla.attention.latent import MultiheadLatentAttention
 from espnet_mtla.attention.multihead import MultiheadAttention
 from espnet_mtla.attention.registry import (
     ATTENTIONS,
@@ -25,7 +21,10 @@ from espnet_mtla.attention.registry import (
     complete_settings,
     parse_attention,
 )
-from espnet_mtla.attention.timeline import NewTokens, Timeline
+from espnet_mtla.attention.temporal import (
+    MultiheadTemporalLatentAttention,
+    MultiheadTemporalLatentCrossAttention,
+)
 
 __all__ = [
     "ATTENTIONS",

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from espnet_mtla.attention.attend import take
-from espnet_mtla.attention.cache import KVCache
-from espnet_mtla.attention.cached import attend_prompt, attend_suffix
 from espnet_mtla.attention.config import LatentConfig, MultiheadConfig
-from espnet_mtla.attention.layout import PLAIN, CacheOptions, EntryLayout
+from espnet_mtla.attention.decoding.attend import attend_prompt, attend_suffix
+from espnet_mtla.attention.decoding.cache import KVCache
+from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions, EntryLayout
+from espnet_mtla.attention.decoding.timeline import NewTokens, Timeline
 from espnet_mtla.attention.rope import rotary_angles
-from espnet_mtla.attention.timeline import NewTokens, Timeline
+from espnet_mtla.attention.training.attend import take
 
 
 class CausalAttention(nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from espnet_mtla.checks import check_count, check_flags, check_number, require
+from espnet_mtla.settings.checks import check_count, check_flags, check_number, require
 
 _FROM_OTHERS: Any = None  # what __post_init__ makes out of the other settings
 

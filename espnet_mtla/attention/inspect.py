@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_mtla.attention.layout import EntryLayout
+from espnet_mtla.attention.decoding.layout import EntryLayout
 
 
 def chunk_weights(

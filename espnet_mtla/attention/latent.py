@@ -20,22 +20,19 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from espnet_mtla.attention.attend import attend_latents
-from espnet_mtla.attention.cache import KVCache
-from espnet_mtla.attention.config import LatentConfig, TemporalLatentConfig
-from espnet_mtla.attention.dense import expand
-from espnet_mtla.attention.interface import ReferenceInterface
-from espnet_mtla.attention.layout import EntryLayout
+from espnet_mtla.attention.config import LatentConfig
+from espnet_mtla.attention.decoding.cache import KVCache
+from espnet_mtla.attention.decoding.layout import EntryLayout
+from espnet_mtla.attention.decoding.timeline import NewTokens
 from espnet_mtla.attention.linear import linear_matrix
 from espnet_mtla.attention.merge import (
     HyperNetwork,
-    add_to_open,
-    chunk_encoding,
-    running_sums,
 )
 from espnet_mtla.attention.overrides import is_plain, keeps_methods
+from espnet_mtla.attention.reference_api import ReferenceInterface
 from espnet_mtla.attention.rope import rotate
-from espnet_mtla.attention.timeline import NewTokens
+from espnet_mtla.attention.training.attend import attend_latents
+from espnet_mtla.attention.training.dense import expand
 
 EXPAND_COST = 1.5
 """Queries from which expanding a prompt is faster, over those from which it is less
@@ -256,95 +253,3 @@ def _times_heads(x: Tensor, weight: Tensor) -> Tensor:
     """
     product = torch.bmm(x.transpose(0, 1).flatten(1, 2), weight)
     return product.unflatten(1, (x.size(0), x.size(2))).transpose(0, 1)
-
-
-class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
-    """MTLA (arXiv 2505.13544): latents are merged in chunks of ``down_rate`` tokens.
-
-    Args: see :class:`TemporalLatentConfig`; in the reference's order, then our own.
-    """
-
-    config_type = TemporalLatentConfig
-    settings: TemporalLatentConfig
-    hypernet_down: HyperNetwork | None
-    """None in subclasses alone, which then merge in their own way or not at all."""
-
-    def __new__(
-        cls, *args: object, cross_att: bool = False, **settings: object
-    ) -> MultiheadTemporalLatentAttention:
-        """``cross_att=True`` makes the cross-attention variant, as in the reference."""
-        del args, settings
-        if cross_att:
-            from espnet_mtla.attention.cross import (
-                MultiheadTemporalLatentCrossAttention,
-            )
-
-            cls = MultiheadTemporalLatentCrossAttention
-        return object.__new__(cls)
-
-    def __init__(
-        self,
-        embed_dim: int,
-        num_heads: int,
-        dropout: float = LatentConfig.dropout,
-        bias: bool = LatentConfig.bias,
-        q_lora_rank: int = LatentConfig.q_lora_rank,
-        kv_lora_rank: int = LatentConfig.kv_lora_rank,
-        qk_nope_head_dim: int = LatentConfig.qk_nope_head_dim,
-        qk_rope_head_dim: int = LatentConfig.qk_rope_head_dim,
-        v_head_dim: int = LatentConfig.v_head_dim,
-        down_rate: int = TemporalLatentConfig.down_rate,
-        recompute_prompt_attn: bool = False,
-        *,
-        cross_att: bool = False,
-        rope_base: float = LatentConfig.rope_base,
-    ) -> None:
-        super().__init__(
-            embed_dim,
-            num_heads,
-            recompute_prompt_attn=recompute_prompt_attn,
-            dropout=dropout,
-            bias=bias,
-            q_lora_rank=q_lora_rank,
-            kv_lora_rank=kv_lora_rank,
-            qk_nope_head_dim=qk_nope_head_dim,
-            qk_rope_head_dim=qk_rope_head_dim,
-            v_head_dim=v_head_dim,
-            down_rate=down_rate,
-            rope_base=rope_base,
-        )
-        self.cross_att = cross_att
-        self.hypernet_down = HyperNetwork(self.settings.kv_lora_rank)
-
-    def has_fused_write(self, cache: KVCache) -> bool:
-        network = self.merge_network
-        own = network is not None and network.is_plain()
-        return own and super().has_fused_write(cache)
-
-    @property
-    def merge_network(self) -> HyperNetwork | None:
-        return self.hypernet_down
-
-    def chunk_codes(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        chunks = index // self.layout.stride
-        return chunk_encoding(chunks, self.settings.kv_lora_rank).to(dtype)
-
-    def merge(
-        self, latent: Tensor, new: NewTokens | None, carry: Tensor | None
-    ) -> Tensor:
-        if self.hypernet_down is None:
-            raise TypeError("hypernet_down: None weighs no latents; override merge()")
-        stride, rank = self.layout.stride, latent.size(-1)
-        if new is None:
-            return running_sums(self.hypernet_down(latent, stride) * latent, stride)
-        assert new.codes is not None, "place() asks chunk_codes() for them"
-        weighted = self.hypernet_down.weigh(latent, new.codes) * latent
-        summed = None if carry is None else carry[:, 0, :rank]
-        if latent.size(1) == 1 and summed is not None:
-            return add_to_open(weighted, summed, new.is_open)
-        return running_sums(weighted, stride, new.start, summed)
-
-    fused_methods: ClassVar[dict[str, Callable[..., object]]] = {
-        **MultiheadLatentAttention.fused_methods,
-        "merge": merge,
-    }

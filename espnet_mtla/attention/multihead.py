@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from espnet_mtla.attention.attend import attend_heads
 from espnet_mtla.attention.config import MultiheadConfig
-from espnet_mtla.attention.interface import ReferenceInterface
-from espnet_mtla.attention.layout import EntryLayout
+from espnet_mtla.attention.decoding.layout import EntryLayout
+from espnet_mtla.attention.decoding.timeline import NewTokens
+from espnet_mtla.attention.reference_api import ReferenceInterface
 from espnet_mtla.attention.rope import rotate
-from espnet_mtla.attention.timeline import NewTokens
+from espnet_mtla.attention.training.attend import attend_heads
 
 
 class MultiheadAttention(ReferenceInterface):

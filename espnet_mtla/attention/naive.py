@@ -1,25 +1,33 @@
-"""Attention written down as the paper has it: T x T matrices, one row at a time.
+"""The mathematics of every attention type with dense ``T x T`` matrices.
 
-Slow and plainly right; it shares nothing with the package but the parameters. ``x`` is
-one unpadded row ``(T, D)``.
+Read this file to learn what the attention types compute (arXiv 2505.13544;
+equation numbers are the paper's). The tests compare every fast path with it, so it
+shares nothing with them but the parameters; nothing else may import it. A row is
+unpadded, ``x (T, D)``: T tokens of D features. Loops are written out on purpose.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def dense_attention(module: torch.nn.Module, x: Tensor) -> Tensor:
-    """Causal self-attention of all tokens of one row, ``(T, D) -> (T, D)``."""
+def dense_attention(module: Any, x: Tensor) -> Tensor:
+    """Return causal self-attention of one row, ``(T, D) -> (T, D)``.
+
+    Args:
+        module: any attention type of the registry; its parameters and ``settings``.
+    """
     if hasattr(module, "wkv_a"):
         return dense_latent(module, x)
     return dense_multihead(module, x)
 
 
-def dense_multihead(module: torch.nn.Module, x: Tensor) -> Tensor:
+def dense_multihead(module: Any, x: Tensor) -> Tensor:
+    """MHA; also GQA and MQA, where several query heads share one key head."""
     config, tokens = module.settings, len(x)
     q = module.wq(x).view(tokens, config.num_heads, -1)
     k = module.wk(x).view(tokens, config.num_kv_heads, -1)
@@ -27,16 +35,16 @@ def dense_multihead(module: torch.nn.Module, x: Tensor) -> Tensor:
     heads = []
     for head in range(config.num_heads):
         group = head * config.num_kv_heads // config.num_heads
-        score = (
-            rope(q[:, head], config.rope_base) @ rope(k[:, group], config.rope_base).T
-        )
-        score = score / math.sqrt(config.head_dim)
-        future = torch.ones(tokens, tokens).triu(1).bool()
-        heads.append(score.masked_fill(future, -math.inf).softmax(-1) @ v[:, group])
+        turned_q = rope(q[:, head], config.rope_base)
+        turned_k = rope(k[:, group], config.rope_base)
+        score = turned_q @ turned_k.T / math.sqrt(config.head_dim)
+        weight = score.masked_fill(~visible_matrix(tokens, 1), -math.inf).softmax(-1)
+        heads.append(weight @ v[:, group])
     return module.wo(torch.cat(heads, dim=-1))
 
 
-def dense_latent(module: torch.nn.Module, x: Tensor) -> Tensor:
+def dense_latent(module: Any, x: Tensor) -> Tensor:
+    """MLA; MTLA where the settings have a ``down_rate``."""
     config, tokens = module.settings, len(x)
     stride = getattr(config, "down_rate", None)
     if config.q_lora_rank == 0:
@@ -65,8 +73,13 @@ def dense_latent(module: torch.nn.Module, x: Tensor) -> Tensor:
     return module.wo(torch.cat(heads, dim=-1))
 
 
-def merge_matrix(module: torch.nn.Module, latent: Tensor) -> Tensor:
-    """``M[i, j] = w_j`` where j <= i is of i's own chunk, else 0 (eq. 9 to 13)."""
+def merge_matrix(module: Any, latent: Tensor) -> Tensor:
+    """Return ``M (T, T)``; row i of ``M @ latent`` is the running sum at token i.
+
+    ``M[i, j] = w_j`` where ``j <= i`` lies in the chunk of i, else 0 (eq. 9 to 13).
+    The hyper-network gives ``w_j = sigmoid(fc_c(e) . fc_p(c_j))`` from the latent
+    ``c_j`` and the sinusoidal encoding ``e`` of the chunk's number.
+    """
     tokens, stride = len(latent), module.settings.down_rate
     rank, net = module.settings.kv_lora_rank, module.hypernet_down
     matrix = []
@@ -86,7 +99,11 @@ def merge_matrix(module: torch.nn.Module, latent: Tensor) -> Tensor:
 
 
 def visible_matrix(tokens: int, stride: int) -> Tensor:
-    """The stride-aware causal mask: finished chunks of the past, and oneself."""
+    """Return the stride-aware causal mask ``(T, T)``: finished chunks, and oneself.
+
+    >>> visible_matrix(4, 2).int().tolist()
+    [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 0, 1]]
+    """
     return torch.tensor(
         [
             [j == i or (j < i and (j + 1) % stride == 0) for j in range(tokens)]
@@ -96,31 +113,42 @@ def visible_matrix(tokens: int, stride: int) -> Tensor:
 
 
 def rope(x: Tensor, base: float) -> Tensor:
-    """``(T, d)`` as complex pairs turned by position."""
+    """Rotate the pairs of ``x (T, d)`` by their position: each pair a complex number.
+
+    >>> rope(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), base=10000.0)[1]  # by one radian
+    tensor([0.5403, 0.8415])
+    """
     dim = x.size(-1)
     pairs = torch.view_as_complex(x.reshape(len(x), dim // 2, 2))
     frequency = base ** (-torch.arange(0, dim, 2, dtype=x.dtype) / dim)
     angle = torch.arange(len(x), dtype=x.dtype)[:, None] * frequency
-    turned = pairs * torch.polar(torch.ones_like(angle), angle)
-    return torch.view_as_real(turned).flatten(1)
+    rotated = pairs * torch.polar(torch.ones_like(angle), angle)
+    return torch.view_as_real(rotated).flatten(1)
 
 
 def dense_latents(
     q: Tensor,
     entries: Tensor,
     weight: Tensor,
-    rank: Tensor | None,
+    query_index: Tensor | None,
     stride: int,
     scale: float,
 ) -> Tensor:
-    """Attention of ``q (B, H, U, d)`` over running entries, by a mask ``(U, T)``."""
+    """Return attention ``(B, H, U, d_V)`` of U queries over T running entries.
+
+    Args:
+        q: ``(B, H, U, d_N + d_R)``.
+        entries: merged latent and rotary key of each token, ``(B, T, r + d_R)``.
+        weight: ``wkv_b.weight (H (d_N + d_V), r)``.
+        query_index: each query's position in the row, ``(B, U)``; None: ``U = T``.
+    """
     heads, tokens, latent = q.size(1), entries.size(1), weight.size(1)
     expanded = entries[..., :latent] @ weight.T
     expanded = expanded.unflatten(-1, (heads, -1)).transpose(1, 2)
-    rope = entries[:, None, :, latent:].expand(-1, heads, -1, -1)
-    nope = q.size(-1) - rope.size(-1)
-    k, v = torch.cat((expanded[..., :nope], rope), dim=-1), expanded[..., nope:]
+    k_rope = entries[:, None, :, latent:].expand(-1, heads, -1, -1)
+    nope = q.size(-1) - k_rope.size(-1)
+    k, v = torch.cat((expanded[..., :nope], k_rope), dim=-1), expanded[..., nope:]
     visible = visible_matrix(tokens, stride)
-    visible = visible[None] if rank is None else visible[rank]
+    visible = visible[None] if query_index is None else visible[query_index]
     scores = (q @ k.transpose(2, 3) * scale).masked_fill(~visible[:, None], -math.inf)
     return scores.softmax(-1) @ v

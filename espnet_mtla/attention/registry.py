@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 
-from espnet_mtla.attention.causal import CausalAttention
+from espnet_mtla.attention.base import CausalAttention
 from espnet_mtla.attention.config import (
     LatentConfig,
     MultiheadConfig,
     TemporalLatentConfig,
 )
-from espnet_mtla.attention.latent import (
-    MultiheadLatentAttention,
-    MultiheadTemporalLatentAttention,
-)
+from espnet_mtla.attention.latent import MultiheadLatentAttention
 from espnet_mtla.attention.multihead import MultiheadAttention
-from espnet_mtla.checks import require, whole_number
+from espnet_mtla.attention.temporal import MultiheadTemporalLatentAttention
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.checks import require, whole_number
 
 # name: module, its settings' dataclass, and what the name itself settles
 ATTENTIONS: dict[str, tuple[type[CausalAttention], type, dict[str, int]]] = {

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from espnet_mtla.checks import count
 from espnet_mtla.search.options import CUDA_GRAPHS
+from espnet_mtla.settings.checks import count
 
 if TYPE_CHECKING:
     import torch

@@ -19,7 +19,7 @@ from espnet_mtla.attention import (
 )
 from espnet_mtla.attention.rope import rotary_angles, rotate
 from espnet_mtla.benchmark.peers import mtla_attention
-from espnet_mtla.decoder.packed import packed
+from espnet_mtla.decoder.prepacked_linear import packed
 
 if TYPE_CHECKING:
     from espnet_mtla.benchmark.peers import PeerAttention

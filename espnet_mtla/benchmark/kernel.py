@@ -14,15 +14,15 @@ from functools import partial
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
-from espnet_mtla.checks import count
+from espnet_mtla.settings.checks import count
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
     from espnet_mtla.attention import EntryLayout
-    from espnet_mtla.attention.backend import DecodeBackend
-    from espnet_mtla.attention.backend.triton import Launch
+    from espnet_mtla.attention.decoding.backend import DecodeBackend
+    from espnet_mtla.attention.decoding.backend.triton import Launch
     from espnet_mtla.benchmark.report import Report, Value
 
 ENTRIES = ["128+32", "256+32", "256+64", "512+64", "8x64"]
@@ -164,7 +164,7 @@ def _backends(
     """Back-ends that fit each kind of entry and passed the gate."""
     import torch
 
-    from espnet_mtla.attention.backend import FASTEST_FIRST, choose_backend
+    from espnet_mtla.attention.decoding.backend import FASTEST_FIRST, choose_backend
     from espnet_mtla.errors import UserError
 
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
@@ -189,7 +189,7 @@ def _gate(entries: str, backend: DecodeBackend, args: argparse.Namespace) -> flo
     """Rows of several lengths, NaN behind them, against float64 on the CPU."""
     import torch
 
-    from espnet_mtla.attention.backend.torch import TorchBackend
+    from espnet_mtla.attention.decoding.backend.torch import TorchBackend
     from espnet_mtla.benchmark.gate import check_close
 
     case = Case(entries, 3, 9, 300, args.device, args.dtype)
@@ -315,7 +315,7 @@ def _sweep(
     """Other cuts of the Triton kernel, one change at a time."""
     from triton.runtime.errors import OutOfResources
 
-    from espnet_mtla.attention.backend import triton
+    from espnet_mtla.attention.decoding.backend import triton
 
     layout, scale = case.layout, case.layout.key_width**-0.5
     sets = [case.inputs() for _ in range(_sets(case))]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_mtla.checks import count
+from espnet_mtla.settings.checks import count
 
 if TYPE_CHECKING:
     from espnet_mtla.benchmark.report import Report, Value

@@ -142,9 +142,9 @@ def _speech2text(args: argparse.Namespace, trained: TrainedModel) -> Speech2Text
 
 def _options(model_dir: Path) -> dict[str, Any]:
     """Return ESPnet's options for the model of an experiment."""
-    from espnet_mtla.task.config import load_yaml
-    from espnet_mtla.task.files import use_copies
-    from espnet_mtla.task.parts import encoder_settings
+    from espnet_mtla.model.components import encoder_settings
+    from espnet_mtla.model.files import use_copies
+    from espnet_mtla.settings.yaml_files import load_yaml
 
     ours = argparse.Namespace(**load_yaml(model_dir / "config.yaml"))
     use_copies(ours, model_dir)

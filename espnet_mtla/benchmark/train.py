@@ -8,7 +8,7 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, TypeVar
 
-from espnet_mtla.checks import count
+from espnet_mtla.settings.checks import count
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -76,7 +76,7 @@ class _Layer:
         self.longest, self.kernel = longest, kernel
 
     def forward(self, x: Tensor) -> Tensor:
-        from espnet_mtla.attention.flash import training_kernel
+        from espnet_mtla.attention.training.flash import training_kernel
 
         with training_kernel(self.kernel):
             return self.call(x)

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 from espnet_mtla.benchmark import PARTS
 from espnet_mtla.benchmark.table import RUN_SECONDS, RUNS, runs_for
 from espnet_mtla.bin.cli import run
-from espnet_mtla.checks import count
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.checks import count
 
 if TYPE_CHECKING:
     from espnet_mtla.benchmark.report import Report

@@ -76,7 +76,7 @@ def differences(
     alone: Sequence[Recognised], together: Sequence[Recognised], tolerance: float
 ) -> list[str]:
     """A line for each utterance whose hypotheses differ: key, alone, in the batch."""
-    from espnet_mtla.check.finding import hypotheses_apart
+    from espnet_mtla.diagnose.finding import hypotheses_apart
 
     rows = []
     for one, other in zip(alone, together, strict=True):

@@ -18,7 +18,7 @@ from espnet_mtla.bin.cli import run
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-    from espnet_mtla.hf.conversion.heal import Healing, TextBlocks
+    from espnet_mtla.hf.convert.heal import Healing, TextBlocks
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +71,9 @@ def convert_llama(args: argparse.Namespace) -> None:
     import torch
 
     from espnet_mtla.data.atomic import atomic_folder
-    from espnet_mtla.hf.conversion.build import Target, convert
-    from espnet_mtla.hf.conversion.heal import perplexity
-    from espnet_mtla.hf.conversion.source import load_source
+    from espnet_mtla.hf.convert.build import Target, convert
+    from espnet_mtla.hf.convert.heal import perplexity
+    from espnet_mtla.hf.convert.source import load_source
 
     rate = args.down_rate
     if rate is None:
@@ -113,7 +113,7 @@ def convert_llama(args: argparse.Namespace) -> None:
 def _check(args: argparse.Namespace) -> Healing:
     """What can be said before anything is loaded; returns how to train."""
     from espnet_mtla.errors import UserError
-    from espnet_mtla.hf.conversion.heal import Healing
+    from espnet_mtla.hf.convert.heal import Healing
 
     if args.output.exists():
         raise UserError(f"{args.output}: is there already; name a new folder")
@@ -148,7 +148,7 @@ def _tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase | None:
 def _text(
     args: argparse.Namespace, tokenizer: PreTrainedTokenizerBase | None
 ) -> TextBlocks | None:
-    from espnet_mtla.hf.conversion.heal import TextBlocks
+    from espnet_mtla.hf.convert.heal import TextBlocks
 
     if not args.text or tokenizer is None:
         return None
@@ -159,7 +159,7 @@ def _heal(
     healing: Healing, model: PreTrainedModel, text: TextBlocks | None
 ) -> float | None:
     """Train; the perplexity afterwards, None where there is no training."""
-    from espnet_mtla.hf.conversion.heal import perplexity
+    from espnet_mtla.hf.convert.heal import perplexity
 
     if not healing.steps or text is None:
         return None
@@ -186,7 +186,7 @@ def main() -> None:
         convert_llama(args)
         return
 
-    from espnet_mtla.hf.conversion.recipe import from_reference, to_reference
+    from espnet_mtla.hf.convert.recipe import from_reference, to_reference
 
     rename = {"to_reference": to_reference, "from_reference": from_reference}
     count = rename[args.kind](args.source, args.output)

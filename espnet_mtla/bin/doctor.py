@@ -25,7 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     get_parser().parse_args()
 
-    from espnet_mtla.check.doctor import report
+    from espnet_mtla.diagnose.doctor import report
 
     # The report tells the choice of back-ends itself, and in order.
     logger = logging.getLogger("espnet_mtla")

@@ -50,8 +50,8 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run the command."""
     args = get_parser().parse_args()
+    from espnet_mtla.data.audio_shards import Settings
     from espnet_mtla.data.format import format_audio
-    from espnet_mtla.data.parts import Settings
 
     settings = Settings(args.fs, args.audio_format, args.channel)
     format_audio(args.input, args.output, settings, args.nj, args.drop_bad)

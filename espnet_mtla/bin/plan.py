@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.checks import check_number, count
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.options import CACHE_DTYPES, DTYPES, PROMPT_CACHES
+from espnet_mtla.settings.checks import check_number, count
 
 if TYPE_CHECKING:
-    from espnet_mtla.decoder.plan import Load
+    from espnet_mtla.decoder.memory import Load
 
 ATTENTIONS = ["mha", "gqa", "mqa", "mla", "mtla_s2", "mtla_s3", "mtla_s4"]
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
@@ -65,7 +65,7 @@ def main() -> None:
     check_number(args, *given, inside="(0, inf)", prefix="--")
 
     from espnet_mtla.score.table import aligned
-    from espnet_mtla.task.config import load_yaml
+    from espnet_mtla.settings.yaml_files import load_yaml
 
     config = {} if args.config is None else load_yaml(args.config)
     rate = args.frames_per_second or frames_per_second(config)
@@ -97,10 +97,7 @@ def frames_per_second(config: Mapping[str, Any]) -> float:
         return 1.0
     import torch
 
-    from espnet_mtla.model.config import ProjectorConfig
-    from espnet_mtla.model.frames import seconds_per_frame
-    from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
-    from espnet_mtla.task.parts import (
+    from espnet_mtla.model.components import (
         CHOICES,
         FRONTEND,
         build_encoder,
@@ -108,6 +105,9 @@ def frames_per_second(config: Mapping[str, Any]) -> float:
         naming,
         sampling_rate,
     )
+    from espnet_mtla.model.config import ProjectorConfig
+    from espnet_mtla.model.frames import seconds_per_frame
+    from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
 
     args = argparse.Namespace()
     for choices in CHOICES:
@@ -131,7 +131,7 @@ def row(
     args: argparse.Namespace, name: str, config: Mapping[str, Any], rate: float
 ) -> list[str]:
     """What fits with one attention type."""
-    from espnet_mtla.decoder.plan import cache_bytes, decode_bytes, most, sketch
+    from espnet_mtla.decoder.memory import cache_bytes, decode_bytes, most, sketch
 
     tokens = config.get("token_list")
     known = len(tokens) if isinstance(tokens, list) else DEFAULT_VOCAB
@@ -153,7 +153,7 @@ def row(
 def plain_load(args: argparse.Namespace, rate: float, seconds: float) -> Load:
     import torch
 
-    from espnet_mtla.decoder.plan import CacheOptions, Load
+    from espnet_mtla.decoder.memory import CacheOptions, Load
 
     return Load(
         batch=args.batch,

@@ -43,8 +43,8 @@ def main() -> None:
         if getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: at least 1 is needed")
 
-    from espnet_mtla.check.finding import as_table
-    from espnet_mtla.check.prove import Prover
+    from espnet_mtla.diagnose.finding import as_table
+    from espnet_mtla.diagnose.prove import Prover
     from espnet_mtla.recognise.inputs import list_inputs, load_input
     from espnet_mtla.recognise.load import choose_device, load_model
     from espnet_mtla.share.hub import find_model

@@ -11,8 +11,8 @@ import argparse
 from pathlib import Path
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.checks import true_or_false
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.checks import true_or_false
 from espnet_mtla.task.tasks import TASKS
 
 

@@ -12,7 +12,7 @@ Writing::
     write_table(folder / "feats.scp", written.places_in(folder))
 
 where ``rows`` yields (key, matrix). Reading: :func:`read_features`, or a whole
-``feats.scp`` as a mapping by :class:`espnet_mtla.data.table.UtteranceTable`.
+``feats.scp`` as a mapping by :class:`espnet_mtla.data.utterance_table.UtteranceTable`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Writing a data folder's sound anew: one rate, one channel, one file format.
 
-The work is cut into parts (:mod:`espnet_mtla.data.parts`), each a folder ``data/PART``.
-A run that was killed keeps the finished parts whose input is unchanged. Utterances go
-to parts by a hash of their recording: a long recording is opened once, and an utterance
-that is dropped leaves the other parts as they are.
+The work is cut into shards (:mod:`.audio_shards`), each a folder ``data/PART``. A run
+that was killed keeps the finished shards whose input is unchanged. Utterances go to
+shards by a hash of their recording: a long recording is opened once, and dropping an
+utterance leaves the other shards as they are.
 """
 
 from __future__ import annotations
@@ -17,6 +17,14 @@ from pathlib import Path
 
 from espnet_mtla.data import workers
 from espnet_mtla.data.atomic import atomic_file
+from espnet_mtla.data.audio_shards import (
+    Made,
+    Part,
+    Settings,
+    Utterance,
+    load_part,
+    make_part,
+)
 from espnet_mtla.data.folder import (
     LENGTH_TABLES,
     DataFolder,
@@ -24,7 +32,6 @@ from espnet_mtla.data.folder import (
     is_utterance_table,
     write_table,
 )
-from espnet_mtla.data.parts import Made, Part, Settings, Utterance, load_part, make_part
 from espnet_mtla.errors import UserError
 
 _PART_SIZE = 64

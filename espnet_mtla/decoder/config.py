@@ -6,7 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 from espnet_mtla.attention.registry import complete_settings
-from espnet_mtla.checks import check_choice, check_count, check_flags, check_number
+from espnet_mtla.settings.checks import (
+    check_choice,
+    check_count,
+    check_flags,
+    check_number,
+)
 
 PROMPT_MODES = ("fixed", "recompute")
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from espnet_mtla.decoder.packed import packed
+from espnet_mtla.decoder.prepacked_linear import packed
 from espnet_mtla.decoder.state import DecoderState
 from espnet_mtla.errors import UserError
 from espnet_mtla.turns import CUDA

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from espnet_mtla.attention import KVCache, NewTokens, QueryTokens, build_attention
-from espnet_mtla.attention.layout import PLAIN, CacheOptions
+from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
 
 

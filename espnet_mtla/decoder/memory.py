@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from espnet_mtla.attention import attention_settings, parse_attention
-from espnet_mtla.attention.layout import PLAIN
-from espnet_mtla.attention.layout import CacheOptions as CacheOptions
-from espnet_mtla.checks import check_count, check_flags
+from espnet_mtla.attention.decoding.layout import PLAIN
+from espnet_mtla.attention.decoding.layout import CacheOptions as CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
+from espnet_mtla.settings.checks import check_count, check_flags
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder.transformer import DecoderOnlyTransformer

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention import KVCache, QueryTokens
-from espnet_mtla.attention.layout import PLAIN, CacheOptions
+from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions
 from espnet_mtla.decoder.layer import DecoderLayer
 
 TrainedLayer = Callable[[Tensor, QueryTokens], Tensor]

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from espnet_mtla.attention.layout import PLAIN, CacheOptions
+from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions
 from espnet_mtla.attention.linear import PlainLinear
-from espnet_mtla.checks import require, whole_number
 from espnet_mtla.decoder.config import DecoderConfig
 from espnet_mtla.decoder.layer import DecoderLayer
 from espnet_mtla.decoder.prompt import PROMPTS, Packing
 from espnet_mtla.decoder.state import DecoderState
 from espnet_mtla.errors import UserError
 from espnet_mtla.module_list import ModuleListOf
+from espnet_mtla.settings.checks import require, whole_number
 
 
 class DecoderOnlyTransformer(nn.Module):

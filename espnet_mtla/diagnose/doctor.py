@@ -6,8 +6,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from espnet_mtla.check.finding import Finding, as_table
-from espnet_mtla.check.machine import hardware, packages
+from espnet_mtla.diagnose.finding import Finding, as_table
+from espnet_mtla.diagnose.machine import hardware, packages
 from espnet_mtla.score.table import aligned
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def _backends(device: torch.device) -> str:
     """For MHA's, MLA's and MTLA's entries: who serves them, and why not the others."""
     import torch
 
-    from espnet_mtla.check.kernels import backends
-    from espnet_mtla.check.selftest import make_decoder
+    from espnet_mtla.diagnose.kernels import backends
+    from espnet_mtla.diagnose.selftest import make_decoder
 
     kinds = [torch.float32]
     if device.type == "cuda":
@@ -68,8 +68,8 @@ def _backends(device: torch.device) -> str:
 def _right(device: torch.device) -> Iterator[Finding]:
     import torch
 
-    from espnet_mtla.check.kernels import compare_backends
-    from espnet_mtla.check.selftest import make_decoder, training_is_decoding
+    from espnet_mtla.diagnose.kernels import compare_backends
+    from espnet_mtla.diagnose.selftest import make_decoder, training_is_decoding
 
     yield from training_is_decoding(device)
     decoder = make_decoder("mtla_s2", device, vocab_size=5, num_layers=1)
@@ -85,13 +85,13 @@ def _right(device: torch.device) -> Iterator[Finding]:
 
 
 def _generation() -> Iterator[Finding]:
-    from espnet_mtla.check.generation import cached_is_uncached
+    from espnet_mtla.diagnose.generation import cached_is_uncached
 
     yield from cached_is_uncached()
 
 
 def _speed_title(dtype: torch.dtype) -> str:
-    from espnet_mtla.check.selftest import SPEED_BATCH, SPEED_BEAM, SPEED_PROMPT
+    from espnet_mtla.diagnose.selftest import SPEED_BATCH, SPEED_BEAM, SPEED_PROMPT
 
     kind = str(dtype).removeprefix("torch.")
     return (
@@ -101,6 +101,6 @@ def _speed_title(dtype: torch.dtype) -> str:
 
 
 def _speed(device: torch.device, dtype: torch.dtype) -> str:
-    from espnet_mtla.check.selftest import step_times
+    from espnet_mtla.diagnose.selftest import step_times
 
     return aligned(["attention", "ms", "cache MB"], step_times(device, dtype))

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from espnet_mtla.check.finding import Finding
-from espnet_mtla.check.machine import installed
+from espnet_mtla.diagnose.finding import Finding
+from espnet_mtla.diagnose.machine import installed
 
 if TYPE_CHECKING:
     from torch import Tensor

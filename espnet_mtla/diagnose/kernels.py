@@ -12,7 +12,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from espnet_mtla.attention import EntryLayout
-    from espnet_mtla.attention.backend import DecodeBackend
+    from espnet_mtla.attention.decoding.backend import DecodeBackend
 
 ROWS, QUERIES, ENTRIES = 4, 16, 300
 """Of a small decoding step: utterances, queries of each (beam times heads), entries."""
@@ -20,9 +20,9 @@ ROWS, QUERIES, ENTRIES = 4, 16, 300
 
 def backends() -> dict[str, DecodeBackend]:
     """All of them by name, PyTorch's own last."""
-    from espnet_mtla.attention.backend import FASTEST_FIRST
+    from espnet_mtla.attention.decoding.backend import FASTEST_FIRST
 
-    package = "espnet_mtla.attention.backend"
+    package = "espnet_mtla.attention.decoding.backend"
     return {n: import_module(f"{package}.{n}").BACKEND for n in FASTEST_FIRST}
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from espnet_mtla.check.finding import Finding, hypotheses_apart, relative
+from espnet_mtla.diagnose.finding import Finding, hypotheses_apart, relative
 from espnet_mtla.recognise.recogniser import Recognised, Recogniser
 from espnet_mtla.search.limits import length_limits
 from espnet_mtla.search.options import DecodeOptions
@@ -194,7 +194,7 @@ class Prover:
             return Finding(name, "the model takes no sound")
         if self.trained.model.decoder is None:
             return Finding(name, "the model has no decoder")
-        from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq
+        from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq
 
         model = MTLAForSpeechSeq2Seq.from_packed(self.folder).to(self.trained.device)
         rows = [torch.from_numpy(sound.samples) for sound in self.sounds]
@@ -215,7 +215,7 @@ class Prover:
 
     def kernels_are_reference(self) -> Iterator[Finding]:
         """Each back-end on this device, and PyTorch's, over entries of this model."""
-        from espnet_mtla.check.kernels import compare_backends
+        from espnet_mtla.diagnose.kernels import compare_backends
 
         decoder = self.trained.model.decoder
         if decoder is None:

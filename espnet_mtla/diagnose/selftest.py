@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from espnet_mtla.check.finding import Finding
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
+from espnet_mtla.diagnose.finding import Finding
 
 TYPES: dict[str, tuple[str, dict[str, int]]] = {
     "mha": ("mha", {}),

@@ -19,9 +19,9 @@ from espnet_mtla.hf.versions import check_transformers
 check_transformers()  # before the imports that an older version could not serve
 
 # ruff: noqa: E402
-from espnet_mtla.hf.cache import TemporalLatentCache
-from espnet_mtla.hf.configuration import LlamaMTLAConfig
-from espnet_mtla.hf.modeling import (
+from espnet_mtla.hf.llama.cache import TemporalLatentCache
+from espnet_mtla.hf.llama.configuration import LlamaMTLAConfig
+from espnet_mtla.hf.llama.modeling import (
     LlamaMTLAForCausalLM,
     LlamaMTLAModel,
     LlamaMTLAPreTrainedModel,

@@ -13,9 +13,9 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError, transport_errors
 from espnet_mtla.hf.versions import check_transformers
+from espnet_mtla.settings.checks import refuse_unknown
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -164,7 +164,7 @@ def _check_described(folder: str) -> None:
         return
     if os.path.isfile(os.path.join(folder, "config.yaml")):
         raise UserError(
-            f"{folder}: a model of a recipe; espnet_mtla.hf_speech's from_packed takes "
+            f"{folder}: a model of a recipe; espnet_mtla.hf.speech's from_packed takes "
             "it, of the model and of the processor"
         )
     raise UserError(f"{files[0]}: no such file, which says what the model is")

@@ -8,9 +8,9 @@ from collections.abc import Callable, Collection
 import numpy as np
 import torch
 
+from espnet_mtla.data.token_list import build_tokeniser, read_token_list
 from espnet_mtla.data.tokens import UNK
 from espnet_mtla.errors import UserError
-from espnet_mtla.task.tokens import build_tokeniser, read_token_list
 
 # Padding of token ids is never looked at (lengths say where a row ends), so any
 # number that is no token's id will do.

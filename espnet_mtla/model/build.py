@@ -12,14 +12,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from espnet_mtla.data.token_list import read_token_list
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import initialisations, quiet_import
-from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
-from espnet_mtla.task.checkpoint import load, notes_of
-from espnet_mtla.task.config import load_yaml
-from espnet_mtla.task.files import use_copies
-from espnet_mtla.task.parts import (
+from espnet_mtla.model.checkpoint import load, notes_of
+from espnet_mtla.model.components import (
     CHOICES,
     FRONTEND,
     SPECAUG,
@@ -28,7 +26,9 @@ from espnet_mtla.task.parts import (
     build_part,
     naming,
 )
-from espnet_mtla.task.tokens import read_token_list
+from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
+from espnet_mtla.model.files import use_copies
+from espnet_mtla.settings.yaml_files import load_yaml
 
 with quiet_import():
     from espnet2.asr.ctc import CTC

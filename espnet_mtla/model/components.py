@@ -19,8 +19,8 @@ from espnet_mtla.decoder import DecoderConfig
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import unify_parameter_names
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
-from espnet_mtla.task.choices import LazyChoices, setting_names
-from espnet_mtla.task.config import check_keys
+from espnet_mtla.settings.choices import LazyChoices, setting_names
+from espnet_mtla.settings.yaml_files import check_keys
 
 if TYPE_CHECKING:
     from espnet2.asr.encoder.abs_encoder import AbsEncoder

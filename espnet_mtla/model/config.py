@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from espnet_mtla.checks import check_count, check_flags, check_number
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.checks import check_count, check_flags, check_number
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
-from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail
 from espnet_mtla.frontend.stored import StoringFrontend
@@ -40,6 +39,7 @@ from espnet_mtla.model.padding import (
     subsampled_lengths,
 )
 from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
+from espnet_mtla.settings.checks import refuse_unknown
 from espnet_mtla.tensor_modes import no_inference_tensors
 from espnet_mtla.turns import Turns
 
@@ -53,7 +53,7 @@ REST_OF_BATCH = (
     *("text", "text_lengths", "source", "source_lengths"),
     *("intent", "intent_lengths", "utt_id"),
 )
-"""What a batch has beside speech; see :func:`espnet_mtla.task.batch.collate`."""
+"""What a batch has beside speech; see :func:`espnet_mtla.model.batch.collate`."""
 Stats = dict[str, Tensor | float]
 
 

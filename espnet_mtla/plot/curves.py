@@ -22,7 +22,7 @@ def read_stats(folder: Path) -> Stats:
     Raises:
         UserError: nothing was trained in the folder.
     """
-    from espnet_mtla.task.checkpoint import CHECKPOINT, load
+    from espnet_mtla.model.checkpoint import CHECKPOINT, load
 
     file = folder / CHECKPOINT
     if not file.is_file():

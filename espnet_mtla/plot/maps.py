@@ -15,7 +15,7 @@ from espnet_mtla.attention import (
     MultiheadLatentAttention,
     QueryTokens,
 )
-from espnet_mtla.attention.weights import chunk_weights, over_tokens
+from espnet_mtla.attention.inspect import chunk_weights, over_tokens
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.decoder.layer import DecoderLayer
 

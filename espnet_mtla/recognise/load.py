@@ -64,10 +64,10 @@ def load_model(
     """
     import torch
 
-    from espnet_mtla.task import build
-    from espnet_mtla.task.batch import Preprocess
-    from espnet_mtla.task.parts import sampling_rate
-    from espnet_mtla.task.tokens import build_tokeniser, word_starts
+    from espnet_mtla.data.token_list import build_tokeniser, word_starts
+    from espnet_mtla.model import build
+    from espnet_mtla.model.batch import Preprocess
+    from espnet_mtla.model.components import sampling_rate
 
     if not folder.is_dir():
         raise UserError(f"--model_dir {folder}: no such folder")

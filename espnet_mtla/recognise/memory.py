@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from espnet_mtla.decoder.plan import Load, decode_bytes
+from espnet_mtla.decoder.memory import Load, decode_bytes
 from espnet_mtla.model.frames import seconds_per_frame
 from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
 from espnet_mtla.search.decoder_scorer import cache_options

@@ -7,9 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from espnet_mtla.checks import true_or_false
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.options import DecodeOptions
+from espnet_mtla.settings.checks import true_or_false
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +63,7 @@ def read_options(args: argparse.Namespace) -> DecodeOptions:
     Raises:
         UserError: An unknown key in the YAML, or a value out of range.
     """
-    from espnet_mtla.task.config import load_yaml
+    from espnet_mtla.settings.yaml_files import load_yaml
 
     known = [option.name for option in fields(DecodeOptions)]
     values: dict[str, Any] = {}

@@ -96,7 +96,7 @@ def check_input(data: Path, trained: TrainedModel) -> None:
         UserError: names the folder and what the model takes.
     """
     from espnet_mtla.data.folder import FEATURES, source_table
-    from espnet_mtla.task.data import check_made_by
+    from espnet_mtla.frontend.record import check_made_by
 
     features = source_table(data) == FEATURES
     if trained.frontend is None and not features:

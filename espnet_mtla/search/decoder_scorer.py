@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.layout import PLAIN, CacheOptions
+from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions
 from espnet_mtla.decoder.graphs import steps_of
 from espnet_mtla.search.options import DecodeOptions
 

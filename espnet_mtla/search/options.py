@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from espnet_mtla.checks import (
+from espnet_mtla.settings.checks import (
     check_choice,
     check_count,
     check_flags,

@@ -71,7 +71,7 @@ def describe(
     """
     import yaml
 
-    from espnet_mtla.task.parts import sampling_rate
+    from espnet_mtla.model.components import sampling_rate
 
     tables = scored(folder)
     task = PIPELINES[config.get("task", "asr")]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from espnet_mtla.errors import UserError, transport_errors
-from espnet_mtla.share.files import CONFIG, README, WEIGHTS
+from espnet_mtla.settings.names import CONFIG, README, WEIGHTS
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 

@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.errors import UserError
-from espnet_mtla.share.card import Card, describe
-from espnet_mtla.share.files import CONFIG, DECODE, README, WEIGHTS
-from espnet_mtla.task.files import (
+from espnet_mtla.model.files import (
     STATS,
     SYMBOLS,
     TOKENISER,
@@ -26,6 +24,8 @@ from espnet_mtla.task.files import (
     link_upstream,
     upstream_path,
 )
+from espnet_mtla.settings.names import CONFIG, DECODE, README, WEIGHTS
+from espnet_mtla.share.card import Card, describe
 
 if TYPE_CHECKING:
     from torch import nn
@@ -47,7 +47,7 @@ def pack(folder: Path, target: Path, options: DecodeOptions, card: Card) -> list
         UserError: the folder holds no finished model, its configuration points outside,
             or ``target`` holds something else than a packed model.
     """
-    from espnet_mtla.task.build import load_model
+    from espnet_mtla.model.build import load_model
 
     source = folder / "model.pth"
     if not source.is_file():
@@ -162,7 +162,7 @@ def _check(folder: Path, model: nn.Module) -> None:
     """What was written is read back, and must be the same model."""
     import torch
 
-    from espnet_mtla.task.build import load_model
+    from espnet_mtla.model.build import load_model
 
     again, _ = load_model(folder / CONFIG, folder / WEIGHTS)
     before, after = model.state_dict(), again.state_dict()

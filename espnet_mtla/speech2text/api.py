@@ -10,11 +10,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from espnet_mtla.checks import check_choice, check_flags, check_number, plain, require
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
 from espnet_mtla.search.options import DecodeOptions
-from espnet_mtla.share.files import CONFIG, DECODE
+from espnet_mtla.settings.checks import (
+    check_choice,
+    check_flags,
+    check_number,
+    plain,
+    require,
+)
+from espnet_mtla.settings.names import CONFIG, DECODE
 from espnet_mtla.speech2text.result import Alternative, Transcript, joined
 from espnet_mtla.speech2text.sound import Clip, SoundReader
 
@@ -108,8 +114,8 @@ class Speech2Text:
             UserError: no such model, device or option, or files that do not fit.
         """
         from espnet_mtla.recognise.load import load_model
+        from espnet_mtla.settings.yaml_files import load_yaml
         from espnet_mtla.share.hub import find_model
-        from espnet_mtla.task.config import load_yaml
 
         folder = find_model(model, revision)
         chosen = decode_options(folder, options)
@@ -316,7 +322,7 @@ def decode_options(folder: Path, given: Mapping[str, object]) -> DecodeOptions:
     Raises:
         UserError: an unknown option, or a value out of range.
     """
-    from espnet_mtla.task.config import load_yaml
+    from espnet_mtla.settings.yaml_files import load_yaml
 
     known = [field.name for field in fields(DecodeOptions)]
     file = folder / DECODE

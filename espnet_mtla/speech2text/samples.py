@@ -12,8 +12,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from espnet_mtla.checks import plain, require
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.checks import plain, require
 
 if TYPE_CHECKING:
     import numpy as np

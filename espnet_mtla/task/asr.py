@@ -8,13 +8,13 @@ from pathlib import Path
 
 from espnet_mtla.data.tokens import TOKEN_TYPES
 from espnet_mtla.espnet import quiet_import
+from espnet_mtla.model.batch import Collate, Preprocess, collate
+from espnet_mtla.model.build import INITS, build_model, load_model
+from espnet_mtla.model.components import CHOICES
 from espnet_mtla.model.speech import DecoderOnlySpeechModel
-from espnet_mtla.task.batch import Collate, Preprocess, collate
-from espnet_mtla.task.build import INITS, build_model, load_model
 from espnet_mtla.task.checks import check_symbols
-from espnet_mtla.task.data import Source, lengths
 from espnet_mtla.task.log import log_to
-from espnet_mtla.task.parts import CHOICES
+from espnet_mtla.task.source import Source, lengths
 
 with quiet_import():
     from espnet2.tasks.abs_task import AbsTask
@@ -131,7 +131,7 @@ class ASRTask(AbsTask):
 
     @classmethod
     def input_lengths(cls, args: Namespace, source: Source) -> dict[str, str]:
-        """What batches are measured by; see :func:`espnet_mtla.task.data.lengths`."""
+        """Input lengths by key; see :func:`.source.lengths`."""
         del args
         return lengths(source)
 
@@ -156,7 +156,7 @@ class ASRTask(AbsTask):
 
     @classmethod
     def build_model(cls, args: Namespace) -> DecoderOnlySpeechModel:
-        """See :func:`espnet_mtla.task.build.build_model`."""
+        """See :func:`espnet_mtla.model.build.build_model`."""
         return build_model(args)
 
     @classmethod
@@ -166,5 +166,5 @@ class ASRTask(AbsTask):
         model_file: str | Path | None = None,
         device: str = "cpu",
     ) -> tuple[DecoderOnlySpeechModel, Namespace]:
-        """See :func:`espnet_mtla.task.build.load_model`."""
+        """See :func:`espnet_mtla.model.build.load_model`."""
         return load_model(config_file, model_file, device)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
-from espnet_mtla.task.checkpoint import CHECKPOINT, load, save
+from espnet_mtla.model.checkpoint import CHECKPOINT, load, save
 
 logger = logging.getLogger(__name__)
 

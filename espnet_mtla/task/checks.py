@@ -6,10 +6,10 @@ import logging
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 
+from espnet_mtla.data.token_list import build_tokeniser, find_unknown, read_token_list
 from espnet_mtla.errors import UserError
-from espnet_mtla.task.checkpoint import load
-from espnet_mtla.task.data import Source
-from espnet_mtla.task.tokens import build_tokeniser, find_unknown, read_token_list
+from espnet_mtla.model.checkpoint import load
+from espnet_mtla.task.source import Source
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""espnet2's datasets read sound and features through :mod:`espnet_mtla.data.table`.
+"""Let espnet2's datasets read sound and features through :mod:`.utterance_table`.
 
 espnet2's own readers end in a traceback at a truncated file, do not say whose it is,
 and unpickle what lies in an archive.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from espnet2.train.dataset import DATA_TYPES
 
-from espnet_mtla.data.table import TYPE, UtteranceTable
+from espnet_mtla.data.utterance_table import TYPE, UtteranceTable
 
 
 def register() -> None:

@@ -30,11 +30,11 @@ from espnet_mtla.data.audio import open_audio, read_span, source_file
 from espnet_mtla.data.features import Written, write_features
 from espnet_mtla.data.folder import FEATURES, SOUNDS, DataFolder
 from espnet_mtla.errors import UserError
+from espnet_mtla.frontend.record import FRONTEND_RECORD
 from espnet_mtla.frontend.stored import StoringFrontend
-from espnet_mtla.task.choices import setting_names
-from espnet_mtla.task.config import check_keys, load_yaml, overlay
-from espnet_mtla.task.data import MADE_BY
-from espnet_mtla.task.parts import FRONTEND, build_part, sampling_rate
+from espnet_mtla.model.components import FRONTEND, build_part, sampling_rate
+from espnet_mtla.settings.choices import setting_names
+from espnet_mtla.settings.yaml_files import check_keys, load_yaml, overlay
 
 if TYPE_CHECKING:
     import numpy as np
@@ -331,7 +331,7 @@ def _write_tables(
     for file in (target / "data").glob("feats.*"):
         if file.name not in used:
             file.unlink()
-    with atomic_file(target / MADE_BY) as stream:
+    with atomic_file(target / FRONTEND_RECORD) as stream:
         json.dump(maker.identity, stream, indent=2)
     with atomic_file(target / "feats_type") as stream:
         stream.write(f"features_{storage.kind}\n")

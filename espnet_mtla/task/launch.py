@@ -16,10 +16,13 @@ from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.data.folder import write_table
 from espnet_mtla.decoder import DecoderConfig
 from espnet_mtla.errors import UserError
+from espnet_mtla.model.components import check_sections, sampling_rate
 from espnet_mtla.model.config import ModelConfig
+from espnet_mtla.model.files import keep_copies
+from espnet_mtla.settings.yaml_files import check_keys, load_yaml, overlay
 from espnet_mtla.task.checks import check_init_param, without_ctc
-from espnet_mtla.task.config import check_keys, load_yaml, overlay
-from espnet_mtla.task.data import (
+from espnet_mtla.task.progress import DONE, describe, finish, is_done, start
+from espnet_mtla.task.source import (
     Source,
     check_features,
     check_rate,
@@ -27,9 +30,6 @@ from espnet_mtla.task.data import (
     shape_files,
     usual_seconds,
 )
-from espnet_mtla.task.files import keep_copies
-from espnet_mtla.task.parts import check_sections, sampling_rate
-from espnet_mtla.task.progress import DONE, describe, finish, is_done, start
 from espnet_mtla.task.tasks import task_class
 
 logger = logging.getLogger(__name__)

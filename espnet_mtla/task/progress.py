@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from espnet_mtla.data.atomic import atomic_file
+from espnet_mtla.data.token_list import read_token_list
 from espnet_mtla.errors import UserError
-from espnet_mtla.task import checkpoint
-from espnet_mtla.task.tokens import read_token_list
+from espnet_mtla.model import checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Mapping
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.model.batch import Preprocess
 from espnet_mtla.task.asr import ASRTask
-from espnet_mtla.task.batch import Preprocess
-from espnet_mtla.task.data import Source
+from espnet_mtla.task.source import Source
 
 logger = logging.getLogger(__name__)
 

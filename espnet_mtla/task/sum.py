@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from espnet_mtla.model.build import build_text_model
 from espnet_mtla.model.text import DecoderOnlyTextModel
 from espnet_mtla.task.asr import ASRTask
-from espnet_mtla.task.build import build_text_model
-from espnet_mtla.task.data import Source
+from espnet_mtla.task.source import Source
 
 
 class SUMTask(ASRTask):
@@ -50,5 +50,5 @@ class SUMTask(ASRTask):
 
     @classmethod
     def build_model(cls, args: Namespace) -> DecoderOnlyTextModel:
-        """See :func:`espnet_mtla.task.build.build_text_model`."""
+        """See :func:`espnet_mtla.model.build.build_text_model`."""
         return build_text_model(args)

@@ -11,13 +11,13 @@ import torch
 from espnet2.train.reporter import Reporter
 from espnet2.train.trainer import Trainer
 
-from espnet_mtla.task.checkpoint import load, set_aside
+from espnet_mtla.model.checkpoint import load, set_aside
 
 logger = logging.getLogger(__name__)
 
 
 class SafeTrainer(Trainer):
-    """See :mod:`espnet_mtla.task.checkpoint` for what is kept safe, and how."""
+    """See :mod:`espnet_mtla.model.checkpoint` for what is kept safe, and how."""
 
     @staticmethod
     def resume(

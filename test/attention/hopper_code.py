@@ -19,8 +19,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from espnet_mtla.attention import EntryLayout
-from espnet_mtla.attention.backend import triton as host
-from espnet_mtla.attention.backend.triton_kernels import attend_kernel
+from espnet_mtla.attention.decoding.backend import triton as host
+from espnet_mtla.attention.decoding.backend.triton_kernels import attend_kernel
 
 CASES = {
     "latent, 8 queries": (EntryLayout(1, 288, 288, 0, 256), 8),

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from espnet_mtla.attention import EntryLayout
+from espnet_mtla.attention.decoding.timeline import NewTokens
 from espnet_mtla.attention.merge import HyperNetwork, chunk_encoding
-from espnet_mtla.attention.timeline import NewTokens
 
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
 """Largest error, as a share of the largest number: a few roundings of each type."""

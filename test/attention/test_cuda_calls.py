@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from espnet_mtla.attention.flash import KERNELS
-from espnet_mtla.attention.strided import StridedAttention
+from espnet_mtla.attention.training.flash import KERNELS
+from espnet_mtla.attention.training.strided import StridedAttention
 
 
 @pytest.fixture

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mtla.attention import CacheOptions, EntryLayout
-from espnet_mtla.attention.backend import choose_backend
-from espnet_mtla.attention.backend import torch as torch_backend
-from espnet_mtla.attention.backend.torch import BACKEND
-from espnet_mtla.attention.quantise import quantise, restore
+from espnet_mtla.attention.decoding.backend import choose_backend
+from espnet_mtla.attention.decoding.backend import torch as torch_backend
+from espnet_mtla.attention.decoding.backend.torch import BACKEND
+from espnet_mtla.attention.decoding.quantise import quantise, restore
 from espnet_mtla.errors import UserError
 from test.attention.common import TYPES, WIDTH, make
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from espnet_mtla.attention import EntryLayout, build_attention
-from espnet_mtla.attention.backend import _choose, choose_backend
-from espnet_mtla.attention.backend import flash_attn as calls
-from espnet_mtla.attention.backend.flash_attn import FlashAttnBackend
+from espnet_mtla.attention.decoding.backend import _choose, choose_backend
+from espnet_mtla.attention.decoding.backend import flash_attn as calls
+from espnet_mtla.attention.decoding.backend.flash_attn import FlashAttnBackend
 from espnet_mtla.errors import UserError
 from test.attention import flash_stand_in
 from test.attention.kernel_checks import (

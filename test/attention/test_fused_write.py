@@ -14,8 +14,8 @@ from espnet_mtla.attention import (
     MultiheadLatentAttention,
     MultiheadTemporalLatentAttention,
 )
-from espnet_mtla.attention.backend.torch import BACKEND
-from espnet_mtla.attention.backend.triton import TritonBackend
+from espnet_mtla.attention.decoding.backend.torch import BACKEND
+from espnet_mtla.attention.decoding.backend.triton import TritonBackend
 from espnet_mtla.attention.latent import FUSED_CACHE_METHODS
 from espnet_mtla.attention.merge import HyperNetwork
 from test.attention.common import WIDTH, make

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_mtla.attention import attend, blocked
-from espnet_mtla.attention.attend import (
+from espnet_mtla.attention.naive import dense_latents
+from espnet_mtla.attention.training import attend, blocked
+from espnet_mtla.attention.training.attend import (
     attend_counted,
     attend_heads,
     attend_latents,
     take,
 )
-from espnet_mtla.attention.flash import training_kernel
-from espnet_mtla.attention.flex import attend_flex
-from espnet_mtla.attention.operators import counted, latents
+from espnet_mtla.attention.training.flash import training_kernel
+from espnet_mtla.attention.training.flex import attend_flex
+from espnet_mtla.attention.training.operators import counted, latents
 from espnet_mtla.errors import UserError
-from test.reference.dense import dense_latents
 
 HEADS, NOPE, ROPE, RANK, VALUE = 3, 6, 4, 10, 5
 SCALE = 0.3

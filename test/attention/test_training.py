@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from espnet_mtla.attention import CausalAttention, QueryTokens, build_attention
-from espnet_mtla.attention.flash import training_kernel
+from espnet_mtla.attention.training.flash import training_kernel
 from espnet_mtla.benchmark.measure import kept_bytes
 from espnet_mtla.benchmark.peers import SdpaMultihead
 from test.attention.common import TYPES, WIDTH, make

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from espnet_mtla.attention import EntryLayout
-from espnet_mtla.attention.backend.triton import Launch, TritonBackend, attend, plan
+from espnet_mtla.attention.decoding.backend.triton import (
+    Launch,
+    TritonBackend,
+    attend,
+    plan,
+)
+from espnet_mtla.attention.naive import dense_attention
 from espnet_mtla.errors import UserError
 from test.attention.common import make
 from test.attention.kernel_checks import (
@@ -20,7 +26,6 @@ from test.attention.kernel_checks import (
     poisoned_case,
     relative_error,
 )
-from test.reference.dense import dense_attention
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TRITON = TritonBackend((DEVICE.type,))

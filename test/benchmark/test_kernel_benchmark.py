@@ -7,7 +7,7 @@ import argparse
 import pytest
 import torch
 
-from espnet_mtla.attention.backend.torch import TorchBackend
+from espnet_mtla.attention.decoding.backend.torch import TorchBackend
 from espnet_mtla.benchmark import kernel
 from espnet_mtla.errors import UserError
 

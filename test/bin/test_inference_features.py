@@ -13,7 +13,7 @@ import yaml
 from espnet_mtla.bin import inference
 from espnet_mtla.data.folder import read_table, write_table
 from espnet_mtla.errors import UserError
-from espnet_mtla.task.config import load_yaml
+from espnet_mtla.settings.yaml_files import load_yaml
 from espnet_mtla.task.dump import Storage, dump_features
 from test.tiny_experiment import FS
 

@@ -5,7 +5,7 @@ import pytest
 def prover(model, data):
     import torch
 
-    from espnet_mtla.check.prove import Prover
+    from espnet_mtla.diagnose.prove import Prover
     from espnet_mtla.recognise.load import load_model
     from espnet_mtla.recognise.utterances import list_utterances, load_sound
     from espnet_mtla.search.options import DecodeOptions

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from espnet_mtla.bin import doctor
-from espnet_mtla.check import kernels, machine, selftest
+from espnet_mtla.diagnose import kernels, machine, selftest
 from espnet_mtla.errors import UserError
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from espnet_mtla.bin import doctor
-from espnet_mtla.check import doctor as report
-from espnet_mtla.check import generation
+from espnet_mtla.diagnose import doctor as report
+from espnet_mtla.diagnose import generation
 from espnet_mtla.errors import UserError
 
 transformers = pytest.importorskip("transformers")
@@ -32,7 +32,7 @@ def test_cached_text_is_uncached_text_on_this_version() -> None:
 @pytest.fixture(params=["mask kept", "mask dropped"])
 def dropped(request, monkeypatch):
     """What forwards did with a keyword that they did not know: the cache is lost."""
-    from espnet_mtla.hf.modeling import LlamaMTLAModel
+    from espnet_mtla.hf.llama.modeling import LlamaMTLAModel
 
     forward = LlamaMTLAModel.forward
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from espnet_mtla.bin import prove
-from espnet_mtla.check.finding import Finding, as_table, hypotheses_apart
-from espnet_mtla.check.prove import Prover
+from espnet_mtla.diagnose.finding import Finding, as_table, hypotheses_apart
+from espnet_mtla.diagnose.prove import Prover
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.beam import Hypothesis
 

@@ -149,7 +149,7 @@ def test_worker_that_is_killed_is_reported(
     toy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from espnet_mtla.data import format as formatting
-    from espnet_mtla.data.parts import Settings
+    from espnet_mtla.data.audio_shards import Settings
 
     monkeypatch.setattr(formatting, "make_part", _die)
     with pytest.raises(UserError, match="a worker process was killed"):

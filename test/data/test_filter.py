@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from toyfolder import TEXTS
 
+from espnet_mtla.data.audio_shards import Settings
 from espnet_mtla.data.folder import DataFolder, read_table, write_table
 from espnet_mtla.data.format import format_audio
-from espnet_mtla.data.parts import Settings
 
 Command = Callable[..., tuple[int, str, str]]
 

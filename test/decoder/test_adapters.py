@@ -13,7 +13,7 @@ from espnet_mtla.attention import (
     MultiheadTemporalLatentCrossAttention,
 )
 from espnet_mtla.decoder.graphs import steps_of
-from espnet_mtla.decoder.packed import LEAST_ROWS
+from espnet_mtla.decoder.prepacked_linear import LEAST_ROWS
 from test.attention.common import LATENT, TYPES, WIDTH
 from test.decoder.test_decoder import VOCAB, make, ragged
 

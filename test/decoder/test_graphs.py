@@ -10,7 +10,7 @@ import logging
 import pytest
 import torch
 
-from espnet_mtla.attention.backend import torch as torch_backend
+from espnet_mtla.attention.decoding.backend import torch as torch_backend
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.decoder.graphs import EagerSteps, RecordedSteps, steps_of
 from espnet_mtla.errors import UserError

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.decoder.graphs import EagerSteps, steps_of
-from espnet_mtla.decoder.packed import LEAST_ROWS, packed
+from espnet_mtla.decoder.prepacked_linear import LEAST_ROWS, packed
 from test.attention.common import WIDTH
 from test.decoder.test_decoder import VOCAB, make
 

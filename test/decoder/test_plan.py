@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mtla.attention import CacheOptions
-from espnet_mtla.decoder.plan import Load, cache_bytes, decode_bytes, most
+from espnet_mtla.decoder.memory import Load, cache_bytes, decode_bytes, most
 from test.attention.common import TYPES, WIDTH
 from test.decoder.test_decoder import make
 

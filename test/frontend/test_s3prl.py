@@ -17,7 +17,7 @@ from espnet_mtla.frontend.upstream import (
     upstream_names,
 )
 from espnet_mtla.model.frames import seconds_per_frame
-from espnet_mtla.task.choices import setting_names
+from espnet_mtla.settings.choices import setting_names
 from test.threads import in_threads
 
 pytest.importorskip("s3prl", reason="the extra ssl is not installed")

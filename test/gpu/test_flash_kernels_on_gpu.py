@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espnet_mtla.attention.attend import attend_latents
-from espnet_mtla.attention.flash import BLOCKED, FLEX, KERNELS, training_kernel
+from espnet_mtla.attention.naive import dense_latents
+from espnet_mtla.attention.training.attend import attend_latents
+from espnet_mtla.attention.training.flash import BLOCKED, FLEX, KERNELS, training_kernel
 from test.gpu.device import CUDA, NEEDS_GPU
-from test.reference.dense import dense_latents
 
 pytestmark = NEEDS_GPU
 HEADS, NOPE, ROPE, LATENT, VALUE = 4, 64, 32, 128, 64

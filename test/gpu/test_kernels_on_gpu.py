@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention import EntryLayout
-from espnet_mtla.attention.backend import choose_backend
-from espnet_mtla.attention.backend.torch import TorchBackend
-from espnet_mtla.attention.backend.triton import TritonBackend
+from espnet_mtla.attention.decoding.backend import choose_backend
+from espnet_mtla.attention.decoding.backend.torch import TorchBackend
+from espnet_mtla.attention.decoding.backend.triton import TritonBackend
 from test.attention.kernel_checks import (
     TOLERANCE,
     NewToken,

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from espnet_mtla.attention import CausalAttention, build_attention
+from espnet_mtla.attention.naive import dense_attention
 from test.gpu.device import CUDA, NEEDS_GPU
-from test.reference.dense import dense_attention
 
 pytestmark = NEEDS_GPU
 KINDS = {

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAForCausalLM
-from espnet_mtla.hf.conversion.build import Target, convert
+from espnet_mtla.hf.convert.build import Target, convert
 from test.hf.test_hf_convert import llama
 from test.hf.tiny_llama import cache_of, tiny, tokens
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from espnet_mtla.hf.conversion.build import Target, convert
+from espnet_mtla.hf.convert.build import Target, convert
 from test.hf.tiny_llama import cache_of, left_padded, tiny, tokens
 
 

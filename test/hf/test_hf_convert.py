@@ -20,10 +20,10 @@ from transformers import (
 )
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.conversion.build import Target, convert
-from espnet_mtla.hf.conversion.factor import low_rank
-from espnet_mtla.hf.conversion.heal import Healing, TextBlocks, perplexity
-from espnet_mtla.hf.conversion.source import check_source
+from espnet_mtla.hf.convert.build import Target, convert
+from espnet_mtla.hf.convert.factor import low_rank
+from espnet_mtla.hf.convert.heal import Healing, TextBlocks, perplexity
+from espnet_mtla.hf.convert.source import check_source
 from test.hf.tiny_llama import run_convert as run
 
 TEXT = Path(__file__).resolve().parents[2] / "LICENSE"

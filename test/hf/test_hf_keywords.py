@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAForCausalLM, TemporalLatentCache
-from espnet_mtla.hf.attention import Step
+from espnet_mtla.hf.llama.attention import Step
 from espnet_mtla.hf.versions import CACHE_NAMES, TRANSFORMERS_4
 from test.hf.tiny_llama import cache_of, left_padded, tiny, tokens
 

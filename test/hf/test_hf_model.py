@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import (
     apply_rotary_pos_emb,
 )
 
+from espnet_mtla.attention.naive import dense_attention
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import (
     LlamaMTLAConfig,
@@ -22,7 +23,6 @@ from espnet_mtla.hf import (
 )
 from espnet_mtla.hf.versions import CACHE_NAME
 from test.hf.tiny_llama import SIZES, VOCABULARY, cache_of, left_padded, tiny, tokens
-from test.reference.dense import dense_attention
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-10) -> None:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAConfig, LlamaMTLAForCausalLM
-from espnet_mtla.hf.conversion.source import load_source
-from espnet_mtla.hf.export import export, needed_sources
+from espnet_mtla.hf.convert.source import load_source
+from espnet_mtla.hf.llama.export import export, needed_sources
 from test.hf.tiny_llama import tiny, tokens
 
 ALONE = """
@@ -71,10 +71,10 @@ def test_an_exported_folder_loads_without_the_package(tmp_path) -> None:
 
 
 def test_an_export_holds_no_import_of_the_package() -> None:
-    sources = needed_sources("espnet_mtla.hf.modeling")
+    sources = needed_sources("espnet_mtla.hf.llama.modeling")
     for text in sources.values():
         assert "from espnet_mtla" not in text and "import espnet_mtla" not in text
-    assert "espnet_mtla.attention.backend" not in sources
+    assert "espnet_mtla.attention.decoding.backend" not in sources
 
 
 def rewrite_weights(folder, target, change) -> None:

@@ -38,7 +38,7 @@ def test_generate_is_that_of_one_thread(options: dict[str, object]) -> None:
 def test_conversion_leaves_the_callers_random_numbers() -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from espnet_mtla.hf.conversion.build import Target, convert
+    from espnet_mtla.hf.convert.build import Target, convert
 
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1}
     source = LlamaForCausalLM(

@@ -10,7 +10,7 @@ from transformers import AutoModelForSpeechSeq2Seq, AutoProcessor, pipeline
 
 from espnet_mtla import Speech2Text
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf_speech import (
+from espnet_mtla.hf.speech import (
     MTLAForSpeechSeq2Seq,
     MTLASpeechConfig,
     MTLASpeechProcessor,
@@ -85,7 +85,7 @@ def test_statistics_are_weights_here(tmp_path):
     np.savez(stats, count=2, sum=np.ones(20), sum_square=3 * np.ones(20))
     config |= {"normalize": "global_mvn", "normalize_conf": {"stats_file": str(stats)}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    from espnet_mtla.task.build import load_model
+    from espnet_mtla.model.build import load_model
 
     trained, _ = load_model(folder / "config.yaml")
     torch.save(trained.state_dict(), folder / "model.pth")

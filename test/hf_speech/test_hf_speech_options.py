@@ -8,7 +8,7 @@ import torch
 from transformers import GenerationConfig, pipeline
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq, MTLASpeechProcessor
+from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq, MTLASpeechProcessor
 from test.hf_speech.tiny_recipes import noise, tiny
 from test.tiny_experiment import FS
 

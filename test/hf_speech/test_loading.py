@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq
+from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq
 from test.all_tensors import poison, tensors
 from test.hf_speech.tiny_recipes import RECIPES, noise, tiny
 

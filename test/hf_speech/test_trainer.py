@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq, MTLASpeechProcessor
-from espnet_mtla.hf_speech.options import NO_LIMIT
+from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq, MTLASpeechProcessor
+from espnet_mtla.hf.speech.options import NO_LIMIT
 from test.hf_speech.tiny_recipes import noise
 from test.tiny_experiment import FS
 

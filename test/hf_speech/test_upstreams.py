@@ -11,12 +11,12 @@ import yaml
 from torch import nn
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq
+from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq
+from espnet_mtla.model.build import load_model
+from espnet_mtla.model.components import FRONTEND
 from espnet_mtla.search.options import DecodeOptions
 from espnet_mtla.share.card import Card
 from espnet_mtla.share.pack import pack
-from espnet_mtla.task.build import load_model
-from espnet_mtla.task.parts import FRONTEND
 from test.all_tensors import poison
 from test.frontend import tiny_upstreams
 from test.hf_speech.test_loading import check_same

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention.registry import ATTENTIONS
-from espnet_mtla.hf_speech import MTLAForSpeechSeq2Seq, MTLASpeechConfig
+from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq, MTLASpeechConfig
 from test.tiny_experiment import FS, LATENT, TOKENS
 
 DEFAULT = {"fs": FS, "n_fft": 256, "win_length": 200, "hop_length": 80, "n_mels": 20}

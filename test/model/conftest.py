@@ -49,7 +49,7 @@ def options() -> Callable[..., Namespace]:
 @pytest.fixture
 def build(options: Callable[..., Namespace]) -> Callable[..., DecoderOnlySpeechModel]:
     """A tiny model in float64, in evaluation mode."""
-    from espnet_mtla.task.build import build_model
+    from espnet_mtla.model.build import build_model
 
     def make(encoder: str = "none", **changes: object) -> DecoderOnlySpeechModel:
         torch.manual_seed(0)

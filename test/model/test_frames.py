@@ -10,11 +10,16 @@ from torch import nn
 
 from espnet_mtla.bin.plan import frames_per_second
 from espnet_mtla.errors import UserError
+from espnet_mtla.model.components import (
+    FRONTEND,
+    build_encoder,
+    build_part,
+    sampling_rate,
+)
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig
 from espnet_mtla.model.frames import seconds_per_frame
 from espnet_mtla.model.projector import FrameStackProjector
 from espnet_mtla.model.speech import DecoderOnlySpeechModel
-from espnet_mtla.task.parts import FRONTEND, build_encoder, build_part, sampling_rate
 from test.model.tiny_speech import ENCODERS, TOKENS
 
 SECONDS = torch.arange(1, 11)

@@ -66,7 +66,7 @@ def test_how_the_cache_is_kept_reaches_it() -> None:
 
 
 def test_names_known_without_torch_are_those_of_the_cache() -> None:
-    from espnet_mtla.attention import backend, layout, quantise
+    from espnet_mtla.attention.decoding import backend, layout, quantise
     from espnet_mtla.search import options
 
     assert options.CACHE_DTYPES == quantise.CACHE_DTYPES

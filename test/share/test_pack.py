@@ -14,8 +14,8 @@ import yaml
 from espnet_mtla import Speech2Text
 from espnet_mtla.bin import pack as command
 from espnet_mtla.errors import UserError
-from espnet_mtla.task.checkpoint import load
-from espnet_mtla.task.files import NEEDED
+from espnet_mtla.model.checkpoint import load
+from espnet_mtla.model.files import NEEDED
 from test.tiny_experiment import TOKENS, make_model
 
 FILES = {"README.md", "config.yaml", "decode.yaml", "model.safetensors", "tokens.txt"}
@@ -89,7 +89,7 @@ def test_statistics_travel(tmp_path, data):
     np.savez(stats, count=2, sum=np.ones(width), sum_square=3 * np.ones(width))
     config |= {"normalize": "global_mvn", "normalize_conf": {"stats_file": str(stats)}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    from espnet_mtla.task.build import load_model
+    from espnet_mtla.model.build import load_model
 
     model, _ = load_model(folder / "config.yaml")
     torch.save(model.state_dict(), folder / "model.pth")

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from espnet_mtla import Speech2Text
-from espnet_mtla.attention.flash import leaves_choice, training_kernel
+from espnet_mtla.attention.training.flash import leaves_choice, training_kernel
 from espnet_mtla.quiet import quiet
 from espnet_mtla.recognise.profile import Profile
 from espnet_mtla.turns import Turns
@@ -97,7 +97,7 @@ def test_loading_in_threads_leaves_the_screen_as_it_was(model: Path, capsys) -> 
 def test_tokenisers_are_ready_before_threads_use_them(tmp_path: Path) -> None:
     import sentencepiece
 
-    from espnet_mtla.task.tokens import build_tokeniser
+    from espnet_mtla.data.token_list import build_tokeniser
 
     (tmp_path / "text").write_text("hello world, foo bar\n" * 50)
     sentencepiece.SentencePieceTrainer.train(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.task import checkpoint
+from espnet_mtla.model import checkpoint
 from espnet_mtla.task.average import Metric, average
 
 

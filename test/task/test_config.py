@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.task.config import check_keys, load_yaml, overlay
+from espnet_mtla.settings.yaml_files import check_keys, load_yaml, overlay
 
 plain = st.integers(0, 9) | st.sampled_from(["x", "y"]) | st.none()
 sections = st.dictionaries(

@@ -16,13 +16,13 @@ from toy_corpus import SETTINGS, make_corpus
 
 from espnet_mtla.data.folder import FEATURES, read_table, write_table
 from espnet_mtla.data.format import Settings, format_audio
-from espnet_mtla.data.table import UtteranceTable
+from espnet_mtla.data.utterance_table import UtteranceTable
 from espnet_mtla.errors import UserError
+from espnet_mtla.frontend.record import check_made_by
+from espnet_mtla.model.checkpoint import load
+from espnet_mtla.model.files import link_upstream
 from espnet_mtla.task import dump as dumping
-from espnet_mtla.task.checkpoint import load
-from espnet_mtla.task.data import check_made_by
 from espnet_mtla.task.dump import Storage, dump_features, read_frontend
-from espnet_mtla.task.files import link_upstream
 
 FBANK = {"frontend": "fbank", "frontend_conf": {"fs": 8000, "n_mels": 12}}
 ARGS = Namespace(**FBANK)

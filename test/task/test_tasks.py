@@ -13,7 +13,7 @@ from toy_corpus import WORDS, Toy
 
 from espnet_mtla.data.folder import read_table, write_table
 from espnet_mtla.errors import UserError
-from espnet_mtla.task.checkpoint import load
+from espnet_mtla.model.checkpoint import load
 
 INTENTS = ("up", "down")
 SHORT = {"max_epoch": 1, "batch_size": 7}

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_mtla.errors import UserError
-from espnet_mtla.task.batch import Preprocess, collate
-from espnet_mtla.task.tokens import (
+from espnet_mtla.data.token_list import (
     build_tokeniser,
     find_unknown,
     read_token_list,
     word_starts,
 )
+from espnet_mtla.errors import UserError
+from espnet_mtla.model.batch import Preprocess, collate
 
 LIST = ["<blank>", "<unk>", "a", "b", "<sos/eos>"]
 OPTIONS = Namespace(

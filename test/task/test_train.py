@@ -13,10 +13,10 @@ import torch
 import yaml
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.task import checkpoint
+from espnet_mtla.model import checkpoint
+from espnet_mtla.model.build import load_model
 from espnet_mtla.task.average import Metric, average
-from espnet_mtla.task.build import load_model
-from espnet_mtla.task.data import Source, usual_seconds
+from espnet_mtla.task.source import Source, usual_seconds
 
 
 def parameters(folder: Path) -> dict[str, torch.Tensor]:

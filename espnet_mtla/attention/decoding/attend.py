@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.backend import DecodeBackend
-from espnet_mtla.attention.cache import KVCache
-from espnet_mtla.attention.layout import EntryLayout
+from espnet_mtla.attention.decoding.backend import DecodeBackend
+from espnet_mtla.attention.decoding.cache import KVCache
+from espnet_mtla.attention.decoding.layout import EntryLayout
 
 
 def attend_prompt(

@@ -16,10 +16,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.backend import choose_backend
-from espnet_mtla.attention.layout import PLAIN, CacheOptions, EntryLayout
-from espnet_mtla.attention.quantise import quantise, restore, stored_type
-from espnet_mtla.attention.timeline import NewTokens, Timeline
+from espnet_mtla.attention.decoding.backend import choose_backend
+from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions, EntryLayout
+from espnet_mtla.attention.decoding.quantise import quantise, restore, stored_type
+from espnet_mtla.attention.decoding.timeline import NewTokens, Timeline
 
 
 class KVCache:

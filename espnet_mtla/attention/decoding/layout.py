@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from espnet_mtla.attention.quantise import CACHE_DTYPES, SCALE_BYTES
-from espnet_mtla.checks import check_count, require
+from espnet_mtla.attention.decoding.quantise import CACHE_DTYPES, SCALE_BYTES
+from espnet_mtla.settings.checks import check_count, require
 
 PROMPT_FORMS = ("latent", "heads")
 

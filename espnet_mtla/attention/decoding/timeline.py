@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from espnet_mtla.checks import whole_number
+from espnet_mtla.settings.checks import whole_number
 
 
 class Timeline:

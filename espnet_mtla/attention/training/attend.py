@@ -15,10 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_mtla.attention.dense import MOST_SCORES, attend_dense, first
-from espnet_mtla.attention.flash import BLOCKED, FLEX, choose_kernel, leaves_choice
-from espnet_mtla.attention.flex import attend_flex
-from espnet_mtla.attention.operators import counted, latents
+from espnet_mtla.attention.training.dense import MOST_SCORES, attend_dense, first
+from espnet_mtla.attention.training.flash import (
+    BLOCKED,
+    FLEX,
+    choose_kernel,
+    leaves_choice,
+)
+from espnet_mtla.attention.training.flex import attend_flex
+from espnet_mtla.attention.training.operators import counted, latents
 
 KNOW_GROUPS = {"cpu_flash", "cuda_flash"}
 """Kernels of PyTorch in which several query heads read one key head."""

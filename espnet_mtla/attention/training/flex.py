@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.dense import expand
+from espnet_mtla.attention.training.dense import expand
 
 
 def attend_flex(

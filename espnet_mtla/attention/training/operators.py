@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.blocked import Blocked, exact
-from espnet_mtla.attention.flash import BLOCKED
-from espnet_mtla.attention.strided import StridedAttention
+from espnet_mtla.attention.training.blocked import Blocked, exact
+from espnet_mtla.attention.training.flash import BLOCKED
+from espnet_mtla.attention.training.strided import StridedAttention
 
 
 def _as_it_is(q: Tensor) -> torch.autocast:

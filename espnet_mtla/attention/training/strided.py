@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_mtla.attention.blocked import Blocked, exact
-from espnet_mtla.attention.flash import BLOCKED, KERNELS
+from espnet_mtla.attention.training.blocked import Blocked, exact
+from espnet_mtla.attention.training.flash import BLOCKED, KERNELS
 
 
 @dataclass(frozen=True)

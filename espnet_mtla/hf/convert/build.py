@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from espnet_mtla.checks import check_count, require
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.attention import LlamaMTLAAttention
-from espnet_mtla.hf.configuration import LlamaMTLAConfig
-from espnet_mtla.hf.conversion.factor import LatentWeights, factor_layer
-from espnet_mtla.hf.conversion.moments import second_moments
-from espnet_mtla.hf.conversion.rotary import choose_components, rotate_keys
-from espnet_mtla.hf.conversion.source import Projections
-from espnet_mtla.hf.modeling import LlamaMTLAForCausalLM
+from espnet_mtla.hf.convert.factor import LatentWeights, factor_layer
+from espnet_mtla.hf.convert.moments import second_moments
+from espnet_mtla.hf.convert.rotary import choose_components, rotate_keys
+from espnet_mtla.hf.convert.source import Projections
+from espnet_mtla.hf.llama.attention import LlamaMTLAAttention
+from espnet_mtla.hf.llama.configuration import LlamaMTLAConfig
+from espnet_mtla.hf.llama.modeling import LlamaMTLAForCausalLM
+from espnet_mtla.settings.checks import check_count, require
 
 KEPT_SETTINGS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
@@ -89,7 +89,7 @@ def convert(
     """A Llama as MLA or MTLA; see :mod:`.factor` for the mathematics.
 
     Args:
-        source: as :func:`~espnet_mtla.hf.conversion.source.load_source` gives it.
+        source: as :func:`~espnet_mtla.hf.convert.source.load_source` gives it.
         blocks: tokens ``(N, L)`` that say how activations are distributed.
         seed: of the hyper-network's positional part, which starts at random.
 

@@ -32,8 +32,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from espnet_mtla.hf.conversion.rotary import RotatedKeys, as_complex
-from espnet_mtla.hf.conversion.source import Projections
+from espnet_mtla.hf.convert.rotary import RotatedKeys, as_complex
+from espnet_mtla.hf.convert.source import Projections
 
 RIDGE = 1e-6
 """Added to the metric, of its mean: directions that no query asks for count little."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from espnet_mtla.checks import check_count, require
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.checks import check_count, require
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from espnet_mtla.hf.conversion.source import Projections
+from espnet_mtla.hf.convert.source import Projections
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from espnet_mtla.attention.linear import is_plain_linear
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.configuration import ROPE_TYPES, rope_settings
+from espnet_mtla.hf.llama.configuration import ROPE_TYPES, rope_settings
 from espnet_mtla.hf.loading import check_reachable, checked
 
 # Llama's blocks under other names; what each adds is looked at below.

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from espnet_mtla.checks import plain
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.cache import TemporalLatentCache
+from espnet_mtla.hf.llama.cache import TemporalLatentCache
+from espnet_mtla.settings.checks import plain
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:

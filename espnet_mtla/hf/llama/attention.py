@@ -14,17 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from espnet_mtla.attention.causal import QueryTokens
-from espnet_mtla.attention.latent import (
-    MultiheadLatentAttention,
-    MultiheadTemporalLatentAttention,
-)
+from espnet_mtla.attention.base import QueryTokens
+from espnet_mtla.attention.decoding.timeline import NewTokens
+from espnet_mtla.attention.inspect import chunk_weights, over_tokens
+from espnet_mtla.attention.latent import MultiheadLatentAttention
 from espnet_mtla.attention.rope import rotate
-from espnet_mtla.attention.timeline import NewTokens
-from espnet_mtla.attention.weights import chunk_weights, over_tokens
-from espnet_mtla.hf.cache import TemporalLatentCache
-from espnet_mtla.hf.configuration import LlamaMTLAConfig, rope_settings
-from espnet_mtla.hf.rollback import RowsCache
+from espnet_mtla.attention.temporal import MultiheadTemporalLatentAttention
+from espnet_mtla.hf.llama.cache import TemporalLatentCache
+from espnet_mtla.hf.llama.configuration import LlamaMTLAConfig, rope_settings
+from espnet_mtla.hf.llama.rollback import RowsCache
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from espnet_mtla.attention.layout import EntryLayout
-from espnet_mtla.checks import whole_number
+from espnet_mtla.attention.decoding.layout import EntryLayout
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.configuration import LlamaMTLAConfig
-from espnet_mtla.hf.rollback import RowsCache, RowsTimeline, StaticTimeline
+from espnet_mtla.hf.llama.configuration import LlamaMTLAConfig
+from espnet_mtla.hf.llama.rollback import RowsCache, RowsTimeline, StaticTimeline
 from espnet_mtla.hf.versions import CACHE_NAME, TRANSFORMERS_4
+from espnet_mtla.settings.checks import whole_number
 
 SLACK = 64
 """Tokens that a growing cache gets room for at least, beyond those it must hold."""

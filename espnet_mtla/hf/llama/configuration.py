@@ -9,9 +9,9 @@ from transformers import LlamaConfig, PretrainedConfig
 from transformers.activations import ACT2FN
 
 from espnet_mtla.attention.config import TemporalLatentConfig
-from espnet_mtla.checks import check_count, require
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.versions import CACHE_NAMES, check_transformers
+from espnet_mtla.settings.checks import check_count, require
 
 KV_NORMS = ("layer", "none")
 ROPE_LAYOUTS = ("halves", "pairs")

@@ -13,14 +13,16 @@ from collections.abc import Iterable
 from importlib.util import find_spec
 from pathlib import Path
 
-from espnet_mtla.hf.modeling import LlamaMTLAForCausalLM, LlamaMTLAPreTrainedModel
+from espnet_mtla.hf.llama.modeling import LlamaMTLAForCausalLM, LlamaMTLAPreTrainedModel
 
 PACKAGE = "espnet_mtla"
-STAND_INS = {"espnet_mtla.attention.backend": "espnet_mtla.hf.one_backend"}
+STAND_INS = {
+    "espnet_mtla.attention.decoding.backend": "espnet_mtla.hf.llama.torch_only_backend"
+}
 AUTO_MAP = {
-    "AutoConfig": "espnet_mtla.hf.configuration.LlamaMTLAConfig",
-    "AutoModel": "espnet_mtla.hf.modeling.LlamaMTLAModel",
-    "AutoModelForCausalLM": "espnet_mtla.hf.modeling.LlamaMTLAForCausalLM",
+    "AutoConfig": "espnet_mtla.hf.llama.configuration.LlamaMTLAConfig",
+    "AutoModel": "espnet_mtla.hf.llama.modeling.LlamaMTLAModel",
+    "AutoModelForCausalLM": "espnet_mtla.hf.llama.modeling.LlamaMTLAForCausalLM",
 }
 
 

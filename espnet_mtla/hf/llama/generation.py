@@ -13,11 +13,11 @@ from transformers.generation.configuration_utils import (
 )
 from transformers.generation.utils import GenerateOutput, GenerationMixin
 
-from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.arguments import one_cache
-from espnet_mtla.hf.cache import TemporalLatentCache
+from espnet_mtla.hf.llama.arguments import one_cache
+from espnet_mtla.hf.llama.cache import TemporalLatentCache
 from espnet_mtla.hf.versions import CACHE_NAME, TRANSFORMERS_4
+from espnet_mtla.settings.checks import refuse_unknown
 
 DYNAMIC = (None, "dynamic", "dynamic_full")
 

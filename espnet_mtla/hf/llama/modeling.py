@@ -26,9 +26,8 @@ from transformers.models.llama.modeling_llama import (
 )
 from transformers.utils.generic import can_return_tuple
 
-from espnet_mtla.checks import refuse_unknown
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.arguments import (
+from espnet_mtla.hf.llama.arguments import (
     check_columns,
     check_places,
     check_segments,
@@ -36,14 +35,15 @@ from espnet_mtla.hf.arguments import (
     kept_columns,
     one_cache,
 )
-from espnet_mtla.hf.attention import LlamaMTLAAttention, Step
-from espnet_mtla.hf.cache import TemporalLatentCache, describe
-from espnet_mtla.hf.configuration import LlamaMTLAConfig
-from espnet_mtla.hf.generation import TemporalGenerationMixin
+from espnet_mtla.hf.llama.attention import LlamaMTLAAttention, Step
+from espnet_mtla.hf.llama.cache import TemporalLatentCache, describe
+from espnet_mtla.hf.llama.configuration import LlamaMTLAConfig
+from espnet_mtla.hf.llama.generation import TemporalGenerationMixin
+from espnet_mtla.hf.llama.packing import Packing, find_packing, over_columns
 from espnet_mtla.hf.loading import CheckedLoading, check_saving
-from espnet_mtla.hf.packing import Packing, find_packing, over_columns
 from espnet_mtla.hf.versions import CACHE_NAME, CACHE_NAMES
 from espnet_mtla.module_list import ModuleListOf
+from espnet_mtla.settings.checks import refuse_unknown
 
 OTHERS = ("cache_position", "token_type_ids")
 """Keywords of ``forward`` that are no parameters, so that ``generate`` and the Trainer

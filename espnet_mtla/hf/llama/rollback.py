@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.cache import KVCache
-from espnet_mtla.attention.layout import EntryLayout
-from espnet_mtla.attention.timeline import NewTokens, Timeline
+from espnet_mtla.attention.decoding.cache import KVCache
+from espnet_mtla.attention.decoding.layout import EntryLayout
+from espnet_mtla.attention.decoding.timeline import NewTokens, Timeline
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from espnet_mtla.attention.backend.torch import BACKEND, TorchBackend
+from espnet_mtla.attention.decoding.backend.torch import BACKEND, TorchBackend
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
-    from espnet_mtla.attention.layout import EntryLayout
+    from espnet_mtla.attention.decoding.layout import EntryLayout
 
 DecodeBackend = TorchBackend  # for annotations: there is one
 

@@ -15,9 +15,9 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES,
 )
 
-from espnet_mtla.hf_speech.configuration import MTLASpeechConfig
-from espnet_mtla.hf_speech.modeling import MTLAForSpeechSeq2Seq
-from espnet_mtla.hf_speech.processing import MTLASpeechProcessor, MTLASpeechTokenizer
+from espnet_mtla.hf.speech.configuration import MTLASpeechConfig
+from espnet_mtla.hf.speech.modeling import MTLAForSpeechSeq2Seq
+from espnet_mtla.hf.speech.processing import MTLASpeechProcessor, MTLASpeechTokenizer
 
 _KIND = MTLASpeechConfig.model_type
 AutoConfig.register(_KIND, MTLASpeechConfig, exist_ok=True)

@@ -48,7 +48,7 @@ class MTLASpeechConfig(PretrainedConfig):
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> None:
         """Save, and take along the checkpoint that a front-end is built from."""
-        from espnet_mtla.task.files import link_upstream, upstream_path
+        from espnet_mtla.model.files import link_upstream, upstream_path
 
         recipe, settings = self.recipe, self.recipe.get("frontend_conf", {})
         path = upstream_path(recipe.get("frontend"), settings)

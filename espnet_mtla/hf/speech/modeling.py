@@ -18,8 +18,8 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.loading import CheckedLoading
-from espnet_mtla.hf_speech.configuration import MTLASpeechConfig
-from espnet_mtla.hf_speech.options import (
+from espnet_mtla.hf.speech.configuration import MTLASpeechConfig
+from espnet_mtla.hf.speech.options import (
     completed,
     merged,
     of_config,
@@ -159,11 +159,11 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
             UserError: no such model, or none of sound.
         """
         from espnet_mtla.recognise.load import load_model
-        from espnet_mtla.share.files import CONFIG
+        from espnet_mtla.settings.names import CONFIG
+        from espnet_mtla.settings.yaml_files import load_yaml
         from espnet_mtla.share.hub import find_model
         from espnet_mtla.share.pack import portable
         from espnet_mtla.speech2text.api import decode_options
-        from espnet_mtla.task.config import load_yaml
 
         folder = find_model(model, revision)
         options = decode_options(folder, {})
@@ -235,10 +235,10 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         Raises:
             UserError: an unknown option, or one that asks for what is not done here.
         """
+        from espnet_mtla.data.token_list import word_starts
         from espnet_mtla.recognise.load import TrainedModel
         from espnet_mtla.recognise.recogniser import Recogniser
         from espnet_mtla.recognise.utterances import Sound
-        from espnet_mtla.task.tokens import word_starts
 
         del labels
         chosen = self.decode_options(options, generation_config)
@@ -311,7 +311,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
 
 def build(config: MTLASpeechConfig) -> DecoderOnlySpeechModel:
     """The recipe's model with parameters as initialised, on the CPU."""
-    from espnet_mtla.task.build import build_model
+    from espnet_mtla.model.build import build_model
 
     args = Namespace(**config.recipe)
     args.token_list = list(config.tokens)

@@ -15,9 +15,9 @@ from typing import Any
 
 from transformers import GenerationConfig, GenerationMixin
 
-from espnet_mtla.checks import plain
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.options import DecodeOptions
+from espnet_mtla.settings.checks import plain
 
 RENAMED = {"num_beams": "beam_size", "num_return_sequences": "nbest"}
 """Keywords of ``generate``, and the fields of :class:`DecodeOptions` they stand for."""

@@ -14,8 +14,8 @@ from transformers import (
     Wav2Vec2FeatureExtractor,
 )
 
-from espnet_mtla.checks import plain, refuse_unknown
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.checks import plain, refuse_unknown
 from espnet_mtla.speech2text.samples import check_rate, to_samples
 
 TOKENS, PIECES = "tokens.txt", "bpe.model"
@@ -39,7 +39,7 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
         token_type: str = "bpe",
         **others: Any,
     ) -> None:
-        from espnet_mtla.task.tokens import build_tokeniser, read_token_list
+        from espnet_mtla.data.token_list import build_tokeniser, read_token_list
 
         self.vocab_file, self.sentencepiece_file = vocab_file, sentencepiece_file
         self.token_list = read_token_list(vocab_file)
@@ -157,10 +157,10 @@ class MTLASpeechProcessor(ProcessorMixin):
         """
         from argparse import Namespace
 
-        from espnet_mtla.share.files import CONFIG
+        from espnet_mtla.model.components import sampling_rate
+        from espnet_mtla.settings.names import CONFIG
+        from espnet_mtla.settings.yaml_files import load_yaml
         from espnet_mtla.share.hub import find_model
-        from espnet_mtla.task.config import load_yaml
-        from espnet_mtla.task.parts import sampling_rate
 
         folder = find_model(model, revision)
         if not (folder / TOKENS).is_file():

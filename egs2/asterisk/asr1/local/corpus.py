@@ -14,7 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_mtla.data import apt
+from espnet_mtla.data import debian as apt
 from espnet_mtla.errors import UserError
 
 # Slips of the pen in the English list; what is heard was checked nowhere else.

@@ -36,7 +36,7 @@ from prepare import (
 )
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.data import apt
+from espnet_mtla.data import debian as apt
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:

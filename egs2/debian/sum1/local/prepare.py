@@ -20,7 +20,7 @@ from pathlib import Path
 from random import Random
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.data import apt
+from espnet_mtla.data import debian as apt
 from espnet_mtla.data.corpus import Tables, write_sets
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.baseline import SENTENCE_END

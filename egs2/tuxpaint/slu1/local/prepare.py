@@ -22,7 +22,7 @@ from captions import (
 )
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.data import apt
+from espnet_mtla.data import debian as apt
 from espnet_mtla.data.corpus import write_sets
 from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.errors import UserError

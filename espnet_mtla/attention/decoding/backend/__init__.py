@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # at run time ``torch`` is a module of this package
     import torch
     from torch import Tensor
 
-    from espnet_mtla.attention.layout import EntryLayout
+    from espnet_mtla.attention.decoding.layout import EntryLayout
 
 FASTEST_FIRST = ("triton", "flash_attn", "torch")
 """What ``auto`` tries, in this order; the names of this package's modules."""

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.backend.torch import BACKEND as TORCH
+from espnet_mtla.attention.decoding.backend.torch import BACKEND as TORCH
 
 if TYPE_CHECKING:
-    from espnet_mtla.attention.layout import EntryLayout
+    from espnet_mtla.attention.decoding.layout import EntryLayout
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 """Of ``q (R, 1, H, d)``, ``entries (C, S, G, w)``, which of the C a row reads ``(R,)``,
@@ -40,7 +40,7 @@ HOPPER_BUILD = (
 
 
 class FlashAttnBackend:
-    """See :class:`~espnet_mtla.attention.backend.DecodeBackend`.
+    """See :class:`~espnet_mtla.attention.decoding.backend.DecodeBackend`.
 
     Args:
         devices: types of device to run on; other than CUDA in tests of the calls alone.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from espnet_mtla.attention.layout import EntryLayout
+    from espnet_mtla.attention.decoding.layout import EntryLayout
 
 NEVER = float("-inf")
 ROW_OPERATIONS = 5e6
@@ -16,7 +16,7 @@ ROW_OPERATIONS = 5e6
 
 
 class TorchBackend:
-    """See :class:`~espnet_mtla.attention.backend.DecodeBackend`; fits everything."""
+    """A :class:`DecodeBackend` in PyTorch alone; it supports every layout."""
 
     name = "torch"
 

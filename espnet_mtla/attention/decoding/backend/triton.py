@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from espnet_mtla.attention.layout import EntryLayout
+    from espnet_mtla.attention.decoding.layout import EntryLayout
+    from espnet_mtla.attention.decoding.timeline import NewTokens
     from espnet_mtla.attention.merge import HyperNetwork
-    from espnet_mtla.attention.timeline import NewTokens
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDEST = 512
@@ -84,7 +84,7 @@ def plan(
 
 
 class TritonBackend:
-    """See :class:`~espnet_mtla.attention.backend.DecodeBackend`.
+    """See :class:`~espnet_mtla.attention.decoding.backend.DecodeBackend`.
 
     Args:
         devices: types of device to run on; the CPU only where Triton interprets.
@@ -165,7 +165,7 @@ class TritonBackend:
         linears = (hypernet.fc_c, hypernet.fc_p) if hypernet else (norm, norm)
         weights = [t for linear in linears for t in (linear.weight, linear.bias)]
         codes = raw if new.codes is None else new.codes.contiguous()
-        from espnet_mtla.attention.backend.triton_token import write_kernel
+        from espnet_mtla.attention.decoding.backend.triton_token import write_kernel
 
         write_kernel[(-(-rows // 16),)](
             *(raw, norm.weight, norm.bias, angles, codes, new.slot, new.is_open),
@@ -297,7 +297,7 @@ def _processors(device: torch.device) -> int:
 
 @functools.cache
 def _kernels() -> ModuleType:
-    from espnet_mtla.attention.backend import triton_kernels
+    from espnet_mtla.attention.decoding.backend import triton_kernels
 
     return triton_kernels
 

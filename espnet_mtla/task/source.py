@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from espnet_mtla.data.features import check_places
 from espnet_mtla.data.folder import FEATURES, read_table, source_table
-from espnet_mtla.data.table import TYPE
+from espnet_mtla.data.utterance_table import TYPE
 from espnet_mtla.errors import UserError
+from espnet_mtla.frontend.record import check_made_by
 
 Triple = tuple[str, str, str]
-# How a folder's features were made: a frontend's name and settings.
-MADE_BY = "frontend.json"
 
 
 @dataclass(frozen=True)
@@ -158,37 +155,6 @@ def check_features(source: Source, args: Namespace) -> None:
             )
         return
     check_made_by(source.folder, args.frontend, args.frontend_conf)
-
-
-def check_made_by(
-    folder: Path, frontend: str | None, settings: Mapping[str, object]
-) -> None:
-    """Require that a folder's features were made by this front-end, set like this.
-
-    Raises:
-        UserError: they were not, or the folder does not say.
-    """
-    file = folder / MADE_BY
-    made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    wanted = {"frontend": frontend, "frontend_conf": dict(settings)}
-    digest = made.pop("checkpoint", "")
-    if made == wanted or (digest and _same_checkpoint(made, wanted, digest)):
-        return
-    of = json.dumps(made) if made else "an unknown front-end"
-    raise UserError(
-        f"{folder}: features of {of}, and the model takes those of "
-        f"{json.dumps(wanted)}: dump them again, or train with frontend none"
-    )
-
-
-def _same_checkpoint(made: dict[str, Any], wanted: dict[str, Any], digest: str) -> bool:
-    """Whether both differ in where the same upstream lies, and in nothing else."""
-    from espnet_mtla.frontend.upstream import checkpoint_digest
-
-    path = wanted["frontend_conf"].get("path")
-    moved = {**made["frontend_conf"], "path": path}
-    same = made["frontend"] == wanted["frontend"] and moved == wanted["frontend_conf"]
-    return same and checkpoint_digest(path) == digest
 
 
 def lengths(source: Source) -> dict[str, str]:

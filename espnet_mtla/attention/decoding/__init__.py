@@ -1,0 +1,1 @@
+"""The KV cache, and attention of new tokens over it."""

@@ -1,0 +1,1 @@
+"""Llama with MTLA as a Transformers model."""

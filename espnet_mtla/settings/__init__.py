@@ -1,0 +1,1 @@
+"""Reading and validating settings. Imports neither torch nor ESPnet."""
