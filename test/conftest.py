@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
+pytest.register_assert_rewrite("test.support")
+
 if TYPE_CHECKING:
     from espnet_mtla import Speech2Text
 
@@ -82,7 +84,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An experiment folder, which is not to be written to."""
-    from test.tiny_experiment import make_model
+    from test.support.tiny_experiment import make_model
 
     return make_model(tmp_path_factory.mktemp("model") / "asr_tiny")
 
@@ -90,7 +92,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Sound for it, as a data folder."""
-    from test.tiny_experiment import make_data
+    from test.support.tiny_experiment import make_data
 
     return make_data(tmp_path_factory.mktemp("data") / "test")
 

@@ -22,7 +22,7 @@ from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.decoder.memory import Load, decode_bytes
 from espnet_mtla.errors import UserError
 from espnet_mtla.search import DecodeOptions
-from test.attention.common import LATENT
+from test.support.attention_types import LATENT
 
 INTEGERS = [getattr(np, f"{u}int{b}") for u in ("", "u") for b in (8, 16, 32, 64)]
 FLOATS = [np.float16, np.float32, np.float64, np.longdouble, Fraction]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from test.test_house import COMMANDS, ROOT, help_of, python, relative
+from test.support.repository import COMMANDS, ROOT, help_of, python, relative
 
 DOCUMENTS = [
     path

@@ -15,7 +15,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import quiet_import
 from espnet_mtla.model import build
 from espnet_mtla.model.components import build_encoder
-from test.tiny_experiment import make_model
+from test.support.tiny_experiment import make_model
 
 
 @pytest.fixture

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import ast
-import functools
-import os
 import resource
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "espnet_mtla"
-PYTHON_FILES = sorted(
-    path
-    for folder in ("espnet_mtla", "test", "egs2")
-    for path in (ROOT / folder).rglob("*.py")
+from test.support.repository import (
+    COMMANDS,
+    PACKAGE,
+    PYTHON_FILES,
+    ROOT,
+    SHELL_FILES,
+    help_of,
+    python,
+    relative,
 )
-SHELL_FILES = sorted(
-    path for folder in ("egs2", "utils") for path in (ROOT / folder).rglob("*.sh")
-)
-COMMANDS = sorted(
-    path.stem
-    for path in (PACKAGE / "bin").glob("*.py")
-    if path.stem not in ("__init__", "cli")
-)
+
 MAY_IMPORT = {
     "settings": set(),
     "attention": {"settings"},
@@ -68,23 +61,6 @@ MAY_IMPORT = {
 OF_TORCH = {"filelock", "fsspec", "jinja2", "markupsafe", "mpmath", "networkx", "sympy"}
 OF_TORCH |= {"triton", "typing_extensions"}
 """What torch brings along and may load at any time."""
-
-
-def relative(path: Path) -> str:
-    return str(path.relative_to(ROOT))
-
-
-def python(code: str, *args: str, **env: str) -> str:
-    """Run code in an interpreter of its own; returns what it prints."""
-    shown = subprocess.run(
-        [sys.executable, "-c", code, *args],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TRITON_INTERPRET": "0", **env},
-        capture_output=True,
-        text=True,
-    )
-    assert shown.returncode == 0, shown.stderr
-    return shown.stdout
 
 
 def best_of_three(measure) -> float:
@@ -173,15 +149,6 @@ print(time.process_time() - start)
 
 
 # ---------------------------------------------------------------- commands
-
-
-@functools.cache
-def help_of(*command: str) -> str:
-    shown = subprocess.run(
-        [*command, "--help"], cwd=ROOT, capture_output=True, text=True
-    )
-    assert shown.returncode == 0, shown.stderr
-    return shown.stdout
 
 
 @pytest.mark.parametrize("command", COMMANDS)

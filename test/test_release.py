@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 import espnet_mtla
-from test.test_house import COMMANDS, ROOT, relative
+from test.support.repository import COMMANDS, ROOT, relative
 
 GITHUB = ROOT / ".github"
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

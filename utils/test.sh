@@ -19,7 +19,7 @@ later) and pytest, and stops at the first that fails. The shortest rounds:
   --newest                the newest release of every package, in .venv-newest: which
                           packages moved since the lock, then pytest
   --oldest                the lower bounds in pyproject.toml, in .venv-oldest, then pytest
-  --transformers VERSION  test/hf and test/hf_speech with Transformers 4.57 or 5.23, laid
+  --transformers VERSION  test/hf with Transformers 4.57 or 5.23, laid
                           over the environment's own release
   --core                  attention, decoder and search with the Python that is active,
                           torch and pytest alone (in .venv-core): for a Python that not
@@ -85,7 +85,7 @@ test_transformers() { # test_transformers VERSION [PYTEST OPTION ...]
 print('test: pytest with Transformers', transformers.__version__)
 sys.exit(not transformers.__version__.startswith('$version.'))" ||
         die "--transformers $version: it needs another Python than $(python3 -V)"
-    exec python3 -m pytest --numprocesses auto --maxprocesses 4 test/hf test/hf_speech "$@"
+    exec python3 -m pytest --numprocesses auto --maxprocesses 4 test/hf "$@"
 }
 
 test_core() {

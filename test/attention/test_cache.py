@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mtla.attention import EntryLayout, KVCache
-from test.attention.common import TYPES, WIDTH, make
+from test.support.attention_types import TYPES, WIDTH, make
 
 
 @settings(max_examples=60)

@@ -15,7 +15,7 @@ from espnet_mtla.attention.decoding.backend import torch as torch_backend
 from espnet_mtla.attention.decoding.backend.torch import BACKEND
 from espnet_mtla.attention.decoding.quantise import quantise, restore
 from espnet_mtla.errors import UserError
-from test.attention.common import TYPES, WIDTH, make
+from test.support.attention_types import TYPES, WIDTH, make
 
 LATENT = EntryLayout(1, 10, 10, 0, 8)
 HEADS = EntryLayout(2, 9, 5, 5, 4)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mtla.attention.naive import dense_attention
-from test.attention.common import TYPES, WIDTH, make, stride_of
+from test.support.attention_types import TYPES, WIDTH, make, stride_of
 
 EXACT = {"rtol": 0.0, "atol": 1e-6}  # the chunk encoding is float32 in any case
 kinds = pytest.mark.parametrize("kind", TYPES)

@@ -13,8 +13,8 @@ from espnet_mtla.attention.decoding.backend import _choose, choose_backend
 from espnet_mtla.attention.decoding.backend import flash_attn as calls
 from espnet_mtla.attention.decoding.backend.flash_attn import FlashAttnBackend
 from espnet_mtla.errors import UserError
-from test.attention import flash_stand_in
-from test.attention.kernel_checks import (
+from test.support import flash_stand_in
+from test.support.kernel_checks import (
     check_attention,
     dense,
     head_layout,

@@ -18,7 +18,7 @@ from espnet_mtla.attention.decoding.backend.torch import BACKEND
 from espnet_mtla.attention.decoding.backend.triton import TritonBackend
 from espnet_mtla.attention.latent import FUSED_CACHE_METHODS
 from espnet_mtla.attention.merge import HyperNetwork
-from test.attention.common import WIDTH, make
+from test.support.attention_types import WIDTH, make
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 TRITON = TritonBackend((DEVICE.type,))

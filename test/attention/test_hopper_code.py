@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def code() -> dict[str, dict[str, int]]:
     shown = subprocess.run(
-        [sys.executable, "-m", "test.attention.hopper_code"],
+        [sys.executable, "-m", "test.support.hopper_code"],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "0"},
         capture_output=True,

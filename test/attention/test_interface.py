@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from espnet_mtla.attention import MultiheadTemporalLatentAttention
 from espnet_mtla.errors import UserError
-from test.attention.common import HEADS, LATENT, TYPES, WIDTH, make, stride_of
+from test.support.attention_types import HEADS, LATENT, TYPES, WIDTH, make, stride_of
 
 SAME = {"rtol": 0.0, "atol": 1e-10}
 kinds = pytest.mark.parametrize("kind", TYPES)

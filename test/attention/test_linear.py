@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, weight_norm
 from espnet_mtla.attention import CacheOptions, MultiheadTemporalLatentAttention
 from espnet_mtla.attention.linear import is_plain_linear, linear_matrix
 from espnet_mtla.errors import UserError
-from test.attention.common import WIDTH, make
+from test.support.attention_types import WIDTH, make
 
 SAME = {"rtol": 0.0, "atol": 1e-12}
 LATENT_TYPES = ["mla", "mtla_s1", "mtla_s2", "mtla_s3"]

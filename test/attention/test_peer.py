@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from espnet_mtla.attention import MultiheadTemporalLatentAttention
-from test.attention.common import HEADS, LATENT, WIDTH
-from test.reference.peer import load_peer
+from test.support.attention_types import HEADS, LATENT, WIDTH
+from test.support.reference_package import load_peer
 
 CLOSE = {"rtol": 0.0, "atol": 1e-5}
 strides = pytest.mark.parametrize("stride", [1, 2, 3, 4])

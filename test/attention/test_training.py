@@ -13,7 +13,7 @@ from espnet_mtla.attention import CausalAttention, QueryTokens, build_attention
 from espnet_mtla.attention.training.flash import training_kernel
 from espnet_mtla.benchmark.measure import kept_bytes
 from espnet_mtla.benchmark.peers import SdpaMultihead
-from test.attention.common import TYPES, WIDTH, make
+from test.support.attention_types import TYPES, WIDTH, make
 
 kinds = pytest.mark.parametrize("kind", ["mha", "gqa", "mla", "mtla_s2", "mtla_s3"])
 

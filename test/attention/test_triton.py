@@ -16,8 +16,8 @@ from espnet_mtla.attention.decoding.backend.triton import (
 )
 from espnet_mtla.attention.naive import dense_attention
 from espnet_mtla.errors import UserError
-from test.attention.common import make
-from test.attention.kernel_checks import (
+from test.support.attention_types import make
+from test.support.kernel_checks import (
     NewToken,
     check_attention,
     dense,

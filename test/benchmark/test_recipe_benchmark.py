@@ -13,7 +13,7 @@ from espnet_mtla.benchmark.recipe_peer import EspnetPeer
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.load import load_model
 from espnet_mtla.search.options import DecodeOptions
-from test.tiny_experiment import make_data, make_model
+from test.support.tiny_experiment import make_data, make_model
 
 batched = pytest.mark.skipif(
     (espnet.espnet_version() or 0) < espnet.BATCHED,

@@ -2,7 +2,7 @@ import pytest
 
 from espnet_mtla.bin import check_batching
 from espnet_mtla.errors import UserError
-from test.tiny_experiment import make_text_model, make_texts
+from test.support.tiny_experiment import make_text_model, make_texts
 
 
 def test_check_batching_passes(model, data, command, capsys):

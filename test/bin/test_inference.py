@@ -13,7 +13,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.options import read_options
 from espnet_mtla.recognise.profile import PARTS
 from espnet_mtla.recognise.recogniser import Recogniser
-from test.tiny_experiment import FS, SECONDS, TOKENS, make_model
+from test.support.tiny_experiment import FS, SECONDS, TOKENS, make_model
 
 CONF = Path(__file__).parents[2] / "conf" / "decode"
 

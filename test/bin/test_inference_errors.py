@@ -6,7 +6,7 @@ import yaml
 
 from espnet_mtla.bin import inference
 from espnet_mtla.errors import UserError
-from test.tiny_experiment import FS, SECONDS, make_data, make_model
+from test.support.tiny_experiment import FS, SECONDS, make_data, make_model
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from espnet_mtla.data.folder import read_table, write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.yaml_files import load_yaml
 from espnet_mtla.task.dump import Storage, dump_features
-from test.tiny_experiment import FS
+from test.support.tiny_experiment import FS
 
 
 @pytest.fixture(scope="module")

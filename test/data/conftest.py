@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from toyfolder import RATE, TEXTS, tone
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.data.folder import write_table
+from test.support.toy_folder import RATE, TEXTS, tone
 
 
 @pytest.fixture

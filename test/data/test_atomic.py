@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 
 import pytest
-from toyfolder import snapshot
 
 from espnet_mtla.data import atomic, workers
 from espnet_mtla.data.atomic import atomic_file, atomic_folder, atomic_folders
 from espnet_mtla.errors import UserError
+from test.support.toy_folder import snapshot
 
 
 def test_file_is_replaced_when_the_block_ends(tmp_path: Path) -> None:

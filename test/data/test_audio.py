@@ -13,7 +13,6 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
-from toyfolder import RATE, forget_flac_length, tone
 
 from espnet_mtla.data.audio import (
     check_readable,
@@ -23,6 +22,7 @@ from espnet_mtla.data.audio import (
     resample,
 )
 from espnet_mtla.errors import UserError
+from test.support.toy_folder import RATE, forget_flac_length, tone
 
 SOUND = tone(1.0)
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from toyfolder import TEXTS
 
 from espnet_mtla.data.audio_shards import Settings
 from espnet_mtla.data.folder import DataFolder, read_table, write_table
 from espnet_mtla.data.format import format_audio
+from test.support.toy_folder import TEXTS
 
 Command = Callable[..., tuple[int, str, str]]
 

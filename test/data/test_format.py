@@ -18,12 +18,12 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from toyfolder import RATE, TEXTS, forget_flac_length, snapshot, tone
 
 from espnet_mtla.data.audio import open_audio, read_span
 from espnet_mtla.data.audio_shards import FORMATS, Settings, _named_errors, to_pcm16
 from espnet_mtla.data.folder import read_table, write_table
 from espnet_mtla.data.format import format_audio
+from test.support.toy_folder import RATE, TEXTS, forget_flac_length, snapshot, tone
 
 Command = Callable[..., tuple[int, str, str]]
 

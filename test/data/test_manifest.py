@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toyfolder import TEXTS
 
 from espnet_mtla.data.features import read_features, write_features
 from espnet_mtla.data.folder import DataFolder, read_table, write_table
 from espnet_mtla.data.manifest import read_manifest
+from test.support.toy_folder import TEXTS
 
 HEADER = "id\taudio\tn_frames\ttgt_text\tspeaker"
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from toyfolder import RATE, TEXTS
 
 from espnet_mtla.data.folder import DataFolder, read_table, write_table
 from espnet_mtla.data.perturb import parse_factor, perturb_speed
 from espnet_mtla.errors import UserError
+from test.support.toy_folder import RATE, TEXTS
 
 Command = Callable[..., tuple[int, str, str]]
 

@@ -12,10 +12,10 @@ from espnet2.text.token_id_converter import TokenIDConverter
 from espnet2.text.word_tokenizer import WordTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
-from toyfolder import TEXTS
 
 from espnet_mtla.data.folder import write_table
 from espnet_mtla.data.tokens import TokenOptions, splitter
+from test.support.toy_folder import TEXTS
 
 Command = Callable[..., tuple[int, str, str]]
 LINES = {

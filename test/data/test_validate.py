@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from toyfolder import RATE, TEXTS, snapshot, tone
 
 from espnet_mtla.data.folder import DataFolder, read_table, write_table
+from test.support.toy_folder import RATE, TEXTS, snapshot, tone
 
 Command = Callable[..., tuple[int, str, str]]
 

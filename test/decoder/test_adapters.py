@@ -14,8 +14,8 @@ from espnet_mtla.attention import (
 )
 from espnet_mtla.decoder.graphs import steps_of
 from espnet_mtla.decoder.prepacked_linear import LEAST_ROWS
-from test.attention.common import LATENT, TYPES, WIDTH
-from test.decoder.test_decoder import VOCAB, make, ragged
+from test.support.attention_types import LATENT, TYPES, WIDTH
+from test.support.tiny_decoder import VOCAB, make, ragged
 
 SAME = {"rtol": 0.0, "atol": 1e-10}
 

@@ -6,47 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from espnet_mtla.attention import QueryTokens, attention_settings
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer, DecoderState
 from espnet_mtla.errors import UserError
-from test.attention.common import HEADS, TYPES, WIDTH
+from test.support.attention_types import TYPES, WIDTH
+from test.support.tiny_decoder import VOCAB, make, ragged
 
-VOCAB = 11
 SAME = {"rtol": 0.0, "atol": 1e-10}
 kinds = pytest.mark.parametrize("kind", TYPES)
 modes = pytest.mark.parametrize("mode", ["fixed", "recompute"])
-
-
-def make(kind: str, mode: str, **settings: object) -> DecoderOnlyTransformer:
-    torch.manual_seed(11)
-    name, conf = TYPES[kind]
-    config = DecoderConfig(
-        VOCAB,
-        WIDTH,
-        num_layers=2,
-        num_heads=HEADS,
-        ffn_dim=48,
-        attention=name,
-        attention_conf=conf,
-        prompt_mode=mode,
-        **settings,
-    )
-    return DecoderOnlyTransformer(config).double().eval()
-
-
-def ragged(lengths: list[int], tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Prompts with NaN behind their frames, their lengths, and tokens."""
-    prompt = torch.full((len(lengths), max(lengths), WIDTH), float("nan"))
-    prompt = prompt.double()
-    for row, length in enumerate(lengths):
-        prompt[row, :length] = torch.randn(length, WIDTH, dtype=torch.float64)
-    return (
-        prompt,
-        torch.tensor(lengths),
-        torch.randint(0, VOCAB, (len(lengths), tokens)),
-    )
 
 
 @kinds

@@ -13,9 +13,9 @@ from espnet_mtla.search import (
     beam_search,
     length_limits,
 )
-from test.attention.common import WIDTH
-from test.decoder.test_decoder import VOCAB, make
-from test.threads import in_threads
+from test.support.attention_types import WIDTH
+from test.support.threads import in_threads
+from test.support.tiny_decoder import VOCAB, make
 
 
 @pytest.mark.parametrize("beam", [1, 4])

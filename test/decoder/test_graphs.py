@@ -14,9 +14,9 @@ from espnet_mtla.attention.decoding.backend import torch as torch_backend
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.decoder.graphs import EagerSteps, RecordedSteps, steps_of
 from espnet_mtla.errors import UserError
-from test.attention.common import WIDTH
-from test.decoder.op_tape import record
-from test.decoder.test_decoder import VOCAB, make
+from test.support.attention_types import WIDTH
+from test.support.op_tape import record
+from test.support.tiny_decoder import VOCAB, make
 
 BEAM, LENGTHS = 3, [7, 4, 5]
 

@@ -12,8 +12,8 @@ from torch.nn.utils import parametrizations, prune
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.decoder.graphs import EagerSteps, steps_of
 from espnet_mtla.decoder.prepacked_linear import LEAST_ROWS, packed
-from test.attention.common import WIDTH
-from test.decoder.test_decoder import VOCAB, make
+from test.support.attention_types import WIDTH
+from test.support.tiny_decoder import VOCAB, make
 
 BEAM = LEAST_ROWS // 2
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from espnet_mtla.attention import CacheOptions
 from espnet_mtla.decoder.memory import Load, cache_bytes, decode_bytes, most
-from test.attention.common import TYPES, WIDTH
-from test.decoder.test_decoder import make
+from test.support.attention_types import TYPES, WIDTH
+from test.support.tiny_decoder import make
 
 ALL_OPTIONS = [
     CacheOptions(),

@@ -12,7 +12,7 @@ from torch import nn
 
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
-from test.decoder.test_decoder import make, ragged
+from test.support.tiny_decoder import make, ragged
 
 
 def tied(value: bool = True) -> DecoderOnlyTransformer:

@@ -80,7 +80,7 @@ def test_an_encoder_alone(tmp_path, data):
     from espnet_mtla.recognise.load import load_model
     from espnet_mtla.recognise.utterances import list_utterances, load_sound
     from espnet_mtla.search.options import DecodeOptions
-    from test.tiny_experiment import make_model
+    from test.support.tiny_experiment import make_model
 
     folder = make_model(tmp_path / "encoder", ctc_weight=1.0)
     trained = load_model(folder, torch.device("cpu"), DecodeOptions())
@@ -142,7 +142,7 @@ def test_a_model_of_text(tmp_path, monkeypatch, capsys):
     from espnet_mtla.search.options import DecodeOptions
     from espnet_mtla.share.card import Card
     from espnet_mtla.share.pack import pack
-    from test.tiny_experiment import make_text_model, make_texts
+    from test.support.tiny_experiment import make_text_model, make_texts
 
     folder = make_text_model(tmp_path / "exp")
     data = make_texts(tmp_path / "data")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_upstreams
+
+from test.support import tiny_upstreams
 
 
 @pytest.fixture(scope="session")

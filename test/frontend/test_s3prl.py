@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import tiny_upstreams
 import torch
 import yaml
 
@@ -18,7 +17,8 @@ from espnet_mtla.frontend.upstream import (
 )
 from espnet_mtla.model.frames import seconds_per_frame
 from espnet_mtla.settings.choices import setting_names
-from test.threads import in_threads
+from test.support import tiny_upstreams
+from test.support.threads import in_threads
 
 pytest.importorskip("s3prl", reason="the extra ssl is not installed")
 

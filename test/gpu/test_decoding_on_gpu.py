@@ -12,7 +12,7 @@ from torch import Tensor
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.decoder.graphs import CudaRecorder, EagerSteps, RecordedSteps
-from test.gpu.device import CUDA, NEEDS_GPU
+from test.support.gpu_device import CUDA, NEEDS_GPU
 
 pytestmark = NEEDS_GPU
 KINDS = {

@@ -8,7 +8,7 @@ import torch
 from espnet_mtla.attention.naive import dense_latents
 from espnet_mtla.attention.training.attend import attend_latents
 from espnet_mtla.attention.training.flash import BLOCKED, FLEX, KERNELS, training_kernel
-from test.gpu.device import CUDA, NEEDS_GPU
+from test.support.gpu_device import CUDA, NEEDS_GPU
 
 pytestmark = NEEDS_GPU
 HEADS, NOPE, ROPE, LATENT, VALUE = 4, 64, 32, 128, 64

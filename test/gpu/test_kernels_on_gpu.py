@@ -10,7 +10,8 @@ from espnet_mtla.attention import EntryLayout
 from espnet_mtla.attention.decoding.backend import choose_backend
 from espnet_mtla.attention.decoding.backend.torch import TorchBackend
 from espnet_mtla.attention.decoding.backend.triton import TritonBackend
-from test.attention.kernel_checks import (
+from test.support.gpu_device import CUDA, NEEDS_GPU
+from test.support.kernel_checks import (
     TOLERANCE,
     NewToken,
     check_attention,
@@ -19,7 +20,6 @@ from test.attention.kernel_checks import (
     poisoned_case,
     relative_error,
 )
-from test.gpu.device import CUDA, NEEDS_GPU
 
 pytestmark = NEEDS_GPU
 TRITON = TritonBackend()

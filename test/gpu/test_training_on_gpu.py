@@ -9,7 +9,7 @@ import torch
 
 from espnet_mtla.attention import CausalAttention, build_attention
 from espnet_mtla.attention.naive import dense_attention
-from test.gpu.device import CUDA, NEEDS_GPU
+from test.support.gpu_device import CUDA, NEEDS_GPU
 
 pytestmark = NEEDS_GPU
 KINDS = {

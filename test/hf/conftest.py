@@ -7,12 +7,10 @@ import logging
 import pytest
 from transformers.utils import logging as transformers_logging
 
+OURS = ("error::FutureWarning", "error::DeprecationWarning:transformers")
 ERRORS = {
-    "hf": (
-        "error::FutureWarning",
-        "error::DeprecationWarning:transformers",
-    ),
-    "hf_speech": ("error::FutureWarning:transformers",),  # S3PRL's models have others
+    **{"llama": OURS, "convert": OURS},
+    "speech": ("error::FutureWarning:transformers",),  # S3PRL's models have others
 }
 
 OWN = "Passing `generation_config` together"

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tiny_speech import ENCODERS, MTLA, TOKENS
 
 from espnet_mtla.model.speech import DecoderOnlySpeechModel
+from test.support.tiny_speech import ENCODERS, MTLA, TOKENS
 
 
 @pytest.fixture

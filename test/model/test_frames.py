@@ -20,7 +20,7 @@ from espnet_mtla.model.config import ModelConfig, ProjectorConfig
 from espnet_mtla.model.frames import seconds_per_frame
 from espnet_mtla.model.projector import FrameStackProjector
 from espnet_mtla.model.speech import DecoderOnlySpeechModel
-from test.model.tiny_speech import ENCODERS, TOKENS
+from test.support.tiny_speech import ENCODERS, TOKENS
 
 SECONDS = torch.arange(1, 11)
 FRONTENDS = {

@@ -11,7 +11,7 @@ from espnet_mtla.frontend.normalise import UtteranceMVN
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.model.loss import IGNORE, TokenLoss, frames_for_ctc, shifted
 from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
-from test.espnet_nets import espnet_nets
+from test.support.espnet_nets import espnet_nets
 
 
 def test_the_last_stack_is_filled_with_zeros():

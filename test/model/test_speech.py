@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_speech import ENCODERS
 from torch import Tensor
 
 from espnet_mtla.errors import UserError
+from test.support.tiny_speech import ENCODERS
 
 LENGTHS, TEXTS = [41, 64, 50, 29], [3, 5, 1, 4]
 

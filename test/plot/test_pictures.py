@@ -63,7 +63,7 @@ def test_the_attention_command(run, model, data, tmp_path, capsys):
 
 
 def test_an_encoder_has_nothing_to_look_with(tmp_path, data, run):
-    from test.tiny_experiment import make_model
+    from test.support.tiny_experiment import make_model
 
     folder = make_model(tmp_path / "encoder", ctc_weight=1.0)
     out = tmp_path / "a.png"
@@ -111,11 +111,8 @@ def test_curves_that_cannot_be_drawn(run, tmp_path):
         run("curves", one, one, *out)
 
 
-def test_quality_of_all_types(run, tmp_path, monkeypatch):
-    from pathlib import Path
-
-    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "score")
-    from made_up import SYSTEMS, make_experiment
+def test_quality_of_all_types(run, tmp_path):
+    from test.support.scored_experiments import SYSTEMS, make_experiment
 
     made = [make_experiment(tmp_path, f"asr_{name}", name) for name in SYSTEMS]
     out = tmp_path / "q.png"

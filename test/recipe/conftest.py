@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recipe_runner import ROOT, Recipe
+
+from test.support.recipe_runner import ROOT, Recipe
 
 COMMANDS = (
     "validate_data",
@@ -58,7 +59,7 @@ def make_tree(tree: Path) -> Recipe:
     (package / "bin").mkdir(parents=True)
     for init in (package, package / "bin"):
         (init / "__init__.py").touch()
-    stub = Path(__file__).with_name("stub.py").read_text()
+    stub = (ROOT / "test" / "support" / "command_stub.py").read_text()
     for command in COMMANDS:
         (package / "bin" / f"{command}.py").write_text(stub)
     folder = tree / "egs2" / "toy" / "asr1"

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 import trustme
-from recipe_runner import ROOT
+
+from test.support.recipe_runner import ROOT
 
 PYTHON = """#!/usr/bin/env bash
 # Answers as a Python of another version would, or one that lacks something.

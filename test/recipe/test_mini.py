@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from recipe_runner import ROOT, Recipe
+
+from test.support.recipe_runner import ROOT, Recipe
 
 pytestmark = pytest.mark.recipe
 

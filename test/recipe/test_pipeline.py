@@ -1,4 +1,4 @@
-"""The pipeline's mechanics, with stubs for its commands (stub.py)."""
+"""The pipeline's mechanics, with test/support/command_stub.py for its commands."""
 
 from __future__ import annotations
 

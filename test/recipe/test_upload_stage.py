@@ -1,4 +1,4 @@
-"""Stage upload, with stubs for the commands (stub.py)."""
+"""Stage upload, with stubs for the commands (test/support/command_stub.py)."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from made_up import SYSTEMS, make_experiment
+
+from test.support.scored_experiments import SYSTEMS, make_experiment
 
 
 @pytest.fixture

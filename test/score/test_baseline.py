@@ -6,7 +6,6 @@ import json
 import sys
 
 import pytest
-from made_up import make_experiment
 
 from espnet_mtla.bin import score
 from espnet_mtla.data.folder import write_table
@@ -14,6 +13,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.score import plot, render
 from espnet_mtla.score.baseline import BASELINES, Question
 from espnet_mtla.score.results import collect
+from test.support.scored_experiments import make_experiment
 
 TRAIN = {"a": "play jazz", "b": "stop it", "c": "play pop", "d": "stop it"}
 

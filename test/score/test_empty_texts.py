@@ -15,7 +15,6 @@ import pytest
 import sacrebleu
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_up import make_experiment
 from rouge_score.rouge_scorer import RougeScorer
 
 from espnet_mtla.bin import score
@@ -26,6 +25,7 @@ from espnet_mtla.score.baseline import BASELINES, Question
 from espnet_mtla.score.bootstrap import interval, paired
 from espnet_mtla.score.metric import METRICS, Request, rate_of, resolve
 from espnet_mtla.score.results import collect
+from test.support.scored_experiments import make_experiment
 
 WORDS = ["the", "cat", "sat", "on", "mats", "mat", "7"]
 anything = st.lists(st.sampled_from(WORDS), max_size=6).map(" ".join)

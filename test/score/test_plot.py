@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from made_up import SYSTEMS, make_experiment
 from matplotlib.colors import to_hex
 
 from espnet_mtla.score import plot
 from espnet_mtla.score.results import collect
+from test.support.scored_experiments import SYSTEMS, make_experiment
 
 
 def test_plot_shows_every_attention_without_overlap(experiments):

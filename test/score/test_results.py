@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from made_up import SYSTEMS, TERMINAL, make_experiment
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.score import plot, render
 from espnet_mtla.score.provenance import Provenance
 from espnet_mtla.score.results import collect
+from test.support.scored_experiments import SYSTEMS, TERMINAL, make_experiment
 
 MADE = Provenance("2026-01-02", {"espnet_mtla": "0.1.0", "torch": "2.11.0"}, "abc1234")
 

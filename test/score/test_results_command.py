@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from made_up import TERMINAL
 
 from espnet_mtla.bin import cli, results
 from espnet_mtla.score import render
 from espnet_mtla.score.provenance import provenance
+from test.support.scored_experiments import TERMINAL
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_models import BLANK, SOS_EOS, TableScorer, plain_search, rescore
 
 from espnet_mtla.search import BrokenScores, DecodeOptions, Symbols, beam_search
 from espnet_mtla.search.beam import LOOK_EVERY
+from test.support.plain_models import BLANK, SOS_EOS, TableScorer, plain_search, rescore
 
 SYMBOLS = Symbols(sos=SOS_EOS, eos=SOS_EOS, blank=BLANK)
 BEAM_2 = DecodeOptions(beam_size=2, nbest=2)

@@ -5,7 +5,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plain_models import BLANK, SOS_EOS, TableScorer, plain_search
 
 from espnet_mtla.search import (
     CTCPrefixScorer,
@@ -14,7 +13,8 @@ from espnet_mtla.search import (
     beam_search,
     best_path,
 )
-from test.espnet_nets import espnet_nets
+from test.support.espnet_nets import espnet_nets
+from test.support.plain_models import BLANK, SOS_EOS, TableScorer, plain_search
 
 
 def random_log_probs(*shape, seed=0, sharp=2.0):

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from plain_models import rescore
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.search import (
@@ -10,6 +9,7 @@ from espnet_mtla.search import (
     beam_search,
     length_limits,
 )
+from test.support.plain_models import rescore
 
 LATENT = {
     "kv_lora_rank": 16,

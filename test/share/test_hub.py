@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 import pytest
-from stand_in_hub import TOKEN, Hub
 
 from espnet_mtla import Speech2Text
 from espnet_mtla.bin import upload
 from espnet_mtla.errors import UserError
 from espnet_mtla.share.hub import find_model
+from test.support.stand_in_hub import TOKEN, Hub
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from espnet_mtla.bin import pack as command
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.checkpoint import load
 from espnet_mtla.model.files import NEEDED
-from test.tiny_experiment import TOKENS, make_model
+from test.support.tiny_experiment import TOKENS, make_model
 
 FILES = {"README.md", "config.yaml", "decode.yaml", "model.safetensors", "tokens.txt"}
 OPTIONS = {"min_length_ratio": 0.15, "device": "cpu"}

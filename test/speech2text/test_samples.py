@@ -17,7 +17,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.search import DecodeOptions
 from espnet_mtla.speech2text.samples import check_rate, mix, to_samples
 from espnet_mtla.speech2text.sound import SoundReader
-from test.tiny_experiment import FS
+from test.support.tiny_experiment import FS
 
 WAVE = np.sin(np.arange(400) / 7)
 SIXTEEN = np.round(WAVE * 32767).astype(np.int16)

@@ -19,7 +19,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.utterances import list_utterances, make_batches, read_sound
 from espnet_mtla.speech2text.api import trained_seconds
 from espnet_mtla.speech2text.result import Alternative, Transcript, joined
-from test.tiny_experiment import FS, SECONDS, make_text_model
+from test.support.tiny_experiment import FS, SECONDS, make_text_model
 
 
 def read(data, number):

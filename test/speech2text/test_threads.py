@@ -18,8 +18,8 @@ from espnet_mtla.attention.training.flash import leaves_choice, training_kernel
 from espnet_mtla.quiet import quiet
 from espnet_mtla.recognise.profile import Profile
 from espnet_mtla.turns import Turns
-from test.threads import in_threads, overlapped
-from test.tiny_experiment import FS
+from test.support.threads import in_threads, overlapped
+from test.support.tiny_experiment import FS
 
 SOUNDS = 6
 

@@ -95,7 +95,7 @@ def test_times_are_those_of_the_sound(speech2text, data):
 
 
 def test_a_model_without_ctc_is_refused(tmp_path, data):
-    from test.tiny_experiment import make_model
+    from test.support.tiny_experiment import make_model
 
     folder = make_model(tmp_path / "asr", ctc_weight=0.0)
     with pytest.raises(UserError, match="timestamps: the model has no CTC"):

@@ -8,7 +8,8 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 import soundfile
-from corpus_sound import FS, speech_like
+
+from test.support.corpus_sound import FS, speech_like
 
 MEETINGS = {"train": "ES2002a", "dev": "ES2011a", "eval": "ES2004a"}
 HEAD = '<?xml version="1.0" encoding="ISO-8859-1" standalone="yes"?>\n'

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import soundfile
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "egs2" / "asterisk" / "asr1"
 FS = 8000
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

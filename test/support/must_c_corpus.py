@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from corpus_sound import write_sound
+
+from test.support.corpus_sound import write_sound
 
 TALKS = {"train": (1922, 767), "dev": (13,), "tst-COMMON": (1096,), "tst-HE": (1112,)}
 ENGLISH = (

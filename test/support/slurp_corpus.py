@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from corpus_sound import write_sound
+from test.support.corpus_sound import write_sound
 
-SAMPLE = Path(__file__).with_name("slurp_devel_sample.jsonl")
+SAMPLE = Path(__file__).parents[1] / "fixtures" / "slurp_devel_sample.jsonl"
 SPEAKERS = ("FO-413", "MO-222", "UNK-195")
 """Recordings take turns, train first, in the order in which the lists have them."""
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.utils import ModelOutput
 
 from espnet_mtla.bin import convert
@@ -67,3 +68,23 @@ def run_convert(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     """The command, with these words behind it."""
     monkeypatch.setattr(sys, "argv", ["convert", *map(str, arguments)])
     convert.main()
+
+
+def llama(kind=LlamaForCausalLM, config=LlamaConfig, **settings):
+    """A random model in float64, angles too (Transformers' are float32 always)."""
+    torch.manual_seed(0)
+    sizes = {**SIZES, "vocab_size": 50, "initializer_range": 0.3}
+    model = kind(config(**{**sizes, **settings})).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    rotary = model.model.rotary_emb
+
+    def angles(_, position_ids):
+        angle = position_ids[..., None].double() * rotary.inv_freq
+        angle = torch.cat((angle, angle), dim=-1)
+        scale = rotary.attention_scaling
+        return angle.cos() * scale, angle.sin() * scale
+
+    rotary.forward = angles
+    return model

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from espnet_mtla.attention.registry import ATTENTIONS
 from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq, MTLASpeechConfig
-from test.tiny_experiment import FS, LATENT, TOKENS
+from test.support.all_tensors import tensors
+from test.support.tiny_experiment import FS, LATENT, TOKENS
 
 DEFAULT = {"fs": FS, "n_fft": 256, "win_length": 200, "hop_length": 80, "n_mels": 20}
 SIZES = {"output_size": 16, "attention_heads": 2, "num_blocks": 1}
@@ -85,3 +86,21 @@ def tiny(
 def noise(rows: int = 2, samples: int = 5000) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return 0.1 * torch.randn(rows, samples, generator=generator)
+
+
+def check_same(loaded: MTLAForSpeechSeq2Seq, model: MTLAForSpeechSeq2Seq) -> None:
+    """The same tensors everywhere, and from them the same logits and the same text."""
+    expected, found = dict(tensors(model)), dict(tensors(loaded))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype, name
+        assert torch.equal(found[name], value), name
+    sound, tokens = noise(samples=20000), torch.tensor([[10, 3, 4], [10, 5, 6]])
+    with torch.no_grad():
+        logits = [m(sound, decoder_input_ids=tokens).logits for m in (loaded, model)]
+    assert torch.isfinite(logits[0]).all()
+    # Rounding: a transposed matrix is loaded as a contiguous one.
+    bound = {"float64": 1e-9, "float32": 1e-4}.get(loaded.decoder_dtype(), 0.1)
+    torch.testing.assert_close(*logits, rtol=0, atol=bound)
+    if loaded.decoder_dtype() != "float64":
+        assert torch.equal(loaded.generate(sound), model.generate(sound))

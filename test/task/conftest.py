@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from toy_corpus import Toy
+
+from test.support.toy_corpus import Toy
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from toy_corpus import SETTINGS, make_corpus
 
 from espnet_mtla.data.folder import FEATURES, read_table, write_table
 from espnet_mtla.data.format import Settings, format_audio
@@ -23,6 +22,7 @@ from espnet_mtla.model.checkpoint import load
 from espnet_mtla.model.files import link_upstream
 from espnet_mtla.task import dump as dumping
 from espnet_mtla.task.dump import Storage, dump_features, read_frontend
+from test.support.toy_corpus import SETTINGS, make_corpus
 
 FBANK = {"frontend": "fbank", "frontend_conf": {"fs": 8000, "n_mels": 12}}
 ARGS = Namespace(**FBANK)
@@ -188,11 +188,9 @@ def made_by(folder: Path, path: str) -> None:
 
 def test_features_of_an_upstream_train_as_the_upstream_does(formatted, toy, tmp_path):
     """A weighted sum of layers, in float16: equal to the rounding of stored states."""
-    import sys
 
     pytest.importorskip("s3prl", reason="the extra ssl is not installed")
-    sys.path.append(str(Path(__file__).parents[1] / "frontend"))
-    from tiny_upstreams import make_wavlm
+    from test.support.tiny_upstreams import make_wavlm
 
     path = str(make_wavlm(tmp_path / "tiny.pt"))
     frontend = {

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from toy_corpus import WORDS, Toy
 
 from espnet_mtla.data.folder import read_table, write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.checkpoint import load
+from test.support.toy_corpus import WORDS, Toy
 
 INTENTS = ("up", "down")
 SHORT = {"max_epoch": 1, "batch_size": 7}

@@ -24,9 +24,10 @@ from espnet_mtla.hf.convert.build import Target, convert
 from espnet_mtla.hf.convert.factor import low_rank
 from espnet_mtla.hf.convert.heal import Healing, TextBlocks, perplexity
 from espnet_mtla.hf.convert.source import check_source
-from test.hf.tiny_llama import run_convert as run
+from test.support.tiny_llama import llama
+from test.support.tiny_llama import run_convert as run
 
-TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
+TEXT = Path(__file__).resolve().parents[3] / "LICENSE"
 SIZES = {
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -35,26 +36,6 @@ SIZES = {
     "num_key_value_heads": 2,
     "max_position_embeddings": 128,
 }
-
-
-def llama(kind=LlamaForCausalLM, config=LlamaConfig, **settings):
-    """A random model in float64, angles too (Transformers' are float32 always)."""
-    torch.manual_seed(0)
-    sizes = {**SIZES, "vocab_size": 50, "initializer_range": 0.3}
-    model = kind(config(**{**sizes, **settings})).double().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.1)
-    rotary = model.model.rotary_emb
-
-    def angles(_, position_ids):
-        angle = position_ids[..., None].double() * rotary.inv_freq
-        angle = torch.cat((angle, angle), dim=-1)
-        scale = rotary.attention_scaling
-        return angle.cos() * scale, angle.sin() * scale
-
-    rotary.forward = angles
-    return model
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])

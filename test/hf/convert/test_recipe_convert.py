@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from espnet_mtla.errors import UserError
-from test.attention.common import HEADS, LATENT, WIDTH
-from test.hf.tiny_llama import run_convert as run
-from test.reference.peer import load_peer
+from test.support.attention_types import HEADS, LATENT, WIDTH
+from test.support.reference_package import load_peer
+from test.support.tiny_llama import run_convert as run
 
 
 def test_a_recipes_decoder_under_the_references_names_and_back(

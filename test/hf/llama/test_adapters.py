@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAForCausalLM
 from espnet_mtla.hf.convert.build import Target, convert
-from test.hf.test_hf_convert import llama
-from test.hf.tiny_llama import cache_of, tiny, tokens
+from test.support.tiny_llama import cache_of, llama, tiny, tokens
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing")  # PEFT's own

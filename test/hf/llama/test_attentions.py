@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from espnet_mtla.hf.convert.build import Target, convert
-from test.hf.tiny_llama import cache_of, left_padded, tiny, tokens
+from test.support.tiny_llama import cache_of, left_padded, tiny, tokens
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-10) -> None:

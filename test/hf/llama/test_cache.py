@@ -12,7 +12,7 @@ from transformers.cache_utils import Cache
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import TemporalLatentCache
 from espnet_mtla.hf.llama.cache import entry_layout
-from test.hf.tiny_llama import SIZES, cache_of, left_padded, tiny, tokens
+from test.support.tiny_llama import SIZES, cache_of, left_padded, tiny, tokens
 
 
 def run(model, batch, cache, mask=None) -> torch.Tensor:

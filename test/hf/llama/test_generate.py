@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounter
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import TemporalLatentCache
-from test.hf.tiny_llama import cache_of, left_padded, tiny, tokens
+from test.support.tiny_llama import cache_of, left_padded, tiny, tokens
 
 GREEDY = {"do_sample": False, "max_new_tokens": 9}
 

@@ -13,7 +13,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAForCausalLM, TemporalLatentCache
 from espnet_mtla.hf.llama.attention import Step
 from espnet_mtla.hf.versions import CACHE_NAMES, TRANSFORMERS_4
-from test.hf.tiny_llama import cache_of, left_padded, tiny, tokens
+from test.support.tiny_llama import cache_of, left_padded, tiny, tokens
 
 MADE_UP = ("made_up", "past_key_value", "cache_params", "layer_past", "is_causal")
 

@@ -6,11 +6,11 @@ import copy
 
 import pytest
 import torch
-from tiny_llama import tiny, tokens
 from torch import Tensor
 
 from espnet_mtla.hf import LlamaMTLAForCausalLM, LlamaMTLAModel
-from test.all_tensors import poison, tensors
+from test.support.all_tensors import poison, tensors
+from test.support.tiny_llama import tiny, tokens
 
 ROPES = {
     "default": {"rope_type": "default", "rope_theta": 10000.0},

@@ -22,7 +22,14 @@ from espnet_mtla.hf import (
     TemporalLatentCache,
 )
 from espnet_mtla.hf.versions import CACHE_NAME
-from test.hf.tiny_llama import SIZES, VOCABULARY, cache_of, left_padded, tiny, tokens
+from test.support.tiny_llama import (
+    SIZES,
+    VOCABULARY,
+    cache_of,
+    left_padded,
+    tiny,
+    tokens,
+)
 
 
 def close(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-10) -> None:

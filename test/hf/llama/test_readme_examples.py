@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAForCausalLM
-from test.hf.tiny_llama import SIZES, tiny, tokens
+from test.support.tiny_llama import SIZES, tiny, tokens
 
 OUR_NAMES = {
     "from mtla import Multi": "from espnet_mtla.attention import Multi",

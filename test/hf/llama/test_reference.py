@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING
 
 from espnet_mtla.hf import LlamaMTLAForCausalLM
-from test.hf.tiny_llama import SIZES, tokens
+from test.support.tiny_llama import SIZES, tokens
 
 # Keywords of the reference's own layers are older than Transformers.
 pytestmark = pytest.mark.filterwarnings("ignore:.past_key_value. is deprecated")

@@ -16,7 +16,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAConfig, LlamaMTLAForCausalLM
 from espnet_mtla.hf.convert.source import load_source
 from espnet_mtla.hf.llama.export import export, needed_sources
-from test.hf.tiny_llama import tiny, tokens
+from test.support.tiny_llama import tiny, tokens
 
 ALONE = """
 import sys

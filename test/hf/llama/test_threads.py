@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from test.hf.tiny_llama import left_padded, tiny, tokens
-from test.threads import in_threads
+from test.support.threads import in_threads
+from test.support.tiny_llama import left_padded, tiny, tokens
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ from accelerate.state import AcceleratorState
 from transformers import Trainer, TrainingArguments
 
 from espnet_mtla.hf import LlamaMTLAForCausalLM
-from test.hf.tiny_llama import tiny, tokens
+from test.support.tiny_llama import tiny, tokens
 
-TEXT = Path(__file__).resolve().parents[2] / "LICENSE"
+TEXT = Path(__file__).resolve().parents[3] / "LICENSE"
 
 
 @pytest.fixture(autouse=True)

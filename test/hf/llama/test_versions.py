@@ -13,9 +13,9 @@ import transformers
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAConfig, LlamaMTLAForCausalLM, versions
-from test.hf.tiny_llama import SIZES
+from test.support.tiny_llama import SIZES
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture

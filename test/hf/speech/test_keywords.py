@@ -9,7 +9,7 @@ import torch
 from espnet_mtla import Speech2Text
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq, MTLASpeechProcessor
-from test.tiny_experiment import FS
+from test.support.tiny_experiment import FS
 
 MADE_UP = ("made_up", "cache", "past_key_values", "mask")
 REFUSED = (UserError, TypeError)

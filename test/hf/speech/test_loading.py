@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq
-from test.all_tensors import poison, tensors
-from test.hf_speech.tiny_recipes import RECIPES, noise, tiny
+from test.support.all_tensors import poison
+from test.support.tiny_recipes import RECIPES, check_same, tiny
 
 WAYS = {
     "plain": {},
@@ -20,24 +20,6 @@ WAYS = {
     "bfloat16": {"dtype": torch.bfloat16},
     "float16": {"dtype": torch.float16},
 }
-
-
-def check_same(loaded: MTLAForSpeechSeq2Seq, model: MTLAForSpeechSeq2Seq) -> None:
-    """The same tensors everywhere, and from them the same logits and the same text."""
-    expected, found = dict(tensors(model)), dict(tensors(loaded))
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert found[name].dtype == value.dtype, name
-        assert torch.equal(found[name], value), name
-    sound, tokens = noise(samples=20000), torch.tensor([[10, 3, 4], [10, 5, 6]])
-    with torch.no_grad():
-        logits = [m(sound, decoder_input_ids=tokens).logits for m in (loaded, model)]
-    assert torch.isfinite(logits[0]).all()
-    # Rounding: a transposed matrix is loaded as a contiguous one.
-    bound = {"float64": 1e-9, "float32": 1e-4}.get(loaded.decoder_dtype(), 0.1)
-    torch.testing.assert_close(*logits, rtol=0, atol=bound)
-    if loaded.decoder_dtype() != "float64":
-        assert torch.equal(loaded.generate(sound), model.generate(sound))
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

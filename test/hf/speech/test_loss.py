@@ -7,8 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from espnet_mtla.errors import UserError
-from test.hf_speech.tiny_recipes import RECIPES, noise, tiny
-from test.tiny_experiment import TOKENS
+from test.support.tiny_experiment import TOKENS
+from test.support.tiny_recipes import RECIPES, noise, tiny
 
 LABELS = torch.tensor([[3, 4, 2, 5], [6, 3, -100, -100]])
 TARGETS = ([3, 4, 2, 5, 10], [6, 3, 10])  # with <eos>

@@ -9,8 +9,8 @@ from transformers import GenerationConfig, pipeline
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq, MTLASpeechProcessor
-from test.hf_speech.tiny_recipes import noise, tiny
-from test.tiny_experiment import FS
+from test.support.tiny_experiment import FS
+from test.support.tiny_recipes import noise, tiny
 
 DECODE = {"beam_size": 3, "nbest": 2, "length_norm": 0.5}
 

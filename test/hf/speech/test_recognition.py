@@ -15,7 +15,7 @@ from espnet_mtla.hf.speech import (
     MTLASpeechConfig,
     MTLASpeechProcessor,
 )
-from test.tiny_experiment import FS, SECONDS, TOKENS, make_model
+from test.support.tiny_experiment import FS, SECONDS, TOKENS, make_model
 
 
 @pytest.fixture(scope="module")

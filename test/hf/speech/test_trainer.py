@@ -9,8 +9,8 @@ from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq, MTLASpeechProcessor
 from espnet_mtla.hf.speech.options import NO_LIMIT
-from test.hf_speech.tiny_recipes import noise
-from test.tiny_experiment import FS
+from test.support.tiny_experiment import FS
+from test.support.tiny_recipes import noise
 
 TEXTS = ["ab cd", "a", "fe", "bad cab", "g"]
 LENGTHS = [7000, 4000, 5000, 11000, 4500]

@@ -17,11 +17,10 @@ from espnet_mtla.model.components import FRONTEND
 from espnet_mtla.search.options import DecodeOptions
 from espnet_mtla.share.card import Card
 from espnet_mtla.share.pack import pack
-from test.all_tensors import poison
-from test.frontend import tiny_upstreams
-from test.hf_speech.test_loading import check_same
-from test.hf_speech.tiny_recipes import noise, tiny
-from test.tiny_experiment import make_model
+from test.support import tiny_upstreams
+from test.support.all_tensors import poison
+from test.support.tiny_experiment import make_model
+from test.support.tiny_recipes import check_same, noise, tiny
 
 UPSTREAMS = {"fbank": 240, "wavlm_local": 16, "hf_hubert_custom": 16}
 """Names, and features a frame."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from asterisk_corpus import RECIPE, corpus_texts, write_corpus
+
+from test.support.asterisk_corpus import RECIPE, corpus_texts, write_corpus
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from asterisk_corpus import (
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_mtla.data.folder import read_table
+from espnet_mtla.errors import UserError
+from test.support.asterisk_corpus import (
     FS,
     SENTENCES,
     corpus_texts,
@@ -21,11 +26,6 @@ from asterisk_corpus import (
     sound_file,
     write_corpus,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from espnet_mtla.data.folder import read_table
-from espnet_mtla.errors import UserError
 
 # ---------------------------------------------------------------- texts
 

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from asterisk_corpus import (
+
+from espnet_mtla.errors import UserError
+from test.support.asterisk_corpus import (
     FS,
     LETTERS,
     fails_with,
@@ -19,8 +21,6 @@ from asterisk_corpus import (
     small_options,
     sound_file,
 )
-
-from espnet_mtla.errors import UserError
 
 # ---------------------------------------------------------------- what goes wrong
 

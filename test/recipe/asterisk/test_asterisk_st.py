@@ -9,9 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
-from asterisk_corpus import ROOT, corpus_texts, fails_with, small_options, write_corpus
 
 from espnet_mtla.data.folder import read_table
+from test.support.asterisk_corpus import (
+    ROOT,
+    corpus_texts,
+    fails_with,
+    small_options,
+    write_corpus,
+)
 
 RECIPE = ROOT / "egs2" / "asterisk" / "st1"
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from recipe_runner import ROOT, Recipe
+
+from test.support.recipe_runner import ROOT, Recipe
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from recipe_runner import ROOT
 
 from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.errors import UserError
+from test.support.recipe_runner import ROOT
 
 
 def test_the_example_prepares_a_corpus(tmp_path: Path, monkeypatch, capsys) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from corpus_sound import write_sound
-from recipe_runner import Recipe
 
 from espnet_mtla.data.folder import read_table, write_table
+from test.support.corpus_sound import write_sound
+from test.support.recipe_runner import Recipe
 
 pytestmark = pytest.mark.recipe
 

@@ -11,14 +11,14 @@ from types import ModuleType, SimpleNamespace
 import numpy as np
 import pytest
 import soundfile
-from corpus_sound import FS, speech_like
-from fixture_ami import CHANNELS, MEETINGS, segment, write_ami, write_layer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mtla.data.audio import open_audio
 from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.errors import UserError
+from test.support.ami_corpus import CHANNELS, MEETINGS, segment, write_ami, write_layer
+from test.support.corpus_sound import FS, speech_like
 
 ROOT = Path(__file__).resolve().parents[3]
 LOCAL = ROOT / "egs2" / "ami" / "asr1" / "local"

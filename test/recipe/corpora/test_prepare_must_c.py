@@ -7,12 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fixture_must_c import TALKS, entry, write_must_c, write_texts
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from espnet_mtla.data.folder import DataFolder, parse_segment
 from espnet_mtla.errors import UserError
+from test.support.must_c_corpus import TALKS, entry, write_must_c, write_texts
 
 
 @pytest.fixture(scope="module")

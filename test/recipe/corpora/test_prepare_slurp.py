@@ -8,10 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fixture_slurp import SAMPLE, read_lines, write_lines, write_slurp
 
 from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.errors import UserError
+from test.support.slurp_corpus import SAMPLE, read_lines, write_lines, write_slurp
 
 FIRST = "audio-1434542201"
 """The first recordings of the published lines, with a headset and without."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fixture_xsum import make_rows, write_split, write_xsum
 
 from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
+from test.support.xsum_corpus import make_rows, write_split, write_xsum
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCE = "text.source"

@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixture_ami import write_ami
-from fixture_must_c import write_must_c
-from fixture_slurp import write_slurp
-from fixture_xsum import write_xsum
-from recipe_runner import Recipe
+
+from test.support.ami_corpus import write_ami
+from test.support.must_c_corpus import write_must_c
+from test.support.recipe_runner import Recipe
+from test.support.slurp_corpus import write_slurp
+from test.support.xsum_corpus import write_xsum
 
 pytestmark = pytest.mark.recipe
 

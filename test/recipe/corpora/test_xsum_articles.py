@@ -7,10 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from fixture_xsum import SIZES, write_articles, write_xsum
 
 from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
+from test.support.xsum_corpus import SIZES, write_articles, write_xsum
 
 
 @pytest.fixture(scope="module")
