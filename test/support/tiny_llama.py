@@ -70,10 +70,20 @@ def run_convert(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     convert.main()
 
 
+LLAMA_SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+}
+
+
 def llama(kind=LlamaForCausalLM, config=LlamaConfig, **settings):
     """A random model in float64, angles too (Transformers' are float32 always)."""
     torch.manual_seed(0)
-    sizes = {**SIZES, "vocab_size": 50, "initializer_range": 0.3}
+    sizes = {**LLAMA_SIZES, "vocab_size": 50, "initializer_range": 0.3}
     model = kind(config(**{**sizes, **settings})).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():

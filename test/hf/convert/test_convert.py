@@ -24,18 +24,10 @@ from espnet_mtla.hf.convert.build import Target, convert
 from espnet_mtla.hf.convert.factor import low_rank
 from espnet_mtla.hf.convert.heal import Healing, TextBlocks, perplexity
 from espnet_mtla.hf.convert.source import check_source
-from test.support.tiny_llama import llama
+from test.support.tiny_llama import LLAMA_SIZES, llama
 from test.support.tiny_llama import run_convert as run
 
 TEXT = Path(__file__).resolve().parents[3] / "LICENSE"
-SIZES = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
 
 
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
@@ -196,7 +188,7 @@ def trained(tmp_path_factory):
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
     text = TextBlocks.read([TEXT], fast, 32)
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**SIZES, vocab_size=300))
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA_SIZES, vocab_size=300))
     Healing(150, 8, 1e-2).run(model, text.training)
     folder = tmp_path_factory.mktemp("llama")
     model.save_pretrained(folder)
@@ -278,7 +270,7 @@ def test_what_is_no_llama_is_refused_by_name(tmp_path, monkeypatch) -> None:
         check_source("m", LlamaConfig(rope_scaling=dynamic))
     with pytest.raises(UserError, match="no checkpoint of Transformers"):
         run(monkeypatch, "llama", tmp_path / "nothing", tmp_path / "out")
-    LlamaConfig(**SIZES, vocab_size=9).save_pretrained(tmp_path / "bare")
+    LlamaConfig(**LLAMA_SIZES, vocab_size=9).save_pretrained(tmp_path / "bare")
     torch.save({}, tmp_path / "bare" / "pytorch_model.bin")
     with pytest.raises(UserError, match=r"pytorch_model\.bin: a pickle, which"):
         run(monkeypatch, "llama", tmp_path / "bare", tmp_path / "out")
