@@ -135,7 +135,8 @@ def _tokenizer(args: argparse.Namespace) -> PreTrainedTokenizerBase | None:
 
     try:
         return AutoTokenizer.from_pretrained(args.source, trust_remote_code=False)
-    except (OSError, ValueError, ImportError) as error:
+    # TypeError: sentencepiece before 0.2.3, where the checkpoint has no tokeniser.
+    except (OSError, ValueError, ImportError, TypeError) as error:
         if args.text:
             reason = str(error).strip().splitlines()[0]
             raise UserError(

@@ -103,7 +103,7 @@ def test_tokenisers_are_ready_before_threads_use_them(tmp_path: Path) -> None:
     sentencepiece.SentencePieceTrainer.train(
         input=str(tmp_path / "text"),
         model_prefix=str(tmp_path / "bpe"),
-        vocab_size=16,
+        vocab_size=15,
         minloglevel=2,
     )
     tokeniser = build_tokeniser("bpe", tmp_path / "bpe.model")
