@@ -18,7 +18,8 @@ def plain(value: Any) -> Any:
     """Python's own number for one of any library; anything else as it is."""
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()  # of numpy or torch
-    if isinstance(value, bool | int | float):
+    # A tuple: the compiler of torch 2.7 does not know unions of types.
+    if isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, Integral):
         return int(value)

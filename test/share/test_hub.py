@@ -15,13 +15,15 @@ from test.support.stand_in_hub import TOKEN, Hub
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    import huggingface_hub.constants as constants
+    from huggingface_hub import constants, file_download
 
     hub = Hub()
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "ENDPOINT", hub.address)
     template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    for module in (constants, file_download):  # which copies it, in older versions
+        if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     # Large files then take the plain way, which every hub knows.
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
@@ -83,7 +85,7 @@ def test_names_that_lead_nowhere(hub, monkeypatch):
     hub.close()
     with pytest.raises(UserError, match="no/such: no such folder, not downloaded bef"):
         find_model("no/such")
-    import huggingface_hub.constants as constants
+    from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="no/such: no such folder, not downloaded bef"):
