@@ -1,28 +1,26 @@
 # shellcheck shell=bash disable=SC2154 # the options are set by pipeline.sh
-# Sourced. Where the commands of the stages run: `dispatch LOG COMMAND...` runs one, adds
-# what it writes to LOG and returns its exit code. A local one's standard output is shown
-# on ours as well; a job's stands in LOG alone. Chosen by --job; a site with another
-# queue adds a case here.
+# Sourced by pipeline.sh: where commands run (--job). `dispatch LOG QUIET COMMAND...` runs
+# one, appends its output to LOG and returns its exit code. The standard output of a local
+# command is shown on the screen too, unless QUIET is true; that of a queued one is in LOG
+# alone. A site with another queue adds a case here.
 
 job_name="" # of the queued command that runs now
 
 dispatch() {
-    local log=$1
-    shift
     case $job in
-        local) run_here "$log" "$@" ;;
-        slurm) run_on_slurm "$log" "$@" ;;
+        local) run_here "$@" ;;
+        slurm) run_on_slurm "$1" "${@:3}" ;;
     esac
 }
 
-run_here() {
-    local log=$1 code=0 job_pid
-    shift
-    # A shell without job control starts background commands deaf to ctrl-C: undone.
+run_here() { # run_here LOG QUIET COMMAND...
+    local log=$1 quiet=$2 code=0 job_pid
+    shift 2
+    # A shell without job control makes background commands ignore ctrl-C: undo that.
     {
         trap - INT
         # shellcheck disable=SC2094 # both write, neither reads
-        "$@" 2>>"$log" | show_and_log "$log"
+        "$@" 2>>"$log" | show_and_log "$log" "$quiet"
         exit "${PIPESTATUS[0]}"
     } &
     job_pid=$!
@@ -30,12 +28,12 @@ run_here() {
     return "$code"
 }
 
-run_on_slurm() { # --wait makes sbatch return the job's own exit code
+run_on_slurm() { # run_on_slurm LOG COMMAND...; --wait returns the job's own exit code
     local log=$1 code=0 job_pid gpus=()
     shift
     [ "$ngpu" -eq 0 ] || gpus=(--gres "gpu:$ngpu")
     job_name="espnet_mtla.$$.$stage_name"
-    # shellcheck disable=SC2086,SC2094 # several options stand in one variable
+    # shellcheck disable=SC2086,SC2094 # several options in one variable
     sbatch --wait --quiet --job-name "$job_name" --open-mode append --output "$log" \
         --cpus-per-task "$nj" ${gpus[@]+"${gpus[@]}"} $slurm_opts \
         --wrap "cd ${PWD@Q} && exec ${*@Q}" </dev/null >>"$log" 2>&1 &
@@ -45,19 +43,19 @@ run_on_slurm() { # --wait makes sbatch return the job's own exit code
     return "$code"
 }
 
-stop_job() { # ends what this shell has started, but the children that end their own
+stop_job() { # end what this shell has started, except children: they end their own
     local self=$BASHPID started child
     [ -z "$job_name" ] || scancel --name "$job_name" || true
-    # Not what was noted when it was started: the signal may have come before the note.
+    # The kernel's list, since the signal may come before $! is stored in a variable.
     read -ra started < <(cat "/proc/$self/task/"*/children 2>/dev/null) || true
     for child in ${started[@]+"${started[@]}"}; do
         [[ " ${children[*]-} " == *" $child "* ]] || end_tree "$child"
     done
 }
 
-end_tree() {
-    local child children
-    read -ra children < <(cat "/proc/$1/task/"*/children 2>/dev/null) || true
-    for child in ${children[@]+"${children[@]}"}; do end_tree "$child"; done
+end_tree() { # end_tree PID: end a process after those that it has started
+    local child started
+    read -ra started < <(cat "/proc/$1/task/"*/children 2>/dev/null) || true
+    for child in ${started[@]+"${started[@]}"}; do end_tree "$child"; done
     kill -TERM "$1" 2>/dev/null || true
 }

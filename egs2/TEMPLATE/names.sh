@@ -1,35 +1,38 @@
 # shellcheck shell=bash disable=SC2154 # the options are set by pipeline.sh
-# Sourced by pipeline.sh: which file a name stands for, and which stage makes it.
+# Sourced by pipeline.sh: the file that a name refers to, and the stage that makes it.
 
-name_of() { basename "$1" .yaml; }
-model_of() { echo "$expdir/${task}_${tag}_$(name_of "$1")"; }
+name_of() { basename "$1" .yaml; }                     # name_of FILE
+model_of() { echo "$expdir/${task}_${tag}_$(name_of "$1")"; } # model_of ATTENTION
+score_of() { echo "$1/score_${metrics%% *}/score.json"; } # score_of FOLDER: first metric's
 
-only_scored() { # whether SET is a test set that no model is trained or chosen with
+only_scored() { # only_scored SET: whether no model is trained or chosen with this test set
     [[ " $test_sets " == *" $1 "* && $1 != "$valid_set" && $1 != "$train_set" ]]
 }
 
-maker_of() { # who makes INPUT, for the message when it is missing
+maker_of() { # maker_of INPUT: print which stage makes a missing input
     case $1 in
-        local | conf/* | *.yaml) echo "is the name right?" ;;
-        data/token_list/*) echo "stage 5 (tokens) makes it" ;;
-        data/*_sp) echo "stage 2 (speed_perturb) makes it" ;;
-        data/*) echo "stage 1 (data) makes it, or bring your own wav.scp and text" ;;
+        local | conf/* | *.yaml) echo "check the name" ;;
+        data/token_list/*) made_by tokens ;;
+        data/*_sp) made_by speed_perturb ;;
+        data/*) echo "$(made_by data), or bring your own wav.scp and text" ;;
         "$dumpdir"/*/"$target_text" | "$dumpdir"/*/"$source_text")
-            [ -d "${1%/*}" ] || { echo "stage 4 (filter) makes it" && return; }
+            [ -d "${1%/*}" ] || { made_by filter && return; }
             echo "--target_text and --source_text name tables; $(tables_of "${1%/*}")"
             ;;
-        "$dumpdir"/org/*) echo "stage 3 (format) makes it" ;;
-        "$dumpdir"/*) echo "stage 4 (filter) makes it" ;;
-        "$stats"/*) echo "stage 6 (stats) makes it" ;;
-        "$encoder"/*) echo "stage 7 (encoder) makes it" ;;
-        */.done.train) echo "stage 8 (train) makes it" ;;
-        */model.safetensors | */packed_*/README.md) echo "stage 12 (pack) makes it" ;;
-        */model.pth) echo "stage 9 (average) makes it" ;;
-        *) echo "stages 10 (decode) and 11 (score) make it" ;;
+        "$dumpdir"/org/*) made_by format ;;
+        "$dumpdir"/*) made_by filter ;;
+        "$stats"/*) made_by stats ;;
+        "$encoder"/*) made_by encoder ;;
+        */.done.train) made_by train ;;
+        */model.safetensors | */packed_*/README.md) made_by pack ;;
+        */model.pth) made_by average ;;
+        *) echo "$(title_of decode) and $(title_of score) make it" ;;
     esac
 }
 
-tables_of() { # tables_of FOLDER: what its texts are called
+made_by() { echo "$(title_of "$1") makes it"; } # made_by STAGE
+
+tables_of() { # tables_of FOLDER: print the names of its texts
     local file names=()
     for file in "$1"/text "$1"/text.*; do
         [[ ! -f $file || $file == *~ ]] || names+=("${file##*/}")
@@ -37,7 +40,7 @@ tables_of() { # tables_of FOLDER: what its texts are called
     echo "$1 has ${names[*]:-no text}"
 }
 
-fragment_file() { # fragment_file OPTION KIND NAME: the YAML file that NAME stands for
+fragment_file() { # fragment_file OPTION FOLDER NAME: print the YAML file called NAME
     local file
     for file in "$3" "conf/$2/$3.yaml" "$ROOT/conf/$2/$3.yaml"; do
         if [ -f "$file" ]; then echo "$file" && return; fi
@@ -46,8 +49,8 @@ fragment_file() { # fragment_file OPTION KIND NAME: the YAML file that NAME stan
         "$(cd "$ROOT/conf/$2" && printf '%s ' *.yaml | sed 's/\.yaml//g')"
 }
 
-attention_file() { fragment_file attention attention "$1"; }
+attention_file() { fragment_file attention attention "$1"; } # attention_file NAME
 
-frontend_file() { # nothing without --frontend_config
+frontend_file() { # prints nothing without --frontend_config
     [ -z "$frontend_config" ] || fragment_file frontend_config frontend "$frontend_config"
 }

@@ -1,5 +1,5 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # pipeline.sh sets and uses the same names
-# Sourced by pipeline.sh: what may stand on the command line, and which stages it asks for.
+# Sourced by pipeline.sh: parses the command line and selects the stages to run.
 
 say() { echo "$*"; }
 die() {
@@ -8,122 +8,146 @@ die() {
 }
 
 # ---------------------------------------------------------------- options
-# An option is a line `name=value # help` between the marks in pipeline.sh: the default,
-# the help and the list of what may stand on the command line are that one line. A recipe
-# has more of them by `--option "name=value # help"`, which it gives before its others.
+# One line `name=value # help` in pipeline.sh declares an option: its default, its help
+# text and its place on the command line. An option whose default is true or false is a
+# boolean. A recipe declares its own with `--option "name=value # help"`, before it uses
+# them. run.sh writes `--` before "$@" to separate its own options from the user's.
 
-own=() # lines of the recipe's own options
+mapfile -t option_lines < \
+    <(sed -n '/^# options/,/^# end of options/{/^[a-z_]*=/p}' "$PIPELINE")
+option_names=("${option_lines[@]%%=*}")
+recipe_options=()   # names of the options that the recipe declares
+declare -A typed=() # option -> the name it was typed with: its own, or ESPnet's
+alias_notes=()      # a line for each of ESPnet's names that were typed
 
-option_lines() {
-    sed -n '/^# options/,/^# end of options/{/^[a-z_]*=/p}' "$PIPELINE"
-    [ ${#own[@]} -eq 0 ] || printf '%s\n' "${own[@]}"
+has_word() { [[ " ${*:2} " == *" $1 "* ]]; } # has_word WORD LIST...
+
+is_boolean() { # is_boolean NAME
+    local line
+    for line in "${option_lines[@]}"; do
+        [[ ! $line =~ ^$1=(true|false)\ # ]] || return 0
+    done
+    return 1
 }
-option_names() { option_lines | cut -d= -f1; }
 
-closest() { # closest WORD CANDIDATE...: the candidates most like WORD
+closest() { # closest WORD CANDIDATE...: print the candidates most like WORD
     python3 -c 'import sys, difflib
 print(" ".join(difflib.get_close_matches(sys.argv[1], sys.argv[2:], 3, 0.5)))' "$@"
 }
 
-parse_options() {
-    local arg name value names
-    mapfile -t names < <(option_names)
+parse_options() { # parse_options ARGUMENT...: set the variable of each option
+    local argument name value
     while [ $# -gt 0 ]; do
-        arg=$1
+        argument=$1
         shift
-        [ "$arg" != -h ] || arg=--help
-        case $arg in --*) ;; *) die "'$arg' is not an option (options are --NAME VALUE)" ;; esac
-        name=${arg%%=*} name=${name#--} name=${name//-/_}
-        [[ " ${names[*]} help " == *" $name "* ]] || unknown_option "$arg" "$name" "${names[@]}"
-        case $arg in
-            *=*) value=${arg#*=} ;;
-            *)
-                case $name in
-                    help | dry_run | force | drop_bad | allow_unk)
-                        value=true
-                        if [[ ${1:-} =~ ^(true|false)$ ]]; then value=$1 && shift; fi
-                        ;;
-                    *)
-                        [ $# -gt 0 ] || die "--$name needs a value"
-                        value=$1
-                        shift
-                        ;;
-                esac
-                ;;
+        case $argument in
+            --) typed=() && continue ;; # the user may override the recipe by either name
+            -h) argument=--help ;;
+            --*) ;;
+            *) die "'$argument' is not an option (options are --NAME VALUE)" ;;
         esac
-        case $name=$value in
-            help=true | dry_run=true | force=true | drop_bad=true | allow_unk=true) ;;
-            help=false | dry_run=false | force=false | drop_bad=false | allow_unk=false) ;;
-            help=* | dry_run=* | force=* | drop_bad=* | allow_unk=*)
-                die "--$name: '$value' is not true or false" ;;
-        esac
-        printf -v "$name" '%s' "$value"
-        if [ "$name" = option ]; then
-            add_option "$value"
-            names+=("${value%%=*}")
+        name=${argument%%=*} name=${name#--} name=${name//-/_}
+        is_option "$name" || refuse_option "$name"
+        if [[ $argument == *=* ]]; then
+            value=${argument#*=}
+        elif is_boolean "$name"; then
+            value=true # unless the next word is a value
+            if [[ ${1:-} =~ ^(true|false)$ ]]; then value=$1 && shift; fi
+        else
+            [ $# -gt 0 ] || die "--$name needs a value"
+            value=$1
+            shift
         fi
+        set_option "$name" "$value"
     done
-    fill_in
+    expand_recipe_options
 }
 
-add_option() { # add_option LINE: the recipe's own
+is_option() { has_word "$1" "${option_names[@]}" || [ -n "${ESPNET_ALIASES[$1]:-}" ]; }
+
+refuse_option() { # refuse_option NAME: end with the closest names, or what to use instead
+    local like
+    [ -z "${ESPNET_REFUSED[$1]:-}" ] || die "--$1 (ESPnet): ${ESPNET_REFUSED[$1]}"
+    like=$(closest "$1" "${option_names[@]}" "${!ESPNET_ALIASES[@]}")
+    die "unknown option --$1${like:+; did you mean --${like// / or --}?} (--help lists all)"
+}
+
+set_option() { # set_option NAME VALUE: NAME is an option or one of ESPnet's names for it
+    local name=$1 value=$2
+    has_word "$1" "${option_names[@]}" || name=${ESPNET_ALIASES[$1]}
+    [ "${typed[$name]:-$1}" = "$1" ] || die "--${typed[$name]} and --$1 are the same" \
+        "option: use one of them (in run.sh, -- before \"\$@\" lets users override it)"
+    if [ "$name" != "$1" ] && [ -z "${typed[$name]:-}" ]; then
+        alias_notes+=("--$1 (ESPnet) sets --$name")
+    fi
+    typed[$name]=$1
+    if is_boolean "$name"; then
+        [[ $value =~ ^(true|false)$ ]] || die "--$1: '$value' is not true or false"
+    fi
+    printf -v "$name" '%s' "$value"
+    [ "$name" != option ] || declare_option "$value"
+}
+
+declare_option() { # declare_option LINE: an option of the recipe
     local name=${1%%=*} value=${1#*=}
     [[ $1 =~ ^[a-z_]+=[^#]*\ #\  ]] || die "--option '$1' is not 'name=value # help'"
-    own+=("$1")
+    unset 'typed[option]' # a recipe may declare several
+    option_lines+=("$1") option_names+=("$name") recipe_options+=("$name")
     printf -v "$name" '%s' "${value%% # *}"
 }
 
-fill_in() { # {NAME} in any option is the value of the recipe's own option of that name
-    local line name value mine
-    while IFS= read -r line; do
-        name=${line%%=*}
+expand_recipe_options() { # replace {NAME} in every option by that recipe option's value
+    local name value own
+    for name in "${option_names[@]}"; do
         value=${!name}
-        for mine in ${own[@]+"${own[@]%%=*}"}; do value=${value//"{$mine}"/${!mine}}; done
+        for own in ${recipe_options[@]+"${recipe_options[@]}"}; do
+            value=${value//"{$own}"/${!own}}
+        done
         printf -v "$name" '%s' "$value"
-    done < <(option_lines)
+    done
 }
 
-own_arguments() { # for local/data.sh, a word a line
+recipe_arguments() { # print the recipe's options for local/data.sh, a word a line
     local name
-    for name in ${own[@]+"${own[@]%%=*}"}; do printf '%s\n' "--$name" "${!name}"; done
+    for name in ${recipe_options[@]+"${recipe_options[@]}"}; do
+        printf '%s\n' "--$name" "${!name}"
+    done
 }
 
-own_values() { # what names of models and token lists begin with
+recipe_values() { # print the prefix for names of models and token lists: "VALUE_..."
     local name
-    for name in ${own[@]+"${own[@]%%=*}"}; do printf '%s_' "${!name}"; done
-}
-
-unknown_option() { # unknown_option ARGUMENT NAME KNOWN...
-    local like
-    like=$(closest "${@:2}")
-    die "unknown option ${1%%=*}${like:+; did you mean --${like// / or --}?} (--help lists all)"
+    for name in ${recipe_options[@]+"${recipe_options[@]}"}; do printf '%s_' "${!name}"; done
 }
 
 print_help() {
-    local line name text
-    cat <<EOF
+    local line name number=0
+    cat <<'END'
 Usage: ./run.sh [--NAME VALUE ...]
 
-Runs the stages from --stage to --stop_stage, each of them only as far as its result is
-not already there. Paths are relative to the recipe's folder.
+Runs the stages from --stage to --stop_stage. Finished steps are skipped; interrupted
+ones resume. Paths are relative to the recipe's folder.
 
 Stages:
-EOF
-    local number=0
+END
     for line in "${STAGES[@]}"; do
         number=$((number + 1))
         printf '  %2d  %-14s %s\n' "$number" "${line%%:*}" "${line#*: }"
     done
-    printf '\nOptions, with the values they have here:\n'
-    while IFS= read -r line; do
-        name=${line%%=*} text=${line#*# }
-        printf '  --%s "%s"\n        %s\n' "$name" "${!name}" "$text"
-    done < <(option_lines)
+    printf '\nOptions and their values in this recipe:\n'
+    for line in "${option_lines[@]}"; do
+        name=${line%%=*}
+        printf '  --%s "%s"\n        %s\n' "$name" "${!name}" "${line#*# }"
+    done
+    printf '\nESPnet names accepted for these options:\n'
+    for name in "${!ESPNET_ALIASES[@]}"; do
+        printf '  --%-22s sets --%s\n' "$name" "${ESPNET_ALIASES[$name]}"
+    done | sort
 }
 
 # ---------------------------------------------------------------- stages
+# STAGES in pipeline.sh is the only list: the position of a line is the stage's number.
 
-stage_number() { # prints the number of a stage given by number or name
+stage_number() { # stage_number STAGE: print the number of a stage, given number or name
     local number=0 line names=()
     for line in "${STAGES[@]}"; do
         number=$((number + 1))
@@ -136,19 +160,22 @@ stage_number() { # prints the number of a stage given by number or name
     die "there is no stage '$1': stages are 1 to $number, or ${names[*]}"
 }
 
-run_stages() { # calls stage_NAME for each stage that is asked for
+title_of() { echo "stage $(stage_number "$1") ($1)"; } # title_of NAME
+
+run_stages() { # call stage_NAME for each selected stage
     local first last skip="" word number=0 line begun
     first=$(stage_number "$stage")
     last=$(stage_number "$stop_stage")
-    for word in ${skip_stages//,/ }; do skip+=" $(stage_number "$word") "; done
+    for word in ${skip_stages//,/ }; do skip+=" $(stage_number "$word")"; done
     [ "$first" -le "$last" ] ||
-        die "--stage $stage comes after --stop_stage $stop_stage: nothing to do"
+        die "--stage $stage comes after --stop_stage $stop_stage: no stage to run"
     for line in "${STAGES[@]}"; do
         number=$((number + 1))
         if [ "$number" -lt "$first" ] || [ "$number" -gt "$last" ]; then continue; fi
         stage_name=${line%%:*} stage_index=$number
         say "== stage $number $stage_name == $(date '+%F %T')"
-        if [[ $skip == *" $number "* ]]; then
+        # shellcheck disable=SC2086 # a list of numbers
+        if has_word "$number" $skip; then
             say "   skipped (--skip_stages)"
             continue
         fi

@@ -28,7 +28,7 @@ COMMANDS = (
 RUN = """#!/usr/bin/env bash
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-exec ../../TEMPLATE/pipeline.sh --nbest 2 "$@"
+exec ../../TEMPLATE/pipeline.sh --nbest 2 -- "$@"
 """
 DATA = """#!/usr/bin/env bash
 set -euo pipefail

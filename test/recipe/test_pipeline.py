@@ -79,7 +79,7 @@ def test_resumed_training_goes_on_from_its_last_epoch(recipe) -> None:
     process.communicate()
     recipe.release()
     output = recipe.run(*SMALL)
-    assert "going on from what exp/asr_train_bpe_500_mha holds" in output
+    assert "resuming from exp/asr_train_bpe_500_mha" in output
     assert "epoch 2 is there" in output
 
 
@@ -109,7 +109,7 @@ def test_a_changed_config_trains_anew_and_keeps_the_old_model(finished) -> None:
     names = ["train", "train", "average", "inference", "score", "score"]
     # Statistics, and all from training on.
     assert finished.names() == [*names, "results", "pack"]
-    assert "a new one is begun" in output
+    assert "starting again" in output
     model = "exp/asr_train_bpe_500_mha"
     (aside,) = finished.folder.glob(f"{model}.before_*")
     assert (aside / "model.pth").read_text() == old[f"{model}/model.pth"]

@@ -74,5 +74,5 @@ def test_a_table_that_is_not_there_is_named(recipe) -> None:
     recipe.run("--stop_stage", "4")
     wrong = ("--stage", "5", "--task", "st", "--source_text", "text.en")
     output = recipe.run(*wrong, code=1)
-    assert "needs dump/raw/train/text.en, which is not there: --target_text" in output
+    assert "needs dump/raw/train/text.en, which is missing: --target_text" in output
     assert "name tables; dump/raw/train has text" in output

@@ -17,4 +17,4 @@ exec ../../TEMPLATE/pipeline.sh \
     --decode_configs conf/decode.yaml \
     --nbest 10 \
     --readme README.md \
-    "$@"
+    -- "$@"

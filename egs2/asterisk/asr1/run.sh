@@ -19,4 +19,4 @@ exec ../../TEMPLATE/pipeline.sh \
     --attention "mha mtla_s2" \
     --decode_configs "../../../conf/decode/beam10.yaml ../../../conf/decode/beam10_ctc03.yaml" \
     --readme README.md \
-    "$@"
+    -- "$@"

@@ -21,4 +21,4 @@ exec ../../TEMPLATE/pipeline.sh \
     --decode_configs ../../../conf/decode/beam10.yaml \
     --baselines most_frequent \
     --readme README.md \
-    "$@"
+    -- "$@"

@@ -15,4 +15,4 @@ exec ../../TEMPLATE/pipeline.sh \
     --decode_configs conf/decode.yaml \
     --baselines first_sentence \
     --readme README.md \
-    "$@"
+    -- "$@"

@@ -12,4 +12,4 @@ exec ../../TEMPLATE/pipeline.sh \
     --max_seconds 5 \
     --nbest 3 \
     --threads 1 --train_jobs 2 \
-    "$@"
+    -- "$@"

@@ -19,4 +19,4 @@ exec ../../TEMPLATE/pipeline.sh \
     --decode_configs conf/decode.yaml \
     --nbest 10 --encoder_nbest 10 \
     --readme README.md \
-    "$@"
+    -- "$@"

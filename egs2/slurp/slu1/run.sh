@@ -16,4 +16,4 @@ exec ../../TEMPLATE/pipeline.sh \
     --baselines majority \
     --nbest 10 \
     --readme README.md \
-    "$@"
+    -- "$@"

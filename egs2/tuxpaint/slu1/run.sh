@@ -21,4 +21,4 @@ exec ../../TEMPLATE/pipeline.sh \
     --decode_configs conf/decode.yaml \
     --baselines majority \
     --readme README.md \
-    "$@"
+    -- "$@"

@@ -20,4 +20,4 @@ exec ../../TEMPLATE/pipeline.sh \
     --decode_configs conf/decode.yaml \
     --baselines most_frequent \
     --readme README.md \
-    "$@"
+    -- "$@"

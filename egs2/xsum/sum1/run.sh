@@ -17,4 +17,4 @@ exec ../../TEMPLATE/pipeline.sh \
     --baselines first_sentence \
     --nbest 10 \
     --readme README.md \
-    "$@"
+    -- "$@"

@@ -1,0 +1,33 @@
+# shellcheck shell=bash disable=SC2034 # options.sh uses both tables
+# Sourced by pipeline.sh: ESPnet2's option names, and what becomes of them here.
+
+declare -A ESPNET_ALIASES=( # ESPnet's name -> ours, with the same values
+    [inference_config]=decode_configs
+    [speed_perturb_factors]=speed_factors
+    [min_wav_duration]=min_seconds
+    [max_wav_duration]=max_seconds
+    [hf_repo]=hub_name
+)
+declare -A ESPNET_REFUSED=( # ESPnet's name -> what to use instead
+    [inference_nj]="one process decodes each test set, many utterances at a time; batch_frames in the YAML of --decode_configs sets how many"
+    [gpu_inference]="--ngpu 1 trains and decodes on a GPU"
+    [inference_tag]="results carry the names of the files in --decode_configs"
+    [inference_args]="write the options into a YAML file for --decode_configs"
+    [inference_asr_model]="stage average writes the one model that is decoded; see --average_metric and --nbest"
+    [bpemode]="--token_type bpe or --token_type unigram"
+    [local_score_opts]="--metrics names what is counted"
+    [score_opts]="--metrics names what is counted"
+    [skip_data_prep]="--stage stats starts after the data and the tokens"
+    [skip_train]="--skip_stages \"stats encoder train average\""
+    [skip_eval]="--stop_stage average"
+    [skip_packing]="--skip_stages pack"
+    [skip_upload_hf]="stage upload runs only when --stop_stage names it"
+)
+for name in asr st slu sum; do
+    ESPNET_ALIASES[${name}_config]=train_config
+    ESPNET_ALIASES[${name}_args]=train_opts
+    ESPNET_ALIASES[${name}_tag]=tag
+    ESPNET_REFUSED[${name}_exp]="models are in EXPDIR/TASK_TAG_ATTENTION: use --expdir and --tag"
+    ESPNET_REFUSED[${name}_stats_dir]="statistics are in EXPDIR/stats_TAG: use --expdir and --tag"
+done
+unset name
