@@ -11,7 +11,7 @@ signature of the reference code, ``registry`` finds types by name, ``linear`` an
 from espnet_mtla.attention.base import CausalAttention, QueryTokens
 from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.layout import CacheOptions, EntryLayout
-from espnet_mtla.attention.decoding.timeline import NewTokens, Timeline
+from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
 from espnet_mtla.attention.latent import MultiheadLatentAttention
 from espnet_mtla.attention.multihead import MultiheadAttention
 from espnet_mtla.attention.registry import (
@@ -26,6 +26,9 @@ from espnet_mtla.attention.temporal import (
     MultiheadTemporalLatentCrossAttention,
 )
 
+NewTokens = TokenPlacement
+"""The name of :class:`TokenPlacement` in version 0.2."""
+
 __all__ = [
     "ATTENTIONS",
     "CacheOptions",
@@ -39,6 +42,7 @@ __all__ = [
     "NewTokens",
     "QueryTokens",
     "Timeline",
+    "TokenPlacement",
     "attention_settings",
     "build_attention",
     "complete_settings",

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from espnet_mtla.attention.config import LatentConfig, MultiheadConfig
-from espnet_mtla.attention.decoding.attend import attend_prompt, attend_suffix
+from espnet_mtla.attention.decoding.attend import attend_to_prompt, attend_to_suffix
 from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions, EntryLayout
-from espnet_mtla.attention.decoding.timeline import NewTokens, Timeline
+from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
 from espnet_mtla.attention.rope import rotary_angles
 from espnet_mtla.attention.training.attend import take
 
@@ -46,7 +46,7 @@ class CausalAttention(nn.Module):
         self,
         x: Tensor,
         angles: Tensor,
-        new: NewTokens | None = None,
+        placement: TokenPlacement | None = None,
         carry: Tensor | None = None,
     ) -> Tensor:
         """Running entries ``(B, G, T, w)``: what the cache holds after each token.
@@ -62,7 +62,7 @@ class CausalAttention(nn.Module):
         return None
 
     def attend(
-        self, q: Tensor, entries: Tensor, rank: Tensor | None, dropout: float
+        self, q: Tensor, entries: Tensor, query_index: Tensor | None, dropout: float
     ) -> Tensor:
         """Queries ``(B, H, U, d)`` over the running entries of whole rows, in training.
 
@@ -94,7 +94,7 @@ class CausalAttention(nn.Module):
         """Queries to the space of the entries' keys, ``(N, H, U, key_width)``."""
         raise NotImplementedError
 
-    def release(self, out: Tensor, up: Tensor | None = None) -> Tensor:
+    def up_project(self, out: Tensor, up: Tensor | None = None) -> Tensor:
         """What :meth:`absorb` did, undone on the values: ``(N, H, U, value_width)``."""
         raise NotImplementedError
 
@@ -111,7 +111,7 @@ class CausalAttention(nn.Module):
     def attend_all(
         self,
         x: Tensor,
-        asking: QueryTokens | None = None,
+        query_tokens: QueryTokens | None = None,
         angles: Tensor | None = None,
     ) -> Tensor:
         """Training: many queries at once, nothing cached (paper section 4.3).
@@ -129,21 +129,23 @@ class CausalAttention(nn.Module):
                 torch.arange(x.size(1), device=x.device)[None], x.dtype
             )
         entries = self.entries(x, angles)
-        return self._attend_entries(entries, asking or QueryTokens(x), angles)
+        return self._attend_entries(entries, query_tokens or QueryTokens(x), angles)
 
     def _attend_entries(
-        self, entries: Tensor, asking: QueryTokens, angles: Tensor
+        self, entries: Tensor, query_tokens: QueryTokens, angles: Tensor
     ) -> Tensor:
-        q = self.queries(asking.x, asking.of(angles))
+        q = self.queries(query_tokens.x, query_tokens.select(angles))
         dropout = self.dropout if self.training else 0.0
-        return self.project_out(self.attend(q, entries, asking.rank, dropout))
+        return self.project_out(
+            self.attend(q, entries, query_tokens.query_index, dropout)
+        )
 
     def prefill(
         self,
         x: Tensor,
         lengths: Tensor,
         capacity: int,
-        ask: bool = True,
+        attend_prompt: bool = True,
         options: CacheOptions = PLAIN,
     ) -> tuple[Tensor | None, KVCache]:
         """Put a prompt into a new cache.
@@ -166,12 +168,16 @@ class CausalAttention(nn.Module):
         cache = KVCache.from_prompt(
             self.layout, entries, lengths, capacity, options, expanded
         )
-        out = self._attend_entries(entries, QueryTokens(x), angles) if ask else None
+        out = (
+            self._attend_entries(entries, QueryTokens(x), angles)
+            if attend_prompt
+            else None
+        )
         return out, cache
 
     def place(
         self, timeline: Timeline, x: Tensor, position: Tensor | None = None
-    ) -> NewTokens:
+    ) -> TokenPlacement:
         """Take room for the new tokens ``x (N, L, .)`` of all rows and place them.
 
         ``position``: rotary positions ``(N or 1, L)``; None: tokens seen by the row.
@@ -181,7 +187,7 @@ class CausalAttention(nn.Module):
         step = torch.arange(x.size(1), device=x.device)
         index = start.unsqueeze(1) + step
         stride = self.layout.stride
-        return NewTokens(
+        return TokenPlacement(
             start=start,
             index=index,
             slot=index // stride - timeline.base.unsqueeze(1),
@@ -195,7 +201,7 @@ class CausalAttention(nn.Module):
         x: Tensor,
         cache: KVCache,
         lengths: Tensor | None = None,
-        asking: QueryTokens | None = None,
+        query_tokens: QueryTokens | None = None,
         position: Tensor | None = None,
     ) -> Tensor:
         """Append L tokens a row to a cache; each sees all before it and itself.
@@ -209,8 +215,8 @@ class CausalAttention(nn.Module):
         Returns:
             ``(N, U, D)``.
         """
-        new = self.place(cache.timeline, x, position)
-        out = self.extend_placed(x, cache, new, lengths, asking)
+        placement = self.place(cache.timeline, x, position)
+        out = self.extend_placed(x, cache, placement, lengths, query_tokens)
         cache.timeline.advance(x.size(1) if lengths is None else lengths)
         return out
 
@@ -218,35 +224,39 @@ class CausalAttention(nn.Module):
         self,
         x: Tensor,
         cache: KVCache,
-        new: NewTokens,
+        placement: TokenPlacement,
         lengths: Tensor | None = None,
-        asking: QueryTokens | None = None,
+        query_tokens: QueryTokens | None = None,
     ) -> Tensor:
         """:meth:`extend` for tokens that are placed already; the timeline stays."""
-        asking = asking or QueryTokens(x)
-        q = self.queries(asking.x, asking.of(new.angles))
-        own, visible = None, new.slot + 1
+        query_tokens = query_tokens or QueryTokens(x)
+        q = self.queries(query_tokens.x, query_tokens.select(placement.angles))
+        own, visible = None, placement.slot + 1
         if x.size(1) == 1 and lengths is None:
             # A single new token finds its own running entry in the suffix.
-            self.write_token(x, cache, new)
+            self.write_token(x, cache, placement)
         else:
             # Of several, each sees its own chunk as it stood then, which later ones
             # overwrite.
-            entries = self._write(x, cache, new, lengths)
-            own = asking.of(entries.transpose(1, 2)).transpose(1, 2)
-            visible = asking.of(new.slot)
+            entries = self._write(x, cache, placement, lengths)
+            own = query_tokens.select(entries.transpose(1, 2)).transpose(1, 2)
+            visible = query_tokens.select(placement.slot)
         return self.project_out(self._attend_cached(q, cache, visible, own))
 
-    def write_token(self, x: Tensor, cache: KVCache, new: NewTokens) -> None:
+    def write_token(self, x: Tensor, cache: KVCache, placement: TokenPlacement) -> None:
         """Put one new token a row ``(N, 1, D)`` into the cache."""
-        self._write(x, cache, new)
+        self._write(x, cache, placement)
 
     def _write(
-        self, x: Tensor, cache: KVCache, new: NewTokens, lengths: Tensor | None = None
+        self,
+        x: Tensor,
+        cache: KVCache,
+        placement: TokenPlacement,
+        lengths: Tensor | None = None,
     ) -> Tensor:
-        carry = cache.open_entry(new) if self.layout.stride > 1 else None
-        entries = self.entries(x, new.angles, new, carry)
-        cache.write(entries, new, lengths)
+        carry = cache.open_entry(placement) if self.layout.stride > 1 else None
+        entries = self.entries(x, placement.angles, placement, carry)
+        cache.write(entries, placement, lengths)
         return entries
 
     def _attend_cached(
@@ -255,17 +265,17 @@ class CausalAttention(nn.Module):
         """Queries ``(N, H, L, .)`` over prompt and suffix: ``(N, H, L, d_V)``."""
         up = self.up_matrix(q)
         absorbed = self.absorb(q, up)
-        out, lse = attend_suffix(absorbed, cache, visible, own, self.scale)
+        out, lse = attend_to_suffix(absorbed, cache, visible, own, self.scale)
         if cache.prompt.size(2) == 0:
-            return self.release(out, up)
+            return self.up_project(out, up)
         entries, layout = cache.prompt_entries(), cache.prompt_layout
         if layout is self.layout and self._had_better_expand(q, cache):
             layout, entries = self.expanded(entries, up)
         if layout is self.layout:
-            found = attend_prompt(absorbed, entries, layout, cache, self.scale)
-            return self.release(cache.backend.merge(*found, out, lse), up)
-        found = attend_prompt(q, entries, layout, cache, self.scale)
-        return cache.backend.merge(*found, self.release(out, up), lse)
+            found = attend_to_prompt(absorbed, entries, layout, cache, self.scale)
+            return self.up_project(cache.backend.merge(*found, out, lse), up)
+        found = attend_to_prompt(q, entries, layout, cache, self.scale)
+        return cache.backend.merge(*found, self.up_project(out, up), lse)
 
     def expanded(
         self, entries: Tensor, up: Tensor | None = None
@@ -319,15 +329,15 @@ class QueryTokens:
     """
 
     x: Tensor
-    rank: Tensor | None = None
+    query_index: Tensor | None = None
 
     @property
-    def index(self) -> Tensor:
+    def row_index(self) -> Tensor:
         """Index in the row of each asking token, ``(B or 1, U)``."""
-        if self.rank is not None:
-            return self.rank
+        if self.query_index is not None:
+            return self.query_index
         return torch.arange(self.x.size(1), device=self.x.device).unsqueeze(0)
 
-    def of(self, values: Tensor) -> Tensor:
+    def select(self, values: Tensor) -> Tensor:
         """What ``values (B or 1, T, ...)`` holds for them: ``(B or 1, U, ...)``."""
-        return values if self.rank is None else take(values, self.rank)
+        return values if self.query_index is None else take(values, self.query_index)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from espnet_mtla.attention.config import LatentConfig
 from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.layout import EntryLayout
-from espnet_mtla.attention.decoding.timeline import NewTokens
+from espnet_mtla.attention.decoding.timeline import TokenPlacement
 from espnet_mtla.attention.linear import linear_matrix
 from espnet_mtla.attention.merge import (
     HyperNetwork,
@@ -124,23 +124,23 @@ class MultiheadLatentAttention(ReferenceInterface):
         self,
         x: Tensor,
         angles: Tensor,
-        new: NewTokens | None = None,
+        placement: TokenPlacement | None = None,
         carry: Tensor | None = None,
     ) -> Tensor:
         latent, k_rope = self._split_entry(self.wkv_a(x))
-        merged = self.merge(self.kv_norm(latent), new, carry)
+        merged = self.merge(self.kv_norm(latent), placement, carry)
         return torch.cat((merged, self.rotate(k_rope, angles)), dim=-1).unsqueeze(1)
 
-    def write_token(self, x: Tensor, cache: KVCache, new: NewTokens) -> None:
+    def write_token(self, x: Tensor, cache: KVCache, placement: TokenPlacement) -> None:
         if not self.has_fused_write(cache):
-            super().write_token(x, cache, new)
+            super().write_token(x, cache, placement)
             return
         backend: Any = cache.backend  # one of those that have such a kernel
         backend.write_token(
             self.wkv_a(x).squeeze(1),
             self.kv_norm,
             self.merge_network,
-            new,
+            placement,
             cache.suffix,
         )
 
@@ -172,10 +172,10 @@ class MultiheadLatentAttention(ReferenceInterface):
         return rotate(x, angles)
 
     def merge(
-        self, latent: Tensor, new: NewTokens | None, carry: Tensor | None
+        self, latent: Tensor, placement: TokenPlacement | None, carry: Tensor | None
     ) -> Tensor:
         """Latents ``(B, T, r)`` as the cache holds them; MLA keeps them as they are."""
-        del new, carry
+        del placement, carry
         return latent
 
     def up_matrix(self, like: Tensor) -> Tensor:
@@ -193,11 +193,11 @@ class MultiheadLatentAttention(ReferenceInterface):
         )
 
     def attend(
-        self, q: Tensor, entries: Tensor, rank: Tensor | None, dropout: float
+        self, q: Tensor, entries: Tensor, query_index: Tensor | None, dropout: float
     ) -> Tensor:
         up, stride = self.up_matrix(entries), self.layout.stride
         entries = entries.squeeze(1)
-        return attend_latents(q, entries, up, rank, stride, self.scale, dropout)
+        return attend_latents(q, entries, up, query_index, stride, self.scale, dropout)
 
     def expand(
         self, entries: Tensor, up: Tensor | None = None
@@ -219,7 +219,7 @@ class MultiheadLatentAttention(ReferenceInterface):
         w_k, _ = self.up_projections(q, up)
         return torch.cat((_times_heads(q_nope, w_k), q_rope), dim=-1)
 
-    def release(self, out: Tensor, up: Tensor | None = None) -> Tensor:
+    def up_project(self, out: Tensor, up: Tensor | None = None) -> Tensor:
         """Summed latents ``(N, H, U, r)`` to values ``(N, H, U, d_V)``."""
         _, w_v = self.up_projections(out, up)
         return _times_heads(out, w_v.mT)

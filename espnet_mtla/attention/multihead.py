@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from espnet_mtla.attention.config import MultiheadConfig
 from espnet_mtla.attention.decoding.layout import EntryLayout
-from espnet_mtla.attention.decoding.timeline import NewTokens
+from espnet_mtla.attention.decoding.timeline import TokenPlacement
 from espnet_mtla.attention.reference_api import ReferenceInterface
 from espnet_mtla.attention.rope import rotate
 from espnet_mtla.attention.training.attend import attend_heads
@@ -51,24 +51,24 @@ class MultiheadAttention(ReferenceInterface):
         self,
         x: Tensor,
         angles: Tensor,
-        new: NewTokens | None = None,
+        placement: TokenPlacement | None = None,
         carry: Tensor | None = None,
     ) -> Tensor:
-        del new, carry  # a token's entry is its own: nothing is merged
+        del placement, carry  # a token's entry is its own: nothing is merged
         k = rotate(self._heads(self.wk(x)), angles.unsqueeze(1))
         return torch.cat((k, self._heads(self.wv(x))), dim=-1)
 
     def attend(
-        self, q: Tensor, entries: Tensor, rank: Tensor | None, dropout: float
+        self, q: Tensor, entries: Tensor, query_index: Tensor | None, dropout: float
     ) -> Tensor:
         k, v = entries.split(self.settings.head_dim, dim=-1)
-        return attend_heads(q, k, v, rank, self.scale, dropout)
+        return attend_heads(q, k, v, query_index, self.scale, dropout)
 
     def absorb(self, q: Tensor, up: Tensor | None = None) -> Tensor:
         del up  # entries are keys and values of heads already
         return q
 
-    def release(self, out: Tensor, up: Tensor | None = None) -> Tensor:
+    def up_project(self, out: Tensor, up: Tensor | None = None) -> Tensor:
         del up
         return out
 

@@ -80,9 +80,9 @@ class ReferenceInterface(CausalAttention):
             angles = None
             if row.position is not None:
                 angles = self.angles(row.position, key.dtype)
-            return self.attend_all(row.x, row.asking, angles)
+            return self.attend_all(row.x, row.query_tokens, angles)
         cache = self._room_for(old, row.x, options)
-        out = self.extend(row.x, cache, row.lengths, row.asking, row.position)
+        out = self.extend(row.x, cache, row.lengths, row.query_tokens, row.position)
         incremental_state[self._state_key] = cache
         return out
 
@@ -150,7 +150,7 @@ class _Row:
     """One call's tokens ``x (B, T, D)``, each row's valid ones first."""
 
     x: Tensor
-    asking: QueryTokens
+    query_tokens: QueryTokens
     lengths: Tensor | None
     position: Tensor | None
 
@@ -162,15 +162,17 @@ class _Row:
         if pad is None:
             if asked == tokens:
                 return cls(key, QueryTokens(query), None, position)
-            rank = torch.arange(tokens - asked, tokens, device=key.device)
-            return cls(key, QueryTokens(query, rank.unsqueeze(0)), None, position)
+            query_index = torch.arange(tokens - asked, tokens, device=key.device)
+            return cls(
+                key, QueryTokens(query, query_index.unsqueeze(0)), None, position
+            )
         pad = pad[:, -tokens:]
         order = pad.to(torch.uint8).argsort(dim=1, stable=True)
         # Zeros, since a weight of 0 does not undo a NaN that stands in the padding.
         x = take(key, order).masked_fill(take(pad, order).unsqueeze(-1), 0.0)
-        rank = ((~pad).cumsum(1) - 1).clamp(min=0)[:, -asked:]
+        query_index = ((~pad).cumsum(1) - 1).clamp(min=0)[:, -asked:]
         packed_position = None if position is None else take(position, order)
-        return cls(x, QueryTokens(query, rank), (~pad).sum(1), packed_position)
+        return cls(x, QueryTokens(query, query_index), (~pad).sum(1), packed_position)
 
 
 def check_tokens(module: ReferenceInterface, query: Tensor, key: Tensor) -> None:

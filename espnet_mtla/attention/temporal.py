@@ -16,7 +16,7 @@ from torch import Tensor
 
 from espnet_mtla.attention.config import LatentConfig, TemporalLatentConfig
 from espnet_mtla.attention.decoding.cache import KVCache
-from espnet_mtla.attention.decoding.timeline import NewTokens
+from espnet_mtla.attention.decoding.timeline import TokenPlacement
 from espnet_mtla.attention.latent import MultiheadLatentAttention
 from espnet_mtla.attention.merge import (
     HyperNetwork,
@@ -101,19 +101,19 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         return chunk_encoding(chunks, self.settings.kv_lora_rank).to(dtype)
 
     def merge(
-        self, latent: Tensor, new: NewTokens | None, carry: Tensor | None
+        self, latent: Tensor, placement: TokenPlacement | None, carry: Tensor | None
     ) -> Tensor:
         if self.hypernet_down is None:
             raise TypeError("hypernet_down: None weighs no latents; override merge()")
         stride, rank = self.layout.stride, latent.size(-1)
-        if new is None:
+        if placement is None:
             return running_sums(self.hypernet_down(latent, stride) * latent, stride)
-        assert new.codes is not None, "place() asks chunk_codes() for them"
-        weighted = self.hypernet_down.weigh(latent, new.codes) * latent
+        assert placement.codes is not None, "place() asks chunk_codes() for them"
+        weighted = self.hypernet_down.weigh(latent, placement.codes) * latent
         summed = None if carry is None else carry[:, 0, :rank]
         if latent.size(1) == 1 and summed is not None:
-            return add_to_open(weighted, summed, new.is_open)
-        return running_sums(weighted, stride, new.start, summed)
+            return add_to_open(weighted, summed, placement.is_open)
+        return running_sums(weighted, stride, placement.start, summed)
 
     fused_methods: ClassVar[dict[str, Callable[..., object]]] = {
         **MultiheadLatentAttention.fused_methods,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from espnet_mtla.attention import KVCache, NewTokens, QueryTokens, build_attention
+from espnet_mtla.attention import KVCache, QueryTokens, TokenPlacement, build_attention
 from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
 
@@ -32,32 +32,36 @@ class DecoderLayer(nn.Module):
         )
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, row: Tensor, asking: QueryTokens) -> Tensor:
+    def forward(self, row: Tensor, query_tokens: QueryTokens) -> Tensor:
         """Training: the asking tokens ``(B, U, D)`` of packed rows ``(B, T, D)``."""
-        normed = QueryTokens(self.attention_norm(asking.x), asking.rank)
+        normed = QueryTokens(
+            self.attention_norm(query_tokens.x), query_tokens.query_index
+        )
         attended = self.attention.attend_all(self.attention_norm(row), normed)
-        return self.feed_forward(asking.x + self.dropout(attended))
+        return self.feed_forward(query_tokens.x + self.dropout(attended))
 
     def prefill(
         self,
         prompt: Tensor,
         lengths: Tensor,
         capacity: int,
-        update: bool,
+        attend_prompt: bool,
         options: CacheOptions = PLAIN,
     ) -> tuple[Tensor, KVCache]:
         """Cache a prompt ``(B, P, D)``; ``update`` takes it through the layer too."""
         normed = self.attention_norm(prompt)
         attended, cache = self.attention.prefill(
-            normed, lengths, capacity, update, options
+            normed, lengths, capacity, attend_prompt, options
         )
         if attended is not None:
             prompt = self.feed_forward(prompt + self.dropout(attended))
         return prompt, cache
 
-    def step(self, x: Tensor, cache: KVCache, new: NewTokens) -> Tensor:
+    def step(self, x: Tensor, cache: KVCache, placement: TokenPlacement) -> Tensor:
         """New tokens ``(N, L, D)`` behind those in the cache, updated."""
-        attended = self.attention.extend_placed(self.attention_norm(x), cache, new)
+        attended = self.attention.extend_placed(
+            self.attention_norm(x), cache, placement
+        )
         return self.feed_forward(x + self.dropout(attended))
 
     def feed_forward(self, x: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ TrainedLayer = Callable[[Tensor, QueryTokens], Tensor]
 
 
 @dataclass(frozen=True)
-class Packing:
+class PromptPacking:
     """Where each prompt frame and each token of a batch stands in its packed row."""
 
     lengths: Tensor  # (B,) valid prompt frames
@@ -31,7 +31,7 @@ class Packing:
     tokens: int  # U
 
     @property
-    def rank(self) -> Tensor:
+    def query_index(self) -> Tensor:
         """Index of each token in its row, ``(B, U)``."""
         step = torch.arange(self.tokens, device=self.lengths.device)
         return self.lengths.unsqueeze(1) + step
@@ -42,7 +42,7 @@ class Packing:
         valid = torch.arange(self.frames, device=prompt.device) < self.lengths[:, None]
         # Selected, not multiplied: whatever stands in the padding, NaN too, is gone.
         row[:, : self.frames] = prompt.masked_fill(~valid.unsqueeze(-1), 0.0)
-        index = self.rank.unsqueeze(-1).expand(-1, -1, prompt.size(2))
+        index = self.query_index.unsqueeze(-1).expand(-1, -1, prompt.size(2))
         return row.scatter(1, index, text.to(row.dtype))
 
 
@@ -77,10 +77,10 @@ class FixedPrompt:
         layers: Iterable[TrainedLayer], prompt: Tensor, lengths: Tensor, text: Tensor
     ) -> Tensor:
         """Training: the text ``(B, U, D)`` after all layers."""
-        packing = Packing(lengths, prompt.size(1), text.size(1))
+        packing = PromptPacking(lengths, prompt.size(1), text.size(1))
         for layer in layers:
             row = packing.rows(prompt, text)
-            text = layer(row, QueryTokens(text, packing.rank))
+            text = layer(row, QueryTokens(text, packing.query_index))
         return text
 
     @staticmethod
@@ -107,13 +107,13 @@ class RecomputedPrompt:
         layers: Iterable[TrainedLayer], prompt: Tensor, lengths: Tensor, text: Tensor
     ) -> Tensor:
         """Training: the text ``(B, U, D)`` after all layers."""
-        packing = Packing(lengths, prompt.size(1), text.size(1))
+        packing = PromptPacking(lengths, prompt.size(1), text.size(1))
         row = packing.rows(prompt, text)
         *below, last = layers
         for layer in below:
             row = layer(row, QueryTokens(row))
-        text = QueryTokens(text, packing.rank).of(row)
-        return last(row, QueryTokens(text, packing.rank))
+        text = QueryTokens(text, packing.query_index).select(row)
+        return last(row, QueryTokens(text, packing.query_index))
 
     @staticmethod
     def prefill(

@@ -16,7 +16,7 @@ from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions
 from espnet_mtla.attention.linear import PlainLinear
 from espnet_mtla.decoder.config import DecoderConfig
 from espnet_mtla.decoder.layer import DecoderLayer
-from espnet_mtla.decoder.prompt import PROMPTS, Packing
+from espnet_mtla.decoder.prompt import PROMPTS, PromptPacking
 from espnet_mtla.decoder.state import DecoderState
 from espnet_mtla.errors import UserError
 from espnet_mtla.module_list import ModuleListOf
@@ -78,7 +78,9 @@ class DecoderOnlyTransformer(nn.Module):
         self._check(prompt, prompt_lens)
         max_tokens = whole_number(max_tokens, "max_tokens", least=0)
         beam = whole_number(beam, "beam")
-        prompt = Packing(prompt_lens, prompt.size(1), 0).rows(prompt, prompt[:, :0])
+        prompt = PromptPacking(prompt_lens, prompt.size(1), 0).rows(
+            prompt, prompt[:, :0]
+        )
         caches = self.prompt_mode.prefill(
             self.layers, prompt, prompt_lens, max_tokens, options
         )
@@ -91,9 +93,9 @@ class DecoderOnlyTransformer(nn.Module):
     def extend(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Logits ``(N, L, V)`` after each of L more tokens a row, ``(N, L)``."""
         x = self.embed(tokens)
-        new = self.layers[0].attention.place(state.timeline, x)
+        placement = self.layers[0].attention.place(state.timeline, x)
         for layer, cache in zip(self.layers, state.caches, strict=True):
-            x = layer.step(x, cache, new)
+            x = layer.step(x, cache, placement)
         state.timeline.advance(tokens.size(1))
         return self._logits(x)
 

@@ -63,9 +63,12 @@ class _Noting:
             raise RuntimeError("the layer has not run")
         return replace(self.noted, attention=self.noted.attention[:, -count:])
 
-    def __call__(self, row: Tensor, asking: QueryTokens) -> Tensor:
+    def __call__(self, row: Tensor, query_tokens: QueryTokens) -> Tensor:
         norm, attention = self.layer.attention_norm, self.layer.attention
-        x, asked = norm(row), QueryTokens(norm(asking.x), asking.rank)
+        x, asked = (
+            norm(row),
+            QueryTokens(norm(query_tokens.x), query_tokens.query_index),
+        )
         stride, merging = attention.layout.stride, None
         if stride > 1 and isinstance(attention, MultiheadLatentAttention):
             merging = merge_weights(attention, x)[0]
@@ -74,11 +77,11 @@ class _Noting:
             merging,
             stride,
         )
-        return self.layer(row, asking)
+        return self.layer(row, query_tokens)
 
 
 def attention_weights(
-    attention: CausalAttention, x: Tensor, asking: QueryTokens
+    attention: CausalAttention, x: Tensor, query_tokens: QueryTokens
 ) -> Tensor:
     """What a query sees of each place, ``(B, H, U, T)``, as drawn.
 
@@ -88,16 +91,16 @@ def attention_weights(
     place, stride = torch.arange(x.size(1), device=x.device), attention.layout.stride
     angles = attention.angles(place.unsqueeze(0), x.dtype)
     entries = attention.entries(x, angles)  # (B, G, T, w)
-    q = attention.absorb(attention.queries(asking.x, asking.of(angles)))
+    q = attention.absorb(attention.queries(query_tokens.x, query_tokens.select(angles)))
     weights = chunk_weights(
         q,
         attention.layout,
         entries[:, :, stride - 1 :: stride],
-        asking.of(entries.transpose(1, 2)).transpose(1, 2),
-        asking.index // stride,
+        query_tokens.select(entries.transpose(1, 2)).transpose(1, 2),
+        query_tokens.row_index // stride,
         attention.scale,
     )
-    return over_tokens(weights, asking.index, stride, x.size(1))
+    return over_tokens(weights, query_tokens.row_index, stride, x.size(1))
 
 
 def merge_weights(attention: MultiheadLatentAttention, x: Tensor) -> Tensor:

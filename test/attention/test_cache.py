@@ -40,7 +40,7 @@ def test_a_merge_into_an_open_chunk_never_reaches_a_sibling(kind: str) -> None:
     module = make(kind)
     prompt = torch.randn(2, 7, WIDTH, dtype=torch.float64)
     lengths = torch.tensor([7, 5])
-    _, cache = module.prefill(prompt, lengths, capacity=8, ask=False)
+    _, cache = module.prefill(prompt, lengths, capacity=8, attend_prompt=False)
     cache.fork(3)
     history: list[list[torch.Tensor]] = [[] for _ in range(6)]
     generator = torch.Generator().manual_seed(0)

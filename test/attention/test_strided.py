@@ -24,7 +24,7 @@ HEADS, NOPE, ROPE, RANK, VALUE = 3, 6, 4, 10, 5
 SCALE = 0.3
 EXACT = {"rtol": 0.0, "atol": 1e-11}
 kernels = pytest.mark.parametrize("kernel", ["cpu_flash", "blocked"])
-ranked = pytest.mark.parametrize("kernel", ["auto", "blocked"])
+any_order = pytest.mark.parametrize("kernel", ["auto", "blocked"])
 """For queries of any rank: auto takes one call with a mask where there are few."""
 strides = pytest.mark.parametrize("stride", [1, 2, 3, 4, 5])
 
@@ -62,21 +62,21 @@ def test_every_length_around_chunk_edges(kernel: str, stride: int) -> None:
         same(fast, dense_latents(heads, entries, weight, None, stride, SCALE), leaves)
 
 
-@ranked
+@any_order
 @strides
 def test_some_tokens_ask_from_row_to_row_others(kernel: str, stride: int) -> None:
     """Ranks may repeat and be in any order."""
-    for tokens, rank in [
+    for tokens, query_index in [
         (13, [[9, 10, 11, 12], [0, 1, 2, 3]]),
         (stride, [[stride - 1], [0]]),
         (2 * stride + 1, [[0, 0, stride], [2 * stride, 1, 1]]),
     ]:
-        ranks = torch.tensor(rank)
-        q, entries, weight = leaves = tensors(tokens, ranks.size(1))
+        index = torch.tensor(query_index)
+        q, entries, weight = leaves = tensors(tokens, index.size(1))
         heads = q.transpose(1, 2)
         with training_kernel(kernel):
-            fast = attend_latents(heads, entries, weight, ranks, stride, SCALE, 0.0)
-        same(fast, dense_latents(heads, entries, weight, ranks, stride, SCALE), leaves)
+            fast = attend_latents(heads, entries, weight, index, stride, SCALE, 0.0)
+        same(fast, dense_latents(heads, entries, weight, index, stride, SCALE), leaves)
 
 
 def test_long_rows_take_several_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,16 +100,16 @@ def test_values_may_be_wider_than_keys(kernel: str) -> None:
 @pytest.mark.parametrize("kernel", ["auto", "cpu_flash", "blocked"])
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_heads_that_share_keys(kernel: str, groups: int) -> None:
-    for rank in (None, torch.tensor([[3, 4, 8], [0, 1, 2]])):
-        asked = 9 if rank is None else rank.size(1)
+    for query_index in (None, torch.tensor([[3, 4, 8], [0, 1, 2]])):
+        asked = 9 if query_index is None else query_index.size(1)
         leaves = q, k, v = (
             leaf(2, 4, asked, 6),
             leaf(2, groups, 9, 6),
             leaf(2, groups, 9, 6),
         )
         with training_kernel(kernel):
-            fast = attend_heads(q, k, v, rank, SCALE, 0.0)
-        index = torch.arange(9)[None] if rank is None else rank
+            fast = attend_heads(q, k, v, query_index, SCALE, 0.0)
+        index = torch.arange(9)[None] if query_index is None else query_index
         mask = (torch.arange(9) <= index[..., None])[:, None]
         slow = F.scaled_dot_product_attention(
             q, k, v, mask, scale=SCALE, enable_gqa=True
@@ -134,15 +134,18 @@ def test_kernels_that_know_groups_and_others(
 @strides
 def test_flex_attention_says_the_same(stride: int) -> None:
     """Uncompiled, as it runs on a CPU, it knows no backward."""
-    for tokens, rank in [(2 * stride + 1, None), (9, torch.tensor([[3, 8], [0, 1]]))]:
-        asked = tokens if rank is None else rank.size(1)
+    for tokens, query_index in [
+        (2 * stride + 1, None),
+        (9, torch.tensor([[3, 8], [0, 1]])),
+    ]:
+        asked = tokens if query_index is None else query_index.size(1)
         q, entries, weight = (x.detach() for x in tensors(tokens, asked))
-        index = torch.arange(tokens)[None] if rank is None else rank
+        index = torch.arange(tokens)[None] if query_index is None else query_index
         visible = index + 1 if stride == 1 else index // stride
         finished, own = entries[:, stride - 1 :: stride], take(entries, index)
         out = attend_flex(q, finished, own, weight, visible, stride, SCALE)
         heads = q.transpose(1, 2)
-        slow = dense_latents(heads, entries, weight, rank, stride, SCALE)
+        slow = dense_latents(heads, entries, weight, query_index, stride, SCALE)
         torch.testing.assert_close(out.transpose(1, 2), slow, rtol=0, atol=1e-6)
 
 
@@ -204,7 +207,7 @@ def test_one_call_with_a_mask_is_for_few_scores(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     q, entries, weight = tensors(13, 4)
-    ranks, calls = torch.tensor([[9, 10, 11, 12]]), []
+    index, calls = torch.tensor([[9, 10, 11, 12]]), []
     dense = attend.attend_dense
     monkeypatch.setattr(
         attend, "attend_dense", lambda *given: calls.append(1) or dense(*given)
@@ -212,7 +215,7 @@ def test_one_call_with_a_mask_is_for_few_scores(
     scores = 2 * HEADS * 4 * (13 // 2 + 4)  # finished chunks and own ones
     for most, seen in ((scores, 1), (scores - 1, 1)):
         monkeypatch.setattr(attend, "MOST_SCORES", most)
-        attend_latents(q.transpose(1, 2), entries, weight, ranks, 2, SCALE, 0.0)
+        attend_latents(q.transpose(1, 2), entries, weight, index, 2, SCALE, 0.0)
         assert len(calls) == seen
 
 
@@ -231,7 +234,7 @@ def test_dropout_zeroes_and_rescales_weights() -> None:
     torch.testing.assert_close(dropped[~gone], whole[~gone] / 0.75)
 
 
-@ranked
+@any_order
 @pytest.mark.parametrize("stride", [1, 3])
 def test_dropout_keeps_the_mean(
     kernel: str, stride: int, monkeypatch: pytest.MonkeyPatch

@@ -50,11 +50,11 @@ def test_kept_bytes_grow_with_the_length_alone(
 
     def measured(tokens: int) -> int:
         x = torch.randn(1, tokens, WIDTH, requires_grad=True)
-        asking = QueryTokens(x)
+        query_tokens = QueryTokens(x)
         if fixed:
-            rank = torch.arange(tokens // 2, tokens)[None]
-            asking = QueryTokens(x[:, tokens // 2 :], rank)
-        return kept(module, lambda: module.attend_all(x, asking), x)
+            query_index = torch.arange(tokens // 2, tokens)[None]
+            query_tokens = QueryTokens(x[:, tokens // 2 :], query_index)
+        return kept(module, lambda: module.attend_all(x, query_tokens), x)
 
     assert measured(1024) <= 2.05 * measured(512)
 

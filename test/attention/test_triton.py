@@ -150,7 +150,7 @@ def test_decoding_through_the_kernels_equals_the_dense_twin(kind: str) -> None:
     prompt, lengths = torch.randn(2, 5, 32), torch.tensor([5, 2])
     with torch.no_grad():
         _, cache = module.prefill(
-            prompt.to(DEVICE), lengths.to(DEVICE), capacity=4, ask=False
+            prompt.to(DEVICE), lengths.to(DEVICE), capacity=4, attend_prompt=False
         )
         cache.backend = TRITON
         cache.fork(2)

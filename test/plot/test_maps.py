@@ -29,15 +29,15 @@ def attention_of(name, conf):
 def test_weights_times_values_are_the_output(name, conf):
     attention = attention_of(name, conf)
     x = torch.randn(2, 11, 32, dtype=torch.float64)
-    asking = QueryTokens(x[:, 6:], torch.arange(6, 11).unsqueeze(0))
+    query_tokens = QueryTokens(x[:, 6:], torch.arange(6, 11).unsqueeze(0))
     with torch.no_grad():
-        weights = attention_weights(attention, x, asking)
+        weights = attention_weights(attention, x, query_tokens)
         angles = attention.angles(torch.arange(11)[None], x.dtype)
         values = attention.layout.values(attention.entries(x, angles))
         groups = weights.unflatten(1, (values.size(1), -1))
         out = (groups @ values.unsqueeze(2)).flatten(1, 2)
-        out = attention.project_out(attention.release(out))
-        torch.testing.assert_close(out, attention.attend_all(x, asking))
+        out = attention.project_out(attention.up_project(out))
+        torch.testing.assert_close(out, attention.attend_all(x, query_tokens))
     assert weights.shape == (2, 4, 5, 11)
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 4, 5).double())
     assert not weights[:, :, 0, 7:].any(), "nobody sees what is to come"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_mtla.attention import EntryLayout
-from espnet_mtla.attention.decoding.timeline import NewTokens
+from espnet_mtla.attention.decoding.timeline import TokenPlacement
 from espnet_mtla.attention.merge import HyperNetwork, chunk_encoding
 
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.5e-2}
@@ -140,9 +140,9 @@ class NewToken:
         self.carry = carry.masked_fill(closed, 0.0).double().cpu()
 
     @property
-    def new(self) -> NewTokens:
+    def new(self) -> TokenPlacement:
         """As the decoder places tokens, one a row."""
-        return NewTokens(
+        return TokenPlacement(
             start=self.seen,
             index=self.seen.unsqueeze(1),
             slot=self.slot.unsqueeze(1),

@@ -15,7 +15,7 @@ from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.layout import EntryLayout
 
 
-def attend_prompt(
+def attend_to_prompt(
     q: Tensor,
     entries: Tensor,
     layout: EntryLayout,
@@ -41,7 +41,7 @@ def attend_prompt(
     return out.reshape(rows, heads, tokens, -1), lse.reshape(rows, heads, tokens)
 
 
-def attend_suffix(
+def attend_to_suffix(
     q: Tensor, cache: KVCache, visible: Tensor, own: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Each row over its own suffix.

@@ -19,7 +19,7 @@ from torch import Tensor
 from espnet_mtla.attention.decoding.backend import choose_backend
 from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions, EntryLayout
 from espnet_mtla.attention.decoding.quantise import quantise, restore, stored_type
-from espnet_mtla.attention.decoding.timeline import NewTokens, Timeline
+from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
 
 
 class KVCache:
@@ -156,17 +156,17 @@ class KVCache:
             self.suffix[:, :, :filled], None if scale is None else scale[:, :, :filled]
         )
 
-    def open_entry(self, new: NewTokens) -> Tensor:
+    def open_entry(self, placement: TokenPlacement) -> Tensor:
         """The entry that the first new token goes on with ``(N, G, w)``.
 
-        It means something where ``new.is_open``.
+        It means something where ``placement.is_open``.
         """
         if self.running is not None:
             return self.running
-        return self.suffix[self.timeline.rows, :, new.slot[:, 0]]
+        return self.suffix[self.timeline.rows, :, placement.slot[:, 0]]
 
     def write(
-        self, entries: Tensor, new: NewTokens, lengths: Tensor | None = None
+        self, entries: Tensor, placement: TokenPlacement, lengths: Tensor | None = None
     ) -> None:
         """Write the running entries ``(N, G, L, w)`` of L new tokens a row.
 
@@ -175,15 +175,15 @@ class KVCache:
         """
         tokens, s, rows = entries.size(2), self.layout.stride, self.timeline.rows
         if tokens == 1 and lengths is None:
-            self._put(rows, new.slot[:, 0], entries[:, :, 0])
+            self._put(rows, placement.slot[:, 0], entries[:, :, 0])
             if self.running is not None:
                 self.running.copy_(entries[:, :, 0])
             return
         step = torch.arange(tokens, device=entries.device)
-        count = torch.full_like(new.start, tokens) if lengths is None else lengths
-        ends = ((new.index + 1) % s == 0) | (step == count.unsqueeze(1) - 1)
+        count = torch.full_like(placement.start, tokens) if lengths is None else lengths
+        ends = ((placement.index + 1) % s == 0) | (step == count.unsqueeze(1) - 1)
         row, column = (ends & (step < count.unsqueeze(1))).nonzero(as_tuple=True)
-        self._put(row, new.slot[row, column], entries[row, :, column])
+        self._put(row, placement.slot[row, column], entries[row, :, column])
         if self.running is not None:
             newest = entries[rows, :, (count - 1).clamp(min=0)]
             kept = (count > 0)[:, None, None]

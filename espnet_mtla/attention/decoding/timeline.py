@@ -90,7 +90,7 @@ class Timeline:
 
 
 @dataclass(frozen=True)
-class NewTokens:
+class TokenPlacement:
     """Where L new tokens a row stand. All layers take this, so it is computed once.
 
     Attributes:

@@ -32,7 +32,12 @@ if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 9):
 
 
 def attend_heads(
-    q: Tensor, k: Tensor, v: Tensor, rank: Tensor | None, scale: float, dropout: float
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    query_index: Tensor | None,
+    scale: float,
+    dropout: float,
 ) -> Tensor:
     """MHA, GQA, MQA: the token of rank i sees tokens 0 to i.
 
@@ -43,8 +48,8 @@ def attend_heads(
     Returns:
         ``(B, H, U, e)``.
     """
-    visible, kernel = _index(q, rank) + 1, choose_kernel(q, dropout)
-    causal = rank is None and kernel != BLOCKED
+    visible, kernel = _index(q, query_index) + 1, choose_kernel(q, dropout)
+    causal = query_index is None and kernel != BLOCKED
     if not causal and not _few_scores(q, k.size(2)):
         return attend_counted(q, k, v, visible, scale, dropout)
     seen = None if causal else first(visible, k.size(2)).unsqueeze(1)
@@ -78,7 +83,7 @@ def attend_latents(
     q: Tensor,
     entries: Tensor,
     weight: Tensor,
-    rank: Tensor | None,
+    query_index: Tensor | None,
     stride: int,
     scale: float,
     dropout: float,
@@ -96,22 +101,24 @@ def attend_latents(
     """
     q, entries, weight = _autocast(q, entries, weight)
     finished = entries[:, stride - 1 :: stride]
-    own = entries if rank is None else take(entries, rank)
+    own = entries if query_index is None else take(entries, query_index)
     if stride == 1:  # a token's own chunk is finished
         own = entries[:, :0]
-    kernel, index = choose_kernel(q, dropout), _index(q, rank)
+    kernel, index = choose_kernel(q, dropout), _index(q, query_index)
     before = index // stride if stride > 1 else index + 1
-    slow = rank is not None or kernel == BLOCKED  # flash kernels know one mask: causal
+    slow = (
+        query_index is not None or kernel == BLOCKED
+    )  # flash kernels know one mask: causal
     if slow and _few_scores(q, finished.size(1) + own.size(1)):
         return attend_dense(q, finished, own, weight, before, scale, dropout)
     given = (q.transpose(1, 2), finished, own, weight)
     if kernel == FLEX:
         return attend_flex(*given, before, stride, scale).transpose(1, 2)
-    if rank is None:
-        visible, ranked = (index + 1) // stride, False
+    if query_index is None:
+        visible, indexed = (index + 1) // stride, False
     else:
-        kernel, visible, ranked = BLOCKED, before, True
-    settings = (kernel, stride, ranked, scale, dropout)
+        kernel, visible, indexed = BLOCKED, before, True
+    settings = (kernel, stride, indexed, scale, dropout)
     out, *_ = latents(*given, visible, _seed(dropout), *settings)
     return out.transpose(1, 2)
 
@@ -123,9 +130,9 @@ def take(x: Tensor, index: Tensor) -> Tensor:
     return x.expand(batch, *x.shape[1:])[rows, index.expand(batch, -1)]
 
 
-def _index(q: Tensor, rank: Tensor | None) -> Tensor:
-    if rank is not None:
-        return rank
+def _index(q: Tensor, query_index: Tensor | None) -> Tensor:
+    if query_index is not None:
+        return query_index
     return torch.arange(q.size(2), device=q.device).unsqueeze(0)
 
 

@@ -31,13 +31,13 @@ def latents(
     seed: Tensor,
     kernel: str,
     stride: int,
-    ranked: bool,
+    indexed: bool,
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:meth:`StridedAttention.forward`; the arguments are those of the class."""
     call = StridedAttention(
-        q, finished, own, weight, visible, seed, kernel, stride, ranked, scale, dropout
+        q, finished, own, weight, visible, seed, kernel, stride, indexed, scale, dropout
     )
     with _as_it_is(q):
         return call.forward()
@@ -57,13 +57,13 @@ def latents_backward(
     seed: Tensor,
     kernel: str,
     stride: int,
-    ranked: bool,
+    indexed: bool,
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """:meth:`StridedAttention.backward`."""
     call = StridedAttention(
-        q, finished, own, weight, visible, seed, kernel, stride, ranked, scale, dropout
+        q, finished, own, weight, visible, seed, kernel, stride, indexed, scale, dropout
     )
     with _as_it_is(q):
         return call.backward(grad, out, lse, states)

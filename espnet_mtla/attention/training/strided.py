@@ -58,7 +58,7 @@ class StridedAttention:
     seed: Tensor
     kernel: str
     stride: int
-    ranked: bool
+    indexed: bool
     scale: float
     dropout: float
 
@@ -181,7 +181,7 @@ class StridedAttention:
 
     def _own_rows(self) -> list[slice]:
         """Queries whose own chunk is not among the finished ones."""
-        if self.ranked:
+        if self.indexed:
             return [slice(None)] if self.stride > 1 else []
         return [slice(c, None, self.stride) for c in range(self.stride - 1)]
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from espnet_mtla.attention.base import QueryTokens
-from espnet_mtla.attention.decoding.timeline import NewTokens
+from espnet_mtla.attention.decoding.timeline import TokenPlacement
 from espnet_mtla.attention.inspect import chunk_weights, over_tokens
 from espnet_mtla.attention.latent import MultiheadLatentAttention
 from espnet_mtla.attention.rope import rotate
@@ -31,7 +31,7 @@ class Step:
 
     Attributes:
         angles: rotary angles ``(N or 1, T, .)``; None: tokens of a row count.
-        new: their places in the cache; None without one.
+        placement: their places in the cache; None without one.
         lengths: real tokens of each row where they differ, ``(N,)``.
         fresh: whether nothing has been seen before.
         cache: what rows have seen; gets their new tokens.
@@ -40,17 +40,17 @@ class Step:
     """
 
     angles: Tensor | None = None
-    new: NewTokens | None = None
+    placement: TokenPlacement | None = None
     lengths: Tensor | None = None
     fresh: bool = False
     cache: TemporalLatentCache | None = None
     noted: list[Tensor] | None = None
 
     @property
-    def placed(self) -> NewTokens:
-        """``new``, which is there wherever a cache is."""
-        assert self.new is not None, "the model places tokens in its cache"
-        return self.new
+    def placed(self) -> TokenPlacement:
+        """``placement``, which is there wherever a cache is."""
+        assert self.placement is not None, "the model places tokens in its cache"
+        return self.placement
 
 
 class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
@@ -90,11 +90,11 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
         return turned if self.turned_scale == 1 else turned * self.turned_scale
 
     def merge(
-        self, latent: Tensor, new: NewTokens | None, carry: Tensor | None
+        self, latent: Tensor, placement: TokenPlacement | None, carry: Tensor | None
     ) -> Tensor:
         if self.hypernet_down is None:
-            return MultiheadLatentAttention.merge(self, latent, new, carry)
-        return super().merge(latent, new, carry)
+            return MultiheadLatentAttention.merge(self, latent, placement, carry)
+        return super().merge(latent, placement, carry)
 
     # ---------------------------------------------------------------------------------
 
@@ -111,13 +111,13 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
             return self._attend_shown(x, cache, step, step.noted)
         if cache is None:
             return self.attend_all(x, angles=step.angles)
-        new = step.placed
+        placement = step.placed
         if not step.fresh:
-            return self.extend_placed(x, cache, new, step.lengths)
+            return self.extend_placed(x, cache, placement, step.lengths)
         # The first tokens are attended as in training, and cached on the way.
-        entries = self.entries(x, new.angles)
-        cache.write(entries, new, step.lengths)
-        return self._attend_entries(entries, QueryTokens(x), new.angles)
+        entries = self.entries(x, placement.angles)
+        cache.write(entries, placement, step.lengths)
+        return self._attend_entries(entries, QueryTokens(x), placement.angles)
 
     def _attend_shown(
         self, x: Tensor, cache: RowsCache | None, step: Step, noted: list[Tensor]
@@ -151,4 +151,4 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
         else:
             out = weights[..., :-1] @ layout.values(finished)
             out = out + weights[..., -1:] * layout.values(own)
-        return self.project_out(self.release(out))
+        return self.project_out(self.up_project(out))

@@ -239,8 +239,8 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             timeline, lengths = cache.ready(x), None
         else:
             timeline, lengths = cache.ready(x, packing.real), packing.lengths
-        new = attention.place(timeline, x, position)
-        return Step(new.angles, new, lengths, fresh, cache)
+        placement = attention.place(timeline, x, position)
+        return Step(placement.angles, placement, lengths, fresh, cache)
 
     def _cache(
         self, given: Cache | None, use_cache: bool | None

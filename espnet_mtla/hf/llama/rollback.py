@@ -17,7 +17,7 @@ from torch import Tensor
 
 from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.layout import EntryLayout
-from espnet_mtla.attention.decoding.timeline import NewTokens, Timeline
+from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
@@ -123,21 +123,23 @@ class RowsCache(KVCache):
             self.record = self._newest().unsqueeze(2)
 
     def write(
-        self, entries: Tensor, new: NewTokens, lengths: Tensor | None = None
+        self, entries: Tensor, placement: TokenPlacement, lengths: Tensor | None = None
     ) -> None:
         """Write new tokens' entries, without their gradients; see the base."""
         entries = entries.detach().to(self.suffix.dtype)
         if entries.size(2) == 1 and lengths is not None:
-            self._write_some(entries[:, :, 0], new.slot[:, 0], lengths > 0)
+            self._write_some(entries[:, :, 0], placement.slot[:, 0], lengths > 0)
         else:
-            super().write(entries, new, lengths)
+            super().write(entries, placement, lengths)
         if self.record is not None:
             ends = None if lengths is None else self.record.size(2) + lengths
             self.record = _last(torch.cat((self.record, entries), 2), ends, RECORD)
 
-    def written(self, new: NewTokens, lengths: Tensor | None) -> Tensor:
+    def written(self, placement: TokenPlacement, lengths: Tensor | None) -> Tensor:
         """All entries ``(N, G, S, w)`` when new tokens are in; zeros where none is."""
-        count = new.start + (new.index.size(1) if lengths is None else lengths)
+        count = placement.start + (
+            placement.index.size(1) if lengths is None else lengths
+        )
         entries = self.suffix_entries()
         slot = torch.arange(entries.size(2), device=entries.device)
         behind = slot >= -(-count // self.layout.stride).unsqueeze(1)

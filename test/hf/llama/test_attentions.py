@@ -85,7 +85,7 @@ def test_merged_tokens_carry_no_weight_and_weights_make_the_output(stride) -> No
         x = model.model.layers[0].input_layernorm(model.model.embed_tokens(batch))
         angles = attention.angles(torch.arange(10)[None], x.dtype)
         entries = attention.layout.values(attention.entries(x, angles))[0, 0]
-        out = attention.project_out(attention.release((weights @ entries)[None]))
+        out = attention.project_out(attention.up_project((weights @ entries)[None]))
         close(out, attention.attend_all(x, angles=angles))
     token = torch.arange(10)
     seen = ((token + 1) % stride == 0) & (token < token[:, None])

@@ -173,10 +173,10 @@ def _of_hopper(layout: EntryLayout) -> Kernel | str:
         return "FlashAttention-3 needs a Hopper GPU"
     latent = layout.value_start < layout.key_width
     main = layout.value_width if latent else 0
-    asking = layout.key_width - main
-    fits = asking <= 64 and main in (256, 512) if latent else asking <= 256
-    if not fits or asking == 0 or asking % 8:
-        return f"FlashAttention-3 has no kernel for entries of {main}+{asking}"
+    query_width = layout.key_width - main
+    fits = query_width <= 64 and main in (256, 512) if latent else query_width <= 256
+    if not fits or query_width == 0 or query_width % 8:
+        return f"FlashAttention-3 has no kernel for entries of {main}+{query_width}"
     function = module.flash_attn_with_kvcache
 
     def kernel(

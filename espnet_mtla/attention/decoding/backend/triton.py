@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from espnet_mtla.attention.decoding.layout import EntryLayout
-    from espnet_mtla.attention.decoding.timeline import NewTokens
+    from espnet_mtla.attention.decoding.timeline import TokenPlacement
     from espnet_mtla.attention.merge import HyperNetwork
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
@@ -144,7 +144,7 @@ class TritonBackend:
         raw: Tensor,
         norm: nn.LayerNorm,
         hypernet: HyperNetwork | None,
-        new: NewTokens,
+        placement: TokenPlacement,
         suffix: Tensor,
     ) -> None:
         """Merge one new token a row into its latent entry, in place, in one launch.
@@ -160,15 +160,23 @@ class TritonBackend:
         """
         _refuse_gradients(raw, suffix)
         rows, width = raw.shape
-        rank, angles = norm.normalized_shape[0], new.angles.flatten(0, 1)
+        rank, angles = norm.normalized_shape[0], placement.angles.flatten(0, 1)
         # Not read without a hyper-network, but a kernel's argument needs an address.
         linears = (hypernet.fc_c, hypernet.fc_p) if hypernet else (norm, norm)
         weights = [t for linear in linears for t in (linear.weight, linear.bias)]
-        codes = raw if new.codes is None else new.codes.contiguous()
+        codes = raw if placement.codes is None else placement.codes.contiguous()
         from espnet_mtla.attention.decoding.backend.triton_token import write_kernel
 
         write_kernel[(-(-rows // 16),)](
-            *(raw, norm.weight, norm.bias, angles, codes, new.slot, new.is_open),
+            *(
+                raw,
+                norm.weight,
+                norm.bias,
+                angles,
+                codes,
+                placement.slot,
+                placement.is_open,
+            ),
             *(*weights, suffix, raw.stride(0)),
             *(angles.stride(0) if len(angles) > 1 else 0, suffix.stride(0)),
             *(suffix.stride(2), rows, norm.eps),
