@@ -175,14 +175,14 @@ class CausalAttention(nn.Module):
         )
         return out, cache
 
-    def place(
+    def locate(
         self, timeline: Timeline, x: Tensor, position: Tensor | None = None
     ) -> TokenPlacement:
         """Take room for the new tokens ``x (N, L, .)`` of all rows and place them.
 
         ``position``: rotary positions ``(N or 1, L)``; None: tokens seen by the row.
         """
-        timeline.claim(x.size(1))
+        timeline.reserve(x.size(1))
         start = timeline.seen.clone()
         step = torch.arange(x.size(1), device=x.device)
         index = start.unsqueeze(1) + step
@@ -215,12 +215,12 @@ class CausalAttention(nn.Module):
         Returns:
             ``(N, U, D)``.
         """
-        placement = self.place(cache.timeline, x, position)
-        out = self.extend_placed(x, cache, placement, lengths, query_tokens)
+        placement = self.locate(cache.timeline, x, position)
+        out = self.step(x, cache, placement, lengths, query_tokens)
         cache.timeline.advance(x.size(1) if lengths is None else lengths)
         return out
 
-    def extend_placed(
+    def step(
         self,
         x: Tensor,
         cache: KVCache,

@@ -108,7 +108,7 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         stride, rank = self.layout.stride, latent.size(-1)
         if placement is None:
             return running_sums(self.hypernet_down(latent, stride) * latent, stride)
-        assert placement.codes is not None, "place() asks chunk_codes() for them"
+        assert placement.codes is not None, "locate() asks chunk_codes() for them"
         weighted = self.hypernet_down.weigh(latent, placement.codes) * latent
         summed = None if carry is None else carry[:, 0, :rank]
         if latent.size(1) == 1 and summed is not None:

@@ -102,7 +102,7 @@ class RecordedSteps:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Logits ``(N, V)`` after one more token ``(N,)``."""
-        self.state.timeline.claim(1)
+        self.state.timeline.reserve(1)
         self._tokens.copy_(tokens)
         logits = self._replay()
         self._order.copy_(self.state.timeline.rows)

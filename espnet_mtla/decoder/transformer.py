@@ -93,7 +93,7 @@ class DecoderOnlyTransformer(nn.Module):
     def extend(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Logits ``(N, L, V)`` after each of L more tokens a row, ``(N, L)``."""
         x = self.embed(tokens)
-        placement = self.layers[0].attention.place(state.timeline, x)
+        placement = self.layers[0].attention.locate(state.timeline, x)
         for layer, cache in zip(self.layers, state.caches, strict=True):
             x = layer.step(x, cache, placement)
         state.timeline.advance(tokens.size(1))

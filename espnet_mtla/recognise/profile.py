@@ -94,7 +94,7 @@ class Profile:
             (DecoderState, "reorder", "reordering"),
             (DecoderOnlyTransformer, "prefill", "prefill"),
             (DecoderOnlyTransformer, "step", "rest of decoder"),
-            (CausalAttention, "extend_placed", "attention"),
+            (CausalAttention, "step", "attention"),
             (DecoderLayer, "feed_forward", "feed-forward"),
             *((_Search, m, part) for part, ms in SEARCH_METHODS.items() for m in ms),
         ]

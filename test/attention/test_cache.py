@@ -27,7 +27,7 @@ def test_used_bytes_are_what_the_formula_says(
     cache = KVCache.from_prompt(layout, entries, torch.tensor(prompts), tokens)
     cache.fork(beam, share)
     for _ in range(tokens):
-        cache.timeline.claim(1)
+        cache.timeline.reserve(1)
         cache.timeline.advance(1)
     formula = sum(layout.cache_bytes(p, tokens, beam, share, 4) for p in prompts)
     assert cache.used_nbytes == formula

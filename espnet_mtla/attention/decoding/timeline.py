@@ -57,7 +57,7 @@ class Timeline:
         if not share_prompt:
             self.whole = self.base
 
-    def claim(self, tokens: int) -> None:
+    def reserve(self, tokens: int) -> None:
         """Take room for ``tokens`` more in every row.
 
         Raises:

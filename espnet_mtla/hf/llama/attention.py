@@ -113,7 +113,7 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
             return self.attend_all(x, angles=step.angles)
         placement = step.placed
         if not step.fresh:
-            return self.extend_placed(x, cache, placement, step.lengths)
+            return self.step(x, cache, placement, step.lengths)
         # The first tokens are attended as in training, and cached on the way.
         entries = self.entries(x, placement.angles)
         cache.write(entries, placement, step.lengths)

@@ -239,7 +239,7 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             timeline, lengths = cache.ready(x), None
         else:
             timeline, lengths = cache.ready(x, packing.real), packing.lengths
-        placement = attention.place(timeline, x, position)
+        placement = attention.locate(timeline, x, position)
         return Step(placement.angles, placement, lengths, fresh, cache)
 
     def _cache(

@@ -84,7 +84,7 @@ class StaticTimeline(RowsTimeline):
     def filled(self) -> int:
         return self.slots
 
-    def claim(self, tokens: int) -> None:
+    def reserve(self, tokens: int) -> None:
         """Count, on the device; writing behind the last slot is an IndexError."""
         self._columns.add_(tokens)
 
