@@ -47,7 +47,7 @@ class CausalAttention(nn.Module):
         x: Tensor,
         angles: Tensor,
         placement: TokenPlacement | None = None,
-        carry: Tensor | None = None,
+        open_entry: Tensor | None = None,
     ) -> Tensor:
         """Running entries ``(B, G, T, w)``: what the cache holds after each token.
 
@@ -56,7 +56,7 @@ class CausalAttention(nn.Module):
         """
         raise NotImplementedError
 
-    def chunk_codes(self, index: Tensor, dtype: torch.dtype) -> Tensor | None:
+    def chunk_encodings(self, index: Tensor, dtype: torch.dtype) -> Tensor | None:
         """What merging needs to know of the chunks of tokens ``index (N, L)``."""
         del index, dtype
         return None
@@ -183,17 +183,17 @@ class CausalAttention(nn.Module):
         ``position``: rotary positions ``(N or 1, L)``; None: tokens seen by the row.
         """
         timeline.reserve(x.size(1))
-        start = timeline.seen.clone()
+        start = timeline.num_tokens.clone()
         step = torch.arange(x.size(1), device=x.device)
         index = start.unsqueeze(1) + step
         stride = self.layout.stride
         return TokenPlacement(
             start=start,
             index=index,
-            slot=index // stride - timeline.base.unsqueeze(1),
+            slot=index // stride - timeline.first_suffix_chunk.unsqueeze(1),
             angles=self.angles(index if position is None else position, x.dtype),
             is_open=(start % stride > 0).unsqueeze(1),
-            codes=self.chunk_codes(index, x.dtype),
+            chunk_encodings=self.chunk_encodings(index, x.dtype),
         )
 
     def extend(
@@ -254,8 +254,8 @@ class CausalAttention(nn.Module):
         placement: TokenPlacement,
         lengths: Tensor | None = None,
     ) -> Tensor:
-        carry = cache.open_entry(placement) if self.layout.stride > 1 else None
-        entries = self.entries(x, placement.angles, placement, carry)
+        open_entry = cache.open_entry(placement) if self.layout.stride > 1 else None
+        entries = self.entries(x, placement.angles, placement, open_entry)
         cache.write(entries, placement, lengths)
         return entries
 

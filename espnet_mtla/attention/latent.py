@@ -125,10 +125,10 @@ class MultiheadLatentAttention(ReferenceInterface):
         x: Tensor,
         angles: Tensor,
         placement: TokenPlacement | None = None,
-        carry: Tensor | None = None,
+        open_entry: Tensor | None = None,
     ) -> Tensor:
         latent, k_rope = self._split_entry(self.wkv_a(x))
-        merged = self.merge(self.kv_norm(latent), placement, carry)
+        merged = self.merge(self.kv_norm(latent), placement, open_entry)
         return torch.cat((merged, self.rotate(k_rope, angles)), dim=-1).unsqueeze(1)
 
     def write_token(self, x: Tensor, cache: KVCache, placement: TokenPlacement) -> None:
@@ -172,10 +172,13 @@ class MultiheadLatentAttention(ReferenceInterface):
         return rotate(x, angles)
 
     def merge(
-        self, latent: Tensor, placement: TokenPlacement | None, carry: Tensor | None
+        self,
+        latent: Tensor,
+        placement: TokenPlacement | None,
+        open_entry: Tensor | None,
     ) -> Tensor:
         """Latents ``(B, T, r)`` as the cache holds them; MLA keeps them as they are."""
-        del placement, carry
+        del placement, open_entry
         return latent
 
     def up_matrix(self, like: Tensor) -> Tensor:

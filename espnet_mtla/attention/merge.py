@@ -41,9 +41,9 @@ class HyperNetwork(nn.Module):
         features = self.fc_c(chunk_encoding(chunks, self.rank).to(latents.dtype))
         return self._weigh(latents, features.repeat_interleave(stride, 0)[:tokens])
 
-    def weigh(self, latents: Tensor, codes: Tensor) -> Tensor:
+    def weigh(self, latents: Tensor, chunk_encodings: Tensor) -> Tensor:
         """The same for any tokens, their chunks encoded as ``(B or 1, T, r)``."""
-        return self._weigh(latents, self.fc_c(codes))
+        return self._weigh(latents, self.fc_c(chunk_encodings))
 
     def is_plain(self) -> bool:
         """Return True if nothing but this class and plain layers makes the weights."""
@@ -67,7 +67,7 @@ def running_sums(
     values: Tensor,
     stride: int,
     start: Tensor | None = None,
-    carry: Tensor | None = None,
+    open_sum: Tensor | None = None,
 ) -> Tensor:
     """Running sums of ``values (B, T, r)`` that restart at each multiple of ``stride``.
 
@@ -84,20 +84,20 @@ def running_sums(
     if start is None:
         return _sum_aligned(exact, stride).to(values.dtype)
     phase = start % stride  # (B,)
-    grid = _shifted_grid(exact, stride, phase, carry)
+    grid = _shifted_grid(exact, stride, phase, open_sum)
     sums = _sum_aligned(grid, stride)
     token = phase.unsqueeze(1) + torch.arange(values.size(1), device=values.device)
     index = token.unsqueeze(-1).expand(values.shape)
     return sums.gather(1, index).to(values.dtype)
 
 
-def add_to_open(value: Tensor, carry: Tensor, is_open: Tensor) -> Tensor:
+def add_to_open(value: Tensor, open_sum: Tensor, is_open: Tensor) -> Tensor:
     """:func:`running_sums` of a single token a row, ``(B, 1, r)``.
 
     ``carry (B, r)`` is read where ``is_open (B, 1)``. Half precision needs no float32
     here: the sum of two numbers is rounded once in any case.
     """
-    return value + carry.masked_fill(~is_open, 0.0).unsqueeze(1)
+    return value + open_sum.masked_fill(~is_open, 0.0).unsqueeze(1)
 
 
 def _sum_aligned(values: Tensor, stride: int) -> Tensor:
@@ -107,18 +107,18 @@ def _sum_aligned(values: Tensor, stride: int) -> Tensor:
 
 
 def _shifted_grid(
-    values: Tensor, stride: int, phase: Tensor, carry: Tensor | None
+    values: Tensor, stride: int, phase: Tensor, open_sum: Tensor | None
 ) -> Tensor:
     """Each row moved right by its phase, with the carried sum just before its first."""
     batch, tokens, width = values.shape
     grid = values.new_zeros(batch, tokens + stride - 1, width)
     index = phase.unsqueeze(1) + torch.arange(tokens, device=values.device)
     grid.scatter_(1, index.unsqueeze(-1).expand(values.shape), values)
-    if carry is not None:
+    if open_sum is not None:
         rows = torch.arange(batch, device=values.device)
         before = (phase - 1).clamp(min=0)
         kept = torch.where(
-            (phase > 0).unsqueeze(1), carry.to(values), grid[rows, before]
+            (phase > 0).unsqueeze(1), open_sum.to(values), grid[rows, before]
         )
         grid[rows, before] = kept
     return grid

@@ -52,9 +52,9 @@ class MultiheadAttention(ReferenceInterface):
         x: Tensor,
         angles: Tensor,
         placement: TokenPlacement | None = None,
-        carry: Tensor | None = None,
+        open_entry: Tensor | None = None,
     ) -> Tensor:
-        del placement, carry  # a token's entry is its own: nothing is merged
+        del placement, open_entry  # a token's entry is its own: nothing is merged
         k = rotate(self._heads(self.wk(x)), angles.unsqueeze(1))
         return torch.cat((k, self._heads(self.wv(x))), dim=-1)
 

@@ -96,21 +96,26 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
     def merge_network(self) -> HyperNetwork | None:
         return self.hypernet_down
 
-    def chunk_codes(self, index: Tensor, dtype: torch.dtype) -> Tensor:
+    def chunk_encodings(self, index: Tensor, dtype: torch.dtype) -> Tensor:
         chunks = index // self.layout.stride
         return chunk_encoding(chunks, self.settings.kv_lora_rank).to(dtype)
 
     def merge(
-        self, latent: Tensor, placement: TokenPlacement | None, carry: Tensor | None
+        self,
+        latent: Tensor,
+        placement: TokenPlacement | None,
+        open_entry: Tensor | None,
     ) -> Tensor:
         if self.hypernet_down is None:
             raise TypeError("hypernet_down: None weighs no latents; override merge()")
         stride, rank = self.layout.stride, latent.size(-1)
         if placement is None:
             return running_sums(self.hypernet_down(latent, stride) * latent, stride)
-        assert placement.codes is not None, "locate() asks chunk_codes() for them"
-        weighted = self.hypernet_down.weigh(latent, placement.codes) * latent
-        summed = None if carry is None else carry[:, 0, :rank]
+        assert placement.chunk_encodings is not None, (
+            "locate() asks chunk_encodings() for them"
+        )
+        weighted = self.hypernet_down.weigh(latent, placement.chunk_encodings) * latent
+        summed = None if open_entry is None else open_entry[:, 0, :rank]
         if latent.size(1) == 1 and summed is not None:
             return add_to_open(weighted, summed, placement.is_open)
         return running_sums(weighted, stride, placement.start, summed)

@@ -147,7 +147,7 @@ class RecordedSteps:
     def _tensors(self) -> list[Tensor]:
         """All that a step changes."""
         return [
-            self.state.timeline.seen,
+            self.state.timeline.num_tokens,
             *(part for cache in self.state.caches for part in cache.by_row()),
         ]
 
@@ -174,7 +174,7 @@ def steps_of(
     Raises:
         UserError: ``always`` where there is no GPU, or recording fails.
     """
-    device = state.timeline.seen.device
+    device = state.timeline.num_tokens.device
     if cuda_graphs == "always" and device.type != "cuda":
         raise UserError(f"cuda_graphs: always given, but the decoder is on {device}")
     if cuda_graphs == "never" or device.type != "cuda":

@@ -59,9 +59,7 @@ class DecoderLayer(nn.Module):
 
     def step(self, x: Tensor, cache: KVCache, placement: TokenPlacement) -> Tensor:
         """New tokens ``(N, L, D)`` behind those in the cache, updated."""
-        attended = self.attention.step(
-            self.attention_norm(x), cache, placement
-        )
+        attended = self.attention.step(self.attention_norm(x), cache, placement)
         return self.feed_forward(x + self.dropout(attended))
 
     def feed_forward(self, x: Tensor) -> Tensor:

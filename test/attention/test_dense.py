@@ -56,7 +56,7 @@ def test_uneven_pieces_equal_one_pass(kind: str, data: st.DataObject) -> None:
         outs.append(module.extend(x[:, start : start + size], cache))
         start += size
     torch.testing.assert_close(torch.cat(outs, 1), whole, rtol=0, atol=1e-10)
-    assert cache.seen.tolist() == [tokens, tokens]
+    assert cache.num_tokens.tolist() == [tokens, tokens]
 
 
 @pytest.mark.parametrize("kind", ["mha", "mla", "mtla_s2", "mtla_s3"])

@@ -154,8 +154,8 @@ class Scaled(nn.Module):
 class Halved(HyperNetwork):
     """Merge weights of another kind."""
 
-    def weigh(self, latents: Tensor, codes: Tensor) -> Tensor:
-        return 0.5 * super().weigh(latents, codes)
+    def weigh(self, latents: Tensor, chunk_encodings: Tensor) -> Tensor:
+        return 0.5 * super().weigh(latents, chunk_encodings)
 
 
 def another_norm(module: nn.Module) -> None:

@@ -116,7 +116,7 @@ def test_half_precision_counts_beyond_256_tokens(kind: str, dtype: torch.dtype) 
     for t in range(250, tokens):
         new = x[:, t : t + 1].to(dtype)
         outs.append(half(new, new, incremental_state=state))
-    assert next(iter(state.values())).seen.item() == tokens
+    assert next(iter(state.values())).num_tokens.item() == tokens
     error = (torch.cat(outs, 1).float() - expected).abs()
     assert error[:, 256:].mean() < 2 * error[:, :256].mean() + 1e-3
     assert error.max() < 0.05

@@ -21,10 +21,10 @@ def test_running_sums_restart_at_every_chunk(
     stride: int, starts: list[int], tokens: int
 ) -> None:
     values = torch.randn(len(starts), tokens, 3, dtype=torch.float64)
-    carry = torch.randn(len(starts), 3, dtype=torch.float64)
-    sums = running_sums(values, stride, torch.tensor(starts), carry)
+    open_sum = torch.randn(len(starts), 3, dtype=torch.float64)
+    sums = running_sums(values, stride, torch.tensor(starts), open_sum)
     for row, start in enumerate(starts):
-        total = carry[row] if start % stride else torch.zeros(3, dtype=torch.float64)
+        total = open_sum[row] if start % stride else torch.zeros(3, dtype=torch.float64)
         for t in range(tokens):
             if (start + t) % stride == 0:
                 total = torch.zeros(3, dtype=torch.float64)

@@ -138,7 +138,7 @@ def test_a_new_token_of_mla_is_its_own_entry() -> None:
 def _write(token: NewToken) -> None:
     with torch.no_grad():
         TRITON.write_token(
-            token.raw, token.norm, token.hypernet, token.new, token.cache
+            token.raw, token.norm, token.hypernet, token.placement, token.cache
         )
 
 

@@ -39,9 +39,10 @@ def poison(state: DecoderState) -> None:
     for part in state.spare:
         part.fill_(float("nan"))
     for cache in state.caches:
+        begun = -(-time.num_tokens // time.stride)
         for entries, count in (
-            (cache.prompt, time.whole),
-            (cache.suffix, -(-time.seen // time.stride) - time.base),
+            (cache.prompt, time.prompt_chunks),
+            (cache.suffix, begun - time.first_suffix_chunk),
         ):
             slot = torch.arange(entries.size(2))
             unwritten = slot >= count.unsqueeze(1)

@@ -58,7 +58,7 @@ def test_a_recording_does_what_single_steps_do(kind: str, share: bool, caplog) -
             steps.reorder(rows)
             if step == 3:
                 steps.select(torch.tensor([2, 0]))
-        batch = len(eager.state.timeline.seen) // BEAM
+        batch = len(eager.state.timeline.num_tokens) // BEAM
     assert recorded.state.used_nbytes == eager.state.used_nbytes
     assert not caplog.messages  # it was recorded
 

@@ -95,7 +95,7 @@ def test_new_tokens_of_a_large_beam(
     token = NewToken(stride, seen, rank, rope, dtype, merges=True)
     with torch.no_grad():
         TRITON.write_token(
-            token.raw, token.norm, token.hypernet, token.new, token.cache
+            token.raw, token.norm, token.hypernet, token.placement, token.cache
         )
     token.check(dtype)
 

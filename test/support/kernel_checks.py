@@ -126,21 +126,21 @@ class NewToken:
         pair = torch.arange(0, rope_dim, 2, dtype=torch.float64)
         angles = seen.double().cpu().unsqueeze(1) * 10000 ** (-pair / rope_dim)
         self.angles = angles.float().to(device)
-        codes = chunk_encoding(seen // stride, rank).to(dtype)
-        self.codes = codes if merges else None
+        chunk_encodings = chunk_encoding(seen // stride, rank).to(dtype)
+        self.chunk_encodings = chunk_encodings if merges else None
         chunk = seen // stride
         base = (chunk - torch.arange(rows, device=device) % 3).clamp(min=0)
         self.slot, self.is_open = chunk - base, seen % stride > 0
         self.cache = torch.full((rows, 1, 5, rank + rope_dim), math.nan, dtype=dtype)
         self.cache = self.cache.to(device)
         self.rows = torch.arange(rows, device=device)
-        carry = torch.randn(rows, rank + rope_dim).to(device, dtype)
+        open_entry = torch.randn(rows, rank + rope_dim).to(device, dtype)
         closed = ~self.is_open.unsqueeze(1)
-        self.cache[self.rows, 0, self.slot] = carry.masked_fill(closed, math.nan)
-        self.carry = carry.masked_fill(closed, 0.0).double().cpu()
+        self.cache[self.rows, 0, self.slot] = open_entry.masked_fill(closed, math.nan)
+        self.open_entry = open_entry.masked_fill(closed, 0.0).double().cpu()
 
     @property
-    def new(self) -> TokenPlacement:
+    def placement(self) -> TokenPlacement:
         """As the decoder places tokens, one a row."""
         return TokenPlacement(
             start=self.seen,
@@ -148,7 +148,9 @@ class NewToken:
             slot=self.slot.unsqueeze(1),
             angles=self.angles.unsqueeze(1),
             is_open=self.is_open.unsqueeze(1),
-            codes=None if self.codes is None else self.codes.unsqueeze(1),
+            chunk_encodings=None
+            if self.chunk_encodings is None
+            else self.chunk_encodings.unsqueeze(1),
         )
 
     def expected(self) -> Tensor:
@@ -159,10 +161,10 @@ class NewToken:
         latent = norm(latent).detach()
         if self.hypernet is not None:
             net = self.hypernet.to("cpu", torch.float64)
-            code = self.codes.double().cpu()
+            code = self.chunk_encodings.double().cpu()
             score = (net.fc_c(code) * net.fc_p(latent)).sum(1, keepdim=True)
             latent = score.sigmoid().detach() * latent
-        merged = latent + self.carry[:, : self.rank]
+        merged = latent + self.open_entry[:, : self.rank]
         pairs = torch.view_as_complex(k_rope.unflatten(1, (-1, 2)))
         angles = self.angles.double().cpu()
         turned = pairs * torch.polar(torch.ones_like(angles), angles)

@@ -34,8 +34,8 @@ def attend_to_prompt(
     (rows, heads, tokens, _), (prompts, groups) = q.shape, entries.shape[:2]
     q = q.reshape(prompts, rows // prompts, groups, heads // groups * tokens, -1)
     q = q.transpose(1, 2).flatten(2, 3)  # (B, G, K M, d)
-    whole = cache.timeline.whole.unsqueeze(1)
-    out, lse = cache.backend.attend(q, entries, layout, whole, scale)
+    prompt_chunks = cache.timeline.prompt_chunks.unsqueeze(1)
+    out, lse = cache.backend.attend(q, entries, layout, prompt_chunks, scale)
     out = out.unflatten(2, (rows // prompts, -1)).transpose(1, 2)  # (B, K, G, M, e)
     lse = lse.unflatten(2, (rows // prompts, -1)).transpose(1, 2)
     return out.reshape(rows, heads, tokens, -1), lse.reshape(rows, heads, tokens)

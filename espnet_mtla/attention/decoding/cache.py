@@ -51,7 +51,7 @@ class KVCache:
             options.backend, layout, prompt.dtype, prompt.device
         )
         self.dtype, self.timeline = prompt.dtype, timeline
-        shape = (len(timeline.seen), layout.heads, timeline.slots, layout.width)
+        shape = (len(timeline.num_tokens), layout.heads, timeline.slots, layout.width)
         self.prompt, self.suffix = prompt, prompt.new_zeros(0)
         self.prompt_scale = self.suffix_scale = self.running = None
         if options.dtype is None:
@@ -114,9 +114,9 @@ class KVCache:
         return self.suffix.size(0) // self.prompt.size(0)
 
     @property
-    def seen(self) -> Tensor:
+    def num_tokens(self) -> Tensor:
         """Tokens of each row, those of the prompt included, ``(N,)``."""
-        return self.timeline.seen
+        return self.timeline.num_tokens
 
     @property
     def nbytes(self) -> int:
@@ -127,8 +127,10 @@ class KVCache:
     def used_nbytes(self) -> int:
         """Bytes of the entries that hold something."""
         time, options = self.timeline, self.options
-        in_prompt = int(time.whole.sum())
-        in_suffix = int((-(-time.seen // self.layout.stride) - time.base).sum())
+        in_prompt = int(time.prompt_chunks.sum())
+        in_suffix = int(
+            (-(-time.num_tokens // self.layout.stride) - time.first_suffix_chunk).sum()
+        )
         return self.prompt_layout.nbytes(
             in_prompt, self.dtype.itemsize, options.dtype
         ) + self.layout.suffix_bytes(

@@ -31,9 +31,9 @@ class Timeline:
     def __init__(self, prompt_tokens: Tensor, stride: int, capacity: int) -> None:
         self.stride = stride
         self.capacity = whole_number(capacity, "capacity", least=0)
-        self.whole = prompt_tokens // stride
-        self.base = self.whole
-        self.seen = prompt_tokens.clone()
+        self.prompt_chunks = prompt_tokens // stride
+        self.first_suffix_chunk = self.prompt_chunks
+        self.num_tokens = prompt_tokens.clone()
         self.rows = torch.arange(len(prompt_tokens), device=prompt_tokens.device)
         self.appended, self.all_slots = 0, False
 
@@ -51,11 +51,11 @@ class Timeline:
 
     def fork(self, beam: int, share_prompt: bool) -> None:
         """Turn each row into ``beam`` rows beside each other."""
-        self.base = self.base.repeat_interleave(beam)
-        self.seen = self.seen.repeat_interleave(beam)
-        self.rows = torch.arange(len(self.seen), device=self.seen.device)
+        self.first_suffix_chunk = self.first_suffix_chunk.repeat_interleave(beam)
+        self.num_tokens = self.num_tokens.repeat_interleave(beam)
+        self.rows = torch.arange(len(self.num_tokens), device=self.num_tokens.device)
         if not share_prompt:
-            self.whole = self.base
+            self.prompt_chunks = self.first_suffix_chunk
 
     def reserve(self, tokens: int) -> None:
         """Take room for ``tokens`` more in every row.
@@ -72,18 +72,21 @@ class Timeline:
 
     def advance(self, tokens: int | Tensor) -> None:
         """Count new tokens, of each row ``(N,)`` where they differ."""
-        self.seen += tokens
+        self.num_tokens += tokens
 
     def reorder(self, rows: Tensor) -> None:
         """Row i goes on as row ``rows[i]`` was, one of the same utterance's."""
-        self.seen.copy_(self.seen.index_select(0, rows))
+        self.num_tokens.copy_(self.num_tokens.index_select(0, rows))
 
     def take(self, prompts: Tensor, rows: Tensor) -> Timeline:
         """A timeline of some prompt copies and some rows of this one."""
         new = object.__new__(Timeline)
         new.stride, new.capacity = self.stride, self.capacity
-        new.whole, new.base = self.whole[prompts], self.base[rows]
-        new.seen, new.appended = self.seen[rows], self.appended
+        new.prompt_chunks, new.first_suffix_chunk = (
+            self.prompt_chunks[prompts],
+            self.first_suffix_chunk[rows],
+        )
+        new.num_tokens, new.appended = self.num_tokens[rows], self.appended
         new.all_slots = self.all_slots
         new.rows = torch.arange(len(rows), device=rows.device)
         return new
@@ -99,7 +102,7 @@ class TokenPlacement:
         slot: suffix slot of each one's chunk, ``(N, L)``.
         angles: rotary angles, ``(N or 1, L, .)``.
         is_open: whether the first goes on with a chunk, ``(N, 1)``.
-        codes: encoded chunk index of each, ``(N, L, r)``; None where nothing is merged.
+        chunk_encodings: encoding of each chunk index ``(N, L, r)``; None: no merging.
     """
 
     start: Tensor
@@ -107,4 +110,4 @@ class TokenPlacement:
     slot: Tensor
     angles: Tensor
     is_open: Tensor
-    codes: Tensor | None
+    chunk_encodings: Tensor | None

@@ -90,11 +90,14 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
         return turned if self.turned_scale == 1 else turned * self.turned_scale
 
     def merge(
-        self, latent: Tensor, placement: TokenPlacement | None, carry: Tensor | None
+        self,
+        latent: Tensor,
+        placement: TokenPlacement | None,
+        open_entry: Tensor | None,
     ) -> Tensor:
         if self.hypernet_down is None:
-            return MultiheadLatentAttention.merge(self, latent, placement, carry)
-        return super().merge(latent, placement, carry)
+            return MultiheadLatentAttention.merge(self, latent, placement, open_entry)
+        return super().merge(latent, placement, open_entry)
 
     # ---------------------------------------------------------------------------------
 

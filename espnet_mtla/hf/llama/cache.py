@@ -71,7 +71,7 @@ class TemporalLatentLayer(CacheLayerMixin):
     @property
     def batch_size(self) -> int:
         """Rows, -1 before the first token."""
-        return -1 if self.rows is None else len(self.rows.seen)
+        return -1 if self.rows is None else len(self.rows.num_tokens)
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: there are no keys and values to begin with, but entries."""
@@ -168,9 +168,9 @@ class TemporalLatentCache(Cache):
         if self.timeline is None:
             self._allocate(x)
         timeline, held = self.held
-        if len(timeline.seen) != rows:
+        if len(timeline.num_tokens) != rows:
             raise UserError(
-                f"{CACHE_NAME}: holds {len(timeline.seen)} rows, {rows} given"
+                f"{CACHE_NAME}: holds {len(timeline.num_tokens)} rows, {rows} given"
             )
         if (held.size(1), held.dtype, held.device) != (x.size(2), x.dtype, x.device):
             raise UserError(
@@ -256,7 +256,7 @@ class TemporalLatentCache(Cache):
         if remove > columns:
             raise UserError(f"crop: {remove} tokens back, the cache holds {columns}")
         timeline, newest = self.held
-        of_rows = torch.full_like(timeline.seen, remove)
+        of_rows = torch.full_like(timeline.num_tokens, remove)
         if self.real is not None:
             of_rows = self.real[:, columns - remove :].sum(1)
         for layer in self.layers:
@@ -271,7 +271,7 @@ class TemporalLatentCache(Cache):
         if self.timeline is None:
             return
         timeline, newest = self.held
-        rows = beam_idx.to(timeline.seen.device)
+        rows = beam_idx.to(timeline.num_tokens.device)
         for layer in self.layers:
             layer.held.reorder_in_place(rows)
         timeline.reorder(rows)

@@ -49,13 +49,16 @@ class RowsTimeline(Timeline):
     def of_rows(self, rows: Tensor, capacity: int | None = None) -> Self:
         """That of ``rows (N',)`` of this one, with that capacity."""
         room = self.capacity if capacity is None else capacity
-        new = type(self)(len(rows), self.stride, room, self.seen.device)
-        new.seen, new.appended = self.seen.index_select(0, rows), self.appended
+        new = type(self)(len(rows), self.stride, room, self.num_tokens.device)
+        new.num_tokens, new.appended = (
+            self.num_tokens.index_select(0, rows),
+            self.appended,
+        )
         return new
 
     def go_back(self, columns: int, tokens: Tensor) -> None:
         """Forget the newest columns, which were ``tokens (N,)`` in each row."""
-        self.seen -= tokens
+        self.num_tokens -= tokens
         self.appended -= columns
 
 
@@ -95,7 +98,7 @@ class StaticTimeline(RowsTimeline):
 
     def clear(self) -> None:
         """Begin again: what stands in the slots is never read."""
-        self.seen.zero_()
+        self.num_tokens.zero_()
         self._columns.zero_()
 
 
@@ -113,7 +116,9 @@ class RowsCache(KVCache):
     def __init__(
         self, layout: EntryLayout, timeline: RowsTimeline, like: Tensor
     ) -> None:
-        no_prompt = like.new_zeros(len(timeline.seen), layout.heads, 0, layout.width)
+        no_prompt = like.new_zeros(
+            len(timeline.num_tokens), layout.heads, 0, layout.width
+        )
         super().__init__(layout, no_prompt, timeline)
         self.record: Tensor | None = None
 
@@ -152,7 +157,7 @@ class RowsCache(KVCache):
             UserError: that is inside a chunk of which nothing is recorded.
         """
         record = self._newest().unsqueeze(2) if self.record is None else self.record
-        seen = self.timeline.seen - tokens
+        seen = self.timeline.num_tokens - tokens
         inside, column = seen % self.layout.stride > 0, record.size(2) - 1 - tokens
         back = record[self.timeline.rows, :, column.clamp(min=0)]
         unknown = (column < 0) | back.isnan().flatten(1).any(1)
@@ -187,7 +192,7 @@ class RowsCache(KVCache):
 
     def _newest(self) -> Tensor:
         """Each row's newest entry ``(N, G, w)``."""
-        slot = ((self.timeline.seen - 1) // self.layout.stride).clamp(min=0)
+        slot = ((self.timeline.num_tokens - 1) // self.layout.stride).clamp(min=0)
         return self.suffix[self.timeline.rows, :, slot]
 
     def _write_some(self, entries: Tensor, slot: Tensor, where: Tensor) -> None:

@@ -62,7 +62,7 @@ def test_slots_that_hold_nothing_are_never_read() -> None:
     cache = TemporalLatentCache(model.config, 40)
     run(model, batch[:, :8], cache, mask[:, :8])
     for layer in cache.layers:
-        for row, seen in enumerate(cache.timeline.seen.tolist()):
+        for row, seen in enumerate(cache.timeline.num_tokens.tolist()):
             layer.rows.suffix[row, :, -(-seen // 2) :] = float("nan")
     assert run(model, batch[:, 8:], cache, mask).isfinite().all()
 

@@ -145,7 +145,7 @@ def test_prefill_may_be_split_anywhere(
             ).logits
             torch.testing.assert_close(part, whole[:, start:stop], rtol=0, atol=1e-10)
     assert cache.get_seq_length() == total
-    assert cache.timeline.seen.tolist() == [length for length, _ in rows]
+    assert cache.timeline.num_tokens.tolist() == [length for length, _ in rows]
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 4])

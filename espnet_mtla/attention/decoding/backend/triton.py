@@ -164,7 +164,11 @@ class TritonBackend:
         # Not read without a hyper-network, but a kernel's argument needs an address.
         linears = (hypernet.fc_c, hypernet.fc_p) if hypernet else (norm, norm)
         weights = [t for linear in linears for t in (linear.weight, linear.bias)]
-        codes = raw if placement.codes is None else placement.codes.contiguous()
+        chunk_encodings = (
+            raw
+            if placement.chunk_encodings is None
+            else placement.chunk_encodings.contiguous()
+        )
         from espnet_mtla.attention.decoding.backend.triton_token import write_kernel
 
         write_kernel[(-(-rows // 16),)](
@@ -173,7 +177,7 @@ class TritonBackend:
                 norm.weight,
                 norm.bias,
                 angles,
-                codes,
+                chunk_encodings,
                 placement.slot,
                 placement.is_open,
             ),
