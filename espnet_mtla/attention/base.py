@@ -231,7 +231,7 @@ class CausalAttention(nn.Module):
         """:meth:`extend` for tokens that are placed already; the timeline stays."""
         query_tokens = query_tokens or QueryTokens(x)
         q = self.queries(query_tokens.x, query_tokens.select(placement.angles))
-        own, visible = None, placement.slot + 1
+        running, visible = None, placement.slot + 1
         if x.size(1) == 1 and lengths is None:
             # A single new token finds its own running entry in the suffix.
             self.write_token(x, cache, placement)
@@ -239,9 +239,9 @@ class CausalAttention(nn.Module):
             # Of several, each sees its own chunk as it stood then, which later ones
             # overwrite.
             entries = self._write(x, cache, placement, lengths)
-            own = query_tokens.select(entries.transpose(1, 2)).transpose(1, 2)
+            running = query_tokens.select(entries.transpose(1, 2)).transpose(1, 2)
             visible = query_tokens.select(placement.slot)
-        return self.project_out(self._attend_cached(q, cache, visible, own))
+        return self.project_out(self._attend_cached(q, cache, visible, running))
 
     def write_token(self, x: Tensor, cache: KVCache, placement: TokenPlacement) -> None:
         """Put one new token a row ``(N, 1, D)`` into the cache."""
@@ -260,12 +260,12 @@ class CausalAttention(nn.Module):
         return entries
 
     def _attend_cached(
-        self, q: Tensor, cache: KVCache, visible: Tensor, own: Tensor | None
+        self, q: Tensor, cache: KVCache, visible: Tensor, running: Tensor | None
     ) -> Tensor:
         """Queries ``(N, H, L, .)`` over prompt and suffix: ``(N, H, L, d_V)``."""
         up = self.up_matrix(q)
         absorbed = self.absorb(q, up)
-        out, lse = attend_to_suffix(absorbed, cache, visible, own, self.scale)
+        out, lse = attend_to_suffix(absorbed, cache, visible, running, self.scale)
         if cache.prompt.size(2) == 0:
             return self.up_project(out, up)
         entries, layout = cache.prompt_entries(), cache.prompt_layout

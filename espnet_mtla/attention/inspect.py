@@ -17,7 +17,7 @@ def chunk_weights(
     q: Tensor,
     layout: EntryLayout,
     finished: Tensor,
-    own: Tensor,
+    running: Tensor,
     visible: Tensor,
     scale: float,
 ) -> Tensor:
@@ -33,9 +33,9 @@ def chunk_weights(
     Returns:
         ``(N, H, U, S + 1)``, the last column for the own entry; rows sum to 1.
     """
-    q = q.unflatten(1, (own.size(1), -1))  # (N, G, H / G, U, d)
+    q = q.unflatten(1, (running.size(1), -1))  # (N, G, H / G, U, d)
     before = (q @ layout.keys(finished).unsqueeze(2).mT).flatten(1, 2)
-    itself = (q * layout.keys(own).unsqueeze(2)).sum(-1, keepdim=True).flatten(1, 2)
+    itself = (q * layout.keys(running).unsqueeze(2)).sum(-1, keepdim=True).flatten(1, 2)
     chunk = torch.arange(finished.size(2), device=q.device)
     hidden = (chunk >= visible.unsqueeze(-1)).unsqueeze(1)  # (N or 1, 1, U, S)
     scores = torch.cat((before.masked_fill(hidden, -torch.inf), itself), dim=-1)

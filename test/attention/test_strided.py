@@ -142,8 +142,8 @@ def test_flex_attention_says_the_same(stride: int) -> None:
         q, entries, weight = (x.detach() for x in tensors(tokens, asked))
         index = torch.arange(tokens)[None] if query_index is None else query_index
         visible = index + 1 if stride == 1 else index // stride
-        finished, own = entries[:, stride - 1 :: stride], take(entries, index)
-        out = attend_flex(q, finished, own, weight, visible, stride, SCALE)
+        finished, running = entries[:, stride - 1 :: stride], take(entries, index)
+        out = attend_flex(q, finished, running, weight, visible, stride, SCALE)
         heads = q.transpose(1, 2)
         slow = dense_latents(heads, entries, weight, query_index, stride, SCALE)
         torch.testing.assert_close(out.transpose(1, 2), slow, rtol=0, atol=1e-6)

@@ -42,7 +42,7 @@ def attend_to_prompt(
 
 
 def attend_to_suffix(
-    q: Tensor, cache: KVCache, visible: Tensor, own: Tensor | None, scale: float
+    q: Tensor, cache: KVCache, visible: Tensor, running: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
     """Each row over its own suffix.
 
@@ -60,14 +60,14 @@ def attend_to_suffix(
     q = q.reshape(rows, layout.heads, per_group * tokens, -1)  # (N, G, M, d)
     seen = visible if tokens == 1 else visible.repeat(1, per_group)
     out, lse = cache.backend.attend(q, cache.suffix_entries(), layout, seen, scale)
-    if own is not None:
-        out, lse = _with_own(q, own, out, lse, cache.backend, layout, scale)
+    if running is not None:
+        out, lse = _merge_running(q, running, out, lse, cache.backend, layout, scale)
     return out.reshape(rows, heads, tokens, -1), lse.reshape(rows, heads, tokens)
 
 
-def _with_own(
+def _merge_running(
     q: Tensor,
-    own: Tensor,
+    running: Tensor,
     out: Tensor,
     lse: Tensor,
     backend: DecodeBackend,
@@ -75,7 +75,7 @@ def _with_own(
     scale: float,
 ) -> tuple[Tensor, Tensor]:
     """Merge in one entry a query: its value, and its score as the log-sum-exp."""
-    own = own.repeat(1, 1, q.size(2) // own.size(2), 1)  # (N, G, M, w)
-    score = ((q * layout.keys(own)).sum(-1) * scale).to(lse.dtype)
-    out = backend.merge(layout.values(own).to(out.dtype), score, out, lse)
+    running = running.repeat(1, 1, q.size(2) // running.size(2), 1)  # (N, G, M, w)
+    score = ((q * layout.keys(running)).sum(-1) * scale).to(lse.dtype)
+    out = backend.merge(layout.values(running).to(out.dtype), score, out, lse)
     return out, torch.logaddexp(score, lse)

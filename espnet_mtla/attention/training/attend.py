@@ -101,17 +101,17 @@ def attend_latents(
     """
     q, entries, weight = _autocast(q, entries, weight)
     finished = entries[:, stride - 1 :: stride]
-    own = entries if query_index is None else take(entries, query_index)
+    running = entries if query_index is None else take(entries, query_index)
     if stride == 1:  # a token's own chunk is finished
-        own = entries[:, :0]
+        running = entries[:, :0]
     kernel, index = choose_kernel(q, dropout), _index(q, query_index)
     before = index // stride if stride > 1 else index + 1
     slow = (
         query_index is not None or kernel == BLOCKED
     )  # flash kernels know one mask: causal
-    if slow and _few_scores(q, finished.size(1) + own.size(1)):
-        return attend_dense(q, finished, own, weight, before, scale, dropout)
-    given = (q.transpose(1, 2), finished, own, weight)
+    if slow and _few_scores(q, finished.size(1) + running.size(1)):
+        return attend_dense(q, finished, running, weight, before, scale, dropout)
+    given = (q.transpose(1, 2), finished, running, weight)
     if kernel == FLEX:
         return attend_flex(*given, before, stride, scale).transpose(1, 2)
     if query_index is None:

@@ -35,7 +35,7 @@ def expand(
 def attend_dense(
     q: Tensor,
     finished: Tensor,
-    own: Tensor,
+    running: Tensor,
     weight: Tensor,
     before: Tensor,
     scale: float,
@@ -47,9 +47,9 @@ def attend_dense(
         q: ``(B, H, U, d)``; before: ``(B or 1, U)``.
         finished, own, weight: as in :class:`.StridedAttention`; own may be empty.
     """
-    entries = torch.cat((finished, own), dim=1)
+    entries = torch.cat((finished, running), dim=1)
     k, v = expand(entries, weight, q.size(1), q.size(-1))
-    diagonal = torch.eye(q.size(2), own.size(1), dtype=torch.bool, device=q.device)
+    diagonal = torch.eye(q.size(2), running.size(1), dtype=torch.bool, device=q.device)
     diagonal = diagonal.expand(len(before), -1, -1)
     seen = torch.cat((first(before, finished.size(1)), diagonal), dim=-1)
     return F.scaled_dot_product_attention(

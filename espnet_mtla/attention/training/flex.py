@@ -21,7 +21,7 @@ from espnet_mtla.attention.training.dense import expand
 def attend_flex(
     q: Tensor,
     finished: Tensor,
-    own: Tensor,
+    running: Tensor,
     weight: Tensor,
     visible: Tensor,
     stride: int,
@@ -34,11 +34,11 @@ def attend_flex(
     found, lse = found.transpose(1, 2), lse.mT.unsqueeze(-1)
     if stride == 1:
         return found
-    own_keys, own_values = (x.transpose(1, 2) for x in expand(own, *sizes))
-    score = (q.to(lse) * own_keys).sum(-1, keepdim=True) * scale
+    running_keys, running_values = (x.transpose(1, 2) for x in expand(running, *sizes))
+    score = (q.to(lse) * running_keys).sum(-1, keepdim=True) * scale
     total = torch.logaddexp(lse, score)
     share = (score - total).exp().to(q.dtype)
-    return found * (lse - total).exp().to(q.dtype) + own_values * share
+    return found * (lse - total).exp().to(q.dtype) + running_values * share
 
 
 def _flex(

@@ -25,7 +25,7 @@ def _as_it_is(q: Tensor) -> torch.autocast:
 def latents(
     q: Tensor,
     finished: Tensor,
-    own: Tensor,
+    running: Tensor,
     weight: Tensor,
     visible: Tensor,
     seed: Tensor,
@@ -37,7 +37,7 @@ def latents(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:meth:`StridedAttention.forward`; the arguments are those of the class."""
     call = StridedAttention(
-        q, finished, own, weight, visible, seed, kernel, stride, indexed, scale, dropout
+        q, finished, running, weight, visible, seed, kernel, stride, indexed, scale, dropout
     )
     with _as_it_is(q):
         return call.forward()
@@ -51,7 +51,7 @@ def latents_backward(
     states: Tensor,
     q: Tensor,
     finished: Tensor,
-    own: Tensor,
+    running: Tensor,
     weight: Tensor,
     visible: Tensor,
     seed: Tensor,
@@ -63,7 +63,7 @@ def latents_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """:meth:`StridedAttention.backward`."""
     call = StridedAttention(
-        q, finished, own, weight, visible, seed, kernel, stride, indexed, scale, dropout
+        q, finished, running, weight, visible, seed, kernel, stride, indexed, scale, dropout
     )
     with _as_it_is(q):
         return call.backward(grad, out, lse, states)

@@ -52,7 +52,7 @@ class StridedAttention:
 
     q: Tensor
     finished: Tensor
-    own: Tensor
+    running: Tensor
     weight: Tensor
     visible: Tensor
     seed: Tensor
@@ -71,8 +71,8 @@ class StridedAttention:
             self._finished(rows, keys, values, out[:, rows], lse[:, rows])
             for rows in self._calls()
         ]
-        for rows in self._own_rows():
-            self._merge_own(rows, out[:, rows], lse[:, rows])
+        for rows in self._running_rows():
+            self._merge_running(rows, out[:, rows], lse[:, rows])
         return out, lse, torch.stack(states)
 
     def backward(
@@ -80,7 +80,7 @@ class StridedAttention:
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Gradients of q, finished, own and weight."""
         keys, values = self._keys_values()
-        dq, d_own = torch.zeros_like(self.q), torch.zeros_like(self.own)
+        dq, d_running = torch.zeros_like(self.q), torch.zeros_like(self.running)
         d_weight = torch.zeros_like(self.weight)
         sums: tuple[Tensor, Tensor] | None = None
         # The last call sees all finished chunks: its gradients start the sums.
@@ -94,13 +94,13 @@ class StridedAttention:
                     total[:, :, : part.size(2)] += part
         assert sums is not None, "every kernel has one call at least"
         d_keys, d_values = sums
-        for rows in self._own_rows():
+        for rows in self._running_rows():
             final = _Final(*(x[:, rows] for x in (grad, out, lse, dq)))
-            d_own[:, rows] = self._own_backward(rows, final, d_weight)
+            d_running[:, rows] = self._running_backward(rows, final, d_weight)
         d_nope, d_rope = d_keys[..., : self._n], d_keys[..., self._n : self._d]
         d_heads = torch.cat((d_nope, d_values[..., : self._e]), -1).transpose(1, 2)
         d_finished = self._contract(self.finished, d_heads, d_rope.sum(1), d_weight)
-        return dq, d_finished, d_own, d_weight
+        return dq, d_finished, d_running, d_weight
 
     # Finished chunks: a kernel's work ------------------------------------------------
 
@@ -179,32 +179,32 @@ class StridedAttention:
 
     # The own chunk: elementwise ------------------------------------------------------
 
-    def _own_rows(self) -> list[slice]:
+    def _running_rows(self) -> list[slice]:
         """Queries whose own chunk is not among the finished ones."""
         if self.indexed:
             return [slice(None)] if self.stride > 1 else []
         return [slice(c, None, self.stride) for c in range(self.stride - 1)]
 
-    def _merge_own(self, rows: slice, out: Tensor, lse: Tensor) -> None:
-        entries = self.own[:, rows]
+    def _merge_running(self, rows: slice, out: Tensor, lse: Tensor) -> None:
+        entries = self.running[:, rows]
         heads = self._expand(entries)
-        scores = self._own_scores(rows, entries, heads)
+        scores = self._running_scores(rows, entries, heads)
         total = torch.logaddexp(lse, scores)
         share = (scores - total).exp_().unsqueeze(-1)
         if self.dropout > 0:
-            share.mul_(self._own_keep(rows, lse))
+            share.mul_(self._running_keep(rows, lse))
         out.mul_((lse - total).exp_().unsqueeze(-1))
         out.addcmul_(heads[..., self._n :], share.to(out.dtype))
         lse.copy_(total)
 
-    def _own_backward(self, rows: slice, final: _Final, d_weight: Tensor) -> Tensor:
+    def _running_backward(self, rows: slice, final: _Final, d_weight: Tensor) -> Tensor:
         """Gradient of the queries' own entries; adds to ``dq`` and ``d_weight``."""
         grad, out, lse, dq = final
-        entries, q = self.own[:, rows], self.q[:, rows]
+        entries, q = self.running[:, rows], self.q[:, rows]
         heads, rope = self._expand(entries), entries[:, :, None, self._r :]
-        share = (self._own_scores(rows, entries, heads) - lse).exp_().unsqueeze(-1)
+        share = (self._running_scores(rows, entries, heads) - lse).exp_().unsqueeze(-1)
         d_share = _dot(grad, heads[..., self._n :])
-        keep = self._own_keep(rows, lse) if self.dropout > 0 else 1.0
+        keep = self._running_keep(rows, lse) if self.dropout > 0 else 1.0
         d_scores = (d_share * keep - _dot(grad, out)) * share * self.scale
         d_scores, share = d_scores.to(q.dtype), (share * keep).to(q.dtype)
         dq[..., : self._n].addcmul_(heads[..., : self._n], d_scores)
@@ -215,13 +215,13 @@ class StridedAttention:
         d_rope = (q[..., self._n :] * d_scores).sum(2)
         return self._contract(entries, d_heads, d_rope, d_weight)
 
-    def _own_scores(self, rows: slice, entries: Tensor, heads: Tensor) -> Tensor:
+    def _running_scores(self, rows: slice, entries: Tensor, heads: Tensor) -> Tensor:
         """``(B, n, H)``."""
         q, rope = self.q[:, rows], entries[:, :, None, self._r :]
         scores = _dot(q[..., : self._n], heads[..., : self._n])
         return (scores + _dot(q[..., self._n :], rope)).squeeze(-1) * self.scale
 
-    def _own_keep(self, rows: slice, lse: Tensor) -> Tensor:
+    def _running_keep(self, rows: slice, lse: Tensor) -> Tensor:
         """0, or 1 / (1 - dropout), for each own entry's weight: ``(B, n, H, 1)``."""
         generator = torch.Generator(lse.device)
         generator.manual_seed(int(self.seed) // 2 + (rows.start or 0))
