@@ -22,15 +22,15 @@ class DecoderState:
         self.timeline.fork(beam, share_prompt)
         for cache in caches:
             cache.timeline = self.timeline
-            cache.spread(beam, share_prompt)
-        self.spare = caches[0].spare() if beam > 1 else []
+            cache.repeat_rows(beam, share_prompt)
+        self.scratch = caches[0].scratch() if beam > 1 else []
 
     def reorder(self, rows: Tensor) -> None:
         """Row i continues what row ``rows[i]`` was, ``(N,)``; same utterance only."""
         if self.beam == 1:  # it can but continue itself
             return
         for cache in self.caches:
-            self.spare = cache.move(rows, self.spare)
+            self.scratch = cache.reorder_into(rows, self.scratch)
         self.timeline.reorder(rows)
 
     def reorder_in_place(self, rows: Tensor) -> None:
@@ -50,13 +50,13 @@ class DecoderState:
         self.timeline = self.timeline.take(prompts, rows)
         for cache in self.caches:
             cache.take(prompts, rows, self.timeline)
-        self.spare = [part[: len(rows)].clone() for part in self.spare]
+        self.scratch = [part[: len(rows)].clone() for part in self.scratch]
 
     @property
     def nbytes(self) -> int:
         """Bytes allocated by all layers."""
-        spare = sum(part.nbytes for part in self.spare)
-        return spare + sum(cache.nbytes for cache in self.caches)
+        scratch = sum(part.nbytes for part in self.scratch)
+        return scratch + sum(cache.nbytes for cache in self.caches)
 
     @property
     def used_nbytes(self) -> int:

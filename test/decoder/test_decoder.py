@@ -36,7 +36,7 @@ def test_a_row_gives_in_a_batch_what_it_gives_alone(kind: str, mode: str) -> Non
 def poison(state: DecoderState) -> None:
     """NaN into all memory of the caches that nothing was written to."""
     time = state.timeline
-    for part in state.spare:
+    for part in state.scratch:
         part.fill_(float("nan"))
     for cache in state.caches:
         begun = -(-time.num_tokens // time.stride)

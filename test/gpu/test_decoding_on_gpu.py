@@ -131,5 +131,5 @@ def test_the_cache_takes_the_bytes_it_says(kind: str, share: bool) -> None:
     # Blocks are rounded up to 512 bytes; the timeline is a few of them.
     assert state.nbytes <= taken <= state.nbytes + 512 * 64
     formula = 4 * decoder.cache_bytes(600, 59, 20, share, itemsize=2)
-    spare = sum(part.nbytes for part in state.spare)
-    assert formula <= state.nbytes - spare <= 1.1 * formula
+    scratch = sum(part.nbytes for part in state.scratch)
+    assert formula <= state.nbytes - scratch <= 1.1 * formula

@@ -194,9 +194,9 @@ class KVCache:
     def fork(self, beam: int, share_prompt: bool = True) -> None:
         """Turn each row into ``beam`` rows beside each other."""
         self.timeline.fork(beam, share_prompt)
-        self.spread(beam, share_prompt)
+        self.repeat_rows(beam, share_prompt)
 
-    def spread(self, beam: int, share_prompt: bool = True) -> None:
+    def repeat_rows(self, beam: int, share_prompt: bool = True) -> None:
         """:meth:`fork` without the timeline."""
         self._set_by_row(part.repeat_interleave(beam, 0) for part in self.by_row())
         if not share_prompt:
@@ -205,15 +205,15 @@ class KVCache:
 
     def reorder(self, rows: Tensor) -> None:
         """Row i goes on as row ``rows[i]`` was, one of the same utterance's."""
-        self.move(rows, self.spare())
+        self.reorder_into(rows, self.scratch())
         self.timeline.reorder(rows)
 
-    def spare(self) -> list[Tensor]:
+    def scratch(self) -> list[Tensor]:
         """Memory for :meth:`move`; caches of the same shapes can pass it on."""
         return [torch.zeros_like(part) for part in self.by_row()]
 
     @torch.no_grad()
-    def move(self, rows: Tensor, spare: list[Tensor]) -> list[Tensor]:
+    def reorder_into(self, rows: Tensor, scratch: list[Tensor]) -> list[Tensor]:
         """:meth:`reorder` without the timeline, by way of spare memory.
 
         No gradient goes through it.
@@ -222,11 +222,11 @@ class KVCache:
             What is spare from now on.
         """
         old, filled = self.by_row(), self.timeline.filled
-        for source, target in zip(old, spare, strict=True):
+        for source, target in zip(old, scratch, strict=True):
             if source.dim() == 4:  # slots beyond these hold nothing
                 source, target = source[:, :, :filled], target[:, :, :filled]
             torch.index_select(source, 0, rows, out=target)
-        self._set_by_row(spare)
+        self._set_by_row(scratch)
         if len(self.prompt) == len(rows):  # a copy each: moved, as the paper's is
             self._take_prompts(rows)
         return old

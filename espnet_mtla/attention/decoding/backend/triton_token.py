@@ -49,7 +49,7 @@ def write_kernel(
     entry = cache_ptr + row[:, None] * cache_row + slot[:, None] * cache_slot
 
     here, c = real[:, None], tl.arange(0, BLOCK_RANK)
-    latent, mean, spread = _layer_norm(
+    latent, mean, inverse_deviation = _layer_norm(
         raw, gain_ptr, shift_ptr, here, epsilon, RANK, BLOCK_RANK
     )
     if MERGES:
@@ -57,7 +57,7 @@ def write_kernel(
             raw,
             code_ptr + row[:, None] * RANK,
             mean,
-            spread,
+            inverse_deviation,
             gain_ptr,
             shift_ptr,
             fc_c_ptr,
@@ -95,10 +95,10 @@ def _layer_norm(
     x = tl.load(raw + c, mask=real & (c < RANK), other=0.0).to(tl.float32)
     mean = tl.sum(x, 1) / RANK
     centred = tl.where(real & (c < RANK), x - mean[:, None], 0.0)
-    spread = tl.rsqrt(tl.sum(centred * centred, 1) / RANK + epsilon)
+    inverse_deviation = tl.rsqrt(tl.sum(centred * centred, 1) / RANK + epsilon)
     gain = tl.load(gain_ptr + c, mask=c < RANK, other=0.0).to(tl.float32)
     shift = tl.load(shift_ptr + c, mask=c < RANK, other=0.0).to(tl.float32)
-    return centred * spread[:, None] * gain + shift, mean, spread
+    return centred * inverse_deviation[:, None] * gain + shift, mean, inverse_deviation
 
 
 @triton.jit
@@ -106,7 +106,7 @@ def _merge_weight(
     raw,  # addresses of the rows (BLOCK_N, 1), as is code
     code,
     mean,  # (BLOCK_N,), of the LayerNorm, as is spread
-    spread,
+    inverse_deviation,
     gain_ptr,
     shift_ptr,
     fc_c_ptr,
@@ -134,7 +134,7 @@ def _merge_weight(
         part = tl.load(raw + k, mask=real & (k < RANK), other=0.0).to(tl.float32)
         gain = tl.load(gain_ptr + k, mask=k < RANK, other=0.0).to(tl.float32)
         shift = tl.load(shift_ptr + k, mask=k < RANK, other=0.0).to(tl.float32)
-        part = (part - mean[:, None]) * spread[:, None] * gain + shift
+        part = (part - mean[:, None]) * inverse_deviation[:, None] * gain + shift
         at = f[None, :] * RANK + k[:, None]
         known = (f < FEATURES)[None, :] & (k < RANK)[:, None]
         fc_c = tl.load(fc_c_ptr + at, mask=known, other=0.0)
