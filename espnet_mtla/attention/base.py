@@ -18,10 +18,14 @@ from torch import Tensor, nn
 from espnet_mtla.attention.config import LatentConfig, MultiheadConfig
 from espnet_mtla.attention.decoding.attend import attend_to_prompt, attend_to_suffix
 from espnet_mtla.attention.decoding.cache import KVCache
-from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions, EntryLayout
+from espnet_mtla.attention.decoding.layout import (
+    DEFAULT_CACHE,
+    CacheOptions,
+    EntryLayout,
+)
 from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
 from espnet_mtla.attention.rope import rotary_angles
-from espnet_mtla.attention.training.attend import take
+from espnet_mtla.attention.training.attend import gather_tokens
 
 
 class CausalAttention(nn.Module):
@@ -146,7 +150,7 @@ class CausalAttention(nn.Module):
         lengths: Tensor,
         capacity: int,
         attend_prompt: bool = True,
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
     ) -> tuple[Tensor | None, KVCache]:
         """Put a prompt into a new cache.
 
@@ -269,7 +273,7 @@ class CausalAttention(nn.Module):
         if cache.prompt.size(2) == 0:
             return self.up_project(out, up)
         entries, layout = cache.prompt_entries(), cache.prompt_layout
-        if layout is self.layout and self._had_better_expand(q, cache):
+        if layout is self.layout and self._should_expand(q, cache):
             layout, entries = self.expanded(entries, up)
         if layout is self.layout:
             found = attend_to_prompt(absorbed, entries, layout, cache, self.scale)
@@ -300,7 +304,7 @@ class CausalAttention(nn.Module):
         beam: int = 1,
         share_prompt: bool = True,
         itemsize: int = 4,
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
     ) -> int:
         """Bytes that one utterance fills, see :meth:`EntryLayout.cache_bytes`."""
         kept = self.prompt_layout(options)
@@ -312,7 +316,7 @@ class CausalAttention(nn.Module):
         """What is kept of a prompt."""
         return self.heads_layout if options.prompt == "heads" else self.layout
 
-    def _had_better_expand(self, q: Tensor, cache: KVCache) -> bool:
+    def _should_expand(self, q: Tensor, cache: KVCache) -> bool:
         """Whether so many queries an utterance are worth projecting the prompt up."""
         least = cache.options.expand_from
         if least is None:
@@ -340,4 +344,8 @@ class QueryTokens:
 
     def select(self, values: Tensor) -> Tensor:
         """What ``values (B or 1, T, ...)`` holds for them: ``(B or 1, U, ...)``."""
-        return values if self.query_index is None else take(values, self.query_index)
+        return (
+            values
+            if self.query_index is None
+            else gather_tokens(values, self.query_index)
+        )

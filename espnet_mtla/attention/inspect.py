@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from espnet_mtla.attention.decoding.layout import EntryLayout
+from espnet_mtla.attention.precision import NEG_INF
 
 
 def chunk_weights(
@@ -38,7 +39,7 @@ def chunk_weights(
     itself = (q * layout.keys(running).unsqueeze(2)).sum(-1, keepdim=True).flatten(1, 2)
     chunk = torch.arange(finished.size(2), device=q.device)
     hidden = (chunk >= visible.unsqueeze(-1)).unsqueeze(1)  # (N or 1, 1, U, S)
-    scores = torch.cat((before.masked_fill(hidden, -torch.inf), itself), dim=-1)
+    scores = torch.cat((before.masked_fill(hidden, NEG_INF), itself), dim=-1)
     return (scores * scale).softmax(-1)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_mtla.attention.overrides import is_plain
+from espnet_mtla.attention.precision import accumulation_dtype
 from espnet_mtla.errors import UserError
 
 
@@ -90,7 +91,7 @@ def _check_linear(
 ) -> None:
     """Require that the output of a sum of unit vectors is the sum of their outputs."""
     eps = torch.finfo(rows.dtype).eps
-    exact = torch.float64 if rows.dtype == torch.float64 else torch.float32
+    exact = accumulation_dtype(rows.dtype)
     rows, bias, total = rows[::2].to(exact), bias.to(exact), total.to(exact)
     error = (rows.sum(0) + bias - total).norm()
     size = rows.norm() + bias.norm() * len(rows) ** 0.5

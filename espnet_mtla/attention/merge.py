@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from espnet_mtla.attention.linear import is_plain_linear
 from espnet_mtla.attention.overrides import is_plain
+from espnet_mtla.attention.precision import accumulation_dtype
 
 
 class HyperNetwork(nn.Module):
@@ -80,7 +81,7 @@ def running_sums(
     """
     if stride == 1:
         return values
-    exact = values.double() if values.dtype == torch.float64 else values.float()
+    exact = values.to(accumulation_dtype(values.dtype))
     if start is None:
         return _sum_aligned(exact, stride).to(values.dtype)
     phase = start % stride  # (B,)

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from espnet_mtla.attention.base import CausalAttention, QueryTokens
 from espnet_mtla.attention.decoding.backend import choose_backend
 from espnet_mtla.attention.decoding.cache import KVCache
-from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions
-from espnet_mtla.attention.training.attend import take
+from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE, CacheOptions
+from espnet_mtla.attention.training.attend import gather_tokens
 from espnet_mtla.errors import UserError
 
 # By module: a cache, or a cross-attention's merged memory and its length. Other modules
@@ -101,7 +101,7 @@ class ReferenceInterface(CausalAttention):
 
     def _options(self, flash: bool, key: Tensor) -> CacheOptions:
         if not flash:
-            return PLAIN
+            return DEFAULT_CACHE
         try:
             choose_backend("flash_attn", self.layout, key.dtype, key.device)
         except UserError as error:
@@ -169,9 +169,11 @@ class _Row:
         pad = pad[:, -tokens:]
         order = pad.to(torch.uint8).argsort(dim=1, stable=True)
         # Zeros, since a weight of 0 does not undo a NaN that stands in the padding.
-        x = take(key, order).masked_fill(take(pad, order).unsqueeze(-1), 0.0)
+        x = gather_tokens(key, order).masked_fill(
+            gather_tokens(pad, order).unsqueeze(-1), 0.0
+        )
         query_index = ((~pad).cumsum(1) - 1).clamp(min=0)[:, -asked:]
-        packed_position = None if position is None else take(position, order)
+        packed_position = None if position is None else gather_tokens(position, order)
         return cls(x, QueryTokens(query, query_index), (~pad).sum(1), packed_position)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.precision import accumulation_dtype
+
 
 def rotary_angles(
     position: Tensor, dim: int, base: float, dtype: torch.dtype
@@ -21,7 +23,7 @@ def rotary_angles(
     Returns:
         ``(..., dim / 2)``.
     """
-    exact = torch.float64 if dtype == torch.float64 else torch.float32
+    exact = accumulation_dtype(dtype)
     pair = torch.arange(0, dim, 2, device=position.device, dtype=exact)
     return position.to(exact).unsqueeze(-1) * base ** (-pair / dim)
 

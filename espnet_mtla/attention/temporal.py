@@ -29,7 +29,7 @@ from espnet_mtla.attention.reference_api import (
     check_padding,
     check_tokens,
 )
-from espnet_mtla.attention.training.attend import attend_counted, take
+from espnet_mtla.attention.training.attend import attend_prefix, gather_tokens
 from espnet_mtla.errors import UserError
 
 
@@ -199,7 +199,7 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
         q = self.queries(query, no_angles)
         visible = count.unsqueeze(1).expand(-1, query.size(1))
         dropout = self.dropout if self.training else 0.0
-        out = attend_counted(q, keys, values, visible, self.scale, dropout)
+        out = attend_prefix(q, keys, values, visible, self.scale, dropout)
         return self.project_out(out)
 
     def reorder_incremental_state(
@@ -216,13 +216,13 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
         length = key.new_full((key.size(0),), tokens, dtype=torch.long)
         if pad is not None:
             order = pad.to(torch.uint8).argsort(dim=1, stable=True)
-            key = take(key, order).masked_fill(
-                take(pad, order).bool().unsqueeze(-1), 0.0
+            key = gather_tokens(key, order).masked_fill(
+                gather_tokens(pad, order).bool().unsqueeze(-1), 0.0
             )
             length = (~pad.bool()).sum(1)
         running = self.entries(key, self.angles(key.new_zeros(1, tokens), key.dtype))
         last = torch.arange(s - 1, tokens + s - 1, s, device=key.device)
         last = torch.minimum(last.unsqueeze(0), (length - 1).clamp(min=0).unsqueeze(1))
-        entries = take(running.transpose(1, 2), last).transpose(1, 2)
+        entries = gather_tokens(running.transpose(1, 2), last).transpose(1, 2)
         # A row without memory sees one empty entry: finite, and without meaning.
         return entries, (-(-length // s)).clamp(min=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from espnet_mtla.attention import KVCache, QueryTokens, TokenPlacement, build_attention
-from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions
+from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE, CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
 
 
@@ -46,7 +46,7 @@ class DecoderLayer(nn.Module):
         lengths: Tensor,
         capacity: int,
         attend_prompt: bool,
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
     ) -> tuple[Tensor, KVCache]:
         """Cache a prompt ``(B, P, D)``; ``update`` takes it through the layer too."""
         normed = self.attention_norm(prompt)

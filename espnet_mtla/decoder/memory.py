@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from espnet_mtla.attention import attention_settings, parse_attention
-from espnet_mtla.attention.decoding.layout import PLAIN
+from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE
 from espnet_mtla.attention.decoding.layout import CacheOptions as CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
 from espnet_mtla.settings.checks import check_count, check_flags
@@ -41,7 +41,7 @@ class Load:
     tokens: int
     share_prompt: bool = True
     itemsize: int = 4
-    options: CacheOptions = PLAIN
+    options: CacheOptions = DEFAULT_CACHE
 
     def __post_init__(self) -> None:
         check_count(self, "batch", "beam", "frames", "itemsize", least=0)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention import KVCache, QueryTokens
-from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions
+from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE, CacheOptions
 from espnet_mtla.decoder.layer import DecoderLayer
 
 TrainedLayer = Callable[[Tensor, QueryTokens], Tensor]
@@ -64,7 +64,7 @@ class PromptMode(Protocol):
         prompt: Tensor,
         lengths: Tensor,
         capacity: int,
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
     ) -> list[KVCache]:
         """Each layer's cache of the prompt."""
 
@@ -89,7 +89,7 @@ class FixedPrompt:
         prompt: Tensor,
         lengths: Tensor,
         capacity: int,
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
     ) -> list[KVCache]:
         """Each layer's cache of the same prompt."""
         given = (prompt, lengths, capacity, False, options)
@@ -121,7 +121,7 @@ class RecomputedPrompt:
         prompt: Tensor,
         lengths: Tensor,
         capacity: int,
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
     ) -> list[KVCache]:
         """Each layer's cache of the prompt as it arrives there."""
         caches = []

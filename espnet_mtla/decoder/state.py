@@ -47,9 +47,9 @@ class DecoderState:
         rows = (utterances.unsqueeze(1) * self.beam + beam).flatten()
         private = self.caches[0].beam < self.beam
         prompts = rows if private else utterances
-        self.timeline = self.timeline.take(prompts, rows)
+        self.timeline = self.timeline.select_rows(prompts, rows)
         for cache in self.caches:
-            cache.take(prompts, rows, self.timeline)
+            cache.select_rows(prompts, rows, self.timeline)
         self.scratch = [part[: len(rows)].clone() for part in self.scratch]
 
     @property

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions
+from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE, CacheOptions
 from espnet_mtla.attention.linear import PlainLinear
 from espnet_mtla.decoder.config import DecoderConfig
 from espnet_mtla.decoder.layer import DecoderLayer
@@ -64,7 +64,7 @@ class DecoderOnlyTransformer(nn.Module):
         max_tokens: int,
         beam: int = 1,
         share_prompt: bool = True,
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
     ) -> DecoderState:
         """Cache the prompts and make ``beam`` hypotheses of each.
 
@@ -106,7 +106,7 @@ class DecoderOnlyTransformer(nn.Module):
         beam: int = 1,
         share_prompt: bool = True,
         itemsize: int = 4,
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
     ) -> int:
         """Bytes that one utterance fills, by the formula, in all layers."""
         return sum(

@@ -56,7 +56,7 @@ def _backends(device: torch.device) -> str:
         for dtype in kinds:
             reasons = []
             for backend in backends().values():
-                why = backend.unfit(layout, dtype, device)
+                why = backend.unsupported_reason(layout, dtype, device)
                 if why is None:
                     break
                 reasons.append(f"  not {backend.name}: {why}")

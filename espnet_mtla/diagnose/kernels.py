@@ -59,7 +59,7 @@ def compare_backends(
     )
     kind = str(dtype).removeprefix("torch.")
     for backend in others:
-        why = backend.unfit(layout, dtype, device)
+        why = backend.unsupported_reason(layout, dtype, device)
         if why is not None:
             yield backend.name, None, why
             continue

@@ -45,10 +45,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from espnet_mtla.attention.precision import NEG_INF
 from espnet_mtla.search.interface import CandidateScorer, Scorer
 from espnet_mtla.search.options import DecodeOptions
 
-NEVER = float("-inf")
 LEAVE_AT = 0.25  # share of done utterances at which they leave the batch
 LOOK_EVERY = {"cuda": 8}
 """Steps from one look at who is done to the next; 1 where looking is not waiting."""
@@ -136,7 +136,7 @@ class _Search:
         batch, beam = len(self.most), options.beam_size
         self.places = torch.arange(batch, device=self.device)
         self.done = self._full((batch,), False)
-        self.scores = self._full((batch, beam), NEVER)
+        self.scores = self._full((batch, beam), NEG_INF)
         self.scores[:, 0] = 0.0  # a single hypothesis until the first tokens differ
         self.last = self._full((batch * beam,), symbols.sos)
         steps = int(self.most.max()) + 1
@@ -144,7 +144,7 @@ class _Search:
         self.look_every = LOOK_EVERY.get(self.device.type, 1)
         self.past_tokens = self._full((steps, batch, beam), symbols.eos)
         self.past_parents = self._full((steps, batch, beam), 0)
-        self.pool_scores = self._full((batch, beam), NEVER)
+        self.pool_scores = self._full((batch, beam), NEG_INF)
         self.pool_ends = self._full((batch, beam), 0)  # tokens * K + last live place
         self.broken = self._full((batch,), False)
         self.settling = self._full((batch,), symbols.word_starts is not None)
@@ -165,7 +165,7 @@ class _Search:
         columns = tokens.size(1)
         parents, ends = index // columns, index % columns == columns - 1
         dropped = ~ends[:, :beam] | self.done.unsqueeze(1)
-        finished = best[:, :beam].masked_fill(dropped, NEVER)
+        finished = best[:, :beam].masked_fill(dropped, NEG_INF)
         self._finish(finished, step * beam + parents[:, :beam])
 
         alive = ends.byte().argsort(dim=1, stable=True)[:, :beam]
@@ -182,7 +182,7 @@ class _Search:
         total = sum(others, first)
         eos, blank = self.symbols.eos, self.symbols.blank
         eos_score = total[:, eos : eos + 1].clone()
-        total[:, [blank, eos]] = NEVER
+        total[:, [blank, eos]] = NEG_INF
         if self.symbols.word_starts is not None:
             self._settle(total, eos_score, self.symbols.word_starts, step)
         count = self.options.beam_size
@@ -209,9 +209,9 @@ class _Search:
         others.scatter_(1, token.unsqueeze(1), False)
         hidden = others & self.settling.unsqueeze(1)
         hidden |= ~word_starts & behind.unsqueeze(1)
-        total.masked_fill_(hidden.repeat_interleave(beam, 0), NEVER)
+        total.masked_fill_(hidden.repeat_interleave(beam, 0), NEG_INF)
         early = self.settling.repeat_interleave(beam).unsqueeze(1)
-        eos_score.masked_fill_(early, NEVER)
+        eos_score.masked_fill_(early, NEG_INF)
 
     def _within_limits(self, values: Tensor, step: int) -> Tensor:
         """Hide <eos> below the smallest length, and all else at the largest."""
@@ -219,7 +219,7 @@ class _Search:
         at_end = (step >= self.most).repeat_interleave(self.options.beam_size)
         forbidden = at_end.unsqueeze(1).repeat(1, values.size(1))
         forbidden[:, -1] = too_short
-        return values.masked_fill(forbidden, NEVER)
+        return values.masked_fill(forbidden, NEG_INF)
 
     def _finish(self, scores: Tensor, ends: Tensor) -> None:
         """Merge new finished hypotheses ``(B, K)`` into the pool; the best K stay."""
@@ -237,10 +237,10 @@ class _Search:
 
     def _continue(self, parents: Tensor, step: int) -> bool:
         """Hand the rows on to the next step; utterances that are done may leave."""
-        full = self.pool_scores[self.places, -1] > NEVER
+        full = self.pool_scores[self.places, -1] > NEG_INF
         # Scores are sorted: with the first all are dead. NaN is no number to go on
         # with.
-        dead = ~(self.scores[:, 0] > NEVER)
+        dead = ~(self.scores[:, 0] > NEG_INF)
         self.done |= full | dead | (step >= self.most) | self._settled(step)
         batch, beam = parents.shape
         looks = (step + 1) % self.look_every == 0
@@ -282,7 +282,7 @@ class _Search:
 
     def results(self) -> list[list[Hypothesis]]:
         """Walk the best finished paths back to their beginnings, all at once."""
-        stuck = self.pool_scores[:, 0] == NEVER
+        stuck = self.pool_scores[:, 0] == NEG_INF
         for broken, nan in ((self.broken, True), (stuck, False)):
             if broken.any():
                 raise BrokenScores(broken.nonzero().flatten().tolist(), nan)
@@ -309,7 +309,7 @@ def _unpack(
         [
             Hypothesis(row[:count], score, flag)
             for row, count, score, flag in zip(*utterance, strict=True)
-            if score > NEVER  # a slot of the pool that was never filled
+            if score > NEG_INF  # a slot of the pool that was never filled
         ]
         for utterance in zip(tokens.tolist(), counts, values, flags, strict=True)
     ]

@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-NEVER = float("-inf")
+from espnet_mtla.attention.precision import NEG_INF
 
 
 class CTCPrefixScorer:
@@ -52,7 +52,7 @@ class CTCPrefixScorer:
         blanks = self._blanks()
         before = blanks.new_zeros(len(blanks), 1)
         self.blank_end = torch.cat((before, blanks.cumsum(1)), 1)  # (N, T + 1), b_t
-        self.label_end = torch.full_like(self.blank_end, NEVER)  # n_t
+        self.label_end = torch.full_like(self.blank_end, NEG_INF)  # n_t
         self.prefix = before.squeeze(1)  # (N,) log psi of the row's prefix
         self.last: Tensor | None = None  # (N,) last label, None before the first
 
@@ -69,8 +69,8 @@ class CTCPrefixScorer:
         gains = _log_sum_exp(paths + self._chances(candidates))  # (N, C)
         ended = (self._whole() - self.prefix).float().unsqueeze(1)
         gains = torch.where(candidates == self.eos, ended, gains)
-        dead = self.prefix == NEVER  # more labels than the frames can hold
-        return gains.masked_fill(dead.unsqueeze(1), NEVER)
+        dead = self.prefix == NEG_INF  # more labels than the frames can hold
+        return gains.masked_fill(dead.unsqueeze(1), NEG_INF)
 
     def reorder(self, rows: Tensor) -> None:
         self._take(rows)
@@ -106,7 +106,7 @@ class CTCPrefixScorer:
         padding = ~self.valid.repeat_interleave(self.beam, dim=0)
         both = torch.logaddexp(self.blank_end, self.label_end)[:, :-1]
         blank = self.blank_end[:, :-1]
-        return both.masked_fill(padding, NEVER), blank.masked_fill(padding, NEVER)
+        return both.masked_fill(padding, NEG_INF), blank.masked_fill(padding, NEG_INF)
 
     def _whole(self) -> Tensor:
         """log psi of <eos>: all frames are used up by the prefix itself, ``(N,)``."""
@@ -132,7 +132,7 @@ def _log_sum_exp(x: Tensor) -> Tensor:
     """
     most = x.amax(-1, keepdim=True)
     total = (x - most).clamp_(min=-40.0).exp_().sum(-1).log_()
-    return torch.where(most.squeeze(-1) == NEVER, NEVER, total + most.squeeze(-1))
+    return torch.where(most.squeeze(-1) == NEG_INF, NEG_INF, total + most.squeeze(-1))
 
 
 def _recur(inputs: Tensor, chances: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def _recur(inputs: Tensor, chances: Tensor) -> Tensor:
     product = chances.cumsum(1)  # P_1 .. P_T
     before = product - chances  # P_0 .. P_{T-1}
     x = product + (inputs - before).logcumsumexp(1)
-    return torch.cat((torch.full_like(x[:, :1], NEVER), x), 1)
+    return torch.cat((torch.full_like(x[:, :1], NEG_INF), x), 1)
 
 
 def best_path(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions
+from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE, CacheOptions
 from espnet_mtla.decoder.graphs import steps_of
 from espnet_mtla.search.options import DecodeOptions
 
@@ -34,7 +34,7 @@ class DecoderScorer:
         beam: int,
         share_prompt: bool = True,
         cuda_graphs: str = "auto",
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
     ) -> None:
         self.decoder, self.beam, self.share_prompt = decoder, beam, share_prompt
         self.options = options

@@ -38,7 +38,7 @@ def test_arguments_and_shapes_are_those_of_the_kernel(
 ) -> None:
     like = {"device": "cuda", "dtype": dtype}
     q, entries = torch.empty(2, 33, 8, 96, **like), torch.empty(2, 33, 288, **like)
-    assert KERNELS[kernel].unfit(q, 0.0) is None
+    assert KERNELS[kernel].unsupported_reason(q, 0.0) is None
     given = (q, entries[:, 1::2], entries, torch.empty(8 * 128, 256, **like))
     visible = torch.empty(1, 33, device="cuda", dtype=torch.long)
     seed = torch.empty(1, dtype=torch.long)
@@ -65,4 +65,4 @@ def test_an_unfit_kernel_says_why_before_it_is_called(
 ) -> None:
     with FakeTensorMode():
         q = torch.empty(1, 2, 4, width, device="cuda", dtype=dtype)
-        assert why in KERNELS[kernel].unfit(q, dropout)
+        assert why in KERNELS[kernel].unsupported_reason(q, dropout)

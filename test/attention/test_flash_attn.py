@@ -76,7 +76,7 @@ def test_each_kernel_is_called_as_it_demands(
     install, layout: EntryLayout, visible: torch.Tensor, monkeypatch
 ) -> None:
     install(monkeypatch)
-    assert FLASH.unfit(layout, torch.bfloat16, CPU) is None
+    assert FLASH.unsupported_reason(layout, torch.bfloat16, CPU) is None
     q, entries = poisoned_case(layout, visible, 3, 6, torch.bfloat16)
     result = FLASH.attend(q, entries, layout, visible, 0.2)
     check_attention(result, dense(q, entries, layout, visible, 0.2), torch.bfloat16)
@@ -99,7 +99,7 @@ def test_what_to_install_is_said(
 ) -> None:
     if install is not None:
         install(monkeypatch)
-    assert reason in FLASH.unfit(layout, torch.float16, CPU)
+    assert reason in FLASH.unsupported_reason(layout, torch.float16, CPU)
 
 
 def test_a_build_for_another_torch_is_named(monkeypatch) -> None:
@@ -109,7 +109,7 @@ def test_a_build_for_another_torch_is_named(monkeypatch) -> None:
         raise ImportError(f"{name}.so: undefined symbol: _ZN3c104cuda")
 
     monkeypatch.setattr(calls, "import_module", broken)
-    why = FLASH.unfit(HEADS, torch.float16, CPU)
+    why = FLASH.unsupported_reason(HEADS, torch.float16, CPU)
     assert "can't be loaded (flash_attn.so: undefined symbol" in why
 
 
@@ -156,4 +156,4 @@ def test_the_references_flag_says_what_is_missing() -> None:
 def test_an_explicit_request_that_cannot_be_met_is_an_error() -> None:
     with pytest.raises(UserError, match="flash_attn: FlashAttention needs a CUDA dev"):
         choose_backend("flash_attn", PAPER, torch.bfloat16, CPU)
-    assert "float32 given" in FLASH.unfit(PAPER, torch.float32, CPU)
+    assert "float32 given" in FLASH.unsupported_reason(PAPER, torch.float32, CPU)

@@ -10,14 +10,14 @@ from torch.nn import functional as F
 from espnet_mtla.attention.naive import dense_latents
 from espnet_mtla.attention.training import attend, blocked
 from espnet_mtla.attention.training.attend import (
-    attend_counted,
     attend_heads,
     attend_latents,
-    take,
+    attend_prefix,
+    gather_tokens,
 )
 from espnet_mtla.attention.training.flash import training_kernel
 from espnet_mtla.attention.training.flex import attend_flex
-from espnet_mtla.attention.training.operators import counted, latents
+from espnet_mtla.attention.training.operators import prefix_attention, strided_attention
 from espnet_mtla.errors import UserError
 
 HEADS, NOPE, ROPE, RANK, VALUE = 3, 6, 4, 10, 5
@@ -142,7 +142,10 @@ def test_flex_attention_says_the_same(stride: int) -> None:
         q, entries, weight = (x.detach() for x in tensors(tokens, asked))
         index = torch.arange(tokens)[None] if query_index is None else query_index
         visible = index + 1 if stride == 1 else index // stride
-        finished, running = entries[:, stride - 1 :: stride], take(entries, index)
+        finished, running = (
+            entries[:, stride - 1 :: stride],
+            gather_tokens(entries, index),
+        )
         out = attend_flex(q, finished, running, weight, visible, stride, SCALE)
         heads = q.transpose(1, 2)
         slow = dense_latents(heads, entries, weight, query_index, stride, SCALE)
@@ -151,7 +154,7 @@ def test_flex_attention_says_the_same(stride: int) -> None:
 
 def test_a_query_that_sees_nothing_gets_zero() -> None:
     leaves = q, k, v = leaf(1, 2, 3, 4), leaf(1, 2, 5, 4), leaf(1, 2, 5, 4)
-    out = attend_counted(q, k, v, torch.tensor([[0, 2, 5]]), SCALE, 0.0)
+    out = attend_prefix(q, k, v, torch.tensor([[0, 2, 5]]), SCALE, 0.0)
     assert torch.equal(out[:, :, 0], torch.zeros(1, 2, 4))
     for grad in torch.autograd.grad(out.sum(), leaves):
         assert grad.isfinite().all()
@@ -176,16 +179,16 @@ def test_gradients_are_exact(kernel: str, dropout: float) -> None:
     given = operands(kernel, dropout)
 
     def output(*four: Tensor) -> Tensor:
-        return latents(*four, *given[4:])[0]
+        return strided_attention(*four, *given[4:])[0]
 
     assert torch.autograd.gradcheck(output, given[:4], fast_mode=True)
 
 
-def test_gradients_of_counted_attention_with_dropout_are_exact() -> None:
+def test_gradients_of_prefix_attention_with_dropout_are_exact() -> None:
     visible, seed = torch.tensor([[1, 3, 4]]), torch.tensor([5])
 
     def output(*three: Tensor) -> Tensor:
-        return counted(*three, visible, seed, SCALE, 0.3)[0]
+        return prefix_attention(*three, visible, seed, SCALE, 0.3)[0]
 
     given = leaf(2, 4, 3, 5), leaf(2, 2, 4, 5), leaf(2, 2, 4, 3)
     assert torch.autograd.gradcheck(output, given, fast_mode=True)
@@ -194,13 +197,13 @@ def test_gradients_of_counted_attention_with_dropout_are_exact() -> None:
 @kernels
 def test_operators_keep_pytorchs_rules(kernel: str) -> None:
     """Schema, shapes in tracing, gradients under AOT autograd."""
-    torch.library.opcheck(latents, operands(kernel, 0.0))
+    torch.library.opcheck(strided_attention, operands(kernel, 0.0))
 
 
-def test_counted_operator_keeps_pytorchs_rules() -> None:
+def test_prefix_operator_keeps_pytorchs_rules() -> None:
     given = leaf(2, 4, 3, 5), leaf(2, 2, 4, 5), leaf(2, 2, 4, 3)
     rest = torch.tensor([[1, 3, 4]]), torch.tensor([5]), SCALE, 0.0
-    torch.library.opcheck(counted, (*given, *rest))
+    torch.library.opcheck(prefix_attention, (*given, *rest))
 
 
 def test_one_call_with_a_mask_is_for_few_scores(
@@ -227,8 +230,8 @@ def test_dropout_zeroes_and_rescales_weights() -> None:
     torch.manual_seed(0)
     q, k = torch.randn(1, 8, 64, 4), torch.randn(1, 8, 64, 4)
     v, all_seen = torch.eye(64).expand(1, 8, 64, 64), torch.full((1, 64), 64)
-    whole = attend_counted(q, k, v, all_seen, SCALE, 0.0)
-    dropped = attend_counted(q, k, v, all_seen, SCALE, 0.25)
+    whole = attend_prefix(q, k, v, all_seen, SCALE, 0.0)
+    dropped = attend_prefix(q, k, v, all_seen, SCALE, 0.25)
     gone = dropped == 0
     assert abs(gone.float().mean().item() - 0.25) < 0.01  # of 32768: 4 deviations
     torch.testing.assert_close(dropped[~gone], whole[~gone] / 0.75)

@@ -228,13 +228,15 @@ def test_what_does_not_fit_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
-    why = TritonBackend().unfit(layout, dtype, torch.device(device))
+    why = TritonBackend().unsupported_reason(layout, dtype, torch.device(device))
     assert reason in why
 
 
 def test_an_old_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (7, 5))
-    why = TritonBackend().unfit(PAPER["256+32"], torch.float16, torch.device("cuda"))
+    why = TritonBackend().unsupported_reason(
+        PAPER["256+32"], torch.float16, torch.device("cuda")
+    )
     assert "compute capability 8.0" in why
 
 
@@ -245,9 +247,9 @@ def test_a_machine_without_a_compiler_is_named(
     monkeypatch.setenv("PATH", "")
     case = (PAPER["256+32"], torch.float16, torch.device("cuda"))
     monkeypatch.setenv("CC", "/opt/cc")
-    assert TritonBackend().unfit(*case) is None
+    assert TritonBackend().unsupported_reason(*case) is None
     monkeypatch.delenv("CC")
-    assert "install gcc, or set CC" in TritonBackend().unfit(*case)
+    assert "install gcc, or set CC" in TritonBackend().unsupported_reason(*case)
 
 
 def test_gradients_are_refused_since_there_are_none() -> None:

@@ -62,7 +62,7 @@ def test_a_kernel_is_compared_with_the_reference(monkeypatch):
     class Same:
         name = "same"
 
-        def unfit(self, *_):
+        def unsupported_reason(self, *_):
             return None
 
         def attend(self, *args):

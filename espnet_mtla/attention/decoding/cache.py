@@ -17,7 +17,11 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention.decoding.backend import choose_backend
-from espnet_mtla.attention.decoding.layout import PLAIN, CacheOptions, EntryLayout
+from espnet_mtla.attention.decoding.layout import (
+    DEFAULT_CACHE,
+    CacheOptions,
+    EntryLayout,
+)
 from espnet_mtla.attention.decoding.quantise import quantise, restore, stored_type
 from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
 
@@ -42,7 +46,7 @@ class KVCache:
         layout: EntryLayout,
         prompt: Tensor,
         timeline: Timeline,
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
         prompt_layout: EntryLayout | None = None,
     ) -> None:
         self.layout, self.options = layout, options
@@ -70,7 +74,7 @@ class KVCache:
         rows: int,
         capacity: int,
         like: Tensor,
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
     ) -> KVCache:
         """No prompt part; dtype and device are those of ``like``."""
         prompt = like.new_zeros(rows, layout.heads, 0, layout.width)
@@ -84,7 +88,7 @@ class KVCache:
         entries: Tensor,
         lengths: Tensor,
         capacity: int,
-        options: CacheOptions = PLAIN,
+        options: CacheOptions = DEFAULT_CACHE,
         expanded: tuple[EntryLayout, Tensor] | None = None,
     ) -> KVCache:
         """Keep a prompt's finished chunks; its open one becomes the suffix's first.
@@ -201,7 +205,7 @@ class KVCache:
         self._set_by_row(part.repeat_interleave(beam, 0) for part in self.by_row())
         if not share_prompt:
             copies = torch.arange(len(self.prompt), device=self.prompt.device)
-            self._take_prompts(copies.repeat_interleave(beam))
+            self._select_prompts(copies.repeat_interleave(beam))
 
     def reorder(self, rows: Tensor) -> None:
         """Row i goes on as row ``rows[i]`` was, one of the same utterance's."""
@@ -228,12 +232,12 @@ class KVCache:
             torch.index_select(source, 0, rows, out=target)
         self._set_by_row(scratch)
         if len(self.prompt) == len(rows):  # a copy each: moved, as the paper's is
-            self._take_prompts(rows)
+            self._select_prompts(rows)
         return old
 
-    def take(self, prompts: Tensor, rows: Tensor, timeline: Timeline) -> None:
+    def select_rows(self, prompts: Tensor, rows: Tensor, timeline: Timeline) -> None:
         """Keep these prompt copies and rows, in this order."""
-        self._take_prompts(prompts)
+        self._select_prompts(prompts)
         self._set_by_row(part.index_select(0, rows) for part in self.by_row())
         self.timeline = timeline
 
@@ -243,7 +247,7 @@ class KVCache:
         Only for caches whose rows share no prompt, and not in 8 bits.
         """
         rows = self.timeline.rows if rows is None else rows
-        timeline = self.timeline.take(rows, rows)
+        timeline = self.timeline.select_rows(rows, rows)
         timeline.capacity = capacity or timeline.capacity
         prompt = self.prompt.index_select(0, rows)
         new = KVCache(self.layout, prompt, timeline, self.options)
@@ -272,7 +276,7 @@ class KVCache:
         if self.running is not None:
             (self.running,) = others
 
-    def _take_prompts(self, index: Tensor) -> None:
+    def _select_prompts(self, index: Tensor) -> None:
         self.prompt = self.prompt.index_select(0, index)
         if self.prompt_scale is not None:
             self.prompt_scale = self.prompt_scale.index_select(0, index)

@@ -117,4 +117,4 @@ class CacheOptions:
             check_count(self, "expand_from", least=0)
 
 
-PLAIN = CacheOptions()
+DEFAULT_CACHE = CacheOptions()

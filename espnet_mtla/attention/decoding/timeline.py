@@ -78,7 +78,7 @@ class Timeline:
         """Row i goes on as row ``rows[i]`` was, one of the same utterance's."""
         self.num_tokens.copy_(self.num_tokens.index_select(0, rows))
 
-    def take(self, prompts: Tensor, rows: Tensor) -> Timeline:
+    def select_rows(self, prompts: Tensor, rows: Tensor) -> Timeline:
         """A timeline of some prompt copies and some rows of this one."""
         new = object.__new__(Timeline)
         new.stride, new.capacity = self.stride, self.capacity

@@ -23,7 +23,7 @@ from espnet_mtla.attention.training.flash import (
     leaves_choice,
 )
 from espnet_mtla.attention.training.flex import attend_flex
-from espnet_mtla.attention.training.operators import counted, latents
+from espnet_mtla.attention.training.operators import prefix_attention, strided_attention
 
 KNOW_GROUPS = {"cpu_flash", "cuda_flash"}
 """Kernels of PyTorch in which several query heads read one key head."""
@@ -51,7 +51,7 @@ def attend_heads(
     visible, kernel = _index(q, query_index) + 1, choose_kernel(q, dropout)
     causal = query_index is None and kernel != BLOCKED
     if not causal and not _few_scores(q, k.size(2)):
-        return attend_counted(q, k, v, visible, scale, dropout)
+        return attend_prefix(q, k, v, visible, scale, dropout)
     seen = None if causal else first(visible, k.size(2)).unsqueeze(1)
     grouped = k.size(1) != q.size(1)
     if grouped and kernel not in KNOW_GROUPS:
@@ -63,7 +63,7 @@ def attend_heads(
     )
 
 
-def attend_counted(
+def attend_prefix(
     q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float, dropout: float
 ) -> Tensor:
     """Query u of row b sees the first ``visible[b, u]`` entries.
@@ -76,7 +76,7 @@ def attend_counted(
         ``(B, H, U, e)``.
     """
     q, k, v = _autocast(q, k, v)
-    return counted(q, k, v, visible, _seed(dropout), scale, dropout)[0]
+    return prefix_attention(q, k, v, visible, _seed(dropout), scale, dropout)[0]
 
 
 def attend_latents(
@@ -101,7 +101,7 @@ def attend_latents(
     """
     q, entries, weight = _autocast(q, entries, weight)
     finished = entries[:, stride - 1 :: stride]
-    running = entries if query_index is None else take(entries, query_index)
+    running = entries if query_index is None else gather_tokens(entries, query_index)
     if stride == 1:  # a token's own chunk is finished
         running = entries[:, :0]
     kernel, index = choose_kernel(q, dropout), _index(q, query_index)
@@ -119,11 +119,11 @@ def attend_latents(
     else:
         kernel, visible, indexed = BLOCKED, before, True
     settings = (kernel, stride, indexed, scale, dropout)
-    out, *_ = latents(*given, visible, _seed(dropout), *settings)
+    out, *_ = strided_attention(*given, visible, _seed(dropout), *settings)
     return out.transpose(1, 2)
 
 
-def take(x: Tensor, index: Tensor) -> Tensor:
+def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     """``x (B or 1, T, ...)`` at ``index (B or 1, U)`` of its second dimension."""
     batch = max(x.size(0), index.size(0))
     rows = torch.arange(batch, device=x.device).unsqueeze(1)

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.precision import NEG_INF, accumulation_dtype
+
 SCORES = {"cpu": 2**21, "cuda": 2**25}
 """Numbers in a block of scores: what a CPU's cache holds, what fills a GPU."""
 
@@ -47,11 +49,13 @@ class Blocked:
         """
         batch, heads, queries, _ = q.shape
         out = q.new_empty(batch, queries, heads, v.size(-1)).transpose(1, 2)
-        lse = torch.empty(q.shape[:3], dtype=exact(q.dtype), device=q.device)
+        lse = torch.empty(
+            q.shape[:3], dtype=accumulation_dtype(q.dtype), device=q.device
+        )
         flat_k, flat_v = _flat(k), _flat(v)
         for block in self._blocks(q, k):
             scores = self._scores(self._part_q(q, block, k), flat_k, block)
-            self._hide(scores, block, float("-inf"))
+            self._hide(scores, block, NEG_INF)
             top = scores.amax(-1, keepdim=True).clamp(min=torch.finfo(lse.dtype).min)
             weights = scores.sub_(top).exp2_()
             total = weights.sum(-1, keepdim=True)
@@ -111,7 +115,7 @@ class Blocked:
 
     def _part_q(self, q: Tensor, block: _Block, k: Tensor) -> Tensor:
         """Queries of a block, such that products with keys are exponents of two."""
-        part = _part(q, block, k.size(1)).to(exact(q.dtype))
+        part = _part(q, block, k.size(1)).to(accumulation_dtype(q.dtype))
         return part * (self.scale / math.log(2))
 
     def _scores(self, part_q: Tensor, flat_k: Tensor, block: _Block) -> Tensor:
@@ -148,11 +152,6 @@ class _Block:
     visible: Tensor  # (B or 1, n)
 
 
-def exact(dtype: torch.dtype) -> torch.dtype:
-    """The type that sums are made in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def block_size(q: Tensor, keys: int) -> int:
     """Queries in a block, a multiple of 16."""
     room = SCORES.get(q.device.type, SCORES["cuda"])
@@ -161,7 +160,7 @@ def block_size(q: Tensor, keys: int) -> int:
 
 def _flat(x: Tensor) -> Tensor:
     """``(B, G, S, w) -> (B G, S, w)``, in the type that sums are made in."""
-    return x.reshape(-1, *x.shape[2:]).to(exact(x.dtype))
+    return x.reshape(-1, *x.shape[2:]).to(accumulation_dtype(x.dtype))
 
 
 def _part(x: Tensor, block: _Block, groups: int) -> Tensor:

@@ -34,7 +34,7 @@ class Kernel(Protocol):
     equal_widths: bool
     """Whether values must be as wide as keys (then callers pad them with zeros)."""
 
-    def unfit(self, q: Tensor, dropout: float) -> str | None:
+    def unsupported_reason(self, q: Tensor, dropout: float) -> str | None:
         """Why the kernel cannot serve such queries; None where it can."""
 
     def forward(
@@ -59,7 +59,7 @@ class CpuFlash:
 
     equal_widths = True
 
-    def unfit(self, q: Tensor, dropout: float) -> str | None:
+    def unsupported_reason(self, q: Tensor, dropout: float) -> str | None:
         if q.device.type != "cpu":
             return "is for CPUs"
         return "has no dropout" if dropout > 0 else None
@@ -92,9 +92,9 @@ class CudaFlash:
 
     equal_widths = True
 
-    def unfit(self, q: Tensor, dropout: float) -> str | None:
+    def unsupported_reason(self, q: Tensor, dropout: float) -> str | None:
         del dropout
-        return _unfit_for_cuda(q, widest=256, half_only=True)
+        return _unsupported_on_cuda(q, widest=256, half_only=True)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float
@@ -137,10 +137,10 @@ class CudaEfficient:
 
     equal_widths = False
 
-    def unfit(self, q: Tensor, dropout: float) -> str | None:
+    def unsupported_reason(self, q: Tensor, dropout: float) -> str | None:
         if dropout > 0:
             return "keeps its random state on the host"
-        return _unfit_for_cuda(q, widest=256, half_only=False)
+        return _unsupported_on_cuda(q, widest=256, half_only=False)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float
@@ -175,10 +175,10 @@ class CudaCudnn:
 
     equal_widths = False
 
-    def unfit(self, q: Tensor, dropout: float) -> str | None:
+    def unsupported_reason(self, q: Tensor, dropout: float) -> str | None:
         if dropout > 0:
             return "keeps its random state on the host"
-        return _unfit_for_cuda(q, widest=128, half_only=True)
+        return _unsupported_on_cuda(q, widest=128, half_only=True)
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float
@@ -267,12 +267,12 @@ def choose_kernel(q: Tensor, dropout: float) -> str:
     if _asked_for == BLOCKED:
         return BLOCKED
     if _asked_for != "auto":
-        why = _unfit(_asked_for, q, dropout)
+        why = _unsupported_reason(_asked_for, q, dropout)
         if why is not None:
             raise UserError(f"training kernel: {_asked_for} {why}; use auto")
         return _asked_for
     # A list, since PyTorch 2.7 compiles no ``next``.
-    fit = [name for name in KERNELS if _unfit(name, q, dropout) is None]
+    fit = [name for name in KERNELS if _unsupported_reason(name, q, dropout) is None]
     name = fit[0] if fit else BLOCKED
     if name not in _named and not torch.compiler.is_compiling():
         _named.add(name)
@@ -285,15 +285,15 @@ def leaves_choice() -> bool:
     return _asked_for == "auto"
 
 
-def _unfit(name: str, q: Tensor, dropout: float) -> str | None:
+def _unsupported_reason(name: str, q: Tensor, dropout: float) -> str | None:
     if name != FLEX:
-        return KERNELS[name].unfit(q, dropout)
+        return KERNELS[name].unsupported_reason(q, dropout)
     if dropout > 0:
         return "has no dropout"
     return None if q.device.type == "cuda" else "is for NVIDIA GPUs"
 
 
-def _unfit_for_cuda(q: Tensor, widest: int, half_only: bool) -> str | None:
+def _unsupported_on_cuda(q: Tensor, widest: int, half_only: bool) -> str | None:
     if q.device.type != "cuda":
         return "is for NVIDIA GPUs"
     half = q.dtype in (torch.float16, torch.bfloat16)

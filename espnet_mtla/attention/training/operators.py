@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.training.blocked import Blocked, exact
+from espnet_mtla.attention.precision import accumulation_dtype
+from espnet_mtla.attention.training.blocked import Blocked
 from espnet_mtla.attention.training.flash import BLOCKED
 from espnet_mtla.attention.training.strided import StridedAttention
 
@@ -21,8 +22,8 @@ def _as_it_is(q: Tensor) -> torch.autocast:
     return torch.autocast(q.device.type, enabled=False)
 
 
-@torch.library.custom_op("espnet_mtla::latents", mutates_args=())
-def latents(
+@torch.library.custom_op("espnet_mtla::strided_attention", mutates_args=())
+def strided_attention(
     q: Tensor,
     finished: Tensor,
     running: Tensor,
@@ -37,14 +38,24 @@ def latents(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """:meth:`StridedAttention.forward`; the arguments are those of the class."""
     call = StridedAttention(
-        q, finished, running, weight, visible, seed, kernel, stride, indexed, scale, dropout
+        q,
+        finished,
+        running,
+        weight,
+        visible,
+        seed,
+        kernel,
+        stride,
+        indexed,
+        scale,
+        dropout,
     )
     with _as_it_is(q):
         return call.forward()
 
 
-@torch.library.custom_op("espnet_mtla::latents_backward", mutates_args=())
-def latents_backward(
+@torch.library.custom_op("espnet_mtla::strided_attention_backward", mutates_args=())
+def strided_attention_backward(
     grad: Tensor,
     out: Tensor,
     lse: Tensor,
@@ -63,14 +74,24 @@ def latents_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """:meth:`StridedAttention.backward`."""
     call = StridedAttention(
-        q, finished, running, weight, visible, seed, kernel, stride, indexed, scale, dropout
+        q,
+        finished,
+        running,
+        weight,
+        visible,
+        seed,
+        kernel,
+        stride,
+        indexed,
+        scale,
+        dropout,
     )
     with _as_it_is(q):
         return call.backward(grad, out, lse, states)
 
 
-@torch.library.custom_op("espnet_mtla::counted", mutates_args=())
-def counted(
+@torch.library.custom_op("espnet_mtla::prefix_attention", mutates_args=())
+def prefix_attention(
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -84,8 +105,8 @@ def counted(
         return Blocked(visible, scale, dropout, seed).forward(q, k, v)
 
 
-@torch.library.custom_op("espnet_mtla::counted_backward", mutates_args=())
-def counted_backward(
+@torch.library.custom_op("espnet_mtla::prefix_attention_backward", mutates_args=())
+def prefix_attention_backward(
     grad: Tensor,
     out: Tensor,
     lse: Tensor,
@@ -106,34 +127,34 @@ def counted_backward(
 # Shapes, for tracing -----------------------------------------------------------------
 
 
-@latents.register_fake
-def _latents_shapes(q: Tensor, finished: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+@strided_attention.register_fake
+def _strided_shapes(q: Tensor, finished: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     weight, kernel, stride = rest[1], rest[4], rest[5]
     nope = q.size(-1) - (finished.size(-1) - weight.size(1))
     width = weight.size(0) // q.size(2) - nope
     out = q.new_empty(*q.shape[:3], width)
-    lse = q.new_empty(q.shape[:3], dtype=exact(q.dtype))
+    lse = q.new_empty(q.shape[:3], dtype=accumulation_dtype(q.dtype))
     calls = 1 if kernel == BLOCKED else stride
     return out, lse, q.new_empty((calls, 2), dtype=torch.int64)
 
 
-@latents_backward.register_fake
-def _latents_gradients(*args: Any) -> tuple[Tensor, ...]:
+@strided_attention_backward.register_fake
+def _strided_gradients(*args: Any) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(x) for x in args[4:8])
 
 
-@counted.register_fake
-def _counted_shapes(
+@prefix_attention.register_fake
+def _prefix_shapes(
     q: Tensor, k: Tensor, v: Tensor, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     del k, rest
     batch, heads, queries, _ = q.shape
     out = q.new_empty(batch, queries, heads, v.size(-1)).transpose(1, 2)
-    return out, q.new_empty(q.shape[:3], dtype=exact(q.dtype))
+    return out, q.new_empty(q.shape[:3], dtype=accumulation_dtype(q.dtype))
 
 
-@counted_backward.register_fake
-def _counted_gradients(*args: Any) -> tuple[Tensor, ...]:
+@prefix_attention_backward.register_fake
+def _prefix_gradients(*args: Any) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(x) for x in args[3:6])
 
 
@@ -149,25 +170,29 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.set_materialize_grads(False)
 
 
-def _latents_backward(
+def _strided_backward(
     context: Any, grad: Tensor | None, *unused: None
 ) -> tuple[Tensor | None, ...]:
     del unused
     if grad is None:  # nobody used the output
         return (None,) * 11
-    gradients = latents_backward(grad, *context.saved_tensors, *context.settings)
+    gradients = strided_attention_backward(
+        grad, *context.saved_tensors, *context.settings
+    )
     return (*gradients, *[None] * 7)
 
 
-def _counted_backward(
+def _prefix_backward(
     context: Any, grad: Tensor | None, *unused: None
 ) -> tuple[Tensor | None, ...]:
     del unused
     if grad is None:
         return (None,) * 7
-    gradients = counted_backward(grad, *context.saved_tensors, *context.settings)
+    gradients = prefix_attention_backward(
+        grad, *context.saved_tensors, *context.settings
+    )
     return (*gradients, *[None] * 4)
 
 
-latents.register_autograd(_latents_backward, setup_context=_keep)
-counted.register_autograd(_counted_backward, setup_context=_keep)
+strided_attention.register_autograd(_strided_backward, setup_context=_keep)
+prefix_attention.register_autograd(_prefix_backward, setup_context=_keep)

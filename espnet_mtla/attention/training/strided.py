@@ -28,7 +28,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_mtla.attention.training.blocked import Blocked, exact
+from espnet_mtla.attention.precision import NEG_INF, accumulation_dtype
+from espnet_mtla.attention.training.blocked import Blocked
 from espnet_mtla.attention.training.flash import BLOCKED, KERNELS
 
 
@@ -66,7 +67,7 @@ class StridedAttention:
         """Output ``(B, U, H, e)``, log-sum-exp ``(B, U, H)``, random states."""
         keys, values = self._keys_values()
         out = self.q.new_zeros(*self.q.shape[:3], self._e)
-        lse = out.new_full(self.q.shape[:3], float("-inf"), dtype=self._exact)
+        lse = out.new_full(self.q.shape[:3], NEG_INF, dtype=self._exact)
         states = [
             self._finished(rows, keys, values, out[:, rows], lse[:, rows])
             for rows in self._calls()
@@ -248,7 +249,7 @@ class StridedAttention:
 
     @property
     def _exact(self) -> torch.dtype:
-        return exact(self.q.dtype)
+        return accumulation_dtype(self.q.dtype)
 
     @property
     def _r(self) -> int:
@@ -278,5 +279,5 @@ class _Final(NamedTuple):
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
     """``(..., 1)``, in the type that sums are made in."""
-    kind = exact(a.dtype)
+    kind = accumulation_dtype(a.dtype)
     return (a.to(kind) * b.to(kind)).sum(-1, keepdim=True)

@@ -18,6 +18,7 @@ from espnet_mtla.attention.base import QueryTokens
 from espnet_mtla.attention.decoding.timeline import TokenPlacement
 from espnet_mtla.attention.inspect import chunk_weights, over_tokens
 from espnet_mtla.attention.latent import MultiheadLatentAttention
+from espnet_mtla.attention.precision import accumulation_dtype
 from espnet_mtla.attention.rope import rotate
 from espnet_mtla.attention.temporal import MultiheadTemporalLatentAttention
 from espnet_mtla.hf.llama.cache import TemporalLatentCache
@@ -79,7 +80,7 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
     def angles(self, position: Tensor, dtype: torch.dtype) -> Tensor:
         if self.frequencies is None:
             return super().angles(position, dtype)
-        exact = torch.float64 if dtype == torch.float64 else torch.float32
+        exact = accumulation_dtype(dtype)
         frequency = torch.tensor(self.frequencies, dtype=exact, device=position.device)
         return position.to(exact).unsqueeze(-1) * frequency
 

@@ -37,7 +37,7 @@ class DecodeBackend(Protocol):
 
     name: str
 
-    def unfit(
+    def unsupported_reason(
         self, layout: EntryLayout, dtype: torch.dtype, device: torch.device
     ) -> str | None:
         """Why it can't serve such a cache, and what to install if that is it."""
@@ -90,7 +90,7 @@ def _choose(
     passed_over: list[str] = []
     for candidate in FASTEST_FIRST if name == "auto" else (name,):
         backend = import_module(f"{__name__}.{candidate}").BACKEND
-        why = backend.unfit(layout, dtype, device)
+        why = backend.unsupported_reason(layout, dtype, device)
         if why is None:
             _say(candidate, layout, dtype, device, passed_over)
             return backend

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention.decoding.backend.torch import BACKEND as TORCH
+from espnet_mtla.attention.precision import NEG_INF
 
 if TYPE_CHECKING:
     from espnet_mtla.attention.decoding.layout import EntryLayout
@@ -52,7 +53,7 @@ class FlashAttnBackend:
     def __init__(self, devices: Sequence[str] = ("cuda",)) -> None:
         self.devices = devices
 
-    def unfit(
+    def unsupported_reason(
         self, layout: EntryLayout, dtype: torch.dtype, device: torch.device
     ) -> str | None:
         if device.type not in self.devices:
@@ -85,7 +86,7 @@ class FlashAttnBackend:
         )
         # Rows without keys: the kernels promise neither zeros nor a sign of infinity.
         nothing = (seen == 0)[:, None, None]
-        lse = lse.masked_fill(nothing, float("-inf"))
+        lse = lse.masked_fill(nothing, NEG_INF)
         out = out.masked_fill(nothing.unsqueeze(-1), 0.0)
         if visible.size(1) > 1:
             out = out.reshape(rows, queries, heads, -1).transpose(1, 2)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.precision import NEG_INF
+
 if TYPE_CHECKING:
     from espnet_mtla.attention.decoding.layout import EntryLayout
 
-NEVER = float("-inf")
 ROW_OPERATIONS = 5e6
 """What one more call costs, in arithmetic that could be done instead."""
 
@@ -20,7 +21,7 @@ class TorchBackend:
 
     name = "torch"
 
-    def unfit(
+    def unsupported_reason(
         self, layout: EntryLayout, dtype: torch.dtype, device: torch.device
     ) -> str | None:
         del layout, dtype, device
@@ -35,7 +36,7 @@ class TorchBackend:
         scale: float,
     ) -> tuple[Tensor, Tensor]:
         low, top, unseen = _bounds(visible, entries.size(2))
-        if len(q) > 1 and visible.size(1) == 1 and _singly_pays(q, layout, unseen):
+        if len(q) > 1 and visible.size(1) == 1 and _loop_is_faster(q, layout, unseen):
             each = [
                 self.attend(one_q, one_entries, layout, count, scale)
                 for one_q, one_entries, count in zip(
@@ -49,7 +50,7 @@ class TorchBackend:
         if low < top:
             slot = torch.arange(low, top, device=q.device)
             hidden = slot >= visible.unsqueeze(-1)  # (R, M or 1, S - low)
-            scores[..., low:].masked_fill_(hidden.unsqueeze(1), NEVER)
+            scores[..., low:].masked_fill_(hidden.unsqueeze(1), NEG_INF)
         peak, total = _exponentials(scores)
         # Weights are fewer than outputs. Their sum is 1 at least, but where nothing is
         # visible.
@@ -83,7 +84,7 @@ def _bounds(visible: Tensor, slots: int) -> tuple[int, int, int]:
     return low, top, unseen
 
 
-def _singly_pays(q: Tensor, layout: EntryLayout, unseen: int) -> bool:
+def _loop_is_faster(q: Tensor, layout: EntryLayout, unseen: int) -> bool:
     """Whether rows of different lengths had better be computed one after another.
 
     Each without masks and without padding, which pays where there is much of that.

@@ -95,7 +95,7 @@ class TritonBackend:
     def __init__(self, devices: Sequence[str] = ("cuda",)) -> None:
         self.devices = devices
 
-    def unfit(
+    def unsupported_reason(
         self, layout: EntryLayout, dtype: torch.dtype, device: torch.device
     ) -> str | None:
         if find_spec("triton") is None:
