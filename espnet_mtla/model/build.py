@@ -34,6 +34,7 @@ with quiet_import():
     from espnet2.asr.ctc import CTC
     from espnet2.torch_utils.initialize import initialize
 
+    from espnet_mtla.model.base import DecoderOnlyModel
     from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.model.text import DecoderOnlyTextModel
@@ -101,6 +102,10 @@ def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
         config = ModelConfig(**{"ctc_weight": 0.0, **args.model_conf})
     if config.uses_ctc:
         raise UserError("model_conf.ctc_weight: 0 for text, which has no frames")
+    if config.encoded_cache_mb:
+        raise UserError(
+            "model_conf.encoded_cache_mb: 0 for text, whose embeddings are trained"
+        )
     with naming("decoder_conf"):
         settings = DecoderConfig(vocab_size=len(args.token_list), **args.decoder_conf)
     decoder = DecoderOnlyTransformer(settings)
@@ -132,7 +137,7 @@ def load_model(
     config_file: str | Path | None = None,
     model_file: str | Path | None = None,
     device: str = "cpu",
-) -> tuple[DecoderOnlySpeechModel, Namespace]:
+) -> tuple[DecoderOnlyModel, Namespace]:
     """Rebuild a trained model; its folder may have been moved.
 
     Args:
@@ -152,7 +157,7 @@ def load_model(
     if model_file is not None:
         args.init = None  # the file has every parameter
     text = getattr(args, "task", "asr") == "sum"
-    model = build_text_model(args) if text else build_model(args)
+    model: DecoderOnlyModel = build_text_model(args) if text else build_model(args)
     if model_file is not None:
         parameters = load(model_file)
         _check_vocabulary(parameters, model, model_file)
@@ -169,7 +174,7 @@ def load_model(
 
 def _check_vocabulary(
     parameters: Mapping[str, Tensor],
-    model: DecoderOnlySpeechModel,
+    model: DecoderOnlyModel,
     model_file: str | Path,
 ) -> None:
     """The commonest misfit, said in words before torch says it in shapes."""
@@ -181,7 +186,7 @@ def _check_vocabulary(
             )
 
 
-def _check_decoder(model: DecoderOnlySpeechModel, model_file: str | Path) -> None:
+def _check_decoder(model: DecoderOnlyModel, model_file: str | Path) -> None:
     """Settings that no shape tells, such as ``down_rate``, are those of training."""
     noted = notes_of(model_file).get("decoder")
     if noted is None or model.decoder is None:

@@ -3,42 +3,34 @@
     speech -> front-end -> SpecAug -> normalisation -> encoder -+-> CTC
                                                                 +-> projector -> decoder
 
-Letters of shapes: ``B`` utterances, ``L`` samples (or given feature frames), ``F``
-feature frames, ``T`` encoder frames, ``E`` encoder width, ``P`` prompt positions, ``D``
-decoder width, ``U`` tokens, ``V`` vocabulary.
+Letters of shapes, beside those of :mod:`espnet_mtla.model.base`: ``L`` samples (or
+frames of stored features), ``F`` features, ``W`` tokens of the source.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 from espnet2.asr.ctc import CTC
-from espnet2.torch_utils.device_funcs import force_gatherable
-from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail
 from espnet_mtla.frontend.stored import StoringFrontend
+from espnet_mtla.model.base import DecoderOnlyModel, Stats, check_loss, gather
 from espnet_mtla.model.config import ModelConfig
 from espnet_mtla.model.encoded import EncodedUtterances, is_frozen
-from espnet_mtla.model.loss import (
-    TokenLoss,
-    frames_for_ctc,
-    greedy_ctc_error_rate,
-    intent_loss,
-    shifted,
-)
+from espnet_mtla.model.loss import frames_for_ctc, greedy_ctc_error_rate
 from espnet_mtla.model.padding import (
     count_frames_alone,
     mask_convolutions,
     subsampled_lengths,
 )
-from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
+from espnet_mtla.model.projector import FrameStackProjector
 from espnet_mtla.settings.checks import refuse_unknown
 from espnet_mtla.tensor_modes import no_inference_tensors
 from espnet_mtla.turns import Turns
@@ -53,24 +45,25 @@ REST_OF_BATCH = (
     *("text", "text_lengths", "source", "source_lengths"),
     *("intent", "intent_lengths", "utt_id"),
 )
-"""What a batch has beside speech; see :func:`espnet_mtla.model.batch.collate`."""
-Stats = dict[str, Tensor | float]
+"""Keys of a batch beside speech; see :func:`espnet_mtla.model.batch.collate`."""
 
 
-class DecoderOnlySpeechModel(AbsESPnetModel):
+class DecoderOnlySpeechModel(DecoderOnlyModel):
     """Speech in, tokens out; trained by cross-entropy and CTC, weighed by ``config``.
 
-    In evaluation mode any number of threads may use one model. The encoder and the
-    front-end then run in one thread at a time, since espnet2's attention, positions and
-    normalisation and S3PRL's upstreams keep the tensors of a call on their modules. The
-    decoder keeps none. Training is for one thread.
+    In evaluation mode any number of threads may use one model. Front-end and encoder
+    then run in one thread at a time: espnet2's modules and S3PRL's upstreams store the
+    tensors of a call on themselves. The decoder does not. Training is for one thread.
 
     Args:
         token_list: <blank> first, <sos/eos> last.
-        frontend: espnet2's front-end, or None where features are given.
-        decoder, projector: None where ``config.ctc_weight`` is 1 (encoder training).
-        ctc: None where ``config.ctc_weight`` is 0; it reads the encoder's output.
+        frontend: espnet2's front-end; None if the input is features.
+        decoder, projector: None if ``config.ctc_weight`` is 1 (encoder training).
+        ctc: None if ``config.ctc_weight`` is 0; it reads the encoder's output.
+        input_size: width F of the features.
     """
+
+    unit = "second"
 
     def __init__(
         self,
@@ -81,24 +74,18 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         specaug: nn.Module | None,
         normalize: nn.Module | None,
         encoder: nn.Module | None,
-        projector: FrameStackProjector | TokenConvolution | None,
+        projector: FrameStackProjector | None,
         decoder: DecoderOnlyTransformer | None,
         ctc: CTC | None,
         input_size: int,
     ) -> None:
-        super().__init__()
-        self.token_list = list(token_list)
-        self.sos = self.eos = len(self.token_list) - 1
-        self.config = config
+        super().__init__(token_list, config, projector, decoder)
         self.input_size = input_size
         self.frontend = frontend
         self.specaug = specaug
         self.normalize = normalize
         self.encoder = encoder
-        self.projector = projector
-        self.decoder = decoder
         self.ctc = ctc
-        self.token_loss = TokenLoss(len(self.token_list), config) if decoder else None
         self.turns = Turns()
         self._warned: set[str] = set()
         self._encoded = EncodedUtterances(config.encoded_cache_mb * 2**20)
@@ -118,18 +105,18 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         utt_id: Sequence[str] = (),
         **others: Tensor,
     ) -> tuple[Tensor, Stats, Tensor]:
-        """Loss of one batch.
+        """Return the loss of one batch.
 
         Args:
             speech: (B, L) samples or (B, L, F) features; ``text``: (B, U) token ids.
-            source: (B, W) token ids of what was said, where the text is something else
-                (a translation): CTC's target then.
-            intent: (B, 1) tokens of the intent, which each text begins with.
-            utt_id: names, for messages and for what ``encoded_cache_mb`` keeps.
-            others: ``intent_lengths`` alone, which a batch has and which are all 1.
+            source: (B, W) token ids of the words spoken, CTC's target, if the text is
+                another one (a translation).
+            intent: (B, 1) number of tokens of the intent that begins each text.
+            utt_id: B names, for messages and the cache of ``encoded_cache_mb``.
+            others: ``intent_lengths`` alone: a batch has them, and all are 1.
         Returns:
-            loss (1,), statistics for the log, each (1,), and as their weight the batch
-            size (1,): what espnet2 averages over the processes of a distributed run.
+            loss (1,), statistics for the log, each (1,), and the batch size (1,), their
+            weight when espnet2 averages over processes.
         Raises:
             UserError: the loss is not finite, an utterance is too short, or a keyword
                 is unknown.
@@ -145,7 +132,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             intent,
             utt_id,
         )[:2]
-        return force_gatherable((loss, stats, len(speech)), loss.device)
+        return gather(loss, stats, len(speech))
 
     def losses(
         self,
@@ -158,12 +145,12 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         intent: Tensor | None = None,
         utt_id: Sequence[str] = (),
     ) -> tuple[Tensor, Stats, Tensor | None]:
-        """Run the model once: its loss, statistics, and the logits behind both.
+        """Run the model once.
 
-        Args: as for :meth:`forward`.
+        Args: see :meth:`forward`.
         Returns:
             loss (), statistics, and the decoder's logits (B, U + 1, V), None without a
-            decoder. Position u predicts token u, and <eos> behind the last.
+            decoder. Position u predicts token u, and <eos> after the last.
         Raises:
             UserError: see :meth:`forward`.
         """
@@ -173,29 +160,20 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         loss, logits = encoded.new_zeros(()), None
         stats: Stats = {}
         if self.ctc is not None:
-            said, said_lengths = text, text_lengths
+            spoken, spoken_lengths = text, text_lengths
             if source is not None and source_lengths is not None:
-                said, said_lengths = (
-                    source[:, : int(source_lengths.max())],
-                    source_lengths,
-                )
-            loss_ctc, found = self._ctc_loss(
-                self.ctc, encoded, lengths, said, said_lengths, utt_id
+                spoken, spoken_lengths = source, source_lengths
+                spoken = spoken[:, : int(spoken_lengths.max())]
+            loss_ctc, stats = self._ctc_loss(
+                self.ctc, encoded, lengths, spoken, spoken_lengths, utt_id
             )
-            loss, stats = loss + weight * loss_ctc, found
-        if self.decoder is not None and self.token_loss is not None:
-            loss_att, found, logits = self._token_loss(
-                self.decoder,
-                self.token_loss,
-                encoded,
-                lengths,
-                text,
-                text_lengths,
-                intent,
+            loss = loss + weight * loss_ctc
+        if self.decoder is not None:
+            loss_decoder, decoder_stats, logits = self.decoder_losses(
+                encoded, lengths, text, text_lengths, intent
             )
-            loss, stats = loss + loss_att, stats | found
-        if not torch.isfinite(loss):
-            raise UserError(_not_finite(loss, utt_id))
+            loss, stats = loss + loss_decoder, stats | decoder_stats
+        check_loss(loss, utt_id)
         stats["loss"] = loss.detach()
         return loss, stats, logits
 
@@ -217,28 +195,6 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
             )
         return loss, stats
 
-    def _token_loss(
-        self,
-        decoder: DecoderOnlyTransformer,
-        token_loss: TokenLoss,
-        encoded: Tensor,
-        lengths: Tensor,
-        text: Tensor,
-        text_lengths: Tensor,
-        intent: Tensor | None,
-    ) -> tuple[Tensor, Stats, Tensor]:
-        given, wanted = shifted(text, text_lengths, self.eos)
-        prompt, prompt_lens = self.project(encoded, lengths)
-        logits = decoder(prompt, prompt_lens, given)
-        loss, accuracy = token_loss(logits, wanted)
-        stats: Stats = {"loss_att": loss.detach(), "acc": accuracy}
-        loss = (1 - self.config.ctc_weight) * loss
-        if intent is not None:
-            loss_intent, right = intent_loss(logits, wanted, intent[:, 0])
-            loss = loss + self.config.intent_weight * loss_intent
-            stats |= {"loss_intent": loss_intent.detach(), "acc_intent": right}
-        return loss, stats, logits
-
     def _warn_of_short(
         self,
         lengths: Tensor,
@@ -246,7 +202,7 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         text_lengths: Tensor,
         utt_id: Sequence[str],
     ) -> None:
-        # espnet2's CTC gives such utterances a loss of zero (zero_infinity).
+        # Their loss would be infinite; espnet2's CTC sets it to zero (zero_infinity).
         needed = frames_for_ctc(text, text_lengths)
         for row in (needed > lengths).nonzero().flatten().tolist():
             name = utt_id[row] if len(utt_id) else f"utterance {row} of a batch"
@@ -254,18 +210,15 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
                 continue
             self._warned.add(name)
             logger.warning(
-                "%s: CTC needs %d frames and the encoder gives %d: its CTC loss counts "
-                "as zero%s",
+                "%s: CTC needs %d frames, the encoder gives %d: its CTC loss is zero%s",
                 *(name, int(needed[row]), int(lengths[row])),
-                "; more such are not told"
-                if len(self._warned) == MOST_WARNINGS
-                else "",
+                "; no more warnings" if len(self._warned) == MOST_WARNINGS else "",
             )
 
     def train(self, mode: bool = True) -> DecoderOnlySpeechModel:
-        """As torch's, but a frozen front-end or encoder stays in evaluation mode.
+        """Set the mode as torch does, but keep frozen modules in evaluation mode.
 
-        Otherwise its dropout would go on and its batch normalisation go on learning.
+        A frozen encoder must neither use dropout nor update its batch statistics.
         """
         super().train(mode)
         for part in (self.frontend, self.encoder):
@@ -273,36 +226,18 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
                 part.train(mode and not is_frozen(part))
         return self
 
-    def _apply(
-        self, change: Callable[[Tensor], Tensor], recurse: bool = True
-    ) -> DecoderOnlySpeechModel:
-        """Move or convert as torch does; half precision is for the decoder alone.
-
-        What stands before it stays in single precision at least: spectra have no half
-        precision everywhere, and statistics and batch normalisation lose in it.
-        """
-
-        def careful(value: Tensor) -> Tensor:
-            new = change(value)
-            halved = new.is_floating_point() and new.dtype.itemsize < 4
-            return value.to(new.device) if halved else new
-
-        for name, part in self.named_children() if recurse else ():
-            part._apply(change if name == "decoder" else careful)
-        return super()._apply(change, recurse=False)
-
     def _encode_once(
         self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        """:meth:`encode`, from memory where that was asked for."""
+        """Encode, or read the cache that ``encoded_cache_mb`` sizes."""
         if self.config.encoded_cache_mb == 0:
             return self.encode(speech, speech_lengths, utt_id)
         if self.specaug is not None or not is_frozen(
             self.frontend, self.normalize, self.encoder
         ):
             raise UserError(
-                "model_conf.encoded_cache_mb: the encoder's output changes as training "
-                "goes on; freeze it (freeze_param: [frontend, encoder]) and leave "
+                "model_conf.encoded_cache_mb: the encoder's output changes during "
+                "training; freeze it (freeze_param: [frontend, encoder]) and leave "
                 "specaug out, or set 0"
             )
         if len(utt_id) != len(speech):
@@ -318,15 +253,15 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
     def encode(
         self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str] = ()
     ) -> tuple[Tensor, Tensor]:
-        """Encoder output (B, T, E) and its valid frames (B,), the same in any batch.
+        """Return encoder output (B, T, E) and its valid frames (B,).
 
-        Args: as for :meth:`forward`.
+        An utterance's output does not depend on the batch. Args: see :meth:`forward`.
         """
         with self._turn():
             return self._encode(speech, speech_lengths, utt_id)
 
     def _turn(self) -> AbstractContextManager[None]:
-        """Replicas of data-parallel training share the lock and must not wait."""
+        """Lock in evaluation mode; data-parallel replicas share a lock and must not."""
         return nullcontext() if self.training else self.turns
 
     def _encode(
@@ -347,23 +282,12 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         x, encoded_lengths, *_ = self.encoder(x, lengths)
         return x, encoded_lengths
 
-    def project(self, encoded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The decoder's prompt (B, P, D) and its valid positions (B,)."""
-        if self.projector is None or self.decoder is None:
-            raise UserError(
-                "model_conf.ctc_weight is 1: this is an encoder without a decoder"
-            )
-        prompt, lengths = self.projector(encoded, lengths)
-        dtype = self.decoder.output.weight.dtype
-        return prompt.to(dtype) if dtype.itemsize < 4 else prompt, lengths
-
     def extract_feats(
         self, speech: Tensor, speech_lengths: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Features (B, F, input_size) before normalisation and their frames (B,).
+        """Return features (B, frames, F) before normalisation and valid frames (B,).
 
-        What the front-end would make may be given in place of samples: it was made
-        beforehand and stored.
+        ``speech`` of three dimensions is the stored output of the front-end.
         """
         speech = speech[:, : int(speech_lengths.max())]
         if speech.dim() == 3:
@@ -402,10 +326,10 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
         speech_lengths: Tensor,
         **others: Tensor,
     ) -> dict[str, Tensor]:
-        """What the statistics of normalisation are collected from.
+        """Return the features from which espnet2 collects statistics.
 
-        ``others`` is the rest of the batch: espnet2 passes all of it.
-
+        Args:
+            others: the rest of the batch, all of which espnet2 passes.
         Raises:
             UserError: a keyword is unknown.
         """
@@ -416,19 +340,11 @@ class DecoderOnlySpeechModel(AbsESPnetModel):
 
 
 def _refuse_short(frames: Tensor, lengths: Tensor, utt_id: Sequence[str]) -> None:
-    """Name an utterance of which subsampling leaves no frame; all are (B,)."""
+    """Raise :class:`UserError` if subsampling leaves a row no frame; both are (B,)."""
     if int(frames.min()) < 1:
         row = int(frames.argmin())
         name = utt_id[row] if len(utt_id) else f"utterance {row} of the batch"
         raise UserError(
             f"{name}: {int(lengths[row])} feature frames are too few for the "
-            "encoder's subsampling; drop such ones (filter_data --min_seconds)"
+            "encoder's subsampling; drop it (filter_data --min_seconds)"
         )
-
-
-def _not_finite(loss: Tensor, utt_id: Sequence[str]) -> str:
-    names = ", ".join(utt_id[:5]) + (", ..." if len(utt_id) > 5 else "")
-    return (
-        f"the loss became {loss.item()} on the batch [{names}]; lower optim_conf.lr or "
-        "scheduler's peak, or look at these recordings"
-    )

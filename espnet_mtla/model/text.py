@@ -3,8 +3,8 @@
     source -> embedding -> (convolution) -> decoder
 
 One embedding serves source and target, so they share a vocabulary. With the decoder's
-``prompt_mode: recompute`` the source runs through the layers, as in a language model;
-with ``fixed`` each layer sees the embeddings themselves.
+``prompt_mode: recompute`` the source passes through the layers, as in a language model;
+with ``fixed`` each layer reads the embeddings themselves.
 """
 
 from __future__ import annotations
@@ -15,17 +15,19 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from espnet_mtla.frontend.lengths import valid_frames
+from espnet_mtla.model.base import DecoderOnlyModel, Stats, check_loss, gather
 from espnet_mtla.model.config import ModelConfig
 from espnet_mtla.model.projector import TokenConvolution
-from espnet_mtla.model.speech import DecoderOnlySpeechModel, Stats
+from espnet_mtla.settings.checks import refuse_unknown
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
 
 
-class DecoderOnlyTextModel(DecoderOnlySpeechModel):
-    """Token ids in, tokens out; everything behind the prompt is the speech model's."""
+class DecoderOnlyTextModel(DecoderOnlyModel):
+    """Token ids in, tokens out; trained by cross-entropy."""
 
+    unit = "token"
     decoder: DecoderOnlyTransformer
 
     def __init__(
@@ -35,18 +37,9 @@ class DecoderOnlyTextModel(DecoderOnlySpeechModel):
         decoder: DecoderOnlyTransformer,
         projector: TokenConvolution | None = None,
     ) -> None:
-        parts = ("frontend", "specaug", "normalize", "encoder", "ctc")
-        super().__init__(
-            token_list,
-            config,
-            decoder=decoder,
-            projector=projector,
-            input_size=decoder.config.embed_dim,
-            **dict.fromkeys(parts),
-        )
+        super().__init__(token_list, config, projector, decoder)
 
-    # espnet2 calls it by keywords, and a text's input is called ``source``.
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         source: Tensor,
         source_lengths: Tensor,
@@ -54,22 +47,37 @@ class DecoderOnlyTextModel(DecoderOnlySpeechModel):
         text_lengths: Tensor,
         utt_id: Sequence[str] = (),
     ) -> tuple[Tensor, Stats, Tensor]:
-        """Loss of one batch, as the speech model's; ``source``: (B, L) token ids."""
-        return super().forward(
-            source, source_lengths, text, text_lengths, utt_id=utt_id
-        )
+        """Return the loss of one batch.
+
+        Args:
+            source: (B, L) token ids; ``text``: (B, U) token ids; lengths: (B,).
+            utt_id: B names, for messages.
+        Returns:
+            loss (1,), statistics for the log, and the batch size (1,), their weight.
+        Raises:
+            UserError: the loss is not finite.
+        """
+        text = text[:, : int(text_lengths.max())]
+        encoded, lengths = self.encode(source, source_lengths, utt_id)
+        loss, stats, _ = self.decoder_losses(encoded, lengths, text, text_lengths)
+        check_loss(loss, utt_id)
+        return gather(loss, {**stats, "loss": loss.detach()}, len(source))
 
     def encode(
-        self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str] = ()
+        self, inputs: Tensor, lengths: Tensor, utt_id: Sequence[str] = ()
     ) -> tuple[Tensor, Tensor]:
-        """Embeddings (B, L, D) of token ids (B, L), and their lengths (B,)."""
+        """Return embeddings (B, L, D) of token ids (B, L), and their lengths (B,)."""
         del utt_id
-        size = int(speech_lengths.max())
-        inside = valid_frames(speech_lengths, size)
-        return self.decoder.embed(speech[:, :size] * inside), speech_lengths
+        size = int(lengths.max())
+        inside = valid_frames(lengths, size)
+        return self.decoder.embed(inputs[:, :size] * inside), lengths
 
-    def project(self, encoded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The prompt (B, L, D): the embeddings, convolved if there is a projector."""
-        if self.projector is None:
-            return encoded, lengths
-        return self.projector(encoded, lengths)
+    def collect_feats(self, **batch: Tensor) -> dict[str, Tensor]:
+        """Return nothing: text has no features whose statistics could be collected.
+
+        Raises:
+            UserError: a keyword of ``batch`` is not one of :meth:`forward`'s.
+        """
+        known = ("source", "source_lengths", "text", "text_lengths", "utt_id")
+        refuse_unknown(DecoderOnlyTextModel.collect_feats, batch, known)
+        return {}

@@ -14,7 +14,7 @@ from espnet_mtla.search.options import DecodeOptions
 if TYPE_CHECKING:
     import torch
 
-    from espnet_mtla.model.speech import DecoderOnlySpeechModel
+    from espnet_mtla.model.base import DecoderOnlyModel
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class TrainedModel:
     and ``fs`` is 1. ``word_starts (V,)`` tells which tokens begin a word.
     """
 
-    model: DecoderOnlySpeechModel
+    model: DecoderOnlyModel
     device: torch.device
     fs: int
     to_text: Callable[[Sequence[str]], str]

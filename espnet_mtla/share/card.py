@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
-    from espnet_mtla.model.speech import DecoderOnlySpeechModel
+    from espnet_mtla.model.base import DecoderOnlyModel
     from espnet_mtla.score.results import Table
     from espnet_mtla.search.options import DecodeOptions
 
@@ -59,7 +59,7 @@ number of channels is brought to one channel of {fs} Hz."""
 
 def describe(
     folder: Path,
-    model: DecoderOnlySpeechModel,
+    model: DecoderOnlyModel,
     config: Mapping[str, Any],
     options: DecodeOptions,
     card: Card,
@@ -140,7 +140,7 @@ def _header(card: Card, task: str, tables: list[Table]) -> dict[str, Any]:
     return header
 
 
-def _model(model: DecoderOnlySpeechModel, config: Mapping[str, Any]) -> str:
+def _model(model: DecoderOnlyModel, config: Mapping[str, Any]) -> str:
     count = sum(parameter.numel() for parameter in model.parameters())
     lines = [f"{count:,} parameters, {len(model.token_list):,} tokens."]
     encoder = config.get("encoder")

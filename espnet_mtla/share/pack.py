@@ -30,7 +30,7 @@ from espnet_mtla.share.card import Card, describe
 if TYPE_CHECKING:
     from torch import nn
 
-    from espnet_mtla.model.speech import DecoderOnlySpeechModel
+    from espnet_mtla.model.base import DecoderOnlyModel
     from espnet_mtla.search.options import DecodeOptions
 
 
@@ -139,7 +139,7 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
         yaml.safe_dump(dict(content), stream, sort_keys=False, allow_unicode=True)
 
 
-def save_weights(model: DecoderOnlySpeechModel, path: Path) -> None:
+def save_weights(model: DecoderOnlyModel, path: Path) -> None:
     """All parameters and buffers; tied ones are written twice, as they are loaded.
 
     The decoder's settings are noted beside them, so that a changed one is found out.

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from espnet_mtla.data.tokens import TOKEN_TYPES
 from espnet_mtla.espnet import quiet_import
+from espnet_mtla.model.base import DecoderOnlyModel
 from espnet_mtla.model.batch import Collate, Preprocess, collate
 from espnet_mtla.model.build import INITS, build_model, load_model
 from espnet_mtla.model.components import CHOICES
-from espnet_mtla.model.speech import DecoderOnlySpeechModel
 from espnet_mtla.task.checks import check_symbols
 from espnet_mtla.task.log import log_to
 from espnet_mtla.task.source import Source, lengths
@@ -30,7 +30,7 @@ dataset.register()
 
 
 class ASRTask(AbsTask):
-    """Train :class:`DecoderOnlySpeechModel` with espnet2's trainer and samplers."""
+    """Train :class:`DecoderOnlyModel` with espnet2's trainer and samplers."""
 
     name = "asr"
     reads_sound = True
@@ -155,7 +155,7 @@ class ASRTask(AbsTask):
             super().main_worker(args)
 
     @classmethod
-    def build_model(cls, args: Namespace) -> DecoderOnlySpeechModel:
+    def build_model(cls, args: Namespace) -> DecoderOnlyModel:
         """See :func:`espnet_mtla.model.build.build_model`."""
         return build_model(args)
 
@@ -165,6 +165,6 @@ class ASRTask(AbsTask):
         config_file: str | Path | None = None,
         model_file: str | Path | None = None,
         device: str = "cpu",
-    ) -> tuple[DecoderOnlySpeechModel, Namespace]:
+    ) -> tuple[DecoderOnlyModel, Namespace]:
         """See :func:`espnet_mtla.model.build.load_model`."""
         return load_model(config_file, model_file, device)

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 
 import pytest
 import torch
 from torch import nn
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
+from espnet_mtla.errors import UserError
+from espnet_mtla.model.base import DecoderOnlyModel
+from espnet_mtla.model.build import build_text_model
 from espnet_mtla.model.config import ModelConfig, TextProjectorConfig
 from espnet_mtla.model.loss import IGNORE, intent_loss
 from espnet_mtla.model.projector import TokenConvolution
+from espnet_mtla.model.speech import DecoderOnlySpeechModel
 from espnet_mtla.model.text import DecoderOnlyTextModel
 
 TOKENS = ["<blank>", "<unk>", *"abcdef", "<sos/eos>"]
@@ -83,3 +88,30 @@ def test_ctc_learns_the_words_spoken_and_the_decoder_the_text(build):
     with_intent = stats(text, lengths, intent=intent)
     weight = model.config.intent_weight * with_intent["loss_intent"]
     assert with_intent["loss"] == pytest.approx(of_text["loss"] + weight, rel=1e-6)
+
+
+def test_speech_and_text_models_are_two_children_of_one_base(build):
+    """Neither is the other; both have what decoding reads, and their unit of length."""
+    decoder = DecoderOnlyTransformer(DecoderConfig(len(TOKENS), 16, 1, 2, 24, 0.0))
+    text = DecoderOnlyTextModel(TOKENS, ModelConfig(ctc_weight=0), decoder)
+    speech = build()
+    assert isinstance(text, DecoderOnlyModel) and isinstance(speech, DecoderOnlyModel)
+    assert not isinstance(text, DecoderOnlySpeechModel)
+    assert (text.unit, speech.unit) == ("token", "second")
+    assert text.frontend is text.encoder is text.ctc is None
+    assert {name.split(".")[0] for name in text.state_dict()} == {"decoder"}
+    source, lengths = torch.tensor([[2, 3]]), torch.tensor([2])
+    known = {"source": source, "source_lengths": lengths, "text": source}
+    assert text.collect_feats(**known) == {}
+    with pytest.raises(UserError, match="collect_feats: unknown keyword 'speech'"):
+        text.collect_feats(**known, speech=source)
+
+
+def test_a_text_model_refuses_to_keep_encoded_sources(options):
+    """Its embeddings are trained: kept ones would be those of the first epoch."""
+    settings = options().__dict__
+    parts = dict.fromkeys(("frontend", "specaug", "normalize", "encoder"))
+    settings |= {**parts, "projector_conf": {}, "init": None}
+    settings["model_conf"] = {"encoded_cache_mb": 1}
+    with pytest.raises(UserError, match=r"model_conf\.encoded_cache_mb: 0 for text"):
+        build_text_model(Namespace(**settings))
