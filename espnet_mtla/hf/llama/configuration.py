@@ -1,7 +1,8 @@
-"""Settings of a Llama whose attention is MTLA (or MLA), as Transformers keeps them."""
+"""Transformers configuration of a Llama whose attention is MTLA or MLA."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
@@ -11,50 +12,56 @@ from transformers.activations import ACT2FN
 from espnet_mtla.attention.config import TemporalLatentConfig
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.versions import CACHE_NAMES, check_transformers
-from espnet_mtla.settings.checks import check_count, require
+from espnet_mtla.settings.checks import check_count, plain, require
 
 KV_NORMS = ("layer", "none")
 ROPE_LAYOUTS = ("halves", "pairs")
-# Others (dynamic, longrope) turn by angles that depend on how long the text is, which
-# entries in a cache could not follow.
+# The other types (dynamic, longrope) change all angles with the length of the text. The
+# entries in a cache are rotated already and could not be changed.
 ROPE_TYPES: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "yarn": ("factor",),
 }
-"""Rotary types, and what each needs to be told."""
+"""Supported rotary types, and the settings that each requires."""
 
 
 class LlamaMTLAConfig(LlamaConfig):
-    """Llama's settings, those of the attention as the reference names them, and ours.
+    """Settings of Llama, and of its latent attention under the reference's names.
+
+    Numbers of NumPy and torch become Python's own, so that the file can be written.
 
     Args:
         kv_lora_rank: width r of a latent.
-        q_lora_rank: width of the queries' own bottleneck; 0: one full projection.
-        qk_rope_head_dim: width of the rotary key that all heads share.
-        qk_nope_head_dim: width of a head's key that comes from the latent.
+        q_lora_rank: width of the low-rank bottleneck of queries; 0: one full
+            projection.
+        qk_rope_head_dim: width d_R of the rotary key that all heads share.
+        qk_nope_head_dim: width of the part of a head's key that is projected up from
+            the latent.
         v_head_dim: width of a head's value.
-        down_rate: temporal stride s, tokens that share an entry of the cache.
-        recompute_prompt_attn: must be True: a prompt runs through the layers as text.
-        hyper_network: False takes the merge weights away, which leaves MLA; stride 1.
-        kv_norm: ``layer`` (the reference's) or ``none``, which a converted model has.
-        rope_layout: which numbers of a rotary key turn together: i and i + d_R / 2
+        down_rate: temporal stride s, tokens per cache entry.
+        recompute_prompt_attn: must be True: a prompt runs through all layers as text.
+        hyper_network: False removes the merge weights, which is MLA; needs stride 1.
+        kv_norm: ``layer`` (LayerNorm on latents, as in the reference) or ``none``, as
+            in converted models.
+        rope_layout: components of a rotary key that form a pair: i and i + d_R / 2
             (``halves``, as in Llama and the reference's models), or 2i and 2i + 1
             (``pairs``, as in the paper's recipes).
-        rope_frequencies: radians a token of each rotary pair, ``qk_rope_head_dim / 2``
-            of them; None: as ``rope_theta`` (and ``rope_scaling``) say.
-        trained_down_rate: the stride of the weights, written when a model is saved, so
-            that another ``down_rate`` is noticed; None: any will do.
+        rope_frequencies: radians per token of each of the ``qk_rope_head_dim / 2``
+            pairs; None: computed from ``rope_theta`` and ``rope_scaling``.
+        trained_down_rate: stride that the weights were trained with, written by
+            ``save_pretrained``; another ``down_rate`` is then refused. None: any
+            stride is accepted.
 
     Raises:
-        UserError: a size that cannot be, by name.
+        UserError: a setting is out of range or contradicts another; names it.
     """
 
     model_type = "llama-mtla"
-    # Llama's rules are for projections that are not here.
+    # Llama's tensor-parallel plan names projections that latent attention lacks.
     base_model_tp_plan = None  # type: ignore[assignment]
-    # Evaluation collects the rest.
+    # The Trainer's evaluation gathers all outputs but these.
     keys_to_ignore_at_inference = list(CACHE_NAMES)  # noqa: RUF012 - Transformers' own
 
     def __init__(
@@ -73,29 +80,30 @@ class LlamaMTLAConfig(LlamaConfig):
         trained_down_rate: int | None = None,
         **kwargs: Any,
     ) -> None:
-        check_transformers()  # all use begins with a configuration
-        self.kv_lora_rank = kv_lora_rank
-        self.q_lora_rank = q_lora_rank
-        self.qk_rope_head_dim = qk_rope_head_dim
-        self.qk_nope_head_dim = qk_nope_head_dim
-        self.v_head_dim = v_head_dim
-        self.down_rate = down_rate
-        self.recompute_prompt_attn = recompute_prompt_attn
-        self.hyper_network = hyper_network
+        check_transformers()  # every model begins with its configuration
+        self.kv_lora_rank = plain(kv_lora_rank)
+        self.q_lora_rank = plain(q_lora_rank)
+        self.qk_rope_head_dim = plain(qk_rope_head_dim)
+        self.qk_nope_head_dim = plain(qk_nope_head_dim)
+        self.v_head_dim = plain(v_head_dim)
+        self.down_rate = plain(down_rate)
+        self.recompute_prompt_attn = plain(recompute_prompt_attn)
+        self.hyper_network = plain(hyper_network)
         self.kv_norm = kv_norm
         self.rope_layout = rope_layout
-        self.rope_frequencies = rope_frequencies
-        self.trained_down_rate = trained_down_rate
-        heads = kwargs.get("num_attention_heads")  # by which Llama's own divides
+        self.rope_frequencies = plain_values(rope_frequencies)
+        self.trained_down_rate = plain(trained_down_rate)
+        kwargs = plain_values(kwargs)
+        heads = kwargs.get("num_attention_heads")  # LlamaConfig divides by it
         require(heads != 0, "num_attention_heads", heads, "a whole number >= 1 is")
         try:
             super().__init__(**kwargs)
-        except (StrictDataclassError, KeyError) as error:  # how Transformers 5 checks
+        except (StrictDataclassError, KeyError) as error:  # of Transformers 5
             raise UserError(" ".join(error.args[0].split())) from error
         self.check()
 
     def attention_settings(self) -> dict[str, Any]:
-        """Arguments of the attention module, as the attention itself names them."""
+        """Return the keyword arguments of the attention module."""
         return {
             "embed_dim": self.hidden_size,
             "num_heads": self.num_attention_heads,
@@ -111,24 +119,24 @@ class LlamaMTLAConfig(LlamaConfig):
         }
 
     def check(self) -> None:
-        """Raise :class:`UserError` naming what does not fit together."""
+        """Validate all settings; raise :class:`UserError` naming the wrong one."""
         check_count(self, "vocab_size", "hidden_size", "intermediate_size")
         check_count(self, "num_hidden_layers", "num_attention_heads")
         self._check_rope()
-        TemporalLatentConfig(**self.attention_settings())  # names what is wrong
+        TemporalLatentConfig(**self.attention_settings())  # validates the attention
         require(
             self.recompute_prompt_attn is True,
             "recompute_prompt_attn",
             self.recompute_prompt_attn,
             "True (a language model's prompt runs through its layers) is",
         )
-        kinds = {
+        choices_of = {
             "kv_norm": KV_NORMS,
             "rope_layout": ROPE_LAYOUTS,
             "hyper_network": (True, False),
             "hidden_act": tuple(ACT2FN),
         }
-        for name, choices in kinds.items():
+        for name, choices in choices_of.items():
             value = getattr(self, name)
             shown = " or ".join(str(choice) for choice in choices)
             require(value in choices, name, value, f"{shown} is")
@@ -150,32 +158,53 @@ class LlamaMTLAConfig(LlamaConfig):
 
     def _check_rope(self) -> None:
         settings = rope_settings(self)
-        kind = settings["rope_type"]
-        require(kind in ROPE_TYPES, "rope_type", kind, f"{' or '.join(ROPE_TYPES)} is")
-        for name in ("rope_theta", *ROPE_TYPES[kind]):
-            value = settings.get(name)
-            positive = (
-                isinstance(value, int | float)
-                and not isinstance(value, bool)
-                and value > 0
-            )
-            needed = f"a number > 0 of Python's own (rope_type {kind})"
-            require(positive, name, value, f"{needed} is")
-        given = self.rope_frequencies
-        if given is not None:
+        name = settings["rope_type"]
+        require(name in ROPE_TYPES, "rope_type", name, f"{' or '.join(ROPE_TYPES)} is")
+        needed = f"a number > 0 (rope_type {name}) is"
+        for field in ("rope_theta", *ROPE_TYPES[name]):
+            value = settings.get(field)
+            require(_is_finite(value) and value > 0, field, value, needed)
+        frequencies = self.rope_frequencies
+        if frequencies is not None:
             pairs = self.qk_rope_head_dim // 2
-            numbers = isinstance(given, list | tuple) and len(given) == pairs
-            numbers = numbers and all(isinstance(f, int | float) for f in given)
+            fits = isinstance(frequencies, list | tuple) and len(frequencies) == pairs
+            fits = fits and all(map(_is_finite, frequencies))
             needed = f"{pairs} numbers, qk_rope_head_dim / 2 of them, are"
-            require(numbers, "rope_frequencies", given, needed)
+            require(fits, "rope_frequencies", frequencies, needed)
+
+
+def plain_values(values: Any) -> Any:
+    """Replace NumPy's and torch's numbers in nested settings by Python's own.
+
+    Arrays become lists. Dictionaries, lists and tuples are copied.
+
+    >>> import numpy as np
+    >>> plain_values({"rope_theta": np.float32(500), "dims": np.arange(3)})
+    {'rope_theta': 500.0, 'dims': [0, 1, 2]}
+    """
+    if isinstance(values, dict):
+        return {name: plain_values(value) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return type(values)(map(plain_values, values))
+    if getattr(values, "ndim", 0) and hasattr(values, "tolist"):
+        return values.tolist()
+    return plain(values)
+
+
+def _is_finite(value: object) -> bool:
+    """Return True for finite numbers; True and False are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 def rope_settings(config: PretrainedConfig) -> dict[str, Any]:
-    """What is said of the rotation, ``rope_type`` and ``rope_theta`` at least.
+    """Return the rotary settings, always with ``rope_type`` and ``rope_theta``.
 
-    Transformers 4 keeps the base beside the scaling, 5 in one with it.
+    Transformers 4 stores the base ``rope_theta`` beside ``rope_scaling``, Transformers
+    5 both in ``rope_parameters``.
     """
-    given = getattr(config, "rope_parameters", None) or config.rope_scaling or {}
-    kind = given.get("rope_type", given.get("type", "default"))
-    theta = given.get("rope_theta", getattr(config, "rope_theta", 10000.0))
-    return {**given, "rope_type": kind, "rope_theta": theta}
+    settings = getattr(config, "rope_parameters", None) or config.rope_scaling or {}
+    rope_type = settings.get("rope_type", settings.get("type", "default"))
+    theta = settings.get("rope_theta", getattr(config, "rope_theta", 10000.0))
+    return {**settings, "rope_type": rope_type, "rope_theta": theta}

@@ -1,0 +1,69 @@
+"""Settings in numbers of NumPy and torch: the same configuration as in Python's own."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from espnet_mtla.errors import UserError
+from espnet_mtla.hf import LlamaMTLAConfig
+from test.support.tiny_llama import SIZES, tiny
+
+
+@pytest.mark.parametrize("number", [np.int64, torch.tensor], ids=["numpy", "torch"])
+def test_sizes_of_any_library(number) -> None:
+    plain = {**SIZES, "down_rate": 2, "pad_token_id": 0, "eos_token_id": [1, 2]}
+    values = {k: number(v) if isinstance(v, int) else v for k, v in plain.items()}
+    values["eos_token_id"] = [number(1), number(2)]
+    config = LlamaMTLAConfig(**values)
+    assert config.to_dict() == LlamaMTLAConfig(**plain).to_dict()
+    assert LlamaMTLAConfig(**config.to_dict()).to_json_string(use_diff=False)
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float32, np.int32, torch.tensor])
+@pytest.mark.parametrize("place", ["rope_parameters", "rope_scaling"])
+def test_rotary_settings_of_any_library(number, place: str) -> None:
+    scaling = {"rope_type": "linear", "rope_theta": number(500), "factor": number(4)}
+    before = dict(scaling)
+    config = LlamaMTLAConfig(**SIZES, **{place: scaling})
+    assert scaling == before  # the caller's settings are not changed
+    plain = {"rope_type": "linear", "rope_theta": 500, "factor": 4}
+    assert config.to_dict() == LlamaMTLAConfig(**SIZES, **{place: plain}).to_dict()
+    assert config.to_json_string()
+
+
+@pytest.mark.parametrize("number", [np.float64, np.float32, np.int32, torch.tensor])
+def test_rotary_base_of_any_library(number) -> None:
+    config = LlamaMTLAConfig(**SIZES, rope_theta=number(500))
+    assert config.to_dict() == LlamaMTLAConfig(**SIZES, rope_theta=500).to_dict()
+    assert config.to_json_string()
+
+
+@pytest.mark.parametrize("array", [np.array, np.float32, torch.tensor, list, tuple])
+def test_rotary_frequencies_of_any_library(array, tmp_path) -> None:
+    frequencies = [1.0, 0.25]
+    model = tiny(2, rope_frequencies=array(frequencies))
+    model.save_pretrained(tmp_path)
+    again = LlamaMTLAConfig.from_pretrained(tmp_path)
+    assert again.rope_frequencies == frequencies
+    angles = model.model.layers[0].self_attn.angles(torch.tensor([[3]]), torch.float64)
+    assert angles.tolist() == [[[3.0, 0.75]]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rope_theta": np.float32(0)}, "rope_theta: 0.0 given, a number > 0"),
+        ({"rope_theta": True}, "rope_theta: True given, a number > 0"),
+        ({"rope_theta": float("inf")}, "rope_theta: inf given, a number > 0"),
+        ({"rope_frequencies": [True, 1.0]}, r"rope_frequencies: \[True, 1.0\] given"),
+        (
+            {"rope_frequencies": np.array([np.nan, 1])},
+            r"rope_frequencies: \[nan, 1.0\]",
+        ),
+    ],
+)
+def test_numbers_that_are_no_rotation_are_named(change: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LlamaMTLAConfig(**SIZES, **change)
