@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from espnet_mtla.benchmark.report import Report, Value
+    from espnet_mtla.benchmark.report import BenchmarkReport, Value
     from espnet_mtla.decoder import DecoderOnlyTransformer
 
 ATTENTIONS = ["mtla_s2", "mtla_s3", "mtla_s4", "mla", "mha"]
@@ -48,8 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no_reference", action="store_true", help="time ours alone")
 
 
-def run(args: argparse.Namespace) -> Report:
-    from espnet_mtla.benchmark.report import Plot, Report
+def run(args: argparse.Namespace) -> BenchmarkReport:
+    from espnet_mtla.benchmark.report import BenchmarkReport, PlotSpec
     from espnet_mtla.errors import UserError
 
     if args.steps < LEAST_STEPS:
@@ -62,11 +62,14 @@ def run(args: argparse.Namespace) -> Report:
     for prompt in args.prompt:
         for beam in args.beam:
             rows += _measure(args, prompt, beam)
-    return Report(
+    return BenchmarkReport(
         part="decode",
         title=f"Decoding {args.steps} tokens, {args.utterances} utterances",
         rows=rows,
-        plots=[Plot("prompt", "step ms", "who"), Plot("prompt", "cache MB", "who")],
+        plots=[
+            PlotSpec("prompt", "step ms", "who"),
+            PlotSpec("prompt", "cache MB", "who"),
+        ],
         hidden=["step ms low", "step ms high", "rounds"],
         notes=[
             *notes,

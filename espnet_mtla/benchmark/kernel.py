@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from espnet_mtla.attention import EntryLayout
     from espnet_mtla.attention.decoding.backend import DecodeBackend
     from espnet_mtla.attention.decoding.backend.triton import Launch
-    from espnet_mtla.benchmark.report import Report, Value
+    from espnet_mtla.benchmark.report import BenchmarkReport, Value
 
 ENTRIES = ["128+32", "256+32", "256+64", "512+64", "8x64"]
 SHAPES = {"cuda": ["1x8", "64x8", "256x8", "8x160", "64x160", "8x400"], "cpu": ["4x8"]}
@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--sweep", action="store_true", help="time other cuts of the Triton kernel too")
 
 
-def run(args: argparse.Namespace) -> Report:
-    from espnet_mtla.benchmark.report import Plot, Report
+def run(args: argparse.Namespace) -> BenchmarkReport:
+    from espnet_mtla.benchmark.report import BenchmarkReport, PlotSpec
 
     kind = args.device.partition(":")[0]
     args.shapes = args.shapes or SHAPES[kind]
@@ -59,11 +59,11 @@ def run(args: argparse.Namespace) -> Report:
             rows.append(_measure(case, name, backend, ceilings))
         if args.sweep and "triton" in backends[case.entries]:
             rows += _sweep(case, ceilings, notes)
-    return Report(
+    return BenchmarkReport(
         part="kernel",
         title="Attention of a decoding step over a cache",
         rows=rows,
-        plots=[Plot("slots", "% of limit", "case")],
+        plots=[PlotSpec("slots", "% of limit", "case")],
         hidden=["case", "GB"],
         notes=list(dict.fromkeys(notes)),
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from espnet_mtla.settings.checks import count
 
 if TYPE_CHECKING:
-    from espnet_mtla.benchmark.report import Report, Value
+    from espnet_mtla.benchmark.report import BenchmarkReport, Value
     from espnet_mtla.recognise.recogniser import Recogniser
     from espnet_mtla.recognise.utterances import Sound
 
@@ -40,11 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--no_espnet", action="store_true", help="time ours alone")
 
 
-def run(args: argparse.Namespace) -> Report:
+def run(args: argparse.Namespace) -> BenchmarkReport:
     import torch
 
     from espnet_mtla.benchmark.recipe_peer import EspnetPeer
-    from espnet_mtla.benchmark.report import Report
+    from espnet_mtla.benchmark.report import BenchmarkReport
     from espnet_mtla.recognise.load import load_model
     from espnet_mtla.recognise.recogniser import Recogniser
     from espnet_mtla.search.options import DecodeOptions
@@ -80,7 +80,9 @@ def run(args: argparse.Namespace) -> Report:
     title = f"Decoding {args.model_dir.name}, beam {args.beam_size}"
     title += f", CTC weight {args.ctc_weight:g}, batches of {args.batch}"
     rows = _rows(texts, seconds, audio)
-    return Report(part="recipe", title=title, rows=rows, notes=notes[: 1 + bool(peer)])
+    return BenchmarkReport(
+        part="recipe", title=title, rows=rows, notes=notes[: 1 + bool(peer)]
+    )
 
 
 def _rows(

@@ -18,7 +18,7 @@ Value = str | int | float | None
 
 
 @dataclass(frozen=True)
-class Plot:
+class PlotSpec:
     """One line for each value of ``by``: ``y`` over ``x``, both names of columns."""
 
     x: str
@@ -27,7 +27,7 @@ class Plot:
 
 
 @dataclass
-class Report:
+class BenchmarkReport:
     """What a part measured.
 
     ``rows`` are flat and name their units ("ms", "kept MB"). ``hidden`` columns are
@@ -38,7 +38,7 @@ class Report:
     part: str
     title: str
     rows: list[dict[str, Value]]
-    plots: list[Plot] = field(default_factory=list)
+    plots: list[PlotSpec] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     conditions: dict[str, Value] = field(default_factory=dict)
@@ -69,10 +69,10 @@ class Report:
         return [stem.with_suffix(".json"), stem.with_suffix(".md")]
 
     @classmethod
-    def read(cls, path: Path) -> Report:
+    def read(cls, path: Path) -> BenchmarkReport:
         """A report that :meth:`write` left as JSON."""
         raw = json.loads(path.read_text(encoding="utf-8"))
-        return cls(**{**raw, "plots": [Plot(**plot) for plot in raw["plots"]]})
+        return cls(**{**raw, "plots": [PlotSpec(**plot) for plot in raw["plots"]]})
 
     def _columns(self) -> list[str]:
         return list(dict.fromkeys(name for row in self.rows for name in row))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from espnet_mtla.attention import CausalAttention
-    from espnet_mtla.benchmark.report import Report, Value
+    from espnet_mtla.benchmark.report import BenchmarkReport, Value
 
     Part = TypeVar("Part", bound=nn.Module)
 
@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--peer_tokens", type=int, default=4096, help="longest row given to `mtla`")
 
 
-def run(args: argparse.Namespace) -> Report:
-    from espnet_mtla.benchmark.report import Plot, Report
+def run(args: argparse.Namespace) -> BenchmarkReport:
+    from espnet_mtla.benchmark.report import BenchmarkReport, PlotSpec
 
     on_gpu = args.device != "cpu"
     if args.dtype == "auto":
@@ -51,12 +51,12 @@ def run(args: argparse.Namespace) -> Report:
     rows: list[dict[str, Value]] = []
     for tokens in args.tokens:
         rows += _measure(args, layers, tokens)
-    by_time = Plot("T", "ms", "attention")
-    return Report(
+    by_time = PlotSpec("T", "ms", "attention")
+    return BenchmarkReport(
         part="train",
         title="One attention layer, forward and backward",
         rows=rows,
-        plots=[by_time, Plot("T", "kept MB", "attention")],
+        plots=[by_time, PlotSpec("T", "kept MB", "attention")],
         hidden=["ms low", "ms high", "first ms"],
         notes=notes,
     )

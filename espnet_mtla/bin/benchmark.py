@@ -26,7 +26,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.settings.checks import count
 
 if TYPE_CHECKING:
-    from espnet_mtla.benchmark.report import Report
+    from espnet_mtla.benchmark.report import BenchmarkReport
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -136,26 +136,26 @@ def run_part(args: argparse.Namespace, arguments: list[str]) -> None:
 
 def show(result: Path) -> None:
     """Print the table of a result and draw its plot beside it."""
-    from espnet_mtla.benchmark.report import Report
+    from espnet_mtla.benchmark.report import BenchmarkReport
 
     try:
-        report = Report.read(result)
+        report = BenchmarkReport.read(result)
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{result}: no result of this command ({error})") from error
     print(report.document())
     _plot(report, result.with_suffix(""))
 
 
-def _plot(report: Report, stem: Path) -> None:
+def _plot(report: BenchmarkReport, stem: Path) -> None:
     picture = stem.with_suffix(".png")
     if not report.plots:
         return
     if find_spec("matplotlib") is None:
         logging.info("no plot: matplotlib is not installed; `show` draws it elsewhere")
         return
-    from espnet_mtla.benchmark.plot import draw
+    from espnet_mtla.plot.measurements import draw_measurements
 
-    draw(report, picture)
+    draw_measurements(report, picture)
     logging.info("wrote %s", picture)
 
 

@@ -1,4 +1,4 @@
-"""Draw what a model looks at, how models learned, or quality against cache bytes."""
+"""Draw attention of one utterance, learning curves, or quality against cache size."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m espnet_mtla.bin.plot", description=__doc__
     )
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    shape = argparse.ArgumentDefaultsHelpFormatter
+    figures = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
+    form = argparse.ArgumentDefaultsHelpFormatter
 
-    one = kinds.add_parser(
+    attention = figures.add_parser(
         "attention",
-        help="attention and merge weights of one utterance over its spectrogram",
-        formatter_class=shape,
+        help="input features, merge weights and attention of one utterance",
+        formatter_class=form,
     )
-    one.add_argument("model", help="experiment folder, packed folder, or owner/name")
-    one.add_argument("sound", help="file with one utterance")
-    one.add_argument("--layer", type=int, default=-1, help="from 0; -1 is the last")
-    one.add_argument("--head", type=int, help="from 0; the mean of all if not given")
-    add_decoding_options(one)
+    add = attention.add_argument
+    add("model", help="experiment folder, packed folder, or OWNER/NAME on the hub")
+    add("sound", help="audio file with one utterance")
+    add("--layer", type=int, default=-1, help="layer to draw, from 0; -1 is the last")
+    add("--head", type=int, help="head to draw, from 0; None: the mean of all heads")
+    add_decoding_options(attention)
 
-    curves = kinds.add_parser(
-        "curves", help="learning curves of several trainings", formatter_class=shape
+    curves = figures.add_parser(
+        "curves", help="learning curves of several trainings", formatter_class=form
     )
-    curves.add_argument("exp", nargs="+", type=Path, help="experiment folders")
-    curves.add_argument(
-        "--names", nargs="+", default=["loss", "acc"], help="statistics, a panel each"
-    )
+    add = curves.add_argument
+    add("exp", nargs="+", type=Path, help="experiment folders")
+    names = ["loss", "acc"]
+    add("--names", nargs="+", default=names, help="statistics, one panel for each")
 
-    quality = kinds.add_parser(
+    quality = figures.add_parser(
         "quality",
-        help="quality against cache bytes, and time, of all attention types",
-        formatter_class=shape,
+        help="quality against cache bytes, and decoding time, of several experiments",
+        formatter_class=form,
     )
-    quality.add_argument(
-        "exp", nargs="+", type=Path, help="decoded, scored experiments"
-    )
-    quality.add_argument("--metric", default="wer", help="which score_METRIC folders")
-    for kind in (one, curves, quality):
-        kind.add_argument("--output", type=Path, required=True, help="PNG to write")
+    add = quality.add_argument
+    add("exp", nargs="+", type=Path, help="decoded and scored experiment folders")
+    add("--metric", default="wer", help="scores to read, from the folders score_METRIC")
+    for figure in (attention, curves, quality):
+        figure.add_argument("--output", type=Path, required=True, help="PNG to write")
     return parser
 
 
@@ -55,43 +55,47 @@ def main() -> None:
     args = get_parser().parse_args()
     if args.output.suffix != ".png":
         raise UserError(f"--output {args.output}: the name must end in .png")
-    # It tells of its font cache the first time, which is nothing to the user.
+    # Matplotlib logs at its first start that it builds a font cache.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    {"attention": attention, "curves": curves, "quality": quality}[args.kind](args)
+    {"attention": attention, "curves": curves, "quality": quality}[args.figure](args)
     print(f"written: {args.output}")
 
 
 def attention(args: argparse.Namespace) -> None:
-    from espnet_mtla.plot.utterance import draw, look, save
+    """Decode one utterance and draw where its tokens attend; print its text."""
+    from espnet_mtla.plot.figure import save_png
+    from espnet_mtla.plot.utterance import decode_with_maps, draw_utterance
     from espnet_mtla.recognise.recogniser import Recogniser
     from espnet_mtla.speech2text import Speech2Text
 
     speech2text = Speech2Text.from_pretrained(args.model, **given_options(args))
     clip = speech2text.reader.clip(args.sound)
     recogniser = Recogniser(speech2text.trained, speech2text.options)
-    picture = look(recogniser, Path(clip.key).name, clip.read())
-    save(draw(picture, args.layer, args.head), args.output)
-    print(picture.text)
+    utterance = decode_with_maps(recogniser, Path(clip.key).name, clip.read())
+    save_png(draw_utterance(utterance, args.layer, args.head), args.output)
+    print(utterance.text)
 
 
 def curves(args: argparse.Namespace) -> None:
-    from espnet_mtla.plot.curves import draw, read_stats
-    from espnet_mtla.plot.utterance import save
+    """Draw the statistics that the trainer recorded in each experiment."""
+    from espnet_mtla.plot.curves import draw_curves, read_stats
+    from espnet_mtla.plot.figure import save_png
 
-    runs = {folder.resolve().name: read_stats(folder) for folder in args.exp}
+    runs = {exp_dir.resolve().name: read_stats(exp_dir) for exp_dir in args.exp}
     if len(runs) < len(args.exp):
         raise UserError("two experiments have one name; give each once")
-    save(draw(runs, args.names), args.output)
+    save_png(draw_curves(runs, args.names), args.output)
 
 
 def quality(args: argparse.Namespace) -> None:
-    from espnet_mtla.score import plot
+    """Draw the comparison of the experiments' scores."""
+    from espnet_mtla.plot.comparison import save_comparison
     from espnet_mtla.score.metric import METRICS
     from espnet_mtla.score.results import collect
 
     if args.metric not in METRICS:
         raise UserError(f"--metric {args.metric}: one of {', '.join(METRICS)}")
-    plot.save(collect(args.exp, metric=args.metric), args.output)
+    save_comparison(collect(args.exp, metric=args.metric), args.output)
 
 
 if __name__ == "__main__":

@@ -83,7 +83,7 @@ def write(args: argparse.Namespace, tables: list[Table]) -> list[Path]:
     """
     # It tells of its font cache the first time, which is nothing to the user.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    from espnet_mtla.score import plot
+    from espnet_mtla.plot.comparison import save_comparison
     from espnet_mtla.score.provenance import provenance
     from espnet_mtla.score.render import (
         as_json,
@@ -98,7 +98,7 @@ def write(args: argparse.Namespace, tables: list[Table]) -> list[Path]:
     readme = None
     if args.readme:  # without the plot: its folder is seldom one that git keeps
         readme = readme_text(args.readme, section(tables, made, 3))
-    plot.save(tables, picture)
+    save_comparison(tables, picture)
     content = as_json(tables, made)
     write_text(figures, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
     write_text(args.output, document(tables, made, picture.name))

@@ -1,1 +1,4 @@
-"""Pictures of what a model does and how it learned."""
+"""Every figure of the package: learning curves, attention, comparisons, benchmarks.
+
+Needs matplotlib. Other folders compute numbers; only the modules here draw them.
+"""

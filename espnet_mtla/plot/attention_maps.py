@@ -1,6 +1,9 @@
-"""Where each layer looks, and how it merges: the weights that decoding never shows.
+"""Compute the attention and merge weights of every layer for one utterance.
 
-Letters: ``H`` heads, ``U`` tokens, ``T`` places of the packed row [prompt; text].
+Training and decoding never form these weights; they are computed here for figures.
+
+Letters: ``B`` utterances, ``H`` heads, ``U`` text tokens, ``P`` prompt frames, ``T``
+positions of the packed row [prompt; text], ``r`` latent width, ``d_R`` rotary width.
 """
 
 from __future__ import annotations
@@ -22,11 +25,15 @@ from espnet_mtla.decoder.layer import DecoderLayer
 
 @dataclass(frozen=True)
 class LayerMap:
-    """One layer's weights for one utterance.
+    """Attention and merge weights of one layer for one utterance.
 
-    ``attention (H, U, T)``: what a token sees of each place. With a stride only the
-    last place of a chunk, and the token's own, carry weight. ``merging (T,)``: the
-    weight of each place in its chunk's sum; None where nothing is merged.
+    Attributes:
+        attention: attention weights ``(H, U, T)`` of each text token over the row. At
+            stride > 1 they lie on the last position of each chunk and on the token
+            itself, zero elsewhere.
+        merging: merge weight of each position in the sum of its chunk, ``(T,)``; None
+            for an attention type without merging.
+        stride: positions per chunk.
     """
 
     attention: Tensor
@@ -38,58 +45,62 @@ class LayerMap:
 def layer_maps(
     decoder: DecoderOnlyTransformer, prompt: Tensor, tokens: Tensor
 ) -> list[LayerMap]:
-    """Run one utterance as in training, and note the weights on the way.
+    """Run one utterance through the decoder and return the weights of each layer.
+
+    The whole row is computed at once, as in training.
 
     Args:
-        prompt: ``(P, D)``, all valid; tokens: ids that begin with <sos>, ``(U,)``.
+        decoder: the model; its results are not changed by recording.
+        prompt: frames ``(P, D)`` without padding.
+        tokens: ids ``(U,)``, the first one <sos>.
     """
-    noting = [_Noting(layer) for layer in decoder.layers]
+    recorders = [_LayerRecorder(layer) for layer in decoder.layers]
     lengths = torch.tensor([len(prompt)], device=prompt.device)
     text = decoder.embed(tokens.unsqueeze(0))
-    decoder.prompt_mode.run(noting, prompt.unsqueeze(0), lengths, text)
-    return [one.of_last(len(tokens)) for one in noting]
+    decoder.prompt_mode.run(recorders, prompt.unsqueeze(0), lengths, text)
+    return [recorder.of_last(len(tokens)) for recorder in recorders]
 
 
-class _Noting:
-    """A layer that keeps its weights; for the prompt mode it is the layer itself."""
+class _LayerRecorder:
+    """Call a decoder layer and record its weights; stands in for the layer."""
 
     def __init__(self, layer: DecoderLayer) -> None:
         self.layer = layer
-        self.noted: LayerMap | None = None
+        self.recorded: LayerMap | None = None
 
     def of_last(self, count: int) -> LayerMap:
-        """With the text's queries alone: a prompt that is recomputed asks too."""
-        if self.noted is None:
+        """Return the map of the last ``count`` queries, which are those of the text.
+
+        A prompt that runs through the layers has queries too, before them.
+        """
+        if self.recorded is None:
             raise RuntimeError("the layer has not run")
-        return replace(self.noted, attention=self.noted.attention[:, -count:])
+        return replace(self.recorded, attention=self.recorded.attention[:, -count:])
 
     def __call__(self, row: Tensor, query_tokens: QueryTokens) -> Tensor:
         norm, attention = self.layer.attention_norm, self.layer.attention
-        x, asked = (
-            norm(row),
-            QueryTokens(norm(query_tokens.x), query_tokens.query_index),
-        )
+        x = norm(row)
+        queries = QueryTokens(norm(query_tokens.x), query_tokens.query_index)
         stride, merging = attention.layout.stride, None
         if stride > 1 and isinstance(attention, MultiheadLatentAttention):
             merging = merge_weights(attention, x)[0]
-        self.noted = LayerMap(
-            attention_weights(attention, x, asked)[0],
-            merging,
-            stride,
-        )
+        weights = attention_weights(attention, x, queries)[0]
+        self.recorded = LayerMap(weights, merging, stride)
         return self.layer(row, query_tokens)
 
 
 def attention_weights(
     attention: CausalAttention, x: Tensor, query_tokens: QueryTokens
 ) -> Tensor:
-    """What a query sees of each place, ``(B, H, U, T)``, as drawn.
+    """Compute attention weights over the positions of a row, ``(B, H, U, T)``.
 
     Args:
-        x: normed rows ``(B, T, D)``, packed.
+        attention: the layer's attention.
+        x: rows ``(B, T, D)`` after the layer's norm, packed without padding.
+        query_tokens: the tokens whose weights are computed.
     """
-    place, stride = torch.arange(x.size(1), device=x.device), attention.layout.stride
-    angles = attention.angles(place.unsqueeze(0), x.dtype)
+    position, stride = torch.arange(x.size(1), device=x.device), attention.layout.stride
+    angles = attention.angles(position.unsqueeze(0), x.dtype)
     entries = attention.entries(x, angles)  # (B, G, T, w)
     q = attention.absorb(attention.queries(query_tokens.x, query_tokens.select(angles)))
     weights = chunk_weights(
@@ -104,17 +115,19 @@ def attention_weights(
 
 
 def merge_weights(attention: MultiheadLatentAttention, x: Tensor) -> Tensor:
-    """MTLA's weight of each place in its chunk's sum, ``(B, T)``, for ``x (B, T, D)``.
+    """Compute MTLA's merge weight of each position, ``(B, T)``, for ``x (B, T, D)``.
 
-    Read off the entries: a place adds its own latent to the sum, times the weight.
+    The entry of position t holds the sum of its chunk up to t. The difference to the
+    entry before is the latent of t times its weight, so that projecting the difference
+    onto the latent gives the weight.
     """
-    place = torch.arange(x.size(1), device=x.device)
-    angles = attention.angles(place.unsqueeze(0), x.dtype)
+    position = torch.arange(x.size(1), device=x.device)
+    angles = attention.angles(position.unsqueeze(0), x.dtype)
     entries = attention.entries(x, angles)[:, 0]  # (B, T, r + d_R)
     rank = attention.layout.value_width
     sums = entries[..., :rank]
     before = torch.nn.functional.pad(sums, (0, 0, 1, 0))[:, :-1]
-    opens = (place % attention.layout.stride == 0).unsqueeze(-1)
+    opens = (position % attention.layout.stride == 0).unsqueeze(-1)
     added = sums - before.masked_fill(opens, 0.0)
     latent = attention.kv_norm(attention.wkv_a(x)[..., :rank])
     return (added * latent).sum(-1) / latent.square().sum(-1)

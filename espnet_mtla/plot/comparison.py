@@ -1,4 +1,4 @@
-"""The comparison as a picture: error rate against cache size, and decode time."""
+"""Draw a comparison of systems: quality against cache size, and decoding time."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.text import Annotation
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import Bbox
 
-from espnet_mtla.data.atomic import atomic_file
+from espnet_mtla.plot.figure import new_figure, save_png
 from espnet_mtla.score.metric import METRICS
 from espnet_mtla.score.render import quantity, reads_text, title
 from espnet_mtla.score.results import Row, Table
@@ -31,23 +29,20 @@ COLOURS = {
     "mtla_s4": "#c2185b",
 }
 OTHERS = ("#666633", "#009fb7", "#a65628", "#5e3c99", "#b8860b", "#4d7c0f")
-"""For attention types without a colour of their own, in order of appearance."""
+"""Colours of attention types that ``COLOURS`` lacks, in order of appearance."""
 
 MARKERS = "osD^vPX*<>"
 OFFSETS = [(9.0, 9.0), (9.0, -9.0), (-9.0, 9.0), (-9.0, -9.0), (9.0, 0.0), (-9.0, 0.0)]
-"""Where a label may stand, in points from its marker; the first free place is taken,
-above and below the error bar come last."""
+"""Offsets of a label from its marker, in points. The first one where the label covers
+nothing is used; places above and below the error bar are tried last."""
 
 
-def draw(tables: Sequence[Table]) -> Figure:
-    """One line of two panels for each table; rows with something missing stay out."""
+def draw_comparison(tables: Sequence[Table]) -> Figure:
+    """Draw two panels for each table, quality and time. Incomplete rows are omitted."""
     with rc_context(
         {"font.size": 11, "axes.titlesize": 11, "axes.titleweight": "bold"}
     ):
-        # Without pyplot: no display is asked for and no figure is kept behind our back.
-        layout = ConstrainedLayoutEngine(h_pad=0.12)
-        figure = Figure(figsize=(11, 4.2 * len(tables)), layout=layout)
-        FigureCanvasAgg(figure)
+        figure = new_figure(11, 4.2 * len(tables), margin=0.12)
         axes = figure.subplots(len(tables), 2, squeeze=False, width_ratios=(3, 2))
         colours = colours_of(tables)
         for (left, right), table in zip(axes, tables, strict=True):
@@ -58,21 +53,19 @@ def draw(tables: Sequence[Table]) -> Figure:
             unit = "source token" if reads_text(table) else "second of audio"
             left.set_xlabel(f"KV cache for a {unit} (log scale)")
             _time_panel(right, rows, colours)
-        figure.canvas.draw()  # only now is it known where things are
+        figure.canvas.draw()  # the layout is computed here; labels depend on it
         for axis in axes[:, 0]:
             _place_labels(axis)
     return figure
 
 
-def save(tables: Sequence[Table], path: Path) -> None:
-    """Write the plot as PNG."""
-    figure = draw(tables)
-    with atomic_file(path, "wb") as stream:
-        figure.savefig(stream, format="png", dpi=150)
+def save_comparison(tables: Sequence[Table], path: Path) -> None:
+    """Draw the tables into a PNG file."""
+    save_png(draw_comparison(tables), path, dpi=150)
 
 
 def colours_of(tables: Sequence[Table]) -> dict[str, str]:
-    """A colour for each attention type, the same in every panel."""
+    """Return the colour of each attention type, the same in every panel."""
     labels = dict.fromkeys(row.attention for table in tables for row in table.rows)
     unknown = [label for label in labels if label not in COLOURS]
     extra = {label: OTHERS[i % len(OTHERS)] for i, label in enumerate(unknown)}
@@ -80,20 +73,21 @@ def colours_of(tables: Sequence[Table]) -> dict[str, str]:
 
 
 def _quality_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> None:
+    """Draw quality with its interval over the cache bytes of a second of audio."""
     axis.set_xscale("log")
     sizes = []
     for i, row in enumerate(rows):
         if row.speed is None or row.quality is None:
             continue
         x, y = row.speed.cache_bytes_per_audio_second, row.quality.value
-        if x <= 0:  # a model without a cache has no place on a logarithmic axis
+        if x <= 0:  # a model without a cache cannot be shown on a logarithmic axis
             continue
         sizes.append(x)
         low, high = row.quality.ci95
         axis.errorbar(
             x,
             y,
-            # A percentile interval may in rare cases leave out the estimate itself.
+            # In rare cases a percentile interval does not contain the estimate.
             yerr=[[max(0.0, y - low)], [max(0.0, high - y)]],
             fmt=MARKERS[i % len(MARKERS)],
             color=colours[row.attention],
@@ -110,7 +104,7 @@ def _quality_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> 
             fontweight="bold",
         )
     axis.set_ylim(bottom=0)
-    if sizes:  # room for the labels, also where all caches are of one size
+    if sizes:  # leave room for labels, also if all caches have the same size
         room = max(2.0, (max(sizes) / min(sizes)) ** 0.2)
         axis.set_xlim(min(sizes) / room, max(sizes) * room)
     axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -120,6 +114,7 @@ def _quality_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> 
 
 
 def _time_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> None:
+    """Draw a bar for the decoding time of each row, the encoder's share pale."""
     for i, row in enumerate(rows):
         if row.speed is None:
             continue
@@ -144,29 +139,36 @@ def _time_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> Non
 
 
 def _place_labels(axis: Axes) -> None:
-    """Move each label to the place where it covers the fewest other things."""
+    """Move each label to the offset where it covers the fewest other things."""
     labels = [text for text in axis.texts if isinstance(text, Annotation)]
     boxes = [
         _boxes(axis, container)
         for container in axis.containers
         if isinstance(container, ErrorbarContainer)
     ]
-    taken = [box for pair in boxes for box in pair]
+    occupied = [box for pair in boxes for box in pair]
     frame = axis.get_window_extent()
     for label, (marker, bar) in zip(labels, boxes, strict=True):
         points = 72 / axis.figure.dpi
         middle = (marker.y0 + marker.y1) / 2
         ends = [(bar.y1 - middle) * points + 10, (bar.y0 - middle) * points - 10]
-        places = [*OFFSETS, *((0.0, end) for end in ends)]
-        best = min(places, key=lambda at: _covered(label, at, taken, frame))
-        _covered(label, best, taken, frame)
-        taken.append(label.get_window_extent())
+        offsets = [*OFFSETS, *((0.0, end) for end in ends)]
+        best = min(offsets, key=lambda at: _covered(label, at, occupied, frame))
+        _covered(label, best, occupied, frame)  # moves the label back to the best one
+        occupied.append(label.get_window_extent())
 
 
 def _covered(
-    label: Annotation, at: tuple[float, float], taken: Sequence[Bbox], frame: Bbox
+    label: Annotation, at: tuple[float, float], occupied: Sequence[Bbox], frame: Bbox
 ) -> int:
-    """Put ``label`` at an offset in points; how many things are then in its way."""
+    """Move ``label`` to an offset in points; return how many things it covers there.
+
+    Args:
+        label: an annotation of the axis.
+        at: offset from the marker, in points.
+        occupied: boxes of markers, error bars and labels, in pixels.
+        frame: box of the axis; a label that leaves it counts as covering one thing.
+    """
     label.set_position(at)
     label.set_horizontalalignment(
         "left" if at[0] > 0 else "right" if at[0] < 0 else "center"
@@ -174,11 +176,11 @@ def _covered(
     label.set_verticalalignment("center")
     box = label.get_window_extent()
     outside = not (frame.contains(*box.min) and frame.contains(*box.max))
-    return outside + sum(box.overlaps(other) for other in taken)
+    return outside + sum(box.overlaps(other) for other in occupied)
 
 
 def _boxes(axis: Axes, container: ErrorbarContainer) -> tuple[Bbox, Bbox]:
-    """Screen boxes of a marker and of its error bar."""
+    """Return the boxes of a marker and of its error bar, in pixels."""
     line, _, bars = container.lines
     x, y = axis.transData.transform(np.asarray(line.get_xydata())[0])
     (_, low), (_, high) = axis.transData.transform(bars[0].get_segments()[0])

@@ -1,37 +1,44 @@
-"""Learning curves of several trainings side by side."""
+"""Draw the learning curves of several trainings in the same panels."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.plot.figure import new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Stats = Mapping[int, Mapping[str, Mapping[str, Any]]]
+"""Statistics of a training, by epoch, part of the data (train, valid) and name."""
 COLOURS = ("#333333", "#1b9e77", "#d95f02", "#7570b3", "#c2185b", "#1f78b4", "#8c6d31")
 
 
-def read_stats(folder: Path) -> Stats:
-    """What the trainer recorded: epoch, part of the data, name, value.
+def read_stats(exp_dir: Path) -> Stats:
+    """Read the statistics that the trainer saved in its checkpoint.
 
     Raises:
-        UserError: nothing was trained in the folder.
+        UserError: the folder has no checkpoint.
     """
     from espnet_mtla.model.checkpoint import CHECKPOINT, load
 
-    file = folder / CHECKPOINT
-    if not file.is_file():
-        raise UserError(f"{folder}: no {CHECKPOINT}: nothing was trained here")
-    return load(file)["reporter"]["stats"]
+    path = exp_dir / CHECKPOINT
+    if not path.is_file():
+        raise UserError(f"{exp_dir}: no {CHECKPOINT}: nothing was trained here")
+    return load(path)["reporter"]["stats"]
 
 
-def series(stats: Stats, part: str, name: str) -> tuple[list[int], list[float]]:
-    """Epochs and values, those that are finite numbers."""
+def finite_values(stats: Stats, part: str, name: str) -> tuple[list[int], list[float]]:
+    """Return the epochs in which a statistic is a finite number, and its values.
+
+    >>> stats = {1: {"valid": {"acc": float("nan")}}, 2: {"valid": {"acc": 0.5}}}
+    >>> finite_values(stats, "valid", "acc")
+    ([2], [0.5])
+    """
     epochs, values = [], []
     for epoch in sorted(stats):
         value = stats[epoch].get(part, {}).get(name)
@@ -41,25 +48,30 @@ def series(stats: Stats, part: str, name: str) -> tuple[list[int], list[float]]:
     return epochs, values
 
 
-def draw(runs: Mapping[str, Stats], names: Sequence[str]) -> Figure:
-    """A panel for each statistic: validation solid, training dashed.
+def draw_curves(runs: Mapping[str, Stats], names: Sequence[str]) -> Figure:
+    """Draw a panel for each statistic: validation solid, training dashed.
+
+    Args:
+        runs: statistics of each training, by the label of its curve.
+        names: statistics to draw, such as ``loss`` and ``acc``.
 
     Raises:
-        UserError: no run has a statistic that is asked for.
+        UserError: no training has finite values of a statistic.
     """
     for name in names:
-        if not any(series(stats, "valid", name)[0] for stats in runs.values()):
-            last = next(iter(runs.values()))
-            known = sorted(last[max(last)].get("valid", {}))
-            raise UserError(f"--names {name}: not recorded; {', '.join(known)} are")
-    figure = Figure(figsize=(5.5 * len(names), 4), layout="constrained")
-    FigureCanvasAgg(figure)  # without pyplot, no display is asked for
+        if not any(finite_values(stats, "valid", name)[0] for stats in runs.values()):
+            stats = next(iter(runs.values()))
+            recorded = sorted(stats[max(stats)].get("valid", {}))
+            raise UserError(f"--names {name}: not recorded; {', '.join(recorded)} are")
+    figure = new_figure(5.5 * len(names), 4)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axis, name in zip(panels, names, strict=True):
-        for number, (label, stats) in enumerate(runs.items()):
-            colour = COLOURS[number % len(COLOURS)]
-            axis.plot(*series(stats, "valid", name), color=colour, label=label)
-            axis.plot(*series(stats, "train", name), color=colour, ls="--", alpha=0.5)
+        for index, (label, stats) in enumerate(runs.items()):
+            colour = COLOURS[index % len(COLOURS)]
+            valid = finite_values(stats, "valid", name)
+            train = finite_values(stats, "train", name)
+            axis.plot(*valid, color=colour, label=label)
+            axis.plot(*train, color=colour, ls="--", alpha=0.5)
         axis.set_title(f"{name} (dashed: training)", loc="left", fontsize=10)
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.25)

@@ -1,32 +1,30 @@
-"""A report as a picture. Needs matplotlib, which a GPU machine may lack."""
+"""Draw the measurements of a benchmark: one panel for each of its plots."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from espnet_mtla.plot.figure import new_figure, save_png
 
-from espnet_mtla.benchmark.report import Plot, Report
-from espnet_mtla.data.atomic import atomic_file
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from espnet_mtla.benchmark.report import BenchmarkReport, PlotSpec
 
 
-def draw(report: Report, path: Path) -> None:
-    """Each plot of the report beside the other, as PNG."""
-    # Without pyplot: no display is asked for and no figure is kept behind our back.
-    figure = Figure(figsize=(6 * len(report.plots), 4.5), layout="constrained")
-    FigureCanvasAgg(figure)
+def draw_measurements(report: BenchmarkReport, path: Path) -> None:
+    """Draw the plots of a benchmark's report side by side into a PNG file."""
+    figure = new_figure(6 * len(report.plots), 4.5)
     figure.suptitle(f"{report.title}\n{report.conditions.get('device', '')}")
     axes = figure.subplots(1, len(report.plots), squeeze=False)[0]
     for axis, plot in zip(axes, report.plots, strict=True):
-        _lines(axis, plot, report)
-    with atomic_file(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=120)
+        _draw_lines(axis, plot, report)
+    save_png(figure, path, dpi=120)
 
 
-def _lines(axis: Axes, plot: Plot, report: Report) -> None:
+def _draw_lines(axis: Axes, plot: PlotSpec, report: BenchmarkReport) -> None:
+    """Draw ``plot.y`` over ``plot.x``, a line for each value of ``plot.by``."""
     for name in dict.fromkeys(row[plot.by] for row in report.rows):
         points: list[tuple[Any, Any]] = [
             (row[plot.x], row[plot.y])
@@ -35,8 +33,8 @@ def _lines(axis: Axes, plot: Plot, report: Report) -> None:
         ]
         if points:
             axis.plot(*zip(*sorted(points), strict=True), marker="o", label=str(name))
-    ticks: list[Any] = [row[plot.x] for row in report.rows]
-    ticks = sorted(set(ticks))
+    values: list[Any] = [row[plot.x] for row in report.rows]
+    ticks = sorted(set(values))
     if all(isinstance(tick, int | float) and tick > 0 for tick in ticks):
         axis.set_xscale("log", base=2)
         axis.set_xticks(ticks, [str(tick) for tick in ticks])

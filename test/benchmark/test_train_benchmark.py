@@ -11,7 +11,7 @@ import torch
 from espnet_mtla.attention import MultiheadAttention
 from espnet_mtla.benchmark.gate import check_close
 from espnet_mtla.benchmark.measure import interleaved, kept_bytes
-from espnet_mtla.benchmark.report import Report
+from espnet_mtla.benchmark.report import BenchmarkReport
 from espnet_mtla.bin import benchmark
 from espnet_mtla.errors import UserError
 
@@ -102,7 +102,9 @@ def test_the_gate_shuts(value: float) -> None:
 
 
 def test_a_report_reads_what_it_wrote(tmp_path: Path) -> None:
-    report = Report("train", "T", [{"a": "x", "ms": 1234.5, "b": None}], notes=["n"])
+    report = BenchmarkReport(
+        "train", "T", [{"a": "x", "ms": 1234.5, "b": None}], notes=["n"]
+    )
     report.write(tmp_path / "r")
-    assert Report.read(tmp_path / "r.json") == report
+    assert BenchmarkReport.read(tmp_path / "r.json") == report
     assert report.table().splitlines()[-1].split() == ["x", "1234", "-"]

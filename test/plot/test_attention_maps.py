@@ -7,7 +7,7 @@ import torch
 
 from espnet_mtla.attention import QueryTokens, build_attention
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
-from espnet_mtla.plot.maps import attention_weights, layer_maps, merge_weights
+from espnet_mtla.plot.attention_maps import attention_weights, layer_maps, merge_weights
 from espnet_mtla.plot.utterance import over_chunks
 
 TYPES = [

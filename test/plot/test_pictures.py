@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from espnet_mtla.bin import plot
 from espnet_mtla.errors import UserError
 from espnet_mtla.plot import curves
-from espnet_mtla.plot.utterance import draw, look
+from espnet_mtla.plot.utterance import decode_with_maps, draw_utterance
 
 
 @pytest.fixture
@@ -29,13 +29,13 @@ def picture(speech2text, data):
 
     recogniser = Recogniser(speech2text.trained, speech2text.options)
     clip = speech2text.reader.clip(data / "u2.wav")
-    return look(recogniser, "u2", clip.read())
+    return decode_with_maps(recogniser, "u2", clip.read())
 
 
 def test_one_utterance(picture):
     assert picture.tokens[-1] == "<eos>" and len(picture.tokens) > 3
     assert picture.frames * picture.shift == pytest.approx(picture.seconds, abs=0.1)
-    figure = draw(picture)
+    figure = draw_utterance(picture)
     spectrogram, merging, attention = figure.axes[:3]
     assert spectrogram.images[0].get_array().shape[1] == len(picture.features)
     assert merging.images[0].get_array().shape == (2, picture.frames)
@@ -43,15 +43,19 @@ def test_one_utterance(picture):
     assert shown.shape == (len(picture.tokens), picture.frames)
     labels = [label.get_text() for label in attention.get_yticklabels()]
     assert labels == picture.tokens
-    assert (shown != draw(picture, layer=0).axes[2].images[0].get_array()).any()
-    assert (shown != draw(picture, head=1).axes[2].images[0].get_array()).any()
+    assert (
+        shown != draw_utterance(picture, layer=0).axes[2].images[0].get_array()
+    ).any()
+    assert (
+        shown != draw_utterance(picture, head=1).axes[2].images[0].get_array()
+    ).any()
 
 
 def test_layers_and_heads_that_are_not_there(picture):
     with pytest.raises(UserError, match="--layer 2: there are 2, 0 to 1"):
-        draw(picture, layer=2)
+        draw_utterance(picture, layer=2)
     with pytest.raises(UserError, match="--head 4: there are 4, 0 to 3"):
-        draw(picture, head=4)
+        draw_utterance(picture, head=4)
 
 
 def test_the_attention_command(run, model, data, tmp_path, capsys):
@@ -89,7 +93,9 @@ def trained(folder, losses):
 def test_learning_curves(run, tmp_path):
     one = trained(tmp_path / "asr_mha", [3.0, 2.0, 1.0])
     other = trained(tmp_path / "asr_mtla_s2", [4.0, float("nan"), 2.0])
-    figure = curves.draw({p.name: curves.read_stats(p) for p in (one, other)}, ["loss"])
+    figure = curves.draw_curves(
+        {p.name: curves.read_stats(p) for p in (one, other)}, ["loss"]
+    )
     lines = {
         line.get_label(): line.get_xydata().tolist() for line in figure.axes[0].lines
     }

@@ -10,7 +10,8 @@ import pytest
 from espnet_mtla.bin import score
 from espnet_mtla.data.folder import write_table
 from espnet_mtla.errors import UserError
-from espnet_mtla.score import plot, render
+from espnet_mtla.plot.comparison import draw_comparison
+from espnet_mtla.score import render
 from espnet_mtla.score.baseline import BASELINES, Question
 from espnet_mtla.score.results import collect
 from test.support.scored_experiments import make_experiment
@@ -80,7 +81,7 @@ def test_the_table_has_the_metric_and_the_baseline(scored):
     ]
     assert "100.00 [100.00, 100.00]" in lines[6] and "better" in lines[6]
     assert lines[4].split()[1] == render.GAP  # a baseline has no parameters
-    places = {text.get_text() for text in plot.draw([table]).axes[0].texts}
+    places = {text.get_text() for text in draw_comparison([table]).axes[0].texts}
     assert places == {"mha", "mtla_s2"}
     json.dumps(render.as_json([table], render.Provenance("", {}, None)))
     (baseline / "test/score_bleu/score.json").unlink()

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.score import plot, render
+from espnet_mtla.plot.comparison import draw_comparison
+from espnet_mtla.score import render
 from espnet_mtla.score.provenance import Provenance
 from espnet_mtla.score.results import collect
 from test.support.scored_experiments import SYSTEMS, TERMINAL, make_experiment
@@ -107,7 +108,7 @@ def test_missing_files(experiments, gone, stage):
     row = next(line for line in text.splitlines() if line.startswith("mtla_s2 "))
     assert " -  " in row
     assert "16 kB" in text  # the others stay
-    figure = plot.draw([table])
+    figure = draw_comparison([table])
     places = {text.get_text() for text in figure.axes[0].texts}
     assert places == {"mha", "mtla_s4"} | ({"mtla_s2"} if "utt" in gone else set())
 

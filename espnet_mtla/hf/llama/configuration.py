@@ -162,7 +162,7 @@ class LlamaMTLAConfig(LlamaConfig):
         require(name in ROPE_TYPES, "rope_type", name, f"{' or '.join(ROPE_TYPES)} is")
         needed = f"a number > 0 (rope_type {name}) is"
         for field in ("rope_theta", *ROPE_TYPES[name]):
-            value = settings.get(field)
+            value: Any = settings.get(field)
             require(_is_finite(value) and value > 0, field, value, needed)
         frequencies = self.rope_frequencies
         if frequencies is not None:
