@@ -1,9 +1,10 @@
-"""ESPnet's own decoding, ``Speech2Text``, of the sounds that ours decodes.
+"""Decode with ESPnet's ``Speech2Text``, for the comparison with our search.
 
-Front-end, normalisation, encoder and CTC are those of the trained model, with its
-weights. Behind them stands ESPnet's Transformer decoder of the same sizes with random
-weights. Each utterance therefore gets as many tokens as our best hypothesis has, which
-is as many steps as ours took; ESPnet's search for an end would only add to them.
+Front-end, normalisation, encoder and CTC have the weights of the trained model. The
+decoder is ESPnet's Transformer of the same sizes with random weights, so its texts have
+no meaning and no natural end. Each utterance is therefore decoded to the length of our
+best hypothesis, which are as many steps as ours took. A search for the end could only
+take more steps.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ SAME_OPTIONS = (
 )
 SAME_WEIGHTS = ("frontend", "normalize", "encoder", "ctc")
 SEARCH = "espnet2.legacy.nets"
-"""Its logger."""
+"""Name of the logger of ESPnet's search."""
 
 
-class EspnetPeer:
-    """ESPnet's search over the encoder of an experiment.
+class EspnetDecoder:
+    """ESPnet's beam search with the encoder of an experiment.
 
     Args:
         args: ``model_dir``, ``device``, ``batch``, ``beam_size`` and ``ctc_weight`` of
             the benchmark.
         trained: the model in that folder.
+
     Raises:
-        UserError: ESPnet is too old, or has no such front-end, normalisation or
-            encoder.
+        UserError: ESPnet is too old, or lacks the front-end, normalisation or encoder.
     """
 
     def __init__(self, args: argparse.Namespace, trained: TrainedModel) -> None:
@@ -61,21 +62,21 @@ class EspnetPeer:
         self._lengths: dict[str, int] = {}
 
     def set_lengths(self, tokens: dict[str, list[int]]) -> None:
-        """Give each utterance as many tokens as it has in ``tokens``, by its key."""
-        self._lengths = {key: len(found) for key, found in tokens.items()}
+        """Decode each utterance to the number of tokens that it has in ``tokens``."""
+        self._lengths = {key: len(ids) for key, ids in tokens.items()}
 
     def __call__(self, batch: Sequence[Sound]) -> dict[str, list[int]]:
-        """Decode a batch in one search, or a single utterance as ESPnet does that.
+        """Decode a batch in one search; a single utterance by ESPnet's own path.
 
         Returns:
-            Token ids of the best hypothesis, by key; none if all ended too early.
+            Token ids of the best hypothesis by key; empty if no hypothesis ended.
         """
         import torch
 
         samples = [len(sound.samples) for sound in batch]
-        # ESPnet decodes a batch in this order; its limits are asked for in it too.
+        # ESPnet sorts a batch by length, and asks for length limits in that order.
         order = torch.tensor(samples).sort(descending=True).indices.tolist()
-        lengths = [max(self._lengths[batch[place].key], 1) for place in order]
+        lengths = [max(self._lengths[batch[index].key], 1) for index in order]
         limits = [length + 1 for length in lengths], lengths  # the larger counts <eos>
         search = self._decode.beam_search
         bounds = mock.patch.object(search, "_length_bounds", lambda *_: limits)
@@ -92,9 +93,9 @@ class EspnetPeer:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep ESPnet from logging its model, and a dozen lines an utterance (slow).
+    """Silence ESPnet's logs: its model, and a dozen slow lines for each utterance.
 
-    Its search also warns that a text has as many tokens as were asked for.
+    Its search also warns that a text has as many tokens as its limit.
     """
     disabled, logger = logging.root.manager.disable, logging.getLogger(SEARCH)
     level = logger.level
@@ -108,35 +109,40 @@ def _quiet() -> Iterator[None]:
 
 
 def _speech2text(args: argparse.Namespace, trained: TrainedModel) -> Speech2Text:
+    """Build ESPnet's model with the trained weights, and its search.
+
+    ``Speech2Text`` reads a model from files, so they are written to a temporary folder.
+    """
     import torch
     import yaml
     from espnet2.bin.asr_inference import ASRTask, Speech2Text
 
-    with mock.patch.object(sys, "argv", sys.argv[:1]):  # which ESPnet would parse
+    with mock.patch.object(sys, "argv", sys.argv[:1]):  # ESPnet would parse the rest
         config = ASRTask.get_default_config()
     config |= _options(args.model_dir)
     for choices in ASRTask.class_choices_list:
         if config.get(choices.name) not in (*choices.choices(), None):
             raise UserError(
                 f"{choices.name} {config[choices.name]!r}: ESPnet has none of that "
-                "name; compare without it: --no_espnet"
+                "name; use --no_espnet"
             )
     with tempfile.TemporaryDirectory() as folder:
-        file, weights = Path(folder) / "config.yaml", Path(folder) / "model.pth"
-        file.write_text(yaml.safe_dump(config), encoding="utf-8")
+        config_file = Path(folder) / "config.yaml"
+        weights = Path(folder) / "model.pth"
+        config_file.write_text(yaml.safe_dump(config), encoding="utf-8")
         torch.manual_seed(0)
         model = ASRTask.build_model(argparse.Namespace(**config))
         _copy_weights(trained, model)
         torch.save(model.state_dict(), weights)
         return Speech2Text(
-            str(file),
+            str(config_file),
             str(weights),
             device=args.device,
             beam_size=args.beam_size,
             ctc_weight=args.ctc_weight,
             normalize_length=False,
             batch_size=args.batch,
-            maxlenratio=-1.0,  # anything but 0: no end is looked for
+            maxlenratio=-1.0,  # not 0, which would turn end detection on
         )
 
 
@@ -162,11 +168,11 @@ def _options(model_dir: Path) -> dict[str, Any]:
 
 
 def _copy_weights(trained: TrainedModel, model: Any) -> None:
-    """Give ESPnet's model the trained weights of everything before the decoder."""
+    """Load the trained weights of everything before the decoder into ESPnet's model."""
     parts = tuple(f"{part}." for part in SAME_WEIGHTS)
     same = {n: v for n, v in trained.model.state_dict().items() if n.startswith(parts)}
-    left = model.load_state_dict(same, strict=False)
-    missing = [name for name in left.missing_keys if name.startswith("encoder.")]
-    if missing or left.unexpected_keys:
-        names = ", ".join([*missing, *left.unexpected_keys][:3])
+    result = model.load_state_dict(same, strict=False)
+    missing = [name for name in result.missing_keys if name.startswith("encoder.")]
+    if missing or result.unexpected_keys:
+        names = ", ".join([*missing, *result.unexpected_keys][:3])
         raise UserError(f"weights that ESPnet's model does not share: {names}")

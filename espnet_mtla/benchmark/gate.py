@@ -1,4 +1,4 @@
-"""No speed is reported of a wrong result."""
+"""The correctness check of the benchmarks: a wrong result is not timed."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from espnet_mtla.errors import UserError
 def check_close(
     name: str, result: torch.Tensor, expected: torch.Tensor, tolerance: float
 ) -> float:
-    """Largest difference, as a share of the largest number expected.
+    """Return the largest difference, relative to the largest expected magnitude.
+
+    Args:
+        name: of what is checked, for the message.
+        result: any shape and dtype, on any device.
+        expected: the exact values, of the same shape.
+        tolerance: largest relative difference allowed.
 
     Raises:
-        UserError: above ``tolerance``, or shapes that differ, or NaN anywhere.
+        UserError: the difference is larger, shapes differ, or a value is NaN.
     """
     if result.shape != expected.shape:
         raise UserError(
-            f"{name}: shape {tuple(result.shape)} where {tuple(expected.shape)} is "
-            "right; nothing was measured"
+            f"{name}: shape {tuple(result.shape)}, expected {tuple(expected.shape)}; "
+            "nothing was measured"
         )
     exact = expected.detach().double()
     difference = (result.detach().double().to(exact.device) - exact).abs().max()
     error = float(difference / exact.abs().max().clamp(min=1e-30))
-    if not error <= tolerance:
+    if not error <= tolerance:  # also true for NaN
         raise UserError(
-            f"{name}: differs by {error:.2e} where {tolerance:.0e} is allowed; "
+            f"{name}: differs by {error:.2e}, {tolerance:.0e} is allowed; "
             "nothing was measured"
         )
     return error

@@ -1,14 +1,13 @@
-"""A trained experiment's decoding: batches and single utterances, ours and ESPnet's.
+"""Time decoding with a trained experiment, in batches and one by one; and by ESPnet.
 
-ESPnet's ``Speech2Text`` runs beside ours (:mod:`.recipe_peer`): on the same data, with
-the same encoder, sizes, beam, CTC weight and batches. For both the report counts the
-utterances that get the same text in a batch as alone.
+ESPnet's ``Speech2Text`` (:mod:`.espnet_decoding`) decodes the same data with the same
+encoder, sizes, beam, CTC weight and batches. For both, the report counts the utterances
+whose text in a batch equals their text alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from espnet_mtla.recognise.utterances import Sound
 
 Seconds = tuple[float, float]
-"""Of the clock, and of the CPU: what others on a shared machine take is not in it."""
+"""Wall-clock seconds, and CPU seconds, which exclude other work on the machine."""
 Texts = dict[str, list[int]]
 """Token ids of the best hypothesis, by the utterance's key."""
 Decode = Callable[[Sequence["Sound"]], Texts]
@@ -30,20 +29,27 @@ ESPNET = ("espnet, batches", "espnet, singles")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this part."""
     add = parser.add_argument
-    add("--model_dir", type=Path, required=True, help="holds config.yaml, model.pth")
+    add(
+        "--model_dir",
+        type=Path,
+        required=True,
+        help="experiment: config.yaml, model.pth",
+    )
     add("--data", type=Path, required=True, help="data folder of that recipe")
-    add("--utterances", type=count, default=96, help="of the data folder, at most")
-    add("--batch", type=count, default=32, help="utterances a batch")
-    add("--beam_size", type=count, default=10, help="hypotheses an utterance")
-    add("--ctc_weight", type=float, default=0.0, help="of CTC prefix scores, in [0, 1)")
-    add("--no_espnet", action="store_true", help="time ours alone")
+    add("--utterances", type=count, default=96, help="utterances to decode, at most")
+    add("--batch", type=count, default=32, help="utterances per batch")
+    add("--beam_size", type=count, default=10, help="hypotheses per utterance")
+    add("--ctc_weight", type=float, default=0.0, help="weight of CTC scores, in [0, 1)")
+    add("--no_espnet", action="store_true", help="do not time ESPnet")
 
 
 def run(args: argparse.Namespace) -> BenchmarkReport:
+    """Decode the data in batches and one by one; check that the texts are equal."""
     import torch
 
-    from espnet_mtla.benchmark.recipe_peer import EspnetPeer
+    from espnet_mtla.benchmark.espnet_decoding import EspnetDecoder
     from espnet_mtla.benchmark.report import BenchmarkReport
     from espnet_mtla.recognise.load import load_model
     from espnet_mtla.recognise.recogniser import Recogniser
@@ -53,7 +59,7 @@ def run(args: argparse.Namespace) -> BenchmarkReport:
     trained = load_model(args.model_dir, torch.device(args.device), options)
     ours = _best_tokens(Recogniser(trained, options))
     sounds = _sounds(args, trained.fs)
-    peer = None if args.no_espnet else EspnetPeer(args, trained)
+    espnet = None if args.no_espnet else EspnetDecoder(args, trained)
     groups = [sounds[i : i + args.batch] for i in range(0, len(sounds), args.batch)]
     cuts = dict(zip(OURS, (groups, [[sound] for sound in sounds]), strict=True))
     ours(groups[0])  # warm-up
@@ -63,13 +69,13 @@ def run(args: argparse.Namespace) -> BenchmarkReport:
     for turn in range(rounds):
         for who, cut in cuts.items():
             _time_pass(who, ours, cut, args.device, texts, seconds)
-        if peer is None:
+        if espnet is None:
             continue
-        peer.set_lengths(texts[ALONE])
+        espnet.set_lengths(texts[ALONE])
         if turn == 0:
-            peer(groups[0])  # warm-up
+            espnet(groups[0])  # warm-up
         for who, cut in zip(ESPNET, cuts.values(), strict=True):
-            _time_pass(who, peer, cut, args.device, texts, seconds)
+            _time_pass(who, espnet, cut, args.device, texts, seconds)
     _check_same(texts["batches"], texts["singles"])
     notes = [
         f"fastest of {rounds} passes",
@@ -81,17 +87,23 @@ def run(args: argparse.Namespace) -> BenchmarkReport:
     title += f", CTC weight {args.ctc_weight:g}, batches of {args.batch}"
     rows = _rows(texts, seconds, audio)
     return BenchmarkReport(
-        part="recipe", title=title, rows=rows, notes=notes[: 1 + bool(peer)]
+        part="recipe", title=title, rows=rows, notes=notes[: 1 + bool(espnet)]
     )
 
 
 def _rows(
     texts: dict[str, Texts], seconds: dict[str, Seconds], audio: float
 ) -> list[dict[str, Value]]:
-    """One row for each of those timed; ``audio`` is the length of all sounds in s."""
-    ours, busy_ours = seconds["batches"]
+    """Return a row for each way to decode.
+
+    Args:
+        texts: by the name of the way.
+        seconds: wall and CPU seconds, by the same names.
+        audio: length of all sounds in seconds.
+    """
+    ours, cpu_ours = seconds["batches"]
     rows: list[dict[str, Value]] = []
-    for who, (clock, busy) in seconds.items():
+    for who, (wall, cpu) in seconds.items():
         alone = texts[who.replace("batches", ALONE)]
         same = sum(texts[who][key] == tokens for key, tokens in alone.items())
         rows.append(
@@ -99,18 +111,18 @@ def _rows(
                 "who": who,
                 "same text as alone": f"{same} of {len(alone)}",
                 "audio s": audio,
-                "decoding s": clock,
-                "CPU s": busy,
-                "RTF": clock / audio,
-                "our batches are x faster": clock / ours,
-                "CPU x": busy / busy_ours,
+                "decoding s": wall,
+                "CPU s": cpu,
+                "RTF": wall / audio,
+                "our batches are x faster": wall / ours,
+                "CPU x": cpu / cpu_ours,
             }
         )
     return rows
 
 
 def _sounds(args: argparse.Namespace, fs: int) -> list[Sound]:
-    """Of like length beside each other, as batches are made."""
+    """Read the sounds, sorted by length, so that a batch has little padding."""
     from espnet_mtla.recognise.utterances import Sound, list_utterances, read_sound
 
     chosen = list_utterances(args.data, fs)[: args.utterances]
@@ -119,6 +131,8 @@ def _sounds(args: argparse.Namespace, fs: int) -> list[Sound]:
 
 
 def _best_tokens(recogniser: Recogniser) -> Decode:
+    """Return a function that decodes a batch to its best hypotheses."""
+
     def decode(batch: Sequence[Sound]) -> Texts:
         return {result.key: result.nbest[0].tokens for result in recogniser(batch)}
 
@@ -133,26 +147,23 @@ def _time_pass(
     texts: dict[str, Texts],
     seconds: dict[str, Seconds],
 ) -> None:
-    """Decode all batches once; keep the texts, and the seconds of the fastest pass."""
+    """Decode all batches once; store the texts, and the time of the fastest pass."""
     import torch
 
-    from espnet_mtla.benchmark.measure import synchronise
+    from espnet_mtla.benchmark.measure import stopwatch
 
-    where = torch.device(device)
-    synchronise(where)
-    began, busy = time.perf_counter(), time.process_time()
-    decoded = [decode(batch) for batch in batches]
-    synchronise(where)
-    taken = time.perf_counter() - began, time.process_time() - busy
+    with stopwatch(torch.device(device)) as watch:
+        decoded = [decode(batch) for batch in batches]
     texts[who] = {key: tokens for part in decoded for key, tokens in part.items()}
-    seconds[who] = min(taken, seconds.get(who, taken))
+    times = watch.wall, watch.cpu
+    seconds[who] = min(times, seconds.get(who, times))
 
 
 def _check_same(batches: Texts, singles: Texts) -> None:
-    """The gate: what an utterance gives does not depend on its batch.
+    """Check that each utterance gets the same text in a batch as alone.
 
     Raises:
-        UserError: Names an utterance that gets another text in a batch than alone.
+        UserError: one does not; names it.
     """
     from espnet_mtla.errors import UserError
 

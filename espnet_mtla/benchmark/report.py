@@ -1,4 +1,4 @@
-"""A benchmark's result: rows with their conditions, as JSON, table and plot."""
+"""The result of a benchmark: rows with their conditions, as JSON and Markdown."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Value = str | int | float | None
 
 @dataclass(frozen=True)
 class PlotSpec:
-    """One line for each value of ``by``: ``y`` over ``x``, both names of columns."""
+    """A plot of column ``y`` over column ``x``, a line for each value of ``by``."""
 
     x: str
     y: str
@@ -28,11 +28,16 @@ class PlotSpec:
 
 @dataclass
 class BenchmarkReport:
-    """What a part measured.
+    """The measurements of one part of the benchmark.
 
-    ``rows`` are flat and name their units ("ms", "kept MB"). ``hidden`` columns are
-    kept in the JSON alone. ``notes`` tell what was left out and why, and what the gate
-    found; ``conditions`` are filled in by the command.
+    Attributes:
+        part: name of the part.
+        title: heading of the document.
+        rows: values by column; the columns name their units ("ms", "kept MB").
+        plots: figures to draw from the rows.
+        hidden: columns that the table omits; the JSON file has them.
+        notes: results of the checks, and cases left out with their reasons.
+        conditions: device, versions and command line, filled in by the command.
     """
 
     part: str
@@ -44,7 +49,7 @@ class BenchmarkReport:
     conditions: dict[str, Value] = field(default_factory=dict)
 
     def table(self, as_markdown: bool = False) -> str:
-        """Columns in order of appearance; text flush left, numbers right."""
+        """Return the table: columns in order of appearance, numbers right-aligned."""
         shown = [name for name in self._columns() if name not in self.hidden]
         cells = [[_cell(row.get(name)) for name in shown] for row in self.rows]
         texts = [all(isinstance(row.get(n), str) for row in self.rows) for n in shown]
@@ -52,7 +57,7 @@ class BenchmarkReport:
         return (markdown if as_markdown else aligned)(shown, cells, left=left)
 
     def document(self) -> str:
-        """Title, table, notes and conditions, as Markdown."""
+        """Return title, table, notes and conditions as Markdown."""
         conditions = [f"- {name}: {value}" for name, value in self.conditions.items()]
         notes = [f"- {note}" for note in self.notes]
         parts = [f"# {self.title}", self.table(as_markdown=True)]
@@ -60,17 +65,18 @@ class BenchmarkReport:
         return "\n\n".join([*parts, "Conditions:\n\n" + "\n".join(conditions)]) + "\n"
 
     def write(self, stem: Path) -> list[Path]:
-        """``stem`` + .json, .md, and .png where matplotlib is installed."""
+        """Write ``stem`` + .json and .md; return both paths."""
         stem.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(stem.with_suffix(".json")) as file:
-            file.write(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
-        with atomic_file(stem.with_suffix(".md")) as file:
-            file.write(self.document())
-        return [stem.with_suffix(".json"), stem.with_suffix(".md")]
+        data, page = stem.with_suffix(".json"), stem.with_suffix(".md")
+        with atomic_file(data) as stream:
+            stream.write(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+        with atomic_file(page) as stream:
+            stream.write(self.document())
+        return [data, page]
 
     @classmethod
     def read(cls, path: Path) -> BenchmarkReport:
-        """A report that :meth:`write` left as JSON."""
+        """Read a report from the JSON file that :meth:`write` wrote."""
         raw = json.loads(path.read_text(encoding="utf-8"))
         return cls(**{**raw, "plots": [PlotSpec(**plot) for plot in raw["plots"]]})
 
@@ -79,13 +85,18 @@ class BenchmarkReport:
 
 
 def ratio(number: Value, base: Value) -> float | None:
-    """``number / base``; None where one of them is no number, or the base is 0."""
+    """Return ``number / base``; None if one is not a number, or the base is 0.
+
+    >>> ratio(3, 2), ratio(None, 2), ratio(3, 0)
+    (1.5, None, None)
+    """
     if isinstance(number, int | float) and isinstance(base, int | float) and base:
         return number / base
     return None
 
 
 def _cell(value: Value) -> str:
+    """Format a value for a table: three significant digits, "-" for None."""
     if value is None:
         return "-"
     if isinstance(value, float):
@@ -94,22 +105,22 @@ def _cell(value: Value) -> str:
 
 
 def conditions(device: str, arguments: Sequence[str]) -> dict[str, Value]:
-    """Where, when and with what: device, versions, commit, load, command line."""
+    """Return device, load, date, commit, versions and command line of a measurement."""
     import torch
 
-    made = provenance()
-    shown = processor()
+    source = provenance()
+    device_name = processor()
     if torch.device(device).type == "cuda":
-        shown = torch.cuda.get_device_name(device)
+        device_name = torch.cuda.get_device_name(device)
     return {
-        "device": shown,
+        "device": device_name,
         "threads": torch.get_num_threads(),
         "cores": os.cpu_count(),
         "load at start": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-        "date": made.date,
-        "commit": made.commit,
+        "date": source.date,
+        "commit": source.commit,
         "python": platform.python_version(),
-        **made.versions,
+        **source.versions,
         **{name: _version(name) for name in ("triton", "flash-attn", "mtla")},
         "cuda": torch.version.cuda if torch.cuda.is_available() else "no device",
         "command": "python -m espnet_mtla.bin.benchmark " + " ".join(arguments),
@@ -118,7 +129,7 @@ def conditions(device: str, arguments: Sequence[str]) -> dict[str, Value]:
 
 
 def processor() -> str:
-    """The CPU's name, as the system gives it."""
+    """Return the name of the CPU."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -127,6 +138,7 @@ def processor() -> str:
 
 
 def _version(package: str) -> str:
+    """Return a package's version, or that it is not installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     try:

@@ -1,7 +1,7 @@
-"""The goals of speed and memory as runs of the benchmark: what ``all`` measures.
+"""The runs of ``benchmark all``: one for each goal of speed and memory.
 
-Each line is a run of one part, chosen so that the whole table takes about ten minutes
-on an H100, compilation included, and about as long on two CPU cores.
+Each line is the command line of one part. The sizes are chosen so that all runs take
+about ten minutes on an H100, compilation included, and about as long on two CPU cores.
 """
 
 from __future__ import annotations
@@ -34,22 +34,25 @@ RUNS: dict[str, dict[str, str]] = {
         "kernel": "kernel",
     },
 }
-"""Kind of device, name of the result's files, and the run."""
+"""Command lines, by device type and by the name of the result's files."""
 
 RUN_SECONDS = {"cuda": 300, "cpu": 1800}
-"""A run that takes longer is stopped, so that the others have their turn."""
+"""Time limit of a run, by device type; the other runs follow."""
 
 
-def runs_for(kind: str, shared: list[str], only: list[str]) -> dict[str, list[str]]:
-    """Arguments of each run, with what ``all`` was given for all of them.
+def runs_for(
+    device_type: str, shared: list[str], only: list[str]
+) -> dict[str, list[str]]:
+    """Return the arguments of each run, by its name.
 
     Args:
-        kind: ``cuda`` or ``cpu``.
-        shared: arguments that every run gets, such as ``--device``.
-        only: names; empty means all.
+        device_type: ``cuda`` or ``cpu``.
+        shared: arguments added to every run, such as ``--device``.
+        only: names of the runs; empty: all.
     """
-    chosen = {n: line for n, line in RUNS[kind].items() if not only or n in only}
+    runs = RUNS[device_type]
+    selected = {name: runs[name] for name in runs if not only or name in only}
     return {
-        name: [*line.split(), "--name", f"{kind}_{name}", *shared]
-        for name, line in chosen.items()
+        name: [*line.split(), "--name", f"{device_type}_{name}", *shared]
+        for name, line in selected.items()
     }

@@ -1,4 +1,4 @@
-"""One attention layer, forward and backward: time and bytes kept, against SDPA."""
+"""Time and saved bytes of one attention layer, forward and backward, against SDPA."""
 
 from __future__ import annotations
 
@@ -19,27 +19,41 @@ if TYPE_CHECKING:
     Part = TypeVar("Part", bound=nn.Module)
 
 BASE = "sdpa mha"
-"""Whom all are compared with."""
+"""The case that all others are divided by."""
 ATTENTIONS = ["mha", "gqa", "mqa", "mla", "mtla_s2", "mtla_s3", "mtla_s4"]
 GATE_TOKENS = 53
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of this part."""
     add = parser.add_argument
-    add("--attention", nargs="+", default=ATTENTIONS, help="names, MTLA with stride")
-    add("--tokens", nargs="+", type=count, help="T; default: 1k to 8k, 16k on a GPU")
-    add("--batch_size", type=count, default=1, help="rows")
-    add("--embed_dim", type=count, default=512, help="D")
-    add("--num_heads", type=count, default=8, help="H")
+    names = "attention types, such as mtla_s2"
+    add("--attention", nargs="+", default=ATTENTIONS, help=names)
+    lengths = "row lengths T; None: 1k to 8k, and 16k on a GPU"
+    add("--tokens", nargs="+", type=count, help=lengths)
+    add("--batch_size", type=count, default=1, help="rows per batch")
+    add("--embed_dim", type=count, default=512, help="model width D")
+    add("--num_heads", type=count, default=8, help="attention heads H")
     dtypes = ["auto", *TOLERANCE]
-    add("--dtype", choices=dtypes, default="auto", help="auto: bfloat16 on a GPU")
-    add("--kernels", nargs="+", default=["auto"], help="flash kernels of ours to try")
-    add("--dropout", type=float, default=0.0, help="on attention weights, of ours")
-    add("--peer_tokens", type=int, default=4096, help="longest row given to `mtla`")
+    add(
+        "--dtype",
+        choices=dtypes,
+        default="auto",
+        help="auto: bfloat16 on a GPU, else float32",
+    )
+    add("--kernels", nargs="+", default=["auto"], help="flash kernels to time")
+    add("--dropout", type=float, default=0.0, help="on attention weights")
+    add(
+        "--peer_tokens",
+        type=int,
+        default=4096,
+        help="longest row that `mtla` is timed on",
+    )
 
 
 def run(args: argparse.Namespace) -> BenchmarkReport:
+    """Check all attention types, then time them on each row length."""
     from espnet_mtla.benchmark.report import BenchmarkReport, PlotSpec
 
     on_gpu = args.device != "cpu"
@@ -63,7 +77,14 @@ def run(args: argparse.Namespace) -> BenchmarkReport:
 
 
 class _Layer:
-    """A module and how it is called on ``(B, T, D)``."""
+    """An attention module and how it is called.
+
+    Args:
+        module: whose parameters get gradients.
+        call: computes the output for rows ``(B, T, D)``.
+        longest: largest T that it is timed on.
+        kernel: flash kernel to use; ``auto``: the fastest one that supports the case.
+    """
 
     def __init__(
         self,
@@ -82,7 +103,7 @@ class _Layer:
             return self.call(x)
 
     def step(self, x: Tensor, direction: Tensor) -> Callable[[], object]:
-        """Forward, and backward to the input and all parameters."""
+        """Return a function that runs forward, and backward to input and parameters."""
         import torch
 
         leaves = [x, *self.module.parameters()]
@@ -92,33 +113,35 @@ class _Layer:
 
 
 def _layers(args: argparse.Namespace) -> tuple[dict[str, _Layer], list[str]]:
+    """Build all layers, by the name of their row; and notes on what is missing."""
     import torch
 
-    from espnet_mtla.benchmark.peers import SdpaMultihead, mtla_attention, run_mtla
+    from espnet_mtla.benchmark.references import SdpaMultihead, mtla_attention, run_mtla
 
     dtype, notes = getattr(torch, args.dtype), []
-    endless = max(args.tokens)
+    longest = max(args.tokens)
     sizes = (args.embed_dim, args.num_heads)
 
     def ready(module: Part) -> Part:
         return module.to(args.device, dtype).train()
 
     base = ready(SdpaMultihead(*sizes))
-    layers = {BASE: _Layer(base, base, endless)}
+    layers = {BASE: _Layer(base, base, longest)}
     for name in args.attention:
         module = ready(_build(name, *sizes, args.dropout))
         for kernel in args.kernels:
             shown = name if kernel == "auto" else f"{name}, {kernel}"
-            layers[shown] = _Layer(module, module.attend_all, endless, kernel)
+            layers[shown] = _Layer(module, module.attend_all, longest, kernel)
         if not name.startswith("mtla"):
             continue
-        peer = mtla_attention(*sizes, stride=module.layout.stride)
-        if peer is None:
-            notes.append(f"peer of {name} left out: `mtla` is not installed")
+        reference = mtla_attention(*sizes, stride=module.layout.stride)
+        if reference is None:
+            notes.append(f"reference of {name} left out: `mtla` is not installed")
             continue
-        peer = ready(peer)
-        forward = partial(run_mtla, peer)
-        layers[f"{name}, reference"] = _Layer(peer, forward, args.peer_tokens)
+        reference = ready(reference)
+        forward = partial(run_mtla, reference)
+        rows = _Layer(reference, forward, args.peer_tokens)
+        layers[f"{name}, reference"] = rows
     return layers, notes
 
 
@@ -127,14 +150,14 @@ def _build(
 ) -> CausalAttention:
     from espnet_mtla.attention import build_attention, parse_attention
 
-    kind, conf = parse_attention(name)
-    return build_attention(kind, embed_dim, num_heads, dropout, conf)
+    attention, conf = parse_attention(name)
+    return build_attention(attention, embed_dim, num_heads, dropout, conf)
 
 
 def _gate(args: argparse.Namespace) -> list[str]:
-    """Each layer's output in the dtype that is timed, against itself, decoded singly.
+    """Check training in the timed dtype against decoding token by token in float64.
 
-    Stepping through a cache shares neither kernels nor formulas with training.
+    Decoding shares neither kernels nor formulas with training.
     """
     import torch
 
@@ -160,9 +183,10 @@ def _gate(args: argparse.Namespace) -> list[str]:
 def _measure(
     args: argparse.Namespace, layers: dict[str, _Layer], tokens: int
 ) -> list[dict[str, Value]]:
+    """Return a row per layer for rows of ``tokens``: seconds, saved and peak bytes."""
     import torch
 
-    from espnet_mtla.benchmark.measure import interleaved, kept_bytes, peak_bytes
+    from espnet_mtla.benchmark.measure import interleaved, peak_bytes, saved_bytes
     from espnet_mtla.benchmark.report import ratio
 
     device, dtype = torch.device(args.device), getattr(torch, args.dtype)
@@ -174,8 +198,8 @@ def _measure(
     timings = interleaved(cases, device, args.rounds, args.warmup, args.max_seconds)
     rows: list[dict[str, Value]] = []
     for name, layer in fitting.items():
-        given = (x, *layer.module.parameters())
-        kept = kept_bytes(partial(layer.forward, x), *given)
+        inputs = (x, *layer.module.parameters())
+        saved = saved_bytes(partial(layer.forward, x), *inputs)
         peak = peak_bytes(cases[name], device)
         rows.append(
             {
@@ -183,7 +207,7 @@ def _measure(
                 "attention": name,
                 **timings[name].columns(),
                 "time ratio": timings[name].median / timings[BASE].median,
-                "kept MB": kept / 1e6,
+                "kept MB": saved / 1e6,
                 "peak MB": None if peak is None else peak / 1e6,
             }
         )

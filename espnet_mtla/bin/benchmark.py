@@ -1,7 +1,7 @@
-"""Measure training, decoding and kernels beside their peers, on a CPU or a GPU.
+"""Measure speed and memory of training, decoding and kernels, on a CPU or a GPU.
 
-Results are checked before anything is timed; cases take turns, medians are reported.
-JSON, table and plot go to --output_dir.
+Results are checked against float64 before anything is timed. Cases take turns, and
+medians are reported. JSON, table and plot are written to --output_dir.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 
 def get_parser() -> argparse.ArgumentParser:
+    """Return the command's parser, with a subparser for each part."""
     form: dict[str, Any] = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
     parser = argparse.ArgumentParser(
         prog="python -m espnet_mtla.bin.benchmark", description=__doc__, **form
@@ -39,33 +39,50 @@ def get_parser() -> argparse.ArgumentParser:
         part = parts.add_parser(name, help=summary, description=summary, **form)
         _add_common(part)
         import_module(f"espnet_mtla.benchmark.{name}").add_arguments(part)
-    _add_all(parts.add_parser("all", help="the table of goals, in ten minutes", **form))
-    show = parts.add_parser(
-        "show", help="print and plot a result that was measured before", **form
+    _add_all(parts.add_parser("all", help="all runs, in about ten minutes", **form))
+    show = parts.add_parser("show", help="print and plot an earlier result", **form)
+    show.add_argument(
+        "result", type=Path, metavar="RESULT.json", help="file of an earlier run"
     )
-    show.add_argument("result", type=Path, metavar="RESULT.json")
     return parser
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all parts have."""
     add = parser.add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda:N")
-    add("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
+    add("--threads", type=int, default=0, help="CPU threads; 0: as torch chooses")
     add("--rounds", type=count, default=10, help="timed calls of each case, at most")
-    add("--warmup", type=count, default=2, help="calls of each case before them")
-    add("--max_seconds", type=float, default=60, help="per comparison, for the rounds")
-    add("--output_dir", type=Path, default=Path("benchmarks"), help="for the results")
-    add("--name", default="", help="of the files; default: part, device, dtype")
+    add("--warmup", type=count, default=2, help="untimed calls of each case before")
+    add(
+        "--max_seconds",
+        type=float,
+        default=60,
+        help="per comparison",
+    )
+    add(
+        "--output_dir",
+        type=Path,
+        default=Path("benchmarks"),
+        help="folder of the results",
+    )
+    add("--name", default="", help="of the files; if empty, PART_DEVICE_DTYPE")
 
 
 def _add_all(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``all``."""
     add = parser.add_argument
     add("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda:N")
-    add("--output_dir", type=Path, default=Path("benchmarks"), help="for the results")
+    add(
+        "--output_dir",
+        type=Path,
+        default=Path("benchmarks"),
+        help="folder of the results",
+    )
     names = sorted({name for runs in RUNS.values() for name in runs})
-    limits = ", ".join(f"{seconds} on {kind}" for kind, seconds in RUN_SECONDS.items())
-    add("--run_seconds", type=float, help=f"a run is stopped after these; {limits}")
-    add("--only", nargs="+", default=[], choices=names, help="some of the runs")
+    limits = ", ".join(f"{limit} on {device}" for device, limit in RUN_SECONDS.items())
+    add("--run_seconds", type=float, help=f"time limit of a run; None: {limits}")
+    add("--only", nargs="+", default=[], choices=names, help="names of runs; none: all")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -82,29 +99,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def run_all(args: argparse.Namespace) -> None:
-    """Every run of the table of goals, each with its own files.
+    """Execute all runs, each in a process of its own, with its own files.
 
-    Each in a process of its own: what goes wrong on a GPU ends a process, no other.
+    A GPU error ends its process, and would end all later runs in the same one.
 
     Raises:
-        UserError: At the end, naming the runs that failed; the others are written.
+        UserError: runs failed; names them after all others have finished.
     """
+    import torch
+
+    from espnet_mtla.benchmark.measure import stopwatch
+
     shared = ["--device", args.device, "--output_dir", str(args.output_dir)]
-    kind, failed = args.device.partition(":")[0], []
-    limit = args.run_seconds or RUN_SECONDS[kind]
-    for name, arguments in runs_for(kind, shared, args.only).items():
-        began = time.perf_counter()
+    device_type, failed = args.device.partition(":")[0], []
+    limit = args.run_seconds or RUN_SECONDS[device_type]
+    for name, arguments in runs_for(device_type, shared, args.only).items():
         print(f"\n# {name}: {' '.join(arguments)}", flush=True)
-        reason = _run_alone(arguments, limit)
+        with stopwatch(torch.device("cpu")) as watch:
+            reason = _run_alone(arguments, limit)
         if reason:
             failed.append(f"{name} ({reason})")
-        logging.info("%s took %.0f s", name, time.perf_counter() - began)
+        logging.info("%s took %.0f s", name, watch.wall)
     if failed:
-        raise UserError(f"not measured: {', '.join(failed)}; reasons stand above")
+        raise UserError(f"not measured: {', '.join(failed)}; see the reasons above")
 
 
 def _run_alone(arguments: list[str], seconds: float) -> str | None:
-    """Run the command in another process; returns why it failed."""
+    """Run the command in another process; return why it failed, or None."""
     command = [sys.executable, "-m", "espnet_mtla.bin.benchmark", *arguments]
     try:
         code = subprocess.run(command, timeout=seconds).returncode
@@ -114,7 +135,7 @@ def _run_alone(arguments: list[str], seconds: float) -> str | None:
 
 
 def run_part(args: argparse.Namespace, arguments: list[str]) -> None:
-    """One part: its gate, its measurements, and the files of its report."""
+    """Check and measure one part; print its report and write its files."""
     if args.threads:
         import torch
 
@@ -125,8 +146,8 @@ def run_part(args: argparse.Namespace, arguments: list[str]) -> None:
     report = import_module(f"espnet_mtla.benchmark.{args.part}").run(args)
     load = " ".join(f"{load:.2f}" for load in os.getloadavg())
     report.conditions = {**before, "load at end": load}
-    kind = args.device.partition(":")[0]
-    parts = [args.part, kind, *([args.dtype] if hasattr(args, "dtype") else [])]
+    device_type = args.device.partition(":")[0]
+    parts = [args.part, device_type, *([args.dtype] if hasattr(args, "dtype") else [])]
     stem = args.output_dir / (args.name or "_".join(parts))
     print(report.table(), *report.notes, sep="\n", flush=True)
     for path in report.write(stem):
@@ -135,23 +156,24 @@ def run_part(args: argparse.Namespace, arguments: list[str]) -> None:
 
 
 def show(result: Path) -> None:
-    """Print the table of a result and draw its plot beside it."""
+    """Print an earlier result, and draw its plot beside its file."""
     from espnet_mtla.benchmark.report import BenchmarkReport
 
     try:
         report = BenchmarkReport.read(result)
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{result}: no result of this command ({error})") from error
+        raise UserError(f"{result}: not a result of this command ({error})") from error
     print(report.document())
     _plot(report, result.with_suffix(""))
 
 
 def _plot(report: BenchmarkReport, stem: Path) -> None:
+    """Draw the report into ``stem``.png where matplotlib is installed."""
     picture = stem.with_suffix(".png")
     if not report.plots:
         return
     if find_spec("matplotlib") is None:
-        logging.info("no plot: matplotlib is not installed; `show` draws it elsewhere")
+        logging.info("no plot: matplotlib is not installed; `show` draws it later")
         return
     from espnet_mtla.plot.measurements import draw_measurements
 
@@ -160,16 +182,17 @@ def _plot(report: BenchmarkReport, stem: Path) -> None:
 
 
 def _device(name: str) -> str:
+    """Validate ``--device``; ``auto`` is the first GPU if there is one."""
     import torch
 
-    here = torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
     if name == "auto":
-        return "cuda:0" if here else "cpu"
-    known = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
-    if known is None:
+        return "cuda:0" if gpus else "cpu"
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", name)
+    if match is None:
         raise UserError(f"--device: {name!r} given, cpu or cuda:N is needed")
-    if name != "cpu" and int(known[1] or 0) >= here:
-        raise UserError(f"--device: {name} given, but torch finds {here} GPUs here")
+    if name != "cpu" and int(match[1] or 0) >= gpus:
+        raise UserError(f"--device: {name} given, but torch finds {gpus} GPUs")
     return name
 
 

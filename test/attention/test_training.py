@@ -11,8 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from espnet_mtla.attention import CausalAttention, QueryTokens, build_attention
 from espnet_mtla.attention.training.flash import training_kernel
-from espnet_mtla.benchmark.measure import kept_bytes
-from espnet_mtla.benchmark.peers import SdpaMultihead
+from espnet_mtla.benchmark.measure import saved_bytes
+from espnet_mtla.benchmark.references import SdpaMultihead
 from test.support.attention_types import TYPES, WIDTH, make
 
 kinds = pytest.mark.parametrize("kind", ["mha", "gqa", "mla", "mtla_s2", "mtla_s3"])
@@ -23,7 +23,7 @@ def paper_layer(stride: int) -> CausalAttention:
 
 
 def kept(module: torch.nn.Module, forward: Callable[[], Tensor], x: Tensor) -> int:
-    return kept_bytes(forward, x, *module.parameters())
+    return saved_bytes(forward, x, *module.parameters())
 
 
 # Memory ------------------------------------------------------------------------------
@@ -42,7 +42,7 @@ def test_an_mtla_layer_keeps_little_more_than_a_flash_mha(stride: int) -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("fixed", [False, True], ids=["all-ask", "text-asks"])
 @kinds
-def test_kept_bytes_grow_with_the_length_alone(
+def test_saved_bytes_grow_with_the_length_alone(
     kind: str, fixed: bool, dropout: float
 ) -> None:
     module = make(kind, torch.float32).train()

@@ -38,7 +38,7 @@ def test_one_failing_run_is_named_and_stops_no_other(
 
     monkeypatch.setattr(benchmark, "_run_alone", alone)
     options = ["--device", "cpu", "--output_dir", str(tmp_path), "--run_seconds", "7"]
-    with pytest.raises(UserError, match=r"not measured: train .exit status 1.; re"):
+    with pytest.raises(UserError, match=r"not measured: train .exit status 1.; see"):
         benchmark.main(["all", *options])
     assert ran == [(line.split()[0], 7.0) for line in RUNS["cpu"].values()]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from espnet_mtla.benchmark import decode
+from espnet_mtla.benchmark.decoders import OwnDecoder
 from espnet_mtla.errors import UserError
 
 SMALL = (
@@ -62,9 +63,9 @@ def test_the_limit_counts_the_products_of_a_step_and_no_more() -> None:
 
 
 def test_the_gate_shuts_on_a_wrong_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = decode._Ours.step
+    step = OwnDecoder.step
     monkeypatch.setattr(
-        decode._Ours, "step", lambda self, tokens: step(self, tokens) + 0.1
+        OwnDecoder, "step", lambda self, tokens: step(self, tokens) + 0.1
     )
     with pytest.raises(UserError, match="mtla_s2, ours: differs by"):
         decode.run(arguments(*SMALL, "--no_reference"))
@@ -79,7 +80,7 @@ def test_a_bad_attention_is_named() -> None:
 
 def test_the_reference_reorders_its_own_cache() -> None:
     """A plain check of the peer: rows that swap places swap results."""
-    from espnet_mtla.benchmark.decode_peers import ReferenceDecoder
+    from espnet_mtla.benchmark.decoders import ReferenceDecoder
 
     args = arguments(*SMALL)
     for name in args.attention:

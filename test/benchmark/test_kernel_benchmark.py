@@ -9,6 +9,7 @@ import torch
 
 from espnet_mtla.attention.decoding.backend.torch import TorchBackend
 from espnet_mtla.benchmark import kernel
+from espnet_mtla.benchmark.kernel_case import Case
 from espnet_mtla.errors import UserError
 
 
@@ -26,22 +27,22 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bytes_and_operations_are_those_counted_by_hand() -> None:
-    case = kernel.Case("256+32", 2, 8, 100, "cpu", "bfloat16")
+    case = Case("256+32", 2, 8, 100, "cpu", "bfloat16")
     # Entries, then queries of 288 and outputs of 256, two bytes each.
     assert case.nbytes == 2 * (2 * 100 * 288 + 2 * 8 * (288 + 256))
     assert case.flops == 2 * 2 * 8 * 100 * (288 + 256)
-    heads = kernel.Case("8x64", 1, 1, 10, "cpu", "float32")
+    heads = Case("8x64", 1, 1, 10, "cpu", "float32")
     assert heads.nbytes == 4 * 8 * (10 * 128 + 128)
 
 
 def test_a_row_says_how_near_the_limit_it_came() -> None:
-    case = kernel.Case("256+32", 64, 8, 4096, "cpu", "bfloat16")
+    case = Case("256+32", 64, 8, 4096, "cpu", "bfloat16")
     ceilings = kernel.Ceilings(3e12, 800e12)
     row = kernel._row(case, "triton", case.nbytes / 2.4e12, ceilings)
     assert row["bound by"] == "memory"
     assert row["% of copy"] == pytest.approx(80)
     assert row["% of limit"] == pytest.approx(80)
-    shared = kernel.Case("256+32", 64, 400, 4096, "cpu", "bfloat16")
+    shared = Case("256+32", 64, 400, 4096, "cpu", "bfloat16")
     row = kernel._row(shared, "triton", shared.flops / 200e12, ceilings)
     assert row["bound by"] == "products"
     assert row["% of limit"] == pytest.approx(25)

@@ -9,7 +9,7 @@ import torch
 
 from espnet_mtla import espnet
 from espnet_mtla.benchmark import recipe
-from espnet_mtla.benchmark.recipe_peer import EspnetPeer
+from espnet_mtla.benchmark.espnet_decoding import EspnetDecoder
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.load import load_model
 from espnet_mtla.search.options import DecodeOptions
@@ -86,7 +86,7 @@ def test_espnet_takes_turns_with_ours(args, ctc_weight) -> None:
 def test_espnet_decodes_the_output_of_the_same_encoder(args) -> None:
     """Weights and settings were carried over: equal frames for equal sound."""
     trained = loaded(args)
-    peer = EspnetPeer(args, trained)
+    peer = EspnetDecoder(args, trained)
     for sound in recipe._sounds(args, trained.fs):
         speech, lengths = torch.from_numpy(sound.samples)[None], [len(sound.samples)]
         with torch.inference_mode():
@@ -99,7 +99,7 @@ def test_espnet_decodes_the_output_of_the_same_encoder(args) -> None:
 def test_espnet_gives_each_utterance_as_many_tokens_as_asked(args) -> None:
     """In a batch, which it sorts, and alone; <blank> is not in what it returns."""
     trained = loaded(args)
-    peer = EspnetPeer(args, trained)
+    peer = EspnetDecoder(args, trained)
     sounds = [s for s in recipe._sounds(args, trained.fs) if s.key in LENGTHS]
     peer.set_lengths({key: [1] * length for key, length in LENGTHS.items()})
     for batches in ([sounds], [[sound] for sound in sounds]):
@@ -113,7 +113,7 @@ def test_espnet_gives_each_utterance_as_many_tokens_as_asked(args) -> None:
 def test_an_espnet_that_takes_singles_is_refused_by_name(args, monkeypatch) -> None:
     monkeypatch.setattr(espnet, "espnet_version", lambda: 202511)
     with pytest.raises(UserError, match="espnet 202511: decodes utterances one by one"):
-        EspnetPeer(args, loaded(args))
+        EspnetDecoder(args, loaded(args))
 
 
 @batched
@@ -124,4 +124,4 @@ def test_a_front_end_that_espnet_lacks_is_named(args, tmp_path) -> None:
     text = config.read_text().replace("frontend: default", "frontend: fbank")
     config.write_text(text)
     with pytest.raises(UserError, match="frontend 'fbank': ESPnet has none"):
-        EspnetPeer(changed(args, model_dir=folder), trained)
+        EspnetDecoder(changed(args, model_dir=folder), trained)

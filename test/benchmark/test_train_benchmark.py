@@ -10,7 +10,7 @@ import torch
 
 from espnet_mtla.attention import MultiheadAttention
 from espnet_mtla.benchmark.gate import check_close
-from espnet_mtla.benchmark.measure import interleaved, kept_bytes
+from espnet_mtla.benchmark.measure import interleaved, saved_bytes
 from espnet_mtla.benchmark.report import BenchmarkReport
 from espnet_mtla.bin import benchmark
 from espnet_mtla.errors import UserError
@@ -68,7 +68,7 @@ def test_bad_options_are_one_line(options: list[str], message: str) -> None:
 
 def test_a_file_that_is_no_result(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
-    with pytest.raises(UserError, match=r"a\.json: no result of this command"):
+    with pytest.raises(UserError, match=r"a\.json: not a result of this command"):
         benchmark.main(["show", str(tmp_path / "a.json")])
 
 
@@ -87,12 +87,12 @@ def test_time_that_is_up_ends_the_rounds() -> None:
     assert timings["a"].rounds == 3
 
 
-def test_kept_bytes_count_a_storage_once_and_inputs_never() -> None:
+def test_saved_bytes_count_a_storage_once_and_inputs_never() -> None:
     x = torch.ones(10, 10, requires_grad=True)
-    assert kept_bytes(lambda: (x.exp() * x).sum(), x) == 400
-    assert kept_bytes(lambda: (x * 2).sum(), x) == 0
-    assert kept_bytes(lambda: (x.exp() * x.exp()).sum(), x) == 800
-    assert kept_bytes(lambda: x.exp().square().sum(), x) == 400  # for both
+    assert saved_bytes(lambda: (x.exp() * x).sum(), x) == 400
+    assert saved_bytes(lambda: (x * 2).sum(), x) == 0
+    assert saved_bytes(lambda: (x.exp() * x.exp()).sum(), x) == 800
+    assert saved_bytes(lambda: x.exp().square().sum(), x) == 400  # for both
 
 
 @pytest.mark.parametrize("value", [1.01, float("nan")])
