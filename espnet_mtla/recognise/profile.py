@@ -26,7 +26,7 @@ PARTS = (
     *("features", "encoder", "prefill", "attention", "feed-forward"),
     *("rest of decoder", "reordering", "CTC", "search", "waiting", "all else"),
 )
-SEARCH_METHODS = {"search": ("advance", "results"), "waiting": ("_count_going",)}
+SEARCH_METHODS = {"search": ("advance", "results"), "waiting": ("_count_active",)}
 
 
 _TURNS = Turns()

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class DecoderScorer:
-    """Log-probabilities of a decoder, its prompt read once (prefill) and cached.
+    """Log-probabilities of a decoder, whose prompt is computed once and cached.
 
     Args:
-        prompt: ``(B, P, D)``, padding behind; prompt_lens: valid frames ``(B,)``.
-        max_tokens: tokens that can be generated, <eos> not counted.
+        prompt: ``(B, P, D)``, padded at the end; prompt_lens: valid frames ``(B,)``.
+        max_tokens: most tokens to generate, without <eos>.
         cuda_graphs: see :func:`espnet_mtla.decoder.graphs.steps_of`.
-        options: how the cache is kept.
+        options: data type, layout and back-end of the cache.
     """
 
     def __init__(
@@ -38,8 +38,8 @@ class DecoderScorer:
     ) -> None:
         self.decoder, self.beam, self.share_prompt = decoder, beam, share_prompt
         self.options = options
-        # Fed tokens are <sos> and all generated ones: the last is fed to score its
-        # <eos>.
+        # The inputs are <sos> and all generated tokens, since <eos> is scored after the
+        # last one.
         self.state = decoder.prefill(
             prompt,
             prompt_lens,
@@ -55,21 +55,24 @@ class DecoderScorer:
         self._peak = (0, 0)
 
     def score(self, tokens: Tensor) -> Tensor:
+        """Extend each row by ``tokens (N,)`` and score every next token, ``(N, V)``."""
         logits = self.run.step(tokens)
         self.steps += 1
         return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
 
     def reorder(self, rows: Tensor) -> None:
+        """Let new row i continue old row ``rows[i]``."""
         self.run.reorder(rows)
 
     def select(self, utterances: Tensor) -> None:
-        # The filled part grows with every step and shrinks here alone.
+        """Keep these utterances ``(B',)`` with their rows."""
+        # The filled part of the cache grows at every step and shrinks only here.
         self._peak = self.peak_bytes()
         self.run.select(utterances)
         self.prompt_lens = self.prompt_lens[utterances]
 
     def peak_bytes(self) -> tuple[int, int]:
-        """Largest filled part of the cache so far: measured, and by the formula."""
+        """Return the largest bytes filled so far: measured, and by the formula."""
         formula = sum(
             self.decoder.cache_bytes(
                 frames,
@@ -85,7 +88,7 @@ class DecoderScorer:
 
 
 def cache_options(options: DecodeOptions) -> CacheOptions:
-    """How decoding options say that the decoder's cache is kept."""
+    """Return the cache settings among the decoding options."""
     return CacheOptions(
         options.backend,
         options.cache_dtype,

@@ -1,16 +1,15 @@
-"""What the search asks of a scorer.
+"""What the search requires of a scorer.
 
-A scorer object is the running state of one search: it is made for a batch of ``B``
-utterances with ``K`` hypotheses each and thrown away afterwards. It sees rows alone:
-row ``b * K + k`` is hypothesis k of the utterance at place b. In every step the search
-calls, in this order,
+A scorer object is the running state of one search over a batch of ``B`` utterances with
+``K`` hypotheses each. It sees rows only: row ``b * K + k`` is hypothesis k of the
+utterance at place b. In every step the search calls, in this order,
 
 1. ``score``, with the token that each row was extended by last (<sos> at first);
 2. ``reorder``, with the row that each new row continues;
-3. ``select``, from time to time, when finished utterances leave the batch.
+3. ``select``, when done utterances leave the batch.
 
-Rows whose hypothesis has died, or whose utterance is done, are still called, with any
-valid token; what they return has no effect, and they must not disturb other rows.
+Rows of dead hypotheses and of done utterances are called too, with any valid token.
+What they return has no effect, and they must not change the values of other rows.
 """
 
 from __future__ import annotations
@@ -21,20 +20,20 @@ from torch import Tensor
 
 
 class Movable(Protocol):
-    """A state with a row a hypothesis."""
+    """State with one row a hypothesis."""
 
     def reorder(self, rows: Tensor) -> None:
-        """New row i continues old row ``rows[i]``, of the same utterance. ``(N,)``."""
+        """Let new row i continue old row ``rows[i]`` of the same utterance."""
 
     def select(self, utterances: Tensor) -> None:
-        """Keep these places ``(B',)`` of the batch, with their rows, in this order."""
+        """Keep the utterances at these places ``(B',)``, in this order."""
 
 
 class Scorer(Movable, Protocol):
-    """Scores the whole vocabulary for every row: a decoder, a language model."""
+    """Scorer of the whole vocabulary: a decoder, a language model."""
 
     def score(self, tokens: Tensor) -> Tensor:
-        """Extend each row by ``tokens (N,)`` and score what may follow.
+        """Extend each row by ``tokens (N,)`` and score every next token.
 
         Returns:
             Log-probabilities of the next token, ``(N, V)`` float32.
@@ -42,7 +41,7 @@ class Scorer(Movable, Protocol):
 
 
 class CandidateScorer(Movable, Protocol):
-    """Scores a few candidates a row: for scores that are dear, as CTC's are."""
+    """Scorer of a few candidates a row, for scores that are costly, such as CTC's."""
 
     def score(self, tokens: Tensor, candidates: Tensor) -> Tensor:
         """Extend each row by ``tokens (N,)`` and score ``candidates (N, C)``.

@@ -1,4 +1,4 @@
-"""How many tokens an utterance may have."""
+"""Smallest and largest number of tokens of an utterance."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from espnet_mtla.search.options import DecodeOptions
 
 
 def length_limits(frames: Tensor, options: DecodeOptions) -> tuple[Tensor, Tensor]:
-    """Fewest and most tokens of each utterance, <eos> not counted.
+    """Return fewest and most tokens of each utterance, without <eos>.
 
-    ESPnet's ``minlenratio`` and ``maxlenratio``, over the prompt's frames: a positive
-    ratio is a share of them, rounded down; a negative one is the count itself; a
-    largest ratio of 0 allows as many tokens as frames. The most is never below 1, and
-    the fewest never above the most.
+    The ratios are ESPnet's ``minlenratio`` and ``maxlenratio``, relative to the frames
+    of the prompt. A positive ratio is a share of the frames, rounded down. A negative
+    one is a number of tokens: -3 means 3. A largest ratio of 0 allows as many tokens as
+    frames. The most is at least 1, and the fewest at most the most.
 
     Args:
         frames: valid prompt frames, ``(B,)``.
 
     Returns:
-        fewest and most, ``(B,)`` int64 on the device of ``frames``.
+        Fewest and most, ``(B,)`` int64 each, on the device of ``frames``.
     """
     least, most = options.min_length_ratio, options.max_length_ratio
     low, high = [], []

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mtla.search import BrokenScores, DecodeOptions, Symbols, beam_search
-from espnet_mtla.search.beam import LOOK_EVERY
+from espnet_mtla.search.beam import CHECK_EVERY
 from test.support.plain_models import BLANK, SOS_EOS, TableScorer, plain_search, rescore
 
 SYMBOLS = Symbols(sos=SOS_EOS, eos=SOS_EOS, blank=BLANK)
@@ -55,7 +55,7 @@ def test_equals_the_plain_search(problem, sharp):
 
 @given(problems(), st.sampled_from([0.3, 2.0, 6.0]))
 @settings(max_examples=150)
-def test_a_first_word_is_settled_as_in_the_plain_search(problem, sharp):
+def test_a_first_word_is_fixed_as_in_the_plain_search(problem, sharp):
     most, least, options, vocab, seed = problem
     starts = [token > 1 and token % 3 == 0 for token in range(vocab)]
     symbols = replace(SYMBOLS, word_starts=torch.tensor(starts))
@@ -114,13 +114,13 @@ def test_an_utterance_alone_gives_the_same_as_in_a_batch(problem):
 
 @given(problems(), st.integers(2, 9))
 @settings(max_examples=60)
-def test_looking_less_often_who_is_done_changes_nothing(problem, every):
+def test_checking_less_often_for_done_utterances_changes_nothing(problem, every):
     """Rows that are done, and utterances that leave late, have no influence."""
     most, least, options, vocab, seed = problem
     found = []
     for steps in (1, every):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(LOOK_EVERY, "cpu", steps)
+            patch.setitem(CHECK_EVERY, "cpu", steps)
             scorer = TableScorer(range(len(most)), options.beam_size, vocab, seed)
             found.append(search(scorer, least, most, options))
     assert found[0] == found[1]
@@ -285,7 +285,7 @@ def test_broken_scores_name_the_utterance(value):
     assert caught.value.utterances == [2] and caught.value.nan == (value != value)
 
 
-def test_nan_of_a_finished_utterance_is_nobodys_business():
+def test_nan_of_a_finished_utterance_has_no_effect():
     class LateNan(TableScorer):
         step = 0
 
