@@ -135,9 +135,12 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
 class MTLASpeechProcessor(ProcessorMixin):
     """A feature extractor that pads samples, and the recipe's tokeniser."""
 
-    attributes = ["feature_extractor", "tokenizer"]  # noqa: RUF012
-    feature_extractor_class = "Wav2Vec2FeatureExtractor"
-    tokenizer_class = "AutoTokenizer"  # which knows ours by its name
+    if hasattr(ProcessorMixin, "attributes"):
+        # Transformers 4 reads the parts from here. Version 5 reads the parameters of
+        # __init__ and finds the classes by the Auto classes; it deprecates these names.
+        attributes = ["feature_extractor", "tokenizer"]
+        feature_extractor_class = "AutoFeatureExtractor"
+        tokenizer_class = "AutoTokenizer"
 
     def __init__(
         self,

@@ -124,7 +124,7 @@ def test_another_stride_for_trained_weights_is_noticed(saved):
         MTLAForSpeechSeq2Seq.from_pretrained(saved, config=config)
 
 
-def test_what_is_refused(wrapped, tmp_path, model, sounds):
+def test_what_is_refused(wrapped, tmp_path, model, packed, sounds):
     wrapper, processor = wrapped
     batch = processor(sounds[:2], sampling_rate=FS)
     with pytest.raises(UserError, match="unknown option 'beams'; valid: num_beams, "):
@@ -146,8 +146,9 @@ def test_what_is_refused(wrapped, tmp_path, model, sounds):
         MTLASpeechProcessor.from_packed(model)
     with pytest.raises(ValueError, match="16000"):
         processor(sounds[0], sampling_rate=16000)
-    with pytest.raises(UserError, match="a model of a recipe; espnet_mtla"):
-        MTLAForSpeechSeq2Seq.from_pretrained(model)
+    for folder in (model, packed):
+        with pytest.raises(UserError, match=r"a model of a recipe; .*'s from_packed "):
+            MTLAForSpeechSeq2Seq.from_pretrained(folder)
     encoder = make_model(tmp_path / "encoder", ctc_weight=1.0)
     with pytest.raises(UserError, match="a model from sound to text is needed"):
         MTLAForSpeechSeq2Seq.from_packed(encoder)
