@@ -140,7 +140,7 @@ def test_a_configuration_chooses_from_fixed_lists(experiment: Path, part: str) -
 
 def test_a_configuration_can_name_files_elsewhere(experiment: Path) -> None:
     """They are read as what they are to be, such as a list of tokens."""
-    from espnet_mtla.recognise.load import choose_device, load_model
+    from espnet_mtla.recognise.load import TrainedModel, choose_device
     from espnet_mtla.search.options import DecodeOptions
 
     config = yaml.safe_load((experiment / "config.yaml").read_text())
@@ -148,7 +148,7 @@ def test_a_configuration_can_name_files_elsewhere(experiment: Path) -> None:
     elsewhere.write_text("".join(f"{token}\n" for token in config["token_list"]))
     config["token_list"] = str(elsewhere)
     (experiment / "config.yaml").write_text(yaml.safe_dump(config))
-    trained = load_model(experiment, choose_device(0), DecodeOptions())
+    trained = TrainedModel.from_folder(experiment, choose_device(0), DecodeOptions())
     assert trained.model.token_list == elsewhere.read_text().split()
 
 

@@ -51,12 +51,13 @@ def run(args: argparse.Namespace) -> BenchmarkReport:
 
     from espnet_mtla.benchmark.espnet_decoding import EspnetDecoder
     from espnet_mtla.benchmark.report import BenchmarkReport
-    from espnet_mtla.recognise.load import load_model
+    from espnet_mtla.recognise.load import TrainedModel
     from espnet_mtla.recognise.recogniser import Recogniser
     from espnet_mtla.search.options import DecodeOptions
 
     options = DecodeOptions(beam_size=args.beam_size, ctc_weight=args.ctc_weight)
-    trained = load_model(args.model_dir, torch.device(args.device), options)
+    device = torch.device(args.device)
+    trained = TrainedModel.from_folder(args.model_dir, device, options)
     ours = _best_tokens(Recogniser(trained, options))
     sounds = _sounds(args, trained.fs)
     espnet = None if args.no_espnet else EspnetDecoder(args, trained)

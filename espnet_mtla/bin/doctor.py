@@ -1,8 +1,9 @@
-"""Look at this installation: what is here, which back-end will be used and why.
+"""Check this installation: packages, back-ends and correctness.
 
-Takes about ten seconds, checks the arithmetic, compares cached with uncached text if
-Transformers is installed, times a decoding step, and prints a report to paste into an
-issue. Needs torch alone. Exit code 1 where a check fails.
+Prints versions, the back-end of each attention type and why, the results of checks of
+the decoder and of text generation (if Transformers is installed), and the time of a
+decoding step: a report for an issue. Takes about ten seconds and needs torch alone. The
+exit code is 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from espnet_mtla.errors import UserError
 
 def get_parser() -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.doctor",
+        prog="espnet-mtla doctor",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -25,17 +26,17 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     get_parser().parse_args()
 
-    from espnet_mtla.diagnose.doctor import report
+    from espnet_mtla.diagnose.doctor import sections
 
-    # The report tells the choice of back-ends itself, and in order.
+    # The report shows the chosen back-ends itself; their log lines would interrupt it.
     logger = logging.getLogger("espnet_mtla")
     level = logger.level
     logger.setLevel(logging.WARNING)
     failed = []
     try:
-        for text, findings in report():
+        for text, results in sections():
             print(text, flush=True)
-            failed += [found.check for found in findings if found.fails]
+            failed += [result.check for result in results if result.fails]
     finally:
         logger.setLevel(level)
     if failed:

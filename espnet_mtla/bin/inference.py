@@ -2,8 +2,8 @@
 
 Writes OUTPUT_DIR/{1best_recog,...}/{text,token,token_int,score} in ESPnet's form,
 utterances.jsonl (sizes, seconds and flags of each utterance) and, last,
-efficiency.json (time, real-time factor, memory). One short utterance is decoded
-beforehand to warm up; it is not counted.
+efficiency.json (time, real-time factor, memory). The first utterance is decoded once
+before the measurement, as a warm-up.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ import argparse
 import logging
 import time
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.recognise.options import add_options, read_options
+from espnet_mtla.recognise.options import add_config_options, read_options
 
 if TYPE_CHECKING:
     from espnet_mtla.recognise.inputs import Input
@@ -28,19 +27,25 @@ PROGRESS_SECONDS = 10.0
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.inference",
+        prog="espnet-mtla inference",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_options(parser)
-    parser.add_argument(
-        "--output_dir", type=Path, required=True, help="folder to write"
+    add = parser.add_argument
+    add("--model_dir", type=Path, required=True, help="experiment or packed folder")
+    add(
+        "--data",
+        type=Path,
+        required=True,
+        help="data folder: wav.scp, perhaps segments",
     )
-    parser.add_argument(
+    add("--output_dir", type=Path, required=True, help="folder to write")
+    add(
         "--profile",
         action="store_true",
-        help="print where the time goes; steps are not recorded as CUDA graphs then",
+        help="print the time of each part; this turns CUDA graphs off",
     )
+    add_config_options(parser)
     return parser.parse_args()
 
 
@@ -48,24 +53,23 @@ def main() -> None:
     args = parse()
     options = read_options(args)
     if args.profile:
-        options = replace(options, cuda_graphs="never")
+        options = options.replaced(cuda_graphs="never")
 
+    from espnet_mtla.recognise.batches import plan_batches
     from espnet_mtla.recognise.inputs import list_inputs
-    from espnet_mtla.recognise.load import choose_device, load_model
-    from espnet_mtla.recognise.memory import batch_frames, free_bytes
+    from espnet_mtla.recognise.load import TrainedModel, choose_device
     from espnet_mtla.recognise.output import write_output
     from espnet_mtla.recognise.profile import Profile
     from espnet_mtla.recognise.recogniser import Recogniser
-    from espnet_mtla.recognise.utterances import make_batches
     from espnet_mtla.score.efficiency import summarise, table
 
     device = choose_device(args.ngpu)
-    trained = load_model(args.model_dir, device, options)
+    trained = TrainedModel.from_folder(args.model_dir, device, options)
     utterances = list_inputs(args.data, trained)
     if trained.model.decoder is None:
         logging.info("no decoder in this model: CTC's best path, without search")
-    frames = batch_frames(trained, options, utterances, free_bytes(device))
-    batches = make_batches(utterances, frames)
+    plan = plan_batches(trained, options, [item.frames for item in utterances])
+    batches = [[utterances[index] for index in batch] for batch in plan]
     recogniser = Recogniser(trained, options)
     warm_up(recogniser, batches[0][0])
     profile = Profile(device)
@@ -89,7 +93,7 @@ def main() -> None:
 
 
 def warm_up(recogniser: Recogniser, utterance: Input) -> None:
-    """Decode one utterance, so that first-time costs stay out of the figures."""
+    """Decode one utterance, so that one-time costs are not measured."""
     import torch
 
     from espnet_mtla.recognise.inputs import load_input
@@ -105,25 +109,25 @@ def warm_up(recogniser: Recogniser, utterance: Input) -> None:
 def decode(
     recogniser: Recogniser, batches: list[list[Input]], count: int
 ) -> list[Recognised]:
-    """All batches, with a word about progress now and then."""
+    """Decode all batches; log the progress from time to time."""
     from espnet_mtla.recognise.inputs import load_input
 
     recognised: list[Recognised] = []
-    said = time.monotonic()
+    logged = time.monotonic()
     for batch in batches:
         recognised += recogniser([load_input(u, recogniser.trained) for u in batch])
-        if time.monotonic() - said > PROGRESS_SECONDS:
-            said = time.monotonic()
+        if time.monotonic() - logged > PROGRESS_SECONDS:
+            logged = time.monotonic()
             logging.info("decoded %d of %d utterances", len(recognised), count)
     return recognised
 
 
 def flags(recognised: list[Recognised]) -> str:
-    """How many utterances are worth a look; each is named in utterances.jsonl."""
-    from espnet_mtla.recognise.output import describe
+    """Return the number of utterances with each flag of utterances.jsonl."""
+    from espnet_mtla.recognise.output import utterance_record
 
-    found = [describe(result)["flags"] for result in recognised]
-    return ", ".join(f"{name} {sum(f[name] for f in found)}" for name in found[0])
+    rows = [utterance_record(result)["flags"] for result in recognised]
+    return ", ".join(f"{name} {sum(row[name] for row in rows)}" for name in rows[0])
 
 
 if __name__ == "__main__":

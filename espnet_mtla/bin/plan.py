@@ -1,8 +1,9 @@
-"""Say what fits into a memory before decoding: utterances, hypotheses, seconds.
+"""Compute what fits into a memory: utterances, hypotheses, seconds.
 
-For each attention type the bytes of one utterance, and the largest batch, beam and
-length, each with the other two as given. The decoder plans its batches by the same
-formula. Parameters are counted; the encoder's activations are not, so leave it a share.
+Prints for each attention type the cache of a batch, and the largest batch, beam and
+length, each with the other two as given by the options. Decoding plans its batches by
+the same formula. It counts parameters, but not the encoder's activations: leave memory
+for them.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ DEFAULT_VOCAB = 5000
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.plan",
+        prog="espnet-mtla plan",
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
@@ -46,12 +47,16 @@ def parse() -> argparse.Namespace:
     add("--dtype", choices=DTYPES, default="float32", help="of decoder and cache")
     add("--cache_dtype", choices=CACHE_DTYPES, help="8 bits a number of the cache")
     add("--prompt_cache", choices=PROMPT_CACHES, default="latent")
-    add("--copy_prompt", action="store_true", help="a prompt copy a hypothesis")
+    add("--copy_prompt", action="store_true", help="a copy of the prompt a hypothesis")
     return parser.parse_args()
 
 
 def memory(text: str) -> int:
-    """Bytes of ``24G``, ``512 MiB`` or a plain number."""
+    """Return the bytes of ``24G``, ``512 MiB`` or a plain number.
+
+    >>> memory("1.5k")
+    1536
+    """
     form = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?", text.strip().lower())
     if form is None or float(form[1]) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} given, one like 24G is needed")
@@ -60,16 +65,16 @@ def memory(text: str) -> int:
 
 def main() -> None:
     args = parse()
-    given = ["seconds", "tokens_per_second"]
-    given += [] if args.frames_per_second is None else ["frames_per_second"]
-    check_number(args, *given, inside="(0, inf)", prefix="--")
+    numbers = ["seconds", "tokens_per_second"]
+    numbers += [] if args.frames_per_second is None else ["frames_per_second"]
+    check_number(args, *numbers, inside="(0, inf)", prefix="--")
 
     from espnet_mtla.score.table import aligned
     from espnet_mtla.settings.yaml_files import load_yaml
 
     config = {} if args.config is None else load_yaml(args.config)
     rate = args.frames_per_second or frames_per_second(config)
-    rows = [row(args, name, config, rate) for name in args.attention]
+    rows = [capacity(args, name, config, rate) for name in args.attention]
     unit = "token of the source" if config.get("task") == "sum" else "second"
     print(
         f"{args.memory / 2**30:.2f} GiB, prompts of {rate:g} frames a {unit}, "
@@ -86,9 +91,9 @@ def main() -> None:
 
 
 def frames_per_second(config: Mapping[str, Any]) -> float:
-    """Prompt frames of a second of sound, of which nothing but their count is made.
+    """Return prompt frames a second of sound, or a token of text: then 1.
 
-    Of a model of text the unit is a token, and not a second.
+    Front-end and encoder are built without memory for parameters.
 
     Raises:
         UserError: front-end, encoder or projector cannot be built as configured.
@@ -119,7 +124,7 @@ def frames_per_second(config: Mapping[str, Any]) -> float:
     except UserError as error:
         raise UserError(f"{error}; or give --frames_per_second") from None
     width = frontend.output_size() if frontend else config.get("input_size")
-    with torch.device("meta"):  # without memory for parameters
+    with torch.device("meta"):
         encoder = build_encoder(args, width or 80)
     with naming("projector_conf"):
         projector = ProjectorConfig(**(config.get("projector_conf") or {}))
@@ -127,30 +132,38 @@ def frames_per_second(config: Mapping[str, Any]) -> float:
     return 1 / seconds_per_frame(fs, frontend, encoder, projector.stack)
 
 
-def row(
+def capacity(
     args: argparse.Namespace, name: str, config: Mapping[str, Any], rate: float
 ) -> list[str]:
-    """What fits with one attention type."""
+    """Return the row of one attention type.
+
+    Args:
+        args: the options.
+        name: the attention type.
+        config: configuration of the model; empty: defaults.
+        rate: prompt frames a second.
+    """
     from espnet_mtla.decoder.memory import cache_bytes, decode_bytes, most, sketch
 
     tokens = config.get("token_list")
-    known = len(tokens) if isinstance(tokens, list) else DEFAULT_VOCAB
+    vocab_size = len(tokens) if isinstance(tokens, list) else DEFAULT_VOCAB
     conf = dict(config.get("decoder_conf") or {})
-    decoder = sketch(name, args.vocab_size or known, conf)
-    load = plain_load(args, rate, args.seconds)
+    decoder = sketch(name, args.vocab_size or vocab_size, conf)
+    load = load_of(args, rate, args.seconds)
     parameters = sum(p.numel() for p in decoder.parameters()) * load.itemsize
 
-    def fits(asked: Load) -> bool:
-        return parameters + decode_bytes(decoder, asked) <= args.memory
+    def fits(candidate: Load) -> bool:
+        return parameters + decode_bytes(decoder, candidate) <= args.memory
 
     batch = most(lambda n: fits(replace(load, batch=n)))
     beam = most(lambda n: fits(replace(load, beam=n)))
-    seconds = most(lambda n: fits(plain_load(args, rate, n)))
+    seconds = most(lambda n: fits(load_of(args, rate, n)))
     shown = f"{cache_bytes(decoder, load) / 2**20:.1f}"
     return [name, shown, str(batch), str(beam), str(seconds)]
 
 
-def plain_load(args: argparse.Namespace, rate: float, seconds: float) -> Load:
+def load_of(args: argparse.Namespace, rate: float, seconds: float) -> Load:
+    """Return the load of the options, with utterances of ``seconds``."""
     import torch
 
     from espnet_mtla.decoder.memory import CacheOptions, Load

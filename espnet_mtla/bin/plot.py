@@ -8,7 +8,7 @@ from pathlib import Path
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.errors import UserError
-from espnet_mtla.recognise.options import add_decoding_options, given_options
+from espnet_mtla.recognise.options import add_decoding_options, explicit_options
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -68,7 +68,7 @@ def attention(args: argparse.Namespace) -> None:
     from espnet_mtla.recognise.recogniser import Recogniser
     from espnet_mtla.speech2text import Speech2Text
 
-    speech2text = Speech2Text.from_pretrained(args.model, **given_options(args))
+    speech2text = Speech2Text.from_pretrained(args.model, **explicit_options(args))
     clip = speech2text.reader.clip(args.sound)
     recogniser = Recogniser(speech2text.trained, speech2text.options)
     utterance = decode_with_maps(recogniser, Path(clip.key).name, clip.read())

@@ -1,17 +1,17 @@
-"""Transcribe sound files with a trained model: to the screen, or a file each."""
+"""Transcribe sound files with a trained model, to the screen or to a file each."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.errors import UserError
-from espnet_mtla.recognise.options import add_decoding_options, given_options
+from espnet_mtla.recognise.options import add_decoding_options, explicit_options
 
 if TYPE_CHECKING:
     from espnet_mtla.speech2text import Speech2Text, Transcript
@@ -37,12 +37,12 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--output_dir",
         type=Path,
-        help="write a file for each into this folder, named as the sound is",
+        help="write a file for each sound into this folder, with its name",
     )
     add(
         "--timestamps",
         action="store_true",
-        help="times of words, in json; srt has them anyway",
+        help="times of words in json; srt always has them",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add(
@@ -50,14 +50,14 @@ def get_parser() -> argparse.ArgumentParser:
         type=seconds_or_trained,
         default="trained",
         help="longer recordings are cut at quiet places; trained: those longer than "
-        "is usual in the model's training",
+        "usual in the model's training",
     )
     add_decoding_options(parser)
     return parser
 
 
 def seconds_or_trained(text: str) -> float | str:
-    """``trained``, or a number of seconds, for ``argparse``."""
+    """Parse ``trained`` or a number of seconds, for ``argparse``."""
     if text == "trained":
         return text
     try:
@@ -77,7 +77,7 @@ def main() -> None:
         args.model,
         device=args.device,
         longest_seconds=args.longest_seconds,
-        **given_options(args),
+        **explicit_options(args),
     )
     failures: list[str] = []
     clips = open_all(speech2text, args.files, failures)
@@ -94,15 +94,20 @@ def main() -> None:
 
 
 def output_files(
-    files: Sequence[str], folder: Path | None, kind: str
+    files: Sequence[str], folder: Path | None, output_format: str
 ) -> list[Path | None]:
-    """Where each file's transcript goes; None: to the screen.
+    """Return the file for each transcript; None: the screen.
 
+    Args:
+        files: the sounds.
+        folder: ``--output_dir``.
+        output_format: ``--format``.
     Raises:
-        UserError: two would have one name, or several sets of subtitles one screen.
+        UserError: two transcripts would have one name, or subtitles of several files
+            would go to the screen.
     """
     if folder is None:
-        if kind == "srt" and len(files) > 1:
+        if output_format == "srt" and len(files) > 1:
             raise UserError("--format srt with several files needs --output_dir")
         return [None] * len(files)
     if folder.exists() and not folder.is_dir():
@@ -110,7 +115,7 @@ def output_files(
     targets: list[Path | None] = []
     owner: dict[Path, str] = {}
     for file in files:
-        target = folder / f"{Path(file).stem}.{ENDINGS[kind]}"
+        target = folder / f"{Path(file).stem}.{ENDINGS[output_format]}"
         if target in owner:
             raise UserError(f"{owner[target]} and {file} would both become {target}")
         owner[target] = file
@@ -121,11 +126,11 @@ def output_files(
 def open_all(
     speech2text: Speech2Text, files: Sequence[str], failures: list[str]
 ) -> list[tuple[int, Clip]]:
-    """Those that are sound, with their places; what is wrong goes to ``failures``."""
+    """Return index and clip of each readable file; append errors to ``failures``."""
     clips = []
-    for place, file in enumerate(files):
+    for index, file in enumerate(files):
         try:
-            clips.append((place, speech2text.reader.clip(file)))
+            clips.append((index, speech2text.reader.clip(file)))
         except UserError as error:
             failures.append(str(error))
     return clips
@@ -138,7 +143,15 @@ def transcribe(
     sink: Sink,
     failures: list[str],
 ) -> None:
-    """Transcribe with a bar of progress, in seconds of sound, on a terminal."""
+    """Transcribe; a terminal shows a progress bar in seconds of sound.
+
+    Args:
+        speech2text: the model.
+        clips: indices of the files, and their sounds.
+        timestamps: whether to compute times of words.
+        sink: gets the transcripts.
+        failures: errors are appended to it.
+    """
     from tqdm import tqdm
 
     def failed(key: str, error: UserError) -> None:
@@ -147,40 +160,48 @@ def transcribe(
 
     total = sum(clip.seconds for _, clip in clips)
     with tqdm(total=round(total), unit="s", disable=None, file=sys.stderr) as bar:
-        found = speech2text.stream(
+        stream = speech2text.stream(
             [clip for _, clip in clips], timestamps=timestamps, failed=failed
         )
-        for index, transcript in found:
+        for index, transcript in stream:
             bar.update(round(transcript.seconds))
-            sink.take(clips[index][0], transcript)
+            sink.write(clips[index][0], transcript)
 
 
 @dataclass
 class Sink:
-    """Writes files at once; the screen gets its lines in the order of the arguments."""
+    """Write files at once, and to the screen at the end in the order of the arguments.
 
-    kind: str
+    Attributes:
+        output_format: ``--format``.
+        targets: file for each transcript; None: the screen.
+        several: whether there are several files, so that lines begin with the name.
+        waiting: text for the screen by index of the file.
+    """
+
+    output_format: str
     targets: Sequence[Path | None]
     several: bool
     waiting: dict[int, str] = field(default_factory=dict)
 
-    def take(self, place: int, transcript: Transcript) -> None:
+    def write(self, index: int, transcript: Transcript) -> None:
+        """Write a transcript to its file, or keep it for the screen."""
         from espnet_mtla.data.atomic import atomic_file
         from espnet_mtla.speech2text.subtitles import WRITERS
 
-        write: Callable[[Transcript], str] = WRITERS[self.kind]
-        text, target = write(transcript), self.targets[place]
+        text = WRITERS[self.output_format](transcript)
+        target = self.targets[index]
         if target is None:
-            named = self.several and self.kind == "plain"
-            self.waiting[place] = f"{transcript.key}\t{text}" if named else text
+            named = self.several and self.output_format == "plain"
+            self.waiting[index] = f"{transcript.key}\t{text}" if named else text
             return
         with atomic_file(target) as stream:
             stream.write(text)
 
     def finish(self) -> None:
-        """Print what is for the screen; say what went to files."""
-        for place in sorted(self.waiting):
-            print(self.waiting[place], end="")
+        """Print the texts for the screen, and the number of files written."""
+        for index in sorted(self.waiting):
+            print(self.waiting[index], end="")
         written = [target for target in self.targets if target and target.exists()]
         if written:
             print(f"{len(written)} files written to {written[0].parent}")

@@ -1,4 +1,4 @@
-"""The report of ``doctor``: what is here, what will be used and why, does it work."""
+"""The report of ``doctor``: machine, packages, back-ends, correctness and speed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from espnet_mtla.diagnose.finding import Finding, as_table
+from espnet_mtla.diagnose.check_result import CheckResult, as_table
 from espnet_mtla.diagnose.machine import hardware, packages
 from espnet_mtla.score.table import aligned
 
@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     import torch
 
 
-def report() -> Iterator[tuple[str, list[Finding]]]:
-    """Sections as text, as each is ready, and the comparisons that it holds."""
+def sections() -> Iterator[tuple[str, list[CheckResult]]]:
+    """Yield the sections of the report as text, and the checks that each contains."""
     yield _section("Machine", _pairs(hardware())), []
     yield _section("Packages", _pairs(packages())), []
     import torch
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    from espnet_mtla.recognise.load import choose_device
+
+    device = choose_device("auto")
     yield _section(f"Decode back-ends on {device}", _backends(device)), []
     began = time.perf_counter()
-    findings = [*_right(device), *_generation()]
-    yield _section("Correctness", as_table(findings)), findings
+    results = [*_correctness(device), *_generation()]
+    yield _section("Correctness", as_table(results)), results
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     yield _section(_speed_title(dtype), _speed(device, dtype)), []
     yield f"{time.perf_counter() - began:.1f} s for the checks\n", []
@@ -40,32 +42,32 @@ def _pairs(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def _backends(device: torch.device) -> str:
-    """For MHA's, MLA's and MTLA's entries: who serves them, and why not the others."""
+    """Return the back-end for entries of MHA, MLA and MTLA, and why not the others."""
     import torch
 
     from espnet_mtla.diagnose.kernels import backends
     from espnet_mtla.diagnose.selftest import make_decoder
 
-    kinds = [torch.float32]
+    dtypes = [torch.float32]
     if device.type == "cuda":
-        kinds += [torch.bfloat16, torch.float16]
+        dtypes += [torch.bfloat16, torch.float16]
     lines = []
     for name in ("mha", "mla", "mtla_s2"):
         decoder = make_decoder(name, device, vocab_size=5, num_layers=1)
         layout = decoder.layers[0].attention.layout
-        for dtype in kinds:
+        for dtype in dtypes:
             reasons = []
             for backend in backends().values():
                 why = backend.unsupported_reason(layout, dtype, device)
                 if why is None:
                     break
                 reasons.append(f"  not {backend.name}: {why}")
-            kind = str(dtype).removeprefix("torch.")
-            lines += [f"{name}, {kind}: {backend.name}", *reasons]
+            shown = str(dtype).removeprefix("torch.")
+            lines += [f"{name}, {shown}: {backend.name}", *reasons]
     return "\n".join(lines)
 
 
-def _right(device: torch.device) -> Iterator[Finding]:
+def _correctness(device: torch.device) -> Iterator[CheckResult]:
     import torch
 
     from espnet_mtla.diagnose.kernels import compare_backends
@@ -74,17 +76,21 @@ def _right(device: torch.device) -> Iterator[Finding]:
     yield from training_is_decoding(device)
     decoder = make_decoder("mtla_s2", device, vocab_size=5, num_layers=1)
     attention = decoder.layers[0].attention
-    kinds = [(torch.float32, 1e-4)]
+    tolerances = [(torch.float32, 1e-4)]
     if device.type == "cuda":
-        kinds = [(torch.float32, 2e-3), (torch.bfloat16, 5e-2), (torch.float16, 1e-2)]
-    for dtype, allowed in kinds:
+        tolerances = [
+            (torch.float32, 2e-3),
+            (torch.bfloat16, 5e-2),
+            (torch.float16, 1e-2),
+        ]
+    for dtype, allowed in tolerances:
         for name, apart, text in compare_backends(
             attention.layout, attention.scale, device, dtype
         ):
-            yield Finding(f"{name} = reference", text, apart, allowed)
+            yield CheckResult(f"{name} = reference", text, apart, allowed)
 
 
-def _generation() -> Iterator[Finding]:
+def _generation() -> Iterator[CheckResult]:
     from espnet_mtla.diagnose.generation import cached_is_uncached
 
     yield from cached_is_uncached()
@@ -93,10 +99,10 @@ def _generation() -> Iterator[Finding]:
 def _speed_title(dtype: torch.dtype) -> str:
     from espnet_mtla.diagnose.selftest import SPEED_BATCH, SPEED_BEAM, SPEED_PROMPT
 
-    kind = str(dtype).removeprefix("torch.")
+    shown = str(dtype).removeprefix("torch.")
     return (
         f"A decoding step: 1 layer, {SPEED_BATCH} utterances, beam {SPEED_BEAM}, "
-        f"prompt {SPEED_PROMPT}, {kind}"
+        f"prompt {SPEED_PROMPT}, {shown}"
     )
 
 

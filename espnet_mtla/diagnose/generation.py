@@ -1,7 +1,7 @@
-"""Does text generation use its cache, with the Transformers that is installed?
+"""Check that text generation uses its cache, with the installed Transformers.
 
-A model whose cache is dropped still writes text, only another one. So text that is
-generated with a cache is compared with text that is generated without.
+A model that loses its cache still generates text, but another one. Therefore text
+generated with a cache is compared with text generated without.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from espnet_mtla.diagnose.finding import Finding
+from espnet_mtla.diagnose.check_result import CheckResult, worst
 from espnet_mtla.diagnose.machine import installed
 
 if TYPE_CHECKING:
@@ -22,32 +22,31 @@ if TYPE_CHECKING:
 STRIDES = (1, 2, 3)
 NEW_TOKENS = 12
 WAYS = {"greedy": 1, "beam 3": 3}
-"""Ways to decode, and the hypotheses that each keeps."""
+"""Ways to decode, and the number of hypotheses of each."""
 
 
-def cached_is_uncached() -> Iterator[Finding]:
-    """Compare for each stride and way of decoding, on the CPU in float64.
+def cached_is_uncached() -> Iterator[CheckResult]:
+    """Compare for each way of decoding and stride, on the CPU in float64.
 
-    Whatever goes wrong in Transformers is a finding, too: this is to be told on a
-    version that nobody has tried.
+    Any exception of Transformers is a result, too: the check is made for versions that
+    have not been tested.
     """
     if find_spec("transformers") is None:
-        yield Finding("Transformers", "transformers is not installed")
+        yield CheckResult("Transformers", "transformers is not installed")
         return
     name = f"transformers {installed('transformers')}: cached = uncached"
     for way, beams in WAYS.items():
+        problems = {stride: _problem(stride, beams) for stride in STRIDES}
+        differences = [
+            (f"at stride {stride}: {problem}", math.inf if problem else 0.0)
+            for stride, problem in problems.items()
+        ]
         compared = f"{way}, strides {', '.join(map(str, STRIDES))}"
-        problems = []
-        for stride in STRIDES:
-            problem = _problem(stride, beams)
-            if problem is not None:
-                problems.append(f"at stride {stride}: {problem}")
-        apart = math.inf if problems else 0.0
-        yield Finding(name, compared, apart, where="; ".join(problems[:1]))
+        yield worst(name, compared, differences)
 
 
 def _problem(stride: int, beams: int) -> str | None:
-    """What is wrong with the text of a model of this stride; None: nothing."""
+    """Return how the texts of a model of this stride differ; None: they are equal."""
     try:
         model, batch, mask = tiny_model(stride)
         texts = [
@@ -76,7 +75,7 @@ def _problem(stride: int, beams: int) -> str | None:
 
 
 def tiny_model(stride: int) -> tuple[LlamaMTLAForCausalLM, Tensor, Tensor]:
-    """A random model, and two prompts of different lengths with their mask."""
+    """Return a random model, and two prompts of different lengths with their mask."""
     import torch
 
     from espnet_mtla.hf import LlamaMTLAConfig, LlamaMTLAForCausalLM
@@ -92,7 +91,7 @@ def tiny_model(stride: int) -> tuple[LlamaMTLAForCausalLM, Tensor, Tensor]:
         qk_nope_head_dim=8,
         v_head_dim=6,
         down_rate=stride,
-        initializer_range=0.3,  # so that what is seen decides what is written
+        initializer_range=0.3,  # large, so that the text depends on the cache
         pad_token_id=0,
         eos_token_id=None,
     )

@@ -1,4 +1,4 @@
-"""Decode back-ends against PyTorch's, and how long each takes."""
+"""Compare the decode back-ends with PyTorch's, and time them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from espnet_mtla.attention.decoding.backend import DecodeBackend
 
 ROWS, QUERIES, ENTRIES = 4, 16, 300
-"""Of a small decoding step: utterances, queries of each (beam times heads), entries."""
+"""Sizes of a small decoding step: utterances, queries of each (beam times heads), and
+cache entries."""
 
 
 def backends() -> dict[str, DecodeBackend]:
-    """All of them by name, PyTorch's own last."""
+    """Return all back-ends by name, PyTorch's last."""
     from espnet_mtla.attention.decoding.backend import FASTEST_FIRST
 
     package = "espnet_mtla.attention.decoding.backend"
@@ -29,7 +30,7 @@ def backends() -> dict[str, DecodeBackend]:
 def random_step(
     layout: EntryLayout, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, entries and how many of these each row sees; the rest holds NaN."""
+    """Return queries, entries and the number of valid entries a row; others are NaN."""
     generator = torch.Generator().manual_seed(0)
     heads, width = layout.heads, layout.width
     q = torch.randn(ROWS, heads, QUERIES, layout.key_width, generator=generator)
@@ -47,17 +48,24 @@ def compare_backends(
     device: torch.device,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[tuple[str, float | None, str]]:
-    """Each back-end's name, its largest difference, and what was compared.
+    """Yield each back-end's name, largest difference, and what was compared.
 
-    The difference is None where it cannot serve here, and the text says why. The
-    reference computes in float32 from the same, rounded numbers.
+    The difference is None if the back-end does not support this layout, dtype or
+    device; the text then says why. The reference computes in float32 from the same
+    rounded numbers.
+
+    Args:
+        layout: layout of the cache entries.
+        scale: factor of the attention scores.
+        device: where to compute.
+        dtype: of queries and entries.
     """
     *others, reference = backends().values()
     q, entries, visible = random_step(layout, dtype, device)
     wanted, wanted_lse = reference.attend(
         q.float(), entries.float(), layout, visible, scale
     )
-    kind = str(dtype).removeprefix("torch.")
+    shown = str(dtype).removeprefix("torch.")
     for backend in others:
         why = backend.unsupported_reason(layout, dtype, device)
         if why is not None:
@@ -68,7 +76,7 @@ def compare_backends(
             float((out.float() - wanted).abs().max()),
             float((lse.float() - wanted_lse).abs().max()),
         )
-        text = f"{ENTRIES} entries of {layout.heads} x {layout.width}, {kind}"
+        text = f"{ENTRIES} entries of {layout.heads} x {layout.width}, {shown}"
         yield backend.name, apart, text
 
 
@@ -81,7 +89,16 @@ def milliseconds(
     device: torch.device,
     repeats: int = 20,
 ) -> float:
-    """Median time of one call, after two that are not counted."""
+    """Return the median time of a call in ms, after two that are not counted.
+
+    Args:
+        backend: the back-end.
+        layout: layout of the cache entries.
+        scale: factor of the attention scores.
+        dtype: of queries and entries.
+        device: where to compute.
+        repeats: calls that are timed.
+    """
     q, entries, visible = random_step(layout, dtype, device)
     times = []
     for number in range(repeats + 2):

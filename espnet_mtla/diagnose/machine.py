@@ -1,4 +1,4 @@
-"""What this machine has: hardware, packages and their versions. Needs nothing."""
+"""Hardware of this machine, and versions of packages. Needs no package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 PACKAGES = {
     "torch": "",
     "triton": "comes with torch where there is a GPU",
-    "flash-attn": "espnet-mtla[flash]; no need, our own kernels do without",
+    "flash-attn": "espnet-mtla[flash]; optional, other kernels replace it",
     "espnet": "espnet-mtla[recipes]: training, and speech models at all",
     "torchaudio": "espnet-mtla[recipes]: times of words",
     "soundfile": "espnet-mtla[recipes]: reading sound",
@@ -21,11 +21,11 @@ PACKAGES = {
     "s3prl": "espnet-mtla[ssl]: WavLM, HuBERT and the like",
     "transformers": "espnet-mtla[hf]: generate() and the Auto classes",
 }
-"""Package: what it is for and how to get it."""
+"""Packages, each with the extra that installs it and its use."""
 
 
 def installed(package: str) -> str | None:
-    """Its version, or None."""
+    """Return the version of a package, or None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -33,7 +33,7 @@ def installed(package: str) -> str | None:
 
 
 def packages() -> list[tuple[str, str]]:
-    """Version of each, or what one goes without."""
+    """Return name and version of each package, or what is missing without it."""
     import espnet_mtla
 
     rows = [("espnet_mtla", espnet_mtla.__version__)]
@@ -43,7 +43,7 @@ def packages() -> list[tuple[str, str]]:
 
 
 def hardware() -> list[tuple[str, str]]:
-    """System, processor, memory, GPUs."""
+    """Return names and descriptions of system, processor, memory and GPUs."""
     rows = [
         ("system", f"{platform.system()} {platform.release()}"),
         ("python", platform.python_version()),
@@ -59,10 +59,10 @@ def hardware() -> list[tuple[str, str]]:
         built = torch.version.cuda or "no CUDA"
         return [*rows, ("GPU", f"none that torch sees (torch is built for {built})")]
     for number in range(torch.cuda.device_count()):
-        found = torch.cuda.get_device_properties(number)
+        gpu = torch.cuda.get_device_properties(number)
         text = (
-            f"{found.name}, {found.total_memory / 2**30:.0f} GiB, capability "
-            f"{found.major}.{found.minor}, CUDA {torch.version.cuda}"
+            f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, capability "
+            f"{gpu.major}.{gpu.minor}, CUDA {torch.version.cuda}"
         )
         rows.append((f"GPU {number}", text))
     return rows
@@ -78,7 +78,7 @@ def _processor() -> str:
 
 
 def _memory() -> str:
-    """Of the machine; a container may have less."""
+    """Return the memory of the machine; a container may be limited to less."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return "unknown"
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

@@ -1,6 +1,6 @@
-"""A few seconds of arithmetic: is it right on this machine, and how fast. Torch alone.
+"""Checks and timings of the decoder on this machine, in a few seconds. Torch alone.
 
-Models are made up on the spot, so that nothing has to be trained or downloaded.
+The models have random parameters; nothing is trained or downloaded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
-from espnet_mtla.diagnose.finding import Finding
+from espnet_mtla.diagnose.check_result import CheckResult, worst
 
 TYPES: dict[str, tuple[str, dict[str, int]]] = {
     "mha": ("mha", {}),
@@ -32,7 +32,7 @@ SPEED_BATCH, SPEED_BEAM, SPEED_PROMPT, SPEED_STEPS = 4, 10, 500, 12
 def make_decoder(
     name: str, device: torch.device, **sizes: Any
 ) -> DecoderOnlyTransformer:
-    """A decoder with random parameters, in evaluation mode."""
+    """Return a decoder with random parameters, in evaluation mode."""
     attention, conf = TYPES[name]
     config = DecoderConfig(attention=attention, attention_conf=conf, **sizes)
     with torch.random.fork_rng(range(torch.cuda.device_count())):
@@ -40,9 +40,24 @@ def make_decoder(
         return DecoderOnlyTransformer(config).to(device).eval()
 
 
+def decode_stepwise(
+    decoder: DecoderOnlyTransformer, prompt: Tensor, lengths: Tensor, tokens: Tensor
+) -> Tensor:
+    """Return the logits ``(B, U, V)`` of a prefill and ``U`` steps over the cache.
+
+    Args:
+        decoder: the decoder.
+        prompt: ``(B, P, D)``.
+        lengths: valid positions of each prompt, ``(B,)``.
+        tokens: ``(B, U)``, fed one by one.
+    """
+    state = decoder.prefill(prompt, lengths, max_tokens=tokens.size(1))
+    return torch.stack([decoder.step(token, state) for token in tokens.T], 1)
+
+
 @torch.inference_mode()
-def training_is_decoding(device: torch.device) -> Iterator[Finding]:
-    """Each attention type: one pass as in training, and prefill and steps."""
+def training_is_decoding(device: torch.device) -> Iterator[CheckResult]:
+    """Compare one pass, as in training, with prefill and steps, for each type."""
     for name in TYPES:
         decoder = make_decoder(
             *(name, device),
@@ -57,15 +72,14 @@ def training_is_decoding(device: torch.device) -> Iterator[Finding]:
         prompt[1, 20:] = float("nan")
         tokens = torch.randint(0, 50, (2, 9), device=device)
         whole = decoder(prompt, lengths, tokens)
-        state = decoder.prefill(prompt, lengths, max_tokens=9)
-        steps = torch.stack([decoder.step(token, state) for token in tokens.T], 1)
-        worst = float((whole - steps).abs().max())
-        yield Finding(f"{name}: training = decoding", "18 steps", worst, ALLOWED)
+        steps = decode_stepwise(decoder, prompt, lengths, tokens)
+        differences = [("", float((whole - steps).abs().max()))]
+        yield worst(f"{name}: training = decoding", "18 steps", differences, ALLOWED)
 
 
 @torch.inference_mode()
 def step_times(device: torch.device, dtype: torch.dtype) -> list[list[str]]:
-    """Each attention type: milliseconds of a decoding step, cache of a batch in MB.
+    """Return a row for each attention type: ms of a decoding step, MB of cache.
 
     One layer of the paper's size, 4 utterances, beam 10, prompts of 500 frames.
     """
@@ -84,7 +98,7 @@ def step_times(device: torch.device, dtype: torch.dtype) -> list[list[str]]:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter() - began)
-        # The fastest: whatever else runs on the machine can only add to it.
+        # The fastest step: other processes can only add to the time.
         best = 1000 * min(times)
         rows.append([name, f"{best:.2f}", f"{state.used_nbytes / 1e6:.2f}"])
     return rows

@@ -1,4 +1,4 @@
-"""What a model decodes of a data folder: sounds, or texts for a model of text."""
+"""Inputs of a model in a data folder: sounds, or texts for a model of text."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Document:
-    """A text's token ids; as an utterance does, it says how large it makes a batch."""
+    """Token ids of a text."""
 
     key: str
     tokens: tuple[int, ...]
 
     @property
     def frames(self) -> int:
+        """Length as the option ``batch_frames`` counts it: in tokens."""
         return len(self.tokens)
 
 
@@ -36,10 +37,11 @@ Input = Utterance | Document
 
 
 def list_inputs(data: Path, trained: TrainedModel) -> list[Input]:
-    """Everything in a folder that ``trained`` can decode, sorted by key.
+    """Return the inputs in a folder, sorted by key.
 
     Raises:
-        UserError: The folder is missing, empty or broken, or is none for this model.
+        UserError: the folder is missing, empty or inconsistent, or holds another kind
+            of input than the model takes.
     """
     if trained.read_source is not None:
         return [*_list_documents(data, trained.source_text, trained.read_source)]
@@ -51,10 +53,10 @@ def list_inputs(data: Path, trained: TrainedModel) -> list[Input]:
 
 
 def load_input(item: Input, trained: TrainedModel) -> Sound:
-    """As a recogniser takes it; sound is read now.
+    """Return an input for a recogniser; its sound is read now.
 
     Raises:
-        UserError: Names the utterance that cannot be read.
+        UserError: the sound cannot be read; names the utterance.
     """
     if isinstance(item, Utterance):
         return load_sound(item, trained.fs)
@@ -76,6 +78,8 @@ def _list_documents(
     for key, text in sorted(table.items()):
         tokens = read_source(text)
         if not tokens:
-            raise UserError(f"{path}: {key}: no words; drop it with filter_texts")
+            raise UserError(
+                f"{path}: {key}: no words; espnet-mtla filter_texts removes it"
+            )
         documents.append(Document(key, tuple(tokens)))
     return documents

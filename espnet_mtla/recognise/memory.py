@@ -1,10 +1,9 @@
-"""How many utterances fit into the memory that is free, by the planner's formula."""
+"""Size of a batch that fits into the free memory, by the decoder's memory formula."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,30 +17,32 @@ from espnet_mtla.search.options import DecodeOptions
 
 if TYPE_CHECKING:
     from espnet_mtla.recognise.load import TrainedModel
-    from espnet_mtla.recognise.utterances import Batchable
 
-SHARE = 0.6
-"""Of the free memory that decoding may plan with; the encoder has the rest."""
+DECODER_SHARE = 0.6
+"""Share of the free memory that is planned for the decoder; the rest is the encoder's
+activations."""
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free now; None where the system does not tell."""
+    """Return the bytes of free memory; None if the system does not report them."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
         with open("/proc/meminfo", encoding="ascii") as lines:
-            told = dict(line.split(":") for line in lines)
+            entries = dict(line.split(":") for line in lines)
     except FileNotFoundError:  # not Linux
         return None
-    return int(told["MemAvailable"].split()[0]) * 1024
+    return int(entries["MemAvailable"].split()[0]) * 1024
 
 
 def prompt_frames(trained: TrainedModel, frames: int) -> int:
-    """Positions of the prompt that an utterance of ``frames`` becomes, at least 1.
+    """Return the number of prompt positions of an utterance, at least 1.
 
-    Of a text they are its tokens, of sound its encoder frames, stacked.
+    Args:
+        trained: the model; its projector stacks encoder frames.
+        frames: length in frames of 10 ms, or in tokens of a text.
     """
-    if trained.read_source is not None:
+    if trained.unit == "token":
         return frames
     model = trained.model
     stack = 1 if model.projector is None else model.projector.stack
@@ -50,19 +51,24 @@ def prompt_frames(trained: TrainedModel, frames: int) -> int:
 
 
 def batch_frames(
-    trained: TrainedModel,
-    options: DecodeOptions,
-    utterances: Sequence[Batchable],
-    free: int | None,
+    trained: TrainedModel, options: DecodeOptions, longest: int, free: int | None
 ) -> int:
-    """``options.batch_frames``, or fewer where their caches do not fit.
+    """Return ``options.batch_frames``, or less if the caches would not fit.
 
-    The longest utterance sets the price of a frame, since that grows with the length.
+    The memory of a frame grows with the length of its utterance, so that the longest
+    utterance decides.
+
+    Args:
+        trained: the model.
+        options: how it decodes.
+        longest: length of the longest utterance, in the unit of ``batch_frames``.
+        free: bytes of free memory; None: unknown, and the options alone decide.
+    Returns:
+        Size of a batch, at least ``longest``.
     """
     decoder = trained.model.decoder
     if decoder is None or free is None:
         return options.batch_frames
-    longest = max(utterance.frames for utterance in utterances)
     frames = prompt_frames(trained, longest)
     tokens = int(length_limits(torch.tensor([frames]), options)[1])
     load = Load(
@@ -74,11 +80,12 @@ def batch_frames(
         itemsize=getattr(torch, options.dtype).itemsize,
         options=cache_options(options),
     )
-    fitting = int(SHARE * free / decode_bytes(decoder, load)) * longest
-    if fitting >= options.batch_frames:
+    utterances = int(DECODER_SHARE * free / decode_bytes(decoder, load))
+    if utterances * longest >= options.batch_frames:
         return options.batch_frames
+    size = max(1, utterances) * longest
     logging.info(
         "batches of %d frames instead of %d: %.1f GiB of memory are free",
-        *(max(fitting, longest), options.batch_frames, free / 2**30),
+        *(size, options.batch_frames, free / 2**30),
     )
-    return max(fitting, longest)
+    return size

@@ -1,4 +1,7 @@
-"""Decoding options on the command line and in YAML; the command line wins."""
+"""Decoding options of commands: from the command line, a YAML file or a model folder.
+
+The command line overrides the file, and the file overrides the defaults.
+"""
 
 from __future__ import annotations
 
@@ -7,44 +10,42 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from espnet_mtla.errors import UserError
-from espnet_mtla.search.options import DecodeOptions
+from espnet_mtla.search.options import ALIASES, DecodeOptions
 from espnet_mtla.settings.checks import true_or_false
+from espnet_mtla.settings.names import DECODE
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add model, data, device and ``--config``, and an option a field."""
-    parser.add_argument(
-        "--model_dir", type=Path, required=True, help="holds config.yaml and model.pth"
-    )
-    parser.add_argument(
-        "--data",
-        type=Path,
-        required=True,
-        help="data folder: wav.scp, perhaps segments",
-    )
-    parser.add_argument(
-        "--config", type=Path, help="YAML with any of the decoding options below"
-    )
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add ``--ngpu``, ``--config`` and the decoding options."""
     parser.add_argument(
         "--ngpu", type=int, choices=(0, 1), default=0, help="0: CPU (default), 1: GPU"
+    )
+    parser.add_argument(
+        "--config", type=Path, help="YAML file with any of the decoding options below"
     )
     add_decoding_options(parser)
 
 
 def add_decoding_options(parser: argparse.ArgumentParser) -> None:
-    """An option for each field of :class:`DecodeOptions`, left out unless given."""
+    """Add an option for each field of :class:`DecodeOptions` and each ESPnet name.
+
+    An option that is not on the command line is absent from the parsed arguments, so
+    that it does not override a value of a YAML file.
+    """
     group = parser.add_argument_group("decoding options")
     for option in fields(DecodeOptions):
-        kind = _text if option.default is None else type(option.default)
-        group.add_argument(
-            f"--{option.name}",
-            type=true_or_false if kind is bool else kind,
-            # Left out unless given, so that the YAML's value is not overwritten.
-            default=argparse.SUPPRESS,
-            metavar={bool: "true|false", _text: "STR"}.get(kind, kind.__name__.upper()),
-            help=f"{option.metadata['help']} (default: {_shown(option.default)})",
-        )
+        aliases = [alias for alias, name in ALIASES.items() if name == option.name]
+        value_type = _text if option.default is None else type(option.default)
+        shown_type = {bool: "true|false", _text: "STR"}
+        for name in (option.name, *aliases):
+            text = f"{option.metadata['help']} (default: {_shown(option.default)})"
+            group.add_argument(
+                f"--{name}",
+                type=true_or_false if value_type is bool else value_type,
+                default=argparse.SUPPRESS,
+                metavar=shown_type.get(value_type, value_type.__name__.upper()),
+                help=text if name == option.name else f"same as --{option.name}",
+            )
 
 
 def _text(text: str) -> str | None:
@@ -58,26 +59,32 @@ def _shown(value: object) -> str:
 
 
 def read_options(args: argparse.Namespace) -> DecodeOptions:
-    """Defaults, then the YAML's values, then those of the command line.
+    """Return the options of ``--config`` with those of the command line over them.
 
     Raises:
-        UserError: An unknown key in the YAML, or a value out of range.
+        UserError: an unknown option in the file, or a value out of range.
     """
+    return _from_file(args.config).replaced(**explicit_options(args))
+
+
+def folder_options(folder: Path) -> DecodeOptions:
+    """Return the options of a model folder: its ``decode.yaml``, if it has one.
+
+    Raises:
+        UserError: an unknown option in the file, or a value out of range.
+    """
+    file = folder / DECODE
+    return _from_file(file if file.is_file() else None)
+
+
+def _from_file(file: Path | None) -> DecodeOptions:
     from espnet_mtla.settings.yaml_files import load_yaml
 
-    known = [option.name for option in fields(DecodeOptions)]
-    values: dict[str, Any] = {}
-    if args.config is not None:
-        values = load_yaml(args.config)
-        for key in values:
-            if key not in known:
-                raise UserError(
-                    f"{args.config}: unknown key {key!r}; valid: {', '.join(known)}"
-                )
-    return DecodeOptions(**{**values, **given_options(args)})
+    values = {} if file is None else load_yaml(file)
+    return DecodeOptions.from_mapping(values, where=str(file))
 
 
-def given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The decoding options that stood on the command line."""
-    known = [option.name for option in fields(DecodeOptions)]
-    return {name: value for name, value in vars(args).items() if name in known}
+def explicit_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the decoding options that were given on the command line, by name."""
+    names = {*ALIASES, *(option.name for option in fields(DecodeOptions))}
+    return {name: value for name, value in vars(args).items() if name in names}

@@ -6,16 +6,20 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from espnet_mtla.data.atomic import atomic_file, atomic_folder
 from espnet_mtla.data.folder import write_table
 from espnet_mtla.recognise.recogniser import Recognised
 from espnet_mtla.search.beam import Hypothesis
 
-MARK = "efficiency.json"  # written last: with it the folder is complete
-# A block of tokens that stands so often in a row, over so many tokens, is a loop.
+if TYPE_CHECKING:
+    from espnet_mtla.model.base import Unit
+
+MARK = "efficiency.json"
+"""Written last: a folder that holds it is complete."""
 LOOP_TIMES, LOOP_TOKENS = 4, 10
+"""A loop: a block of tokens so many times in succession, over so many tokens."""
 
 
 def write_output(
@@ -25,9 +29,16 @@ def write_output(
     to_text: Callable[[Sequence[str]], str],
     efficiency: dict[str, object],
 ) -> None:
-    """Write one decoded set, ``efficiency.json`` last; what it replaces goes first.
+    """Write the results of one data set; ``efficiency.json`` comes last.
 
-    Other files in the folder (logs, scores) are left alone.
+    Results of an earlier run are removed first; other files (logs, scores) are kept.
+
+    Args:
+        folder: where to write; created if needed.
+        recognised: results in any order.
+        token_list: the tokens by id.
+        to_text: turns tokens into text.
+        efficiency: content of ``efficiency.json``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).unlink(missing_ok=True)
@@ -35,34 +46,40 @@ def write_output(
         shutil.rmtree(old)
     ordered = sorted(recognised, key=lambda result: result.key)
     for place in range(max(len(result.nbest) for result in ordered)):
-        found = {r.key: r.nbest[place] for r in ordered if place < len(r.nbest)}
-        with atomic_folder(folder / f"{place + 1}best_recog") as aside:
-            _write_tables(aside, found, token_list, to_text)
+        ranked = {r.key: r.nbest[place] for r in ordered if place < len(r.nbest)}
+        with atomic_folder(folder / f"{place + 1}best_recog") as temporary:
+            _write_tables(temporary, ranked, token_list, to_text)
     with atomic_file(folder / "utterances.jsonl") as stream:
         for result in ordered:
-            stream.write(json.dumps(describe(result), ensure_ascii=False) + "\n")
+            stream.write(
+                json.dumps(utterance_record(result), ensure_ascii=False) + "\n"
+            )
     with atomic_file(folder / MARK) as stream:
         stream.write(json.dumps(efficiency, indent=2) + "\n")
 
 
 def _write_tables(
     folder: Path,
-    found: dict[str, Hypothesis],
+    hypotheses: dict[str, Hypothesis],
     token_list: Sequence[str],
     to_text: Callable[[Sequence[str]], str],
 ) -> None:
-    tokens = {k: [token_list[i] for i in h.tokens] for k, h in found.items()}
-    ids = {k: " ".join(map(str, h.tokens)) for k, h in found.items()}
+    tokens = {k: [token_list[i] for i in h.tokens] for k, h in hypotheses.items()}
+    ids = {k: " ".join(map(str, h.tokens)) for k, h in hypotheses.items()}
     write_table(folder / "text", {k: to_text(row) for k, row in tokens.items()})
     write_table(folder / "token", {k: " ".join(row) for k, row in tokens.items()})
     write_table(folder / "token_int", ids)
-    write_table(folder / "score", {k: f"{h.score:.6f}" for k, h in found.items()})
+    write_table(folder / "score", {k: f"{h.score:.6f}" for k, h in hypotheses.items()})
 
 
-class Description(TypedDict):
-    """The JSON line of an utterance."""
+class UtteranceRecord(TypedDict):
+    """A line of ``utterances.jsonl``.
+
+    ``audio_seconds`` counts tokens of the source text if ``unit`` is ``token``.
+    """
 
     key: str
+    unit: Unit
     audio_seconds: float
     encoder_frames: int
     prompt_frames: int
@@ -70,14 +87,15 @@ class Description(TypedDict):
     score: float
     decode_seconds: float
     flags: dict[str, bool]
-    """What makes an utterance worth a look."""
+    """Signs of a bad result."""
 
 
-def describe(result: Recognised) -> Description:
-    """The JSON line of an utterance."""
+def utterance_record(result: Recognised) -> UtteranceRecord:
+    """Return the line of an utterance in ``utterances.jsonl``."""
     best = result.nbest[0]
     return {
         "key": result.key,
+        "unit": result.unit,
         "audio_seconds": round(result.audio_seconds, 4),
         "encoder_frames": result.encoder_frames,
         "prompt_frames": result.prompt_frames,
@@ -93,10 +111,13 @@ def describe(result: Recognised) -> Description:
 
 
 def has_loop(tokens: Sequence[int]) -> bool:
-    """Whether a block of tokens repeats itself in a row as no speaker does.
+    """Return True if a block of tokens repeats itself as no speaker does.
 
-    At least :data:`LOOP_TIMES` times and over at least :data:`LOOP_TOKENS` tokens, so
-    that a digit said four times passes.
+    It repeats at least :data:`LOOP_TIMES` times in succession and over at least
+    :data:`LOOP_TOKENS` tokens, so that a digit said four times is no loop.
+
+    >>> has_loop([1, 2, 3] * 4), has_loop([7] * 4)
+    (True, False)
     """
     for period in range(1, len(tokens) // LOOP_TIMES + 1):
         needed = max(LOOP_TIMES * period, LOOP_TOKENS) - period

@@ -1,7 +1,7 @@
-"""Where the time of decoding goes: parts watched from outside, each without the rest.
+"""Time of each part of decoding, measured by wrapping methods of the model and search.
 
-A watched method stops the clock of the part that called it, so that the parts add up.
-On a GPU each part waits for the device, which takes a little longer than unwatched.
+The time of a part excludes the wrapped methods that it calls, so that the parts add up.
+On a GPU each measurement synchronises the device, which adds a little time.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _TURNS = Turns()
 
 
 class Profile:
-    """Seconds and calls of each part."""
+    """Seconds and calls of each part, on the thread that measures."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -45,17 +45,18 @@ class Profile:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time of the block, without that of parts inside it."""
-        self._turn()
+        """Add the time of the block to a part, without that of parts inside it."""
+        self._add_elapsed()
         self._open.append(name)
         self.calls[name] += 1
         try:
             yield
         finally:
-            self._turn()
+            self._add_elapsed()
             self._open.pop()
 
-    def _turn(self) -> None:
+    def _add_elapsed(self) -> None:
+        """Add the time since the last call to the innermost open part."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         now = time.perf_counter()
@@ -64,7 +65,7 @@ class Profile:
         self._since = now
 
     def timed(self, name: str, function: Callable[P, T]) -> Callable[P, T]:
-        """``function``, its time put down to a part."""
+        """Return ``function`` so wrapped that its time is added to a part."""
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -77,7 +78,7 @@ class Profile:
 
     @contextmanager
     def watching(self, trained: TrainedModel) -> Iterator[None]:
-        """Watch a model and the search while the block runs, in this thread alone."""
+        """Measure a model and the search, called by this thread inside the block."""
         from espnet_mtla.attention import CausalAttention
         from espnet_mtla.decoder import DecoderOnlyTransformer
         from espnet_mtla.decoder.layer import DecoderLayer
@@ -99,7 +100,9 @@ class Profile:
             *((_Search, m, part) for part, ms in SEARCH_METHODS.items() for m in ms),
         ]
         self._thread = threading.get_ident()
-        with _TURNS:  # classes are the process's: two could put back each other's
+        # Classes are shared by all threads: two of them at once could restore each
+        # other's wrappers instead of the original methods.
+        with _TURNS:
             before = [
                 (owner, name, vars(owner).get(name)) for owner, name, _ in watched
             ]
@@ -112,7 +115,7 @@ class Profile:
                     delattr(owner, name) if old is None else setattr(owner, name, old)
 
     def table(self) -> str:
-        """Seconds, share and calls of the parts that took any time."""
+        """Return a table of seconds, share and calls of the parts that were called."""
         total = sum(self.seconds.values()) or 1.0
         lines = [f"{'part':18s} {'seconds':>9s} {'share':>6s} {'calls':>8s}"]
         for name, seconds in self.seconds.items():

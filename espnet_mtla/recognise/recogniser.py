@@ -1,4 +1,4 @@
-"""Batches of sound to hypotheses, with what it cost."""
+"""Decode batches of sound to hypotheses, and measure time and memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.recognise.utterances import Sound
+from espnet_mtla.recognise.batches import plan_batches
+from espnet_mtla.recognise.utterances import Sound, count_frames
 from espnet_mtla.search.beam import BrokenScores, Hypothesis, Symbols, beam_search
 from espnet_mtla.search.ctc import CTCPrefixScorer, best_path
 from espnet_mtla.search.decoder_scorer import DecoderScorer, cache_options
@@ -21,20 +22,24 @@ from espnet_mtla.search.options import DecodeOptions
 from espnet_mtla.turns import Turns, turn_on
 
 if TYPE_CHECKING:
+    from espnet_mtla.model.base import Unit
     from espnet_mtla.recognise.load import TrainedModel
 
 OUT_OF_MEMORY = (
     *("can't allocate memory", "CUDA error: out of memory"),
     *("CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED"),
 )
-"""How the CPU and CUDA's libraries say it, which have no exception of their own."""
+"""Messages of a ``RuntimeError`` of torch that mean a lack of memory."""
 
 
 @dataclass(frozen=True)
 class Recognised:
     """Hypotheses of one utterance, best first, and its sizes.
 
-    ``decode_seconds`` is its share, by length, of the time its batch took.
+    Attributes:
+        audio_seconds: length of the input in ``unit``.
+        decode_seconds: share of the utterance, by length, in the time of its batch.
+        unit: unit of ``audio_seconds``: tokens if the input is a text.
     """
 
     key: str
@@ -43,14 +48,14 @@ class Recognised:
     prompt_frames: int
     nbest: list[Hypothesis]
     decode_seconds: float
+    unit: Unit = "second"
 
 
 @dataclass
 class Costs:
-    """Summed over batches: seconds; the largest of all batches: bytes of the caches.
+    """Seconds, summed over batches, and bytes of the largest cache of a batch.
 
-    ``wall_seconds`` runs from samples in memory to tokens: features, encoder and
-    search; reading files does not count.
+    ``wall_seconds`` covers features, encoder and search, but not the reading of files.
     """
 
     wall_seconds: float = 0.0
@@ -62,14 +67,14 @@ class Costs:
     turns: Turns = field(default_factory=Turns, repr=False, compare=False)
 
     def add_seconds(self, encoder: float, search: float) -> None:
-        """Add what a batch took."""
+        """Add the times of a batch."""
         with self.turns:
             self.wall_seconds += encoder + search
             self.encoder_seconds += encoder
             self.search_seconds += search
 
     def note_cache(self, scorer: DecoderScorer) -> None:
-        """Keep the largest of what batches took."""
+        """Update the largest cache with that of a batch."""
         used, formula = scorer.peak_bytes()
         with self.turns:
             self.cache_used = max(self.cache_used, used)
@@ -79,23 +84,44 @@ class Costs:
 
 @dataclass
 class Recogniser:
-    """Decodes batches with a model whose decoder may be None: then CTC's best path.
+    """Decode with beam search, or by CTC's best path if the model has no decoder.
 
-    Any number of threads may call it. On a CPU encoders run in one thread at a time
-    (:class:`DecoderOnlySpeechModel`), searches beside each other; on a GPU all of it
-    runs in one thread at a time.
+    Any number of threads may call it. On a CPU the encoder runs in one thread at a time
+    (:class:`DecoderOnlySpeechModel`) and searches run concurrently; on a GPU calls run
+    one after another.
+
+    Raises:
+        UserError: the options need a CTC that the model does not have.
     """
 
     trained: TrainedModel
     options: DecodeOptions
     costs: Costs = field(default_factory=Costs)
 
+    def __post_init__(self) -> None:
+        self.trained.check_options(self.options)
+
+    def in_batches(self, sounds: Sequence[Sound]) -> list[Recognised]:
+        """Decode any number of utterances; :func:`plan_batches` forms the batches.
+
+        Returns:
+            Results in the order of ``sounds``.
+        Raises:
+            UserError: see :meth:`__call__`.
+        """
+        frames = [self._frames(sound) for sound in sounds]
+        results: dict[int, Recognised] = {}
+        for batch in plan_batches(self.trained, self.options, frames):
+            found = self([sounds[index] for index in batch])
+            results.update(zip(batch, found, strict=True))
+        return [results[index] for index in range(len(sounds))]
+
     def __call__(self, batch: Sequence[Sound]) -> list[Recognised]:
-        """Decode a batch, halving it as often as memory demands.
+        """Decode a batch; where memory runs out, decode its halves one after the other.
 
         Raises:
-            UserError: An utterance does not fit into memory by itself, is too short, or
-                gets scores that are NaN; named.
+            UserError: an utterance does not fit into memory by itself, is too short, or
+                gets scores that are NaN; names it.
         """
         try:
             return self._decode(batch)
@@ -111,9 +137,11 @@ class Recogniser:
         if self.trained.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(batch) == 1:
-            seconds = self._seconds(batch[0])
+            length = f"{self._duration(batch[0]):.1f} s"
+            if self.trained.unit == "token":
+                length = f"{len(batch[0].samples)} tokens"
             raise UserError(
-                f"{batch[0].key}: {seconds:.1f} s alone do not fit into the memory of "
+                f"{batch[0].key}: {length} alone do not fit into the memory of "
                 f"{self.trained.device}; lower beam_size or max_length_ratio, or "
                 "cut it"
             )
@@ -138,11 +166,11 @@ class Recogniser:
             prompt, prompt_lens = model.project(encoded, frames)
         between = self._now()
         try:
-            found = self._search(encoded, frames, prompt, prompt_lens)
+            nbests = self._search(encoded, frames, prompt, prompt_lens)
         except BrokenScores as error:
             reason = (
-                "the model gives it scores that are NaN; look at model.pth (a diverged "
-                "training?) or try --dtype float32"
+                "the model computes scores that are NaN; its training may have "
+                "diverged, or --dtype float32 helps"
                 if error.nan
                 else "no text is possible under these options; lower min_length_ratio: "
                 "CTC cannot say more tokens than there are frames"
@@ -150,18 +178,25 @@ class Recogniser:
             raise UserError(f"{keys[error.utterances[0]]}: {reason}") from None
         ended = self._now()
         self.costs.add_seconds(between - began, ended - between)
-        seconds = [self._seconds(sound) for sound in batch]
+        durations = [self._duration(sound) for sound in batch]
         prompts = [0] * len(batch) if prompt_lens is None else prompt_lens.tolist()
-        factor = (ended - began) / sum(seconds)
-        columns = zip(keys, seconds, frames.tolist(), prompts, found, strict=True)
+        factor, unit = (ended - began) / sum(durations), self.trained.unit
+        columns = zip(keys, durations, frames.tolist(), prompts, nbests, strict=True)
         return [
-            Recognised(key, s, t, p, nbest, s * factor)
-            for key, s, t, p, nbest in columns
+            Recognised(key, length, t, p, nbest, length * factor, unit)
+            for key, length, t, p, nbest in columns
         ]
 
-    def _seconds(self, sound: Sound) -> float:
+    def _duration(self, sound: Sound) -> float:
+        """Return the length of an input in the model's unit of time."""
         known = sound.seconds
         return len(sound.samples) / self.trained.fs if known is None else known
+
+    def _frames(self, sound: Sound) -> int:
+        """Return the length of an input as the option ``batch_frames`` counts it."""
+        if self.trained.unit == "token":
+            return len(sound.samples)
+        return count_frames(self._duration(sound))
 
     def _pad(self, batch: Sequence[Sound]) -> tuple[Tensor, Tensor]:
         rows = [torch.from_numpy(sound.samples) for sound in batch]
@@ -204,27 +239,29 @@ class Recogniser:
             eos=model.eos,
             word_starts=starts if options.intent_first else None,
         )
-        found = beam_search(
+        nbests = beam_search(
             [(scorer, 1 - weight)], limits, symbols, options, prefix_scorers
         )
         self.costs.note_cache(scorer)
-        return found
+        return nbests
 
     def _ctc_log_probs(self, encoded: Tensor) -> Tensor:
-        """``(B, T, V)`` of the encoder's output ``(B, T, E)``."""
-        if self.trained.model.ctc is None:
-            raise UserError(
-                f"ctc_weight {self.options.ctc_weight}: the model has no CTC (trained "
-                "with model_conf.ctc_weight 0); decode with ctc_weight 0"
-            )
+        """Return ``(B, T, V)`` for the encoder's output ``(B, T, E)``."""
+        assert self.trained.model.ctc is not None, "__post_init__ refuses such models"
         return self.trained.model.ctc.log_softmax(encoded)
 
     def cache_bytes(
         self, prompt_frames: int, nbest: Sequence[Hypothesis], beam: int
     ) -> int:
-        """Bytes that decoding one utterance with its best hypothesis fills, by formula.
+        """Return the bytes of cache that one utterance fills, by formula.
 
-        <sos> and all tokens are in the cache; <eos> never is.
+        The cache holds the prompt, <sos> and the tokens of the best hypothesis; <eos>
+        is never written.
+
+        Args:
+            prompt_frames: length of the utterance's prompt.
+            nbest: its hypotheses, best first.
+            beam: hypotheses that are kept during the search.
         """
         decoder = self.trained.model.decoder
         if decoder is None:

@@ -1,12 +1,12 @@
-"""The utterances of a data folder: how long they are, in which batches, their sound."""
+"""Utterances of a data folder: their lengths, and their samples or features."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 from espnet_mtla.errors import UserError
 
@@ -17,14 +17,28 @@ if TYPE_CHECKING:
     from espnet_mtla.data.folder import DataFolder
     from espnet_mtla.recognise.load import TrainedModel
 
-FRAMES_PER_SECOND = 100  # unit of --batch_frames, whatever the front-end's hop
+FRAMES_PER_SECOND = 100
+"""Unit of the option ``batch_frames``: 10 ms, whatever the hop of the front-end."""
+
+
+def count_frames(seconds: float) -> int:
+    """Return a length in frames of 10 ms, at least 1.
+
+    >>> count_frames(1.5)
+    150
+    """
+    return max(1, round(seconds * FRAMES_PER_SECOND))
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """``seconds`` says where to put it in a batch; the sound itself is read later.
+    """Where the sound of an utterance is, and how long it is. It is not read yet.
 
-    ``features``: the source is a place in an archive of features.
+    Attributes:
+        source: file or pipe of the recording, or a place in an archive of features.
+        start: seconds from the beginning of the recording.
+        end: seconds from the beginning of the recording; None: its end.
+        features: the source holds features, not sound.
     """
 
     key: str
@@ -36,14 +50,18 @@ class Utterance:
 
     @property
     def frames(self) -> int:
-        return max(1, round(self.seconds * FRAMES_PER_SECOND))
+        return count_frames(self.seconds)
 
 
 @dataclass(frozen=True)
 class Sound:
-    """Samples of one utterance, ``(n,)`` float32, or features ``(frames, width)``.
+    """The input of one utterance, in memory.
 
-    ``seconds`` is how long the sound was that features were made from.
+    Attributes:
+        samples: ``(n,)`` float32; features ``(frames, width)``; of a model of text,
+            token ids ``(n,)``.
+        seconds: length of the sound that features were made from; None: the number of
+            ``samples`` tells it.
     """
 
     key: str
@@ -54,30 +72,34 @@ class Sound:
 def list_utterances(
     data: Path, fs: int, frames_per_second: float = FRAMES_PER_SECOND
 ) -> list[Utterance]:
-    """Every utterance of a data folder, sorted by key.
+    """Return every utterance of a data folder, sorted by key.
 
     Args:
         data: the folder.
-        fs: what the model takes, in Hz; of a model without front-end, frames a second.
-        frames_per_second: of features, where nothing else says how long they are.
+        fs: sampling rate of the model in Hz, or frames a second if it takes features.
+        frames_per_second: rate of features, used if no table says how long they are.
 
     Raises:
-        UserError: The folder is missing, empty or inconsistent, a recording is missing
-            or has another sampling rate than ``fs``.
+        UserError: the folder is missing, empty or inconsistent, or a recording is
+            missing or has another sampling rate than ``fs``.
     """
     from espnet_mtla.data.folder import FEATURES, DataFolder
 
     folder = DataFolder.read(data)
     if folder.source == FEATURES:
         rates = {"utt2dur": 1.0, "utt2num_frames": frames_per_second}
-        if fs != frames_per_second:  # else nobody knows the rate of the samples
+        if fs != frames_per_second:  # otherwise the rate of the samples is unknown
             rates = {"utt2dur": 1.0, "utt2num_samples": fs, **rates}
-        return [_describe_features(folder, key, rates) for key in folder.utterances]
+        return [_features_entry(folder, key, rates) for key in folder.utterances]
     samples = folder.tables.get("utt2num_samples", {})
-    return [_describe(folder, key, samples.get(key), fs) for key in folder.utterances]
+    return [
+        _sound_entry(folder, key, samples.get(key), fs) for key in folder.utterances
+    ]
 
 
-def _describe(folder: DataFolder, key: str, samples: str | None, fs: int) -> Utterance:
+def _sound_entry(
+    folder: DataFolder, key: str, samples: str | None, fs: int
+) -> Utterance:
     span = folder.span(key)
     source = folder.wav[span.recording]
     if samples is not None and samples.isdigit():
@@ -90,10 +112,10 @@ def _describe(folder: DataFolder, key: str, samples: str | None, fs: int) -> Utt
 
 
 def check_input(data: Path, trained: TrainedModel) -> None:
-    """Require a folder that this model can read: sound, or features made as its own.
+    """Require the input that the model takes: sound, or features of its front-end.
 
     Raises:
-        UserError: names the folder and what the model takes.
+        UserError: the folder holds something else.
     """
     from espnet_mtla.data.folder import FEATURES, source_table
     from espnet_mtla.frontend.record import check_made_by
@@ -101,17 +123,23 @@ def check_input(data: Path, trained: TrainedModel) -> None:
     features = source_table(data) == FEATURES
     if trained.frontend is None and not features:
         raise UserError(
-            f"{data}: holds sound, and the model takes features (frontend none); make "
-            "them with dump_features, as for its training"
+            f"{data}: holds sound, and the model takes features (frontend none); "
+            "espnet-mtla dump_features makes them"
         )
     if trained.frontend is not None and features:
         check_made_by(data, trained.frontend, trained.frontend_conf)
 
 
-def _describe_features(
+def _features_entry(
     folder: DataFolder, key: str, rates: Mapping[str, float]
 ) -> Utterance:
-    """``rates``: what tables of lengths count in a second, the best table first."""
+    """Return an utterance of features, its length from the first table there is.
+
+    Args:
+        folder: the data folder.
+        key: the utterance.
+        rates: tables of lengths, the most exact first, and their units a second.
+    """
     tables, place = folder.tables, folder.wav[key]
     for name, per_second in rates.items():
         if name in tables:
@@ -138,7 +166,7 @@ def _read_features(key: str, place: str) -> np.ndarray:
 
 @contextmanager
 def _opened(key: str, source: str, fs: int) -> Iterator[soundfile.SoundFile]:
-    """The recording, at the right rate; every complaint names the utterance."""
+    """Open a recording and require its sampling rate; errors name the utterance."""
     from espnet_mtla.data.audio import open_audio
 
     try:
@@ -146,7 +174,7 @@ def _opened(key: str, source: str, fs: int) -> Iterator[soundfile.SoundFile]:
             if sound.samplerate != fs:
                 raise UserError(
                     f"the sound has {sound.samplerate} Hz, the model takes {fs} Hz; "
-                    f"resample: python -m espnet_mtla.bin.format_audio IN OUT --fs {fs}"
+                    f"resample: espnet-mtla format_audio IN OUT --fs {fs}"
                 )
             yield sound
     except UserError as error:
@@ -159,10 +187,11 @@ def _duration(key: str, source: str, fs: int) -> float:
 
 
 def read_sound(utterance: Utterance, fs: int) -> np.ndarray:
-    """Samples of one channel, ``(n,)``, or features ``(frames, width)``; float32.
+    """Read samples of one channel, ``(n,)``, or features ``(frames, width)``; float32.
 
     Raises:
-        UserError: Names the utterance: unreadable, wrong rate, several channels, NaN.
+        UserError: the input is unreadable, has another rate or several channels, or
+            contains NaN.
     """
     from espnet_mtla.data.audio import read_span
 
@@ -173,34 +202,6 @@ def read_sound(utterance: Utterance, fs: int) -> np.ndarray:
 
 
 def load_sound(utterance: Utterance, fs: int) -> Sound:
-    """:func:`read_sound` with key and length, as a recogniser takes it."""
+    """Read an utterance for a recogniser; see :func:`read_sound`."""
     seconds = utterance.seconds if utterance.features else None
     return Sound(utterance.key, read_sound(utterance, fs), seconds)
-
-
-class Batchable(Protocol):
-    """What can be put into a batch: it has a name and a length."""
-
-    @property
-    def key(self) -> str: ...
-
-    @property
-    def frames(self) -> int: ...
-
-
-Item = TypeVar("Item", bound=Batchable)
-
-
-def make_batches(utterances: Sequence[Item], batch_frames: int) -> list[list[Item]]:
-    """Batches of utterances of like length, shortest first.
-
-    The longest one times the number of utterances is at most ``batch_frames``; an
-    utterance beyond that is a batch by itself.
-    """
-    batches: list[list[Item]] = []
-    for utterance in sorted(utterances, key=lambda u: (u.frames, u.key)):
-        if batches and (len(batches[-1]) + 1) * utterance.frames <= batch_frames:
-            batches[-1].append(utterance)
-        else:
-            batches.append([utterance])
-    return batches

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TypeVar
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cache
+from typing import Any, TypeVar
 
+from espnet_mtla.errors import UserError
 from espnet_mtla.settings.checks import (
     check_choice,
     check_count,
     check_flags,
     check_number,
+    plain,
     require,
 )
+
+logger = logging.getLogger(__name__)
 
 DTYPES = ("float32", "bfloat16", "float16")
 # Named here too, since options are read without torch; a test holds them together.
@@ -19,6 +26,13 @@ CACHE_DTYPES = ("int8", "fp8")
 PROMPT_CACHES = ("latent", "heads")
 BACKENDS = ("auto", "triton", "flash_attn", "torch")
 CUDA_GRAPHS = ("auto", "always", "never")
+ALIASES = {
+    "penalty": "length_bonus",
+    "maxlenratio": "max_length_ratio",
+    "minlenratio": "min_length_ratio",
+}
+"""ESPnet's names of decoding options, and the fields of :class:`DecodeOptions` that
+they set. Files, the command line and Python accept both; the meanings are equal."""
 
 
 T = TypeVar("T")
@@ -114,3 +128,76 @@ class DecodeOptions:
         ):
             check_choice(self, name, choices, prefix)
         check_flags(self, "share_prompt", "intent_first", prefix=prefix)
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], where: str = "") -> DecodeOptions:
+        """Return the default options with ``values`` over them.
+
+        >>> DecodeOptions.from_mapping({"maxlenratio": 0.5}).max_length_ratio
+        0.5
+
+        Args:
+            values: options by name, or by ESPnet's name (:data:`ALIASES`).
+            where: source of the values, such as a file name; messages begin with it.
+        Raises:
+            UserError: an unknown option, one option by two names, or a value out of
+                range.
+        """
+        try:
+            return cls()._changed(values)
+        except UserError as error:
+            raise UserError(f"{where}: {error}" if where else str(error)) from None
+
+    def replaced(self, **changes: Any) -> DecodeOptions:
+        """Return a copy with other values; takes the names of :meth:`from_mapping`.
+
+        ``nbest`` cannot exceed ``beam_size``. If only one of the two is changed, the
+        other one is adapted to it.
+
+        >>> DecodeOptions(beam_size=4).replaced(nbest=6).beam_size
+        6
+
+        Raises:
+            UserError: an unknown option, one option by two names, or a value out of
+                range.
+        """
+        return self._changed(changes)
+
+    def _changed(self, values: Mapping[str, Any]) -> DecodeOptions:
+        changes = _resolve_aliases(values)
+        beam, nbest = (
+            plain(changes.get(name, getattr(self, name)))
+            for name in ("beam_size", "nbest")
+        )
+        if isinstance(beam, int) and isinstance(nbest, int) and nbest > beam > 0:
+            if "beam_size" not in changes:
+                changes["beam_size"] = nbest
+            elif "nbest" not in changes:
+                changes["nbest"] = beam
+        return replace(self, **changes)
+
+
+def _resolve_aliases(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``values`` by the names of the fields of :class:`DecodeOptions`.
+
+    Raises:
+        UserError: an unknown name, or a field by its name and by its alias.
+    """
+    known = [option.name for option in fields(DecodeOptions)]
+    resolved: dict[str, Any] = {}
+    for name, value in values.items():
+        option = ALIASES.get(name, name)
+        if option not in known:
+            raise UserError(f"unknown option {name!r}; valid: {', '.join(known)}")
+        if option != name:
+            if option in values:
+                raise UserError(f"{name}, {option}: two names of one option; use one")
+            _log_alias(name, option)
+        resolved[option] = value
+    return resolved
+
+
+@cache
+def _log_alias(alias: str, option: str) -> None:
+    """Log the meaning of ESPnet's name once in a process."""
+    logger.info("%s: ESPnet's name of the option %s", alias, option)

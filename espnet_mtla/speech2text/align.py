@@ -1,8 +1,8 @@
-"""When each word was said: CTC's best alignment of a given token sequence.
+"""Times of words: CTC's most probable alignment of a token sequence.
 
-The path is torchaudio's; what it means in seconds and words is worked out here. CTC
-marks a token for a frame or a few, not for as long as it sounds, so a word runs from
-its first token's first frame to its last token's last.
+torchaudio computes the path; this module converts it to words and seconds. CTC emits a
+token in one or a few frames, not for as long as it sounds. Therefore a word extends
+from the first frame of its first token to the last frame of its last token.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Span:
+class TokenSpan:
     """Encoder frames ``first`` to ``last`` of one token, and its log-probability."""
 
     first: int
@@ -40,11 +40,13 @@ class Span:
     score: float
 
 
-def align(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> list[Span]:
-    """Where CTC's most probable alignment of ``tokens`` puts each of them.
+def align(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> list[TokenSpan]:
+    """Return the frames of each token in CTC's most probable alignment.
 
     Args:
         log_probs: ``(T, V)`` of one utterance.
+        tokens: token ids.
+        blank: id of the blank.
     Raises:
         ValueError: fewer frames than :func:`frames_needed`.
     """
@@ -56,14 +58,14 @@ def align(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> list[Span
         return []
     labels = torch.tensor([tokens], dtype=torch.int32, device=log_probs.device)
     path, scores = forced_align(log_probs.float().unsqueeze(0), labels, blank=blank)
-    spans: list[Span] = []
+    spans: list[TokenSpan] = []
     before, total, first = blank, 0.0, 0
     for frame, (label, score) in enumerate(
         zip([*path[0].tolist(), blank], [*scores[0].tolist(), 0.0], strict=True)
     ):
         if label != before:
             if before != blank:
-                spans.append(Span(first, frame - 1, total))
+                spans.append(TokenSpan(first, frame - 1, total))
             first, total = frame, 0.0
         before, total = label, total + score
     if len(spans) != len(tokens):
@@ -72,12 +74,18 @@ def align(log_probs: Tensor, tokens: Sequence[int], blank: int = 0) -> list[Span
 
 
 def frames_needed(tokens: Sequence[int]) -> int:
-    """A frame a token, and a blank between two that are the same."""
+    """Return the least number of frames for an alignment.
+
+    Each token needs a frame, and equal neighbours a blank between them.
+
+    >>> frames_needed([5, 5, 7])
+    4
+    """
     return len(tokens) + sum(a == b for a, b in pairwise(tokens))
 
 
 def spread(words: Sequence[str], seconds: float) -> list[Word]:
-    """Words of equal length over ``seconds``, with no confidence at all."""
+    """Return words of equal length over ``seconds``, with confidence 0."""
     step = seconds / max(1, len(words))
     ends = [round(place * step, 3) for place in range(len(words) + 1)]
     return [
@@ -89,10 +97,10 @@ def spread(words: Sequence[str], seconds: float) -> list[Word]:
 def group_words(
     tokens: Sequence[str], to_text: Callable[[Sequence[str]], str]
 ) -> list[tuple[str, list[int]]]:
-    """Words of the text, each with the places of the tokens it is made of.
+    """Return the words of the text, each with the indices of its tokens.
 
-    The tokeniser itself says where words are: a token belongs to the word that the text
-    up to it ends in, if it adds to that text at all.
+    A token belongs to the last word of the text up to this token. A token that does not
+    change the text, such as a space, belongs to none.
     """
     words = to_text(tokens).split()
     places: list[list[int]] = [[] for _ in words]
@@ -107,10 +115,10 @@ def group_words(
 
 @dataclass(frozen=True)
 class WordTimes:
-    """Times of the words of a hypothesis, for a model that has a CTC.
+    """Compute the times of a hypothesis's words with the model's CTC.
 
     Raises:
-        UserError: it has none.
+        UserError: the model has no CTC, or one of another text than it writes.
     """
 
     trained: TrainedModel
@@ -119,14 +127,18 @@ class WordTimes:
         if self.trained.model.ctc is None:
             raise UserError(
                 "timestamps: the model has no CTC (trained with model_conf.ctc_weight "
-                "0), from which they are taken"
+                "0), which they need"
+            )
+        if self.trained.source_text:
+            raise UserError(
+                "timestamps: the model's CTC tells the words spoken, not those written"
             )
 
     @torch.inference_mode()
     def __call__(
         self, key: str, samples: np.ndarray, tokens: Sequence[int]
     ) -> list[Word]:
-        """Words of ``tokens``, said in ``samples (n,)``."""
+        """Return the words of ``tokens`` with their times in ``samples (n,)``."""
         with turn_on(self.trained.device):
             return self._align(key, samples, tokens)
 

@@ -1,7 +1,8 @@
-"""What comes out: a text, its alternatives, and when each word was said."""
+"""Results of transcription: a text, its alternatives, and the times of words."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 
@@ -20,23 +21,46 @@ class Word:
 
 @dataclass(frozen=True)
 class Alternative:
-    """A hypothesis; ``score`` is the search's, a weighted sum of log-probabilities."""
+    """A hypothesis.
+
+    Attributes:
+        tokens: its tokens, without <sos> and <eos>.
+        score: weighted sum of log-probabilities, by which hypotheses are ranked.
+        token_int: ids of the tokens.
+    """
 
     text: str
     tokens: tuple[str, ...]
     score: float
+    token_int: tuple[int, ...] = ()
+
+
+EspnetResult = tuple[str, list[str], list[int], Alternative]
+"""An entry of the list that ESPnet's ``Speech2Text`` returns: text, tokens, token ids
+and hypothesis, of which ESPnet's users read ``score``."""
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What was recognised in one recording of ``seconds``.
+    """Text of one recording.
 
-    ``text`` is what was said or, from a model of translation, what it means. A model of
-    understanding also gives the ``intent``, with which its ``nbest`` texts begin.
+    It is also a sequence of hypotheses in the form of ESPnet's ``Speech2Text``, the
+    best first::
 
-    ``nbest`` holds the hypotheses, the best first, of which ``text`` and ``score`` are
-    copies. ``words`` is None unless timestamps were asked for. ``parts`` is how many
-    pieces a long recording was cut into; its ``nbest`` has one entry then.
+        text, token, token_int, hyp = transcript[0]
+        for text, token, token_int, hyp in transcript: ...
+
+    Attributes:
+        key: the file's path, or the name of the sound.
+        seconds: length of the recording.
+        text: the words said, or their translation by a model of translation. A model
+            of understanding gives the words without the intent.
+        score: score of the best hypothesis.
+        nbest: hypotheses, the best first; their texts begin with the intent.
+        words: times of the words; None unless timestamps were asked for.
+        parts: number of pieces that a long recording was cut into; ``nbest`` has one
+            entry if there are several.
+        intent: intent, from a model of understanding.
     """
 
     key: str
@@ -51,19 +75,36 @@ class Transcript:
     def __str__(self) -> str:
         return self.text
 
+    def __iter__(self) -> Iterator[EspnetResult]:
+        for one in self.nbest:
+            yield one.text, list(one.tokens), list(one.token_int), one
+
+    def __len__(self) -> int:
+        return len(self.nbest)
+
+    def __getitem__(self, index: int) -> EspnetResult:
+        return list(self)[index]
+
     def as_dict(self) -> dict[str, object]:
-        """Plain values, for JSON; keys without content are left out."""
+        """Return plain values for JSON, without those that are None."""
         plain = asdict(self)
         return {k: v for k, v in plain.items() if v is not None}
 
 
 def joined(key: str, pieces: list[Transcript], starts: list[float]) -> Transcript:
-    """The pieces of one recording as a whole; ``starts`` in seconds, one a piece."""
+    """Return the transcript of a recording from those of its pieces.
+
+    Args:
+        key: name of the recording.
+        pieces: transcripts of the pieces, in order.
+        starts: seconds at which the pieces start.
+    """
     if len(pieces) == 1:
         return pieces[0]
     best = [piece.nbest[0] for piece in pieces]
     text = " ".join(piece.text for piece in pieces if piece.text)
     tokens = tuple(token for one in best for token in one.tokens)
+    ids = tuple(token for one in best for token in one.token_int)
     score = sum(piece.score for piece in pieces)
     words = None
     if pieces[0].words is not None:
@@ -75,7 +116,6 @@ def joined(key: str, pieces: list[Transcript], starts: list[float]) -> Transcrip
             for w in piece.words or ()
         )
     seconds = round(sum(piece.seconds for piece in pieces), 6)
-    nbest = (Alternative(text, tokens, score),)
-    # Of a long recording nobody knows which part holds what is wanted.
-    intent = pieces[0].intent
+    nbest = (Alternative(text, tokens, score, ids),)
+    intent = pieces[0].intent  # any piece could hold the command: the first is taken
     return Transcript(key, seconds, text, score, nbest, words, len(pieces), intent)

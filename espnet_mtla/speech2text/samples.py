@@ -1,10 +1,9 @@
 """Arrays of samples as float32 in [-1, 1], and sampling rates as whole numbers.
 
-What a number means is its type's: floats are in [-1, 1]; int16 is full at 2^15, int8 at
-2^7, uint8 is WAV's unsigned form around 128, and int32 is full at 2^31, as soundfile,
-scipy and torchaudio give it. Wider and other unsigned types have no usual meaning and
-are refused, and so are values that contradict their type: 16-bit values in int32 would
-be silence.
+The type of an array defines its full scale: floats are in [-1, 1]; int16 has 2^15, int8
+2^7 and int32 2^31, as soundfile, scipy and torchaudio write them; uint8 is WAV's
+unsigned form around 128. Other types have no usual meaning and are refused. So are
+values that contradict their type: 16-bit values in int32 would be silence.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FULL_SCALE = {("i", 1): 2**7, ("u", 1): 2**7, ("i", 2): 2**15, ("i", 4): 2**31}
-"""Of integers, by kind and bytes."""
+"""Full scale of integers by NumPy's kind and bytes."""
 LOUDEST = 8.0
-"""Floats beyond that were never scaled to [-1, 1]; mixing and resampling overshoot."""
+"""Larger floats were not scaled to [-1, 1]. Mixing and resampling can exceed 1."""
 WAY_OUT = (
     "give int16 by .astype('int16') if the values are 16-bit, or floats in [-1, 1]"
 )
 
 
 def check_rate(rate: object, key: str) -> int:
-    """A sampling rate in Hz: a whole number of any numeric type.
+    """Return a sampling rate in Hz, a whole number of any numeric type, as ``int``.
 
     Raises:
-        UserError: none given, a fraction, no number, or not above 0; names ``key``.
+        UserError: the rate is None, not a whole number, or not positive; names ``key``.
     """
     if rate is None:
         raise UserError(f"{key}: an array needs its sampling rate in Hz: rate=16000")
@@ -47,12 +46,12 @@ def check_rate(rate: object, key: str) -> int:
 
 
 def to_samples(sound: object, key: str) -> np.ndarray:
-    """Samples as float32 in [-1, 1], of the same shape; always a copy.
+    """Return a copy of the samples as float32 in [-1, 1], in the same shape.
 
     Args:
-        sound: ``(n,)``, ``(n, channels)`` or ``(channels, n)``: an array of numpy, a
-            tensor of torch on any device, or what numpy makes an array of.
-        key: its name in messages.
+        sound: ``(n,)``, ``(n, channels)`` or ``(channels, n)``: a NumPy array, a torch
+            tensor on any device, or anything that NumPy converts to an array.
+        key: name of the sound in messages.
 
     Raises:
         UserError: another shape or type, or values that do not fit the type.
@@ -70,10 +69,10 @@ def to_samples(sound: object, key: str) -> np.ndarray:
 
 
 def mix(samples: np.ndarray) -> tuple[np.ndarray, int]:
-    """One channel ``(n,)``, and how many there were."""
+    """Return the mean of all channels, ``(n,)``, and the number of channels."""
     if samples.ndim == 1:
         return samples, 1
-    # More channels than samples there never are.
+    # The shorter axis holds the channels.
     axis = int(samples.shape[0] >= samples.shape[1])
     return samples.mean(axis=axis), samples.shape[axis]
 
@@ -91,7 +90,7 @@ def _as_array(sound: Any, key: str) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{key}: {type(sound).__name__}: no array of samples: {reason}"
+            f"{key}: {type(sound).__name__}: not an array of samples: {reason}"
         ) from None
 
 

@@ -1,6 +1,6 @@
-"""Whatever holds sound, as one channel at the model's rate.
+"""Sounds of any form, converted to one channel at the sampling rate of the model.
 
-A file is only opened here to see how long it is; it is read when its batch is due.
+A file is opened at first to learn its length, and read when its batch is decoded.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
+from espnet_mtla.recognise.utterances import count_frames
 from espnet_mtla.speech2text.samples import check_rate, mix, to_samples
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Clip:
-    """One recording: its name, its length, and how to get at its samples."""
+    """One recording: name, length, and a function that reads its samples."""
 
     key: str
     seconds: float
@@ -32,36 +32,36 @@ class Clip:
 
     @property
     def frames(self) -> int:
-        """Its length as the option ``batch_frames`` counts."""
-        return max(1, round(self.seconds * FRAMES_PER_SECOND))
+        """Length as the option ``batch_frames`` counts it."""
+        return count_frames(self.seconds)
 
 
 @dataclass
 class SoundReader:
-    """Brings sound to one channel and ``fs`` Hz, and says once what it changes."""
+    """Convert sound to one channel and ``fs`` Hz; logs each conversion once."""
 
     fs: int
-    _said: dict[tuple[int, int], object] = field(default_factory=dict)
+    _logged: dict[tuple[int, int], object] = field(default_factory=dict)
 
     def clip(self, sound: object, rate: object = None, key: str = "sound") -> Clip:
-        """A path, an array with its rate, or ``{"array": ..., "sampling_rate": ...}``.
+        """Return a clip of a path, an array, or ``{"array": .., "sampling_rate": ..}``.
 
         Args:
             sound: an array is ``(n,)``, ``(n, channels)`` or ``(channels, n)``, of
                 floats in [-1, 1] or of int8, uint8, int16 or int32, each full at its
                 own range (:mod:`.samples`); numpy's or torch's.
-            rate: of an array, a whole number of Hz of any numeric type.
-            key: its name in messages and results; a file's is its path.
+            rate: sampling rate of an array, a whole number of Hz of any numeric type.
+            key: name of an array in messages and results; that of a file is its path.
 
         Raises:
-            UserError: no sound, no rate, or values that are none of samples.
+            UserError: not a sound, no rate, or values that cannot be samples.
         """
         if isinstance(sound, str | os.PathLike):
             return self._of_file(os.fspath(sound))
         if isinstance(sound, Mapping):
             missing = {"array", "sampling_rate"} - set(sound)
             if missing:
-                raise UserError(f"{key}: no {min(missing)!r} in what was given")
+                raise UserError(f"{key}: no {min(missing)!r} in the dictionary")
             return self._of_array(sound["array"], sound["sampling_rate"], key)
         return self._of_array(sound, rate, key)
 
@@ -72,7 +72,7 @@ class SoundReader:
             check_file(Path(path))
         except OSError as error:
             raise UserError(f"{path}: {error.strerror}") from None
-        if is_pipe(path):  # elsewhere that means a command, which is not to be run
+        if is_pipe(path):  # data folders run such a name as a command
             raise UserError(f"{path}: a name that ends in | is not read; rename it")
         with open_audio(path) as sound:
             seconds = sound.frames / sound.samplerate
@@ -97,11 +97,11 @@ class SoundReader:
         from espnet_mtla.data.audio import resample
 
         changed, mark = rate != self.fs or channels > 1, object()
-        # One step, so that of several threads one alone says it.
-        if changed and self._said.setdefault((rate, channels), mark) is mark:
+        # setdefault is atomic: only one of several threads logs the message.
+        if changed and self._logged.setdefault((rate, channels), mark) is mark:
             mixed = f", {channels} channels mixed to one" if channels > 1 else ""
             logger.warning(
-                "%s: %d Hz brought to %d Hz%s (said once for all like it)",
+                "%s: %d Hz brought to %d Hz%s (logged once for all such sounds)",
                 *(name, rate, self.fs, mixed),
             )
         return resample(samples, rate, self.fs)

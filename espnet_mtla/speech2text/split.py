@@ -1,21 +1,25 @@
-"""Cutting a long recording where it is quietest."""
+"""Cut a long recording at its quietest places."""
 
 from __future__ import annotations
 
 import numpy as np
 
 WINDOW_SECONDS = 0.2
-"""How long a pause is worth cutting at: the mean power of so much sound is compared."""
+"""Length of a pause: the power is averaged over windows of this length."""
 
 
 def cut_points(samples: np.ndarray, fs: int, longest: float) -> list[int]:
-    """Where to cut so that no piece is longer than ``longest`` seconds.
+    """Return where to cut so that no piece is longer than ``longest`` seconds.
 
-    Each cut is the quietest place in the second half of what may come before it, so
-    pieces are between half of ``longest`` and all of it, but for the last.
+    Each cut is the quietest place in the second half of the longest possible piece.
+    Therefore each piece but the last is between half of ``longest`` and ``longest``.
 
+    Args:
+        samples: ``(n,)``.
+        fs: sampling rate in Hz.
+        longest: seconds.
     Returns:
-        First samples of the pieces, and at the end the number of samples.
+        Index of the first sample of each piece, and the number of samples.
     """
     most = max(2, int(longest * fs))
     window = min(int(WINDOW_SECONDS * fs), most // 2)

@@ -8,24 +8,26 @@ from collections.abc import Callable, Iterator, Sequence
 from espnet_mtla.speech2text.result import Transcript, Word
 
 LONGEST_LINE = 42
-"""Characters of a subtitle's line; two lines make a subtitle."""
+"""Characters in a line of a subtitle; a subtitle has at most two lines."""
 LONGEST_SECONDS = 7.0
 LONGEST_PAUSE = 1.0
-"""A longer silence between two words begins a new subtitle."""
+"""Seconds of silence between two words after which a new subtitle begins."""
 SHORTEST_SECONDS = 0.7
-"""A subtitle stays at least so long, unless the next one comes earlier."""
+"""A subtitle is shown at least so long, unless the next one begins earlier."""
 
 
-def plain(transcript: Transcript) -> str:
+def as_text(transcript: Transcript) -> str:
+    """Return the text and a line end."""
     return transcript.text + "\n"
 
 
 def as_json(transcript: Transcript) -> str:
+    """Return a line of JSON."""
     return json.dumps(transcript.as_dict(), ensure_ascii=False) + "\n"
 
 
-def srt(transcript: Transcript) -> str:
-    """Numbered subtitles with their times; the transcript must have words."""
+def as_srt(transcript: Transcript) -> str:
+    """Return numbered subtitles with their times; the transcript must have words."""
     if transcript.words is None:
         raise ValueError("subtitles need timestamps")
     groups = list(group(transcript.words))
@@ -41,7 +43,7 @@ def srt(transcript: Transcript) -> str:
 
 
 def group(words: Sequence[Word]) -> Iterator[list[Word]]:
-    """Words of one subtitle each: short enough to read, broken at pauses."""
+    """Yield the words of each subtitle, limited in length and split at pauses."""
     current: list[Word] = []
     for word in words:
         if current:
@@ -57,7 +59,7 @@ def group(words: Sequence[Word]) -> Iterator[list[Word]]:
 
 
 def wrapped(words: Sequence[str]) -> list[str]:
-    """Lines of at most :data:`LONGEST_LINE` characters, but for a longer word."""
+    """Return lines of at most :data:`LONGEST_LINE` characters; words are not split."""
     lines: list[str] = []
     for word in words:
         if lines and len(lines[-1]) + 1 + len(word) <= LONGEST_LINE:
@@ -68,7 +70,11 @@ def wrapped(words: Sequence[str]) -> list[str]:
 
 
 def clock(seconds: float) -> str:
-    """``3661.5`` -> ``01:01:01,500``."""
+    """Return a time as SubRip writes it.
+
+    >>> clock(3661.5)
+    '01:01:01,500'
+    """
     total, thousandths = divmod(round(seconds * 1000), 1000)
     minutes, second = divmod(total, 60)
     hour, minute = divmod(minutes, 60)
@@ -76,7 +82,7 @@ def clock(seconds: float) -> str:
 
 
 WRITERS: dict[str, Callable[[Transcript], str]] = {
-    "plain": plain,
+    "plain": as_text,
     "json": as_json,
-    "srt": srt,
+    "srt": as_srt,
 }

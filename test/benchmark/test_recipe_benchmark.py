@@ -11,7 +11,7 @@ from espnet_mtla import espnet
 from espnet_mtla.benchmark import recipe
 from espnet_mtla.benchmark.espnet_decoding import EspnetDecoder
 from espnet_mtla.errors import UserError
-from espnet_mtla.recognise.load import load_model
+from espnet_mtla.recognise.load import TrainedModel
 from espnet_mtla.search.options import DecodeOptions
 from test.support.tiny_experiment import make_data, make_model
 
@@ -38,7 +38,8 @@ def changed(args: argparse.Namespace, **changes: object) -> argparse.Namespace:
 
 
 def loaded(args: argparse.Namespace):
-    return load_model(args.model_dir, torch.device("cpu"), DecodeOptions())
+    device = torch.device("cpu")
+    return TrainedModel.from_folder(args.model_dir, device, DecodeOptions())
 
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.3])

@@ -197,7 +197,7 @@ def test_a_run_that_dies_leaves_no_mark(model, data, tmp_path, command, monkeypa
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("espnet_mtla.recognise.output.describe", die)
+        patch.setattr("espnet_mtla.recognise.output.utterance_record", die)
         with pytest.raises(Killed):
             command(inference, **options)
     assert not (out / "efficiency.json").exists()

@@ -82,7 +82,9 @@ def test_too_short(fails, tmp_path):
 
 def test_unknown_key(fails, tmp_path):
     (tmp_path / "x.yaml").write_text("beam: 10\n")
-    fails("x.yaml: unknown key 'beam'; valid: beam_size, ", config=tmp_path / "x.yaml")
+    fails(
+        "x.yaml: unknown option 'beam'; valid: beam_size, ", config=tmp_path / "x.yaml"
+    )
 
 
 def test_the_command_line_wins_and_beam_0(fails, tmp_path):
@@ -115,4 +117,4 @@ def test_diverged_model(fails, model, tmp_path):
     parameters = torch.load(model / "model.pth", weights_only=True)
     parameters["decoder.norm.weight"].fill_(float("nan"))
     torch.save(parameters, tmp_path / "model.pth")
-    fails("^u1: the model gives it scores that are NaN", model_dir=tmp_path)
+    fails("^u1: the model computes scores that are NaN", model_dir=tmp_path)

@@ -60,7 +60,7 @@ def test_a_dropped_cache_is_seen(dropped: str) -> None:
 @pytest.mark.usefixtures("dropped")
 def test_doctor_ends_in_an_error_then(monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["doctor"])
-    monkeypatch.setattr(report, "_right", lambda _: iter(()))
+    monkeypatch.setattr(report, "_correctness", lambda _: iter(()))
     monkeypatch.setattr(report, "_speed", lambda *_: "")
     with pytest.raises(UserError, match=r"wrong on this machine: transformers "):
         doctor.main()

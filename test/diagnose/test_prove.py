@@ -10,14 +10,18 @@ import pytest
 import torch
 
 from espnet_mtla.bin import prove
-from espnet_mtla.diagnose.finding import Finding, as_table, hypotheses_apart
+from espnet_mtla.diagnose.check_result import (
+    CheckResult,
+    as_table,
+    hypotheses_apart,
+)
 from espnet_mtla.diagnose.prove import Prover
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.beam import Hypothesis
 
 
 def test_everything_holds(prover):
-    findings = {found.check: found for found in prover.findings()}
+    findings = {found.check: found for found in prover.results()}
     assert not [found for found in findings.values() if found.fails]
     made = {name for name, found in findings.items() if found.difference is not None}
     promised = {
@@ -44,7 +48,7 @@ def test_a_batch_that_leaks(prover, monkeypatch):
         return encoded + 0.5 * (len(speech) > 1), frames
 
     monkeypatch.setattr(DecoderOnlySpeechModel, "encode", leaky)
-    found = again(prover).batch_is_single()
+    (found,) = again(prover).batch_is_single()
     assert found.fails and found.verdict.startswith("DIFFERENT u")
 
 
@@ -59,7 +63,8 @@ def test_a_cache_that_forgets(prover, monkeypatch, check):
     fresh = again(prover)
     assert fresh.alone
     monkeypatch.setattr(decoder, "prefill", forgetful)
-    assert getattr(fresh, check)().fails
+    (result,) = getattr(fresh, check)()
+    assert result.fails
 
 
 def test_a_call_that_decodes_otherwise(prover, monkeypatch):
@@ -73,19 +78,20 @@ def test_a_call_that_decodes_otherwise(prover, monkeypatch):
         return resample(self, samples, *rest)[: len(samples) // 2]
 
     monkeypatch.setattr(SoundReader, "_to_rate", louder)
-    assert fresh.recipe_is_speech2text().fails
+    (result,) = fresh.recipe_is_speech2text()
+    assert result.fails
 
 
 def test_an_encoder_alone(tmp_path, data):
-    from espnet_mtla.recognise.load import load_model
+    from espnet_mtla.recognise.load import TrainedModel
     from espnet_mtla.recognise.utterances import list_utterances, load_sound
     from espnet_mtla.search.options import DecodeOptions
     from test.support.tiny_experiment import make_model
 
     folder = make_model(tmp_path / "encoder", ctc_weight=1.0)
-    trained = load_model(folder, torch.device("cpu"), DecodeOptions())
+    trained = TrainedModel.from_folder(folder, torch.device("cpu"), DecodeOptions())
     sounds = [load_sound(u, trained.fs) for u in list_utterances(data, trained.fs)[:3]]
-    findings = list(Prover(trained, DecodeOptions(), sounds).findings())
+    findings = list(Prover(trained, DecodeOptions(), sounds).results())
     assert [f.check for f in findings if f.difference is not None] == [
         "batch = single",
         "recipe = Speech2Text",
@@ -103,10 +109,10 @@ def test_differences_of_hypotheses():
 
 
 def test_the_table_and_nan():
-    broken = Finding("a = b", "two", math.nan, 1e-3, "u1")
-    other = Finding("c = d", "three", math.inf, 1e-3, "u2")
-    assert broken.fails and other.fails and not Finding("e = f", "no GPU").fails
-    shown = as_table([broken, other, Finding("e = f", "no GPU")])
+    broken = CheckResult("a = b", "two", math.nan, 1e-3, "u1")
+    other = CheckResult("c = d", "three", math.inf, 1e-3, "u2")
+    assert broken.fails and other.fails and not CheckResult("e = f", "no GPU").fails
+    shown = as_table([broken, other, CheckResult("e = f", "no GPU")])
     assert "DIFFERENT u1" in shown and "tokens" in shown and "not made" in shown
 
 
@@ -125,16 +131,19 @@ def test_the_command(run, capsys, monkeypatch):
     shown = capsys.readouterr().out
     assert "recipe = generate()" in shown and "tokens of 2 utterances" in shown
     assert "2 utterances alone and 2 at a time" in shown and "DIFFERENT" not in shown
-    monkeypatch.setattr(Prover, "findings", lambda _: iter([Finding("a = b", "", 1.0)]))
+    monkeypatch.setattr(
+        Prover, "results", lambda *_: iter([CheckResult("a = b", "", 1.0)])
+    )
     with pytest.raises(UserError, match="1 of 1 fail: a = b"):
         run()
 
 
-def test_bad_options(run):
-    with pytest.raises(UserError, match="bfloat16: rounding would hide"):
+def test_bad_options(run, capsys):
+    with pytest.raises(UserError, match="bfloat16: its rounding would hide"):
         run("--dtype", "bfloat16")
-    with pytest.raises(UserError, match="num_utts 0: at least 1"):
+    with pytest.raises(SystemExit):
         run("--num_utts", "0")
+    assert "num_utts: '0' given, a whole number >= 1" in capsys.readouterr().err
 
 
 def test_a_model_of_text(tmp_path, monkeypatch, capsys):

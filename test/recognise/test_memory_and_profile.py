@@ -27,17 +27,16 @@ def trained() -> SimpleNamespace:
         encoder=TransformerEncoder(8, output_size=8, attention_heads=2, num_blocks=1),
         projector=SimpleNamespace(stack=1),
     )
-    return SimpleNamespace(model=model, fs=16000, read_source=None)
+    return SimpleNamespace(model=model, fs=16000, unit="second")
 
 
 def test_less_memory_and_more_beams_mean_smaller_batches(
     trained: SimpleNamespace,
 ) -> None:
-    utterances = [SimpleNamespace(frames=n) for n in (100, 800)]
     options = DecodeOptions(beam_size=5, batch_frames=16000)
 
     def frames(free: int | None, options: DecodeOptions = options) -> int:
-        return batch_frames(trained, options, utterances, free)
+        return batch_frames(trained, options, 800, free)
 
     assert frames(2**40) == frames(None) == 16000
     tight = frames(2**23)
@@ -45,8 +44,8 @@ def test_less_memory_and_more_beams_mean_smaller_batches(
     assert frames(2**23, DecodeOptions(beam_size=20)) < tight
     assert frames(1) == 800  # one utterance is always tried
     parts = SimpleNamespace(decoder=trained.model.decoder)
-    text = SimpleNamespace(model=parts, read_source=print)  # all tokens stay
-    assert batch_frames(text, options, utterances, 2**23) < tight
+    text = SimpleNamespace(model=parts, unit="token")  # all tokens stay
+    assert batch_frames(text, options, 800, 2**23) < tight
 
 
 @pytest.mark.parametrize(
@@ -64,7 +63,7 @@ def test_memory_is_planned_for_the_frames_that_there_are(
         encoder=TransformerEncoder(30, input_layer=layer, **sizes),
         projector=SimpleNamespace(stack=stack),
     )
-    asked = SimpleNamespace(model=model, fs=16000, read_source=None)
+    asked = SimpleNamespace(model=model, fs=16000, unit="second")
     assert prompt_frames(asked, 800) == expected
 
 

@@ -10,6 +10,7 @@ import torch
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
+from espnet_mtla.recognise.load import TrainedModel
 from espnet_mtla.recognise.recogniser import Recogniser
 from espnet_mtla.recognise.utterances import Sound
 from espnet_mtla.search.options import DecodeOptions
@@ -24,11 +25,12 @@ def test_ctc_scores_of_a_model_without_ctc_are_refused_by_name() -> None:
         encode=lambda *_: (encoded, frames),
         project=lambda *both: both,
         ctc=None,
+        unit="second",
         sos=19,
         eos=19,
     )
-    trained = SimpleNamespace(
-        model=model, device=torch.device("cpu"), fs=16000, word_starts=torch.ones(20)
+    trained = TrainedModel(
+        model, torch.device("cpu"), 16000, " ".join, word_starts=torch.ones(20)
     )
     sound = Sound("a", np.zeros(1600, np.float32))
     assert Recogniser(trained, DecodeOptions(beam_size=2))([sound])[0].key == "a"

@@ -16,8 +16,9 @@ import yaml
 
 from espnet_mtla import Speech2Text
 from espnet_mtla.errors import UserError
-from espnet_mtla.recognise.utterances import list_utterances, make_batches, read_sound
-from espnet_mtla.speech2text.api import trained_seconds
+from espnet_mtla.recognise.batches import make_batches
+from espnet_mtla.recognise.load import trained_seconds
+from espnet_mtla.recognise.utterances import list_utterances, read_sound
 from espnet_mtla.speech2text.result import Alternative, Transcript, joined
 from test.support.tiny_experiment import FS, SECONDS, make_text_model
 
@@ -32,7 +33,9 @@ def test_text_and_scores_are_the_recipes(speech2text, data):
 
     recogniser = Recogniser(speech2text.trained, speech2text.options)
     expected = {}
-    for batch in make_batches(list_utterances(data, FS), 200):
+    utterances = list_utterances(data, FS)
+    for indices in make_batches([u.frames for u in utterances], 200):
+        batch = [utterances[index] for index in indices]
         for result in recogniser([Sound(u.key, read_sound(u, FS)) for u in batch]):
             expected[result.key] = result.nbest
     names = speech2text.trained.model.token_list
@@ -126,9 +129,9 @@ def test_recordings_longer_than_is_usual_in_training_are_cut(model, tmp_path, ca
     "given",
     ["6.4", [], [5.0], 0, -1, float("nan"), float("inf"), True],
 )
-def test_lengths_of_training_that_are_none_are_named(given, tmp_path):
+def test_lengths_of_training_that_are_none_are_named(given):
     with pytest.raises(UserError, match=r"config\.yaml: trained_seconds: .* given"):
-        trained_seconds(tmp_path, {"trained_seconds": given})
+        trained_seconds({"trained_seconds": given})
 
 
 def test_parts_are_as_long_as_the_whole():

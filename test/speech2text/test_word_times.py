@@ -17,7 +17,7 @@ from espnet_mtla.speech2text.align import (
     spread,
 )
 from espnet_mtla.speech2text.result import Transcript, Word
-from espnet_mtla.speech2text.subtitles import clock, group, srt, wrapped
+from espnet_mtla.speech2text.subtitles import as_srt, clock, group, wrapped
 
 
 def best_by_trying_all(log_probs, tokens):
@@ -110,11 +110,11 @@ def test_subtitles():
         *(Word("many", 4 + i / 4, 4.2 + i / 4, 1.0) for i in range(20)),  # too much
     ]
     assert [len(part) for part in group(words)] == [2, 16, 5]
-    shown = srt(Transcript("key", 9.0, "", 0.0, (), tuple(words)))
+    shown = as_srt(Transcript("key", 9.0, "", 0.0, (), tuple(words)))
     assert shown.startswith("1\n00:00:00,500 --> 00:00:01,500\none two\n\n2\n00:00:03,")
     for block in shown.strip().split("\n\n"):
         assert len(block.splitlines()) <= 4
     assert clock(3661.5) == "01:01:01,500" and clock(59.9996) == "00:01:00,000"
     assert wrapped(["x" * 50, "a", "b"]) == ["x" * 50, "a b"]
     with pytest.raises(ValueError, match="timestamps"):
-        srt(Transcript("key", 1.0, "a", 0.0, ()))
+        as_srt(Transcript("key", 1.0, "a", 0.0, ()))

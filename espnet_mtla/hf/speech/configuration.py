@@ -1,4 +1,4 @@
-"""What the model is built from, as the recipe's configuration says it."""
+"""Configuration of a speech model: the recipe that it was trained with."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class MTLASpeechConfig(PretrainedConfig):
     Args:
         recipe: the ``config.yaml`` of a packed model.
         tokens: the token list, <blank> first and <sos/eos> last.
-        decode: the fields of :class:`~espnet_mtla.search.DecodeOptions` that
-            ``generate`` uses unless told otherwise.
-        sampling_rate: that the front-end takes, in Hz.
-        trained_down_rate: temporal stride of the weights, so that another one in
-            ``recipe`` is noticed; None: any will do.
+        decode: fields of :class:`~espnet_mtla.search.DecodeOptions`, the defaults of
+            ``generate``.
+        sampling_rate: sampling rate of the front-end in Hz.
+        trained_down_rate: temporal stride that the weights were trained with; another
+            one in ``recipe`` is an error. None: not checked.
     """
 
     model_type = "mtla_speech"
@@ -47,7 +47,7 @@ class MTLASpeechConfig(PretrainedConfig):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> None:
-        """Save, and take along the checkpoint that a front-end is built from."""
+        """Save, with the checkpoint that the front-end is built from, if it has one."""
         from espnet_mtla.model.files import link_upstream, upstream_path
 
         recipe, settings = self.recipe, self.recipe.get("frontend_conf", {})
@@ -61,10 +61,10 @@ class MTLASpeechConfig(PretrainedConfig):
             self.recipe = recipe
 
     def locate_upstream(self) -> None:
-        """Point the recipe to the front-end's checkpoint, which lies beside the config.
+        """Make the path of the front-end's checkpoint absolute; it is saved beside.
 
         Raises:
-            UserError: it is not there.
+            UserError: there is no such file.
         """
         from espnet_mtla.share.hub import find_model
 
@@ -82,12 +82,16 @@ class MTLASpeechConfig(PretrainedConfig):
 
     @property
     def down_rate(self) -> int | None:
-        """Temporal stride that the recipe asks for; None of other attention."""
+        """Temporal stride in the recipe; None if its attention has none."""
         decoder = self.recipe.get("decoder_conf", {})
         return decoder.get("attention_conf", {}).get("down_rate")
 
     def check(self) -> None:
-        """Raises :class:`UserError` unless there is a model to build, as trained."""
+        """Require a recipe, tokens and the stride of the weights.
+
+        Raises:
+            UserError: one of them is missing or another.
+        """
         if not self.recipe or not self.tokens:
             raise UserError(
                 "this configuration describes no model; make it from a packed one: "

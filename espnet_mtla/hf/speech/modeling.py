@@ -1,4 +1,4 @@
-"""The recipe's model behind the calls that Transformers' users know."""
+"""A trained recipe model with the interface of a Transformers model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,6 @@ from espnet_mtla.hf.loading import CheckedLoading
 from espnet_mtla.hf.speech.configuration import MTLASpeechConfig
 from espnet_mtla.hf.speech.options import (
     completed,
-    merged,
     of_config,
     of_keywords,
     recipe_values,
@@ -31,15 +30,24 @@ from espnet_mtla.search.options import DTYPES, DecodeOptions
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
+    from espnet_mtla.recognise.load import TrainedModel
 
-_REGISTER = nn.Module.register_parameter  # as it is while no model is loaded
+_REGISTER = nn.Module.register_parameter
+"""torch's own method: Transformers 4 replaces it while it loads a model."""
 
 
 class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
     """Sound to text; see :meth:`from_packed`.
 
-    ``forward`` gives logits and loss for training; ``generate`` is the recipes' own
-    beam search over many utterances at once, so its text is theirs.
+    ``forward`` computes logits and the training loss. ``generate`` runs the recipes'
+    beam search over a batch of utterances, so that its text is that of the recipes.
+
+    Labels for training are what the recipe's decoder writes: the words spoken; for
+    translation (``st``) the translation; for understanding (``slu``) the intent, then
+    the words, as one text. The loss is the recipe's token loss and, with its weight, a
+    CTC loss of the same labels. It has no extra term for the intent. A recipe with
+    ``source_text`` trains CTC on the words spoken, which labels here cannot tell; set
+    ``recipe["model_conf"]["ctc_weight"]`` to 0 in the configuration to train without.
     """
 
     if TYPE_CHECKING:
@@ -71,9 +79,9 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """What ``generate`` does unless told otherwise; the recipe's where left open.
+        """Defaults of ``generate``; empty fields get the values of the recipe.
 
-        A field that still has the recipe's value leaves ``config.decode`` in charge.
+        Where a field has the value of the recipe, ``config.decode`` applies.
         """
         return self._generation_config
 
@@ -106,9 +114,9 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         return True
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Put back what no checkpoint holds; the parts initialise all else themselves.
+        """Restore non-persistent buffers; the parts initialise their parameters.
 
-        ``from_pretrained`` gives non-persistent buffers new memory, without values.
+        ``from_pretrained`` allocates these buffers anew, without their values.
         """
         for name, value in self._derived.get(module, {}).items():
             getattr(module, name).copy_(value)
@@ -120,10 +128,10 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """Load as :class:`CheckedLoading` does; the decoder's precision as saved.
+        """Load as :class:`CheckedLoading` does; the decoder keeps its saved precision.
 
-        ``dtype`` is the decoder's; what stands before it stays in single precision
-        at least.
+        ``dtype`` applies to the decoder; the parts before it keep single precision or
+        higher.
         """
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -135,7 +143,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> None:
-        """Save; what ``generation_config`` says goes to ``config.decode``."""
+        """Save, with the values of ``generation_config`` in ``config.decode``."""
         dtype = self.decoder_dtype()
         options = {**asdict(self._options({})), "dtype": "float32"}
         self.config.decode = {
@@ -145,7 +153,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         super().save_pretrained(save_directory, *args, **kwargs)
 
     def decoder_dtype(self) -> str:
-        """Type of the decoder's numbers, as :class:`DecodeOptions` spells it."""
+        """Return the decoder's precision, as :class:`DecodeOptions` spells it."""
         dtype = self._decoder.output.weight.dtype
         return str(dtype).removeprefix("torch.")
 
@@ -153,21 +161,21 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
     def from_packed(
         cls, model: str | Path, revision: str | None = None
     ) -> MTLAForSpeechSeq2Seq:
-        """From an experiment folder, a packed folder or a packed model of the hub.
+        """Load an experiment folder, a packed folder or a packed model of the hub.
 
         Raises:
-            UserError: no such model, or none of sound.
+            UserError: no such model, or its input is not sound.
         """
-        from espnet_mtla.recognise.load import load_model
+        from espnet_mtla.recognise.load import TrainedModel
+        from espnet_mtla.recognise.options import folder_options
         from espnet_mtla.settings.names import CONFIG
         from espnet_mtla.settings.yaml_files import load_yaml
         from espnet_mtla.share.hub import find_model
         from espnet_mtla.share.pack import portable
-        from espnet_mtla.speech2text.api import decode_options
 
         folder = find_model(model, revision)
-        options = decode_options(folder, {})
-        trained = load_model(folder, torch.device("cpu"), options)
+        options = folder_options(folder)
+        trained = TrainedModel.from_folder(folder, torch.device("cpu"), options)
         if trained.frontend is None or trained.model.decoder is None:
             raise UserError(f"{folder}: a model from sound to text is needed")
         recipe = portable(load_yaml(folder / CONFIG), folder / CONFIG)
@@ -189,13 +197,19 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         decoder_input_ids: Tensor | None = None,
         return_dict: bool | None = None,
     ) -> Seq2SeqLMOutput | tuple[Tensor, ...]:
-        """Logits ``(B, U, V)`` of the token after each token.
+        """Compute logits ``(B, U, V)`` of the token after each token.
 
         Args:
-            input_values: samples ``(B, L)``; attention_mask: 1 at those that are real.
-            labels: tokens ``(B, U)`` without <sos>, -100 in padding; <eos> follows by
-                itself. Gives the recipe's loss (with CTC, as it was trained).
-            decoder_input_ids: tokens ``(B, U)`` that begin with <sos>, instead.
+            input_values: samples ``(B, L)``.
+            attention_mask: ``(B, L)``, 1 at samples and 0 in padding.
+            labels: tokens ``(B, U)``, -100 in padding, without <sos> and <eos>, which
+                are added. They also give the recipe's loss, CTC included.
+            decoder_input_ids: tokens ``(B, U)`` that begin with <sos>; instead of
+                ``labels``.
+            return_dict: False returns a tuple.
+        Raises:
+            UserError: an argument has another shape or range, or labels and
+                ``decoder_input_ids`` are both given, or both missing.
         """
         lengths = sample_lengths(input_values, attention_mask)
         input_values, loss = input_values.to(self.dtype), None
@@ -223,20 +237,20 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         labels: Tensor | None = None,
         **options: Any,
     ) -> Tensor:
-        """Token ids ``(B * num_return_sequences, U)``, padded with ``pad_token_id``.
+        """Return token ids ``(B * num_return_sequences, U)``, padded on the right.
 
         Args:
-            input_values: samples ``(B, L)``; attention_mask: 1 at those that are real.
-            generation_config: takes the place of the model's own.
-            labels: ignored; ``Seq2SeqTrainer`` hands over the whole batch.
+            input_values: samples ``(B, L)``.
+            attention_mask: ``(B, L)``, 1 at samples and 0 in padding.
+            generation_config: replaces the model's own.
+            labels: ignored; ``Seq2SeqTrainer`` passes the whole batch.
             options: ``num_beams``, ``num_return_sequences``, ``max_new_tokens``,
-                ``max_length`` (<sos> counts), ``min_new_tokens``, ``min_length``, or
-                any field of :class:`DecodeOptions`.
+                ``max_length`` (counts <sos>), ``min_new_tokens``, ``min_length``, or
+                any field of :class:`DecodeOptions`. ``batch_frames`` and the free
+                memory limit how many rows are decoded at once.
         Raises:
-            UserError: an unknown option, or one that asks for what is not done here.
+            UserError: an unknown option, or one that no decoding option can express.
         """
-        from espnet_mtla.data.token_list import word_starts
-        from espnet_mtla.recognise.load import TrainedModel
         from espnet_mtla.recognise.recogniser import Recogniser
         from espnet_mtla.recognise.utterances import Sound
 
@@ -246,23 +260,14 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         assert input_values is not None, "sample_lengths() refuses that"
         rows = input_values.detach().float().cpu()
         sounds = [
-            Sound(f"row {place}", row[:count].numpy())
-            for place, (row, count) in enumerate(zip(rows, lengths, strict=True))
+            Sound(f"row {index}", row[:count].numpy())
+            for index, (row, count) in enumerate(zip(rows, lengths, strict=True))
         ]
-        config = self.config
-        starts = word_starts(config.tokens, config.recipe["token_type"])
-        trained = TrainedModel(
-            self.speech,
-            self.device,
-            config.sampling_rate,
-            " ".join,
-            torch.tensor(starts),
-        )
         with evaluating(self.speech):
-            found = Recogniser(trained, chosen)(sounds)
+            results = Recogniser(self._trained(), chosen).in_batches(sounds)
         tokens = [
             torch.tensor(one.tokens, dtype=torch.long)
-            for result in found
+            for result in results
             for one in result.nbest
         ]
         padded = nn.utils.rnn.pad_sequence(
@@ -270,26 +275,42 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         )
         return padded.to(self.device)
 
+    def _trained(self) -> TrainedModel:
+        """Return the model as the recipes' decoding takes it."""
+        from espnet_mtla.data.token_list import word_starts
+        from espnet_mtla.recognise.load import TrainedModel
+
+        config = self.config
+        starts = word_starts(config.tokens, config.recipe["token_type"])
+        return TrainedModel(
+            model=self.speech,
+            device=self.device,
+            fs=config.sampling_rate,
+            to_text=" ".join,
+            word_starts=torch.tensor(starts),
+            source_text=config.recipe.get("source_text") or "",
+        )
+
     def decode_options(
         self, keywords: Mapping[str, Any], config: GenerationConfig | None = None
     ) -> DecodeOptions:
-        """Lay what ``generate`` is told over what the model's configurations say.
+        """Return the options of ``generate``: those of the call over the model's.
 
         Raises:
             UserError: see :meth:`generate`.
         """
-        dtype, asked = self.decoder_dtype(), keywords.get("dtype")
+        dtype, wanted = self.decoder_dtype(), keywords.get("dtype")
         if dtype not in DTYPES:
             raise UserError(
                 f"generate: the decoder is in {dtype}, {', '.join(DTYPES)} needed; "
                 "convert it by model.float()"
             )
-        if asked not in (None, dtype):
+        if wanted not in (None, dtype):
             raise UserError(
-                f"generate: dtype: {asked!r} given, the decoder is in {dtype}; load it "
-                f"with from_pretrained(..., dtype={asked!r})"
+                f"generate: dtype: {wanted!r} given, the decoder is in {dtype}; load "
+                f"it with from_pretrained(..., dtype={wanted!r})"
             )
-        return replace(self._options(keywords, config), dtype=dtype)
+        return self._options(keywords, config).replaced(dtype=dtype)
 
     def _options(
         self, keywords: Mapping[str, Any], config: GenerationConfig | None = None
@@ -303,14 +324,15 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         for name, value in self._recipe_values.items():
             if getattr(own, name) == value:
                 setattr(own, name, None)
-        changes = of_config(own, ids)
+        options = DecodeOptions.from_mapping(self.config.decode, "config.decode")
+        options = options.replaced(**of_config(own, ids))
         if config is not None:
-            changes |= of_config(config, ids)
-        return merged(self.config.decode, changes | of_keywords(keywords, ids))
+            options = options.replaced(**of_config(config, ids))
+        return options.replaced(**of_keywords(keywords, ids))
 
 
 def build(config: MTLASpeechConfig) -> DecoderOnlySpeechModel:
-    """The recipe's model with parameters as initialised, on the CPU."""
+    """Build the recipe's model on the CPU, with initial parameters."""
     from espnet_mtla.model.build import build_model
 
     args = Namespace(**config.recipe)
@@ -321,11 +343,12 @@ def build(config: MTLASpeechConfig) -> DecoderOnlySpeechModel:
 
 @contextmanager
 def on_the_cpu() -> Iterator[None]:
-    """Build parts with values and in single precision, inside ``from_pretrained`` too.
+    """Build modules on the CPU in single precision, also inside ``from_pretrained``.
 
-    It builds on the meta device, with the type that it was asked for as the default;
-    Transformers 4 does so by moving each parameter as a module takes it. But parts of
-    espnet2 hold tensors that are computed once, and a frozen upstream is loaded once.
+    ``from_pretrained`` builds on the meta device with the requested dtype as default;
+    Transformers 4 moves each parameter when a module registers it. On the meta device
+    the constant tensors of espnet2's modules and the weights of a frozen upstream,
+    which are computed or loaded only here, would be lost.
     """
     from espnet_mtla.tensor_modes import float32_default
 
@@ -340,7 +363,7 @@ def on_the_cpu() -> Iterator[None]:
 
 
 def non_persistent_buffers(model: nn.Module) -> dict[nn.Module, dict[str, Tensor]]:
-    """Copies of the buffers that no checkpoint holds, by the modules they belong to."""
+    """Return copies of the buffers that checkpoints do not hold, by module and name."""
     return {
         module: {name: getattr(module, name).clone() for name in names}
         for module in model.modules()
@@ -350,7 +373,7 @@ def non_persistent_buffers(model: nn.Module) -> dict[nn.Module, dict[str, Tensor
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module into evaluation mode; each is as it was afterwards."""
+    """Set all modules to evaluation mode inside the block, and restore their modes."""
     training = [module for module in model.modules() if module.training]
     try:
         if training:
@@ -362,10 +385,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def label_counts(labels: Tensor, vocab_size: int) -> Tensor:
-    """Tokens of each row of ``labels (B, U)``, ``(B,)``; -100 is padding behind them.
+    """Return the number of tokens in each row of ``labels (B, U)``, ``(B,)``.
 
     Raises:
-        UserError: another shape, padding before a token, or what is no token of a text.
+        UserError: another shape, padding (-100) before a token, or an id that is not a
+            token of a text.
     """
     if labels.dim() != 2 or labels.is_floating_point():
         raise UserError("labels: token ids of shape (batch, tokens) are needed")
@@ -386,10 +410,10 @@ def label_counts(labels: Tensor, vocab_size: int) -> Tensor:
 
 
 def sample_lengths(samples: Tensor | None, mask: Tensor | None) -> Tensor:
-    """Real samples of each row, ``(B,)``; they come first.
+    """Return the number of samples in each row without padding, ``(B,)``.
 
     Raises:
-        UserError: nothing given, a mask of another shape, or padding on the left.
+        UserError: no samples, a mask of another shape, or padding on the left.
     """
     if samples is None or samples.dim() != 2:
         raise UserError("input_values: samples of shape (batch, samples) are needed")

@@ -1,4 +1,4 @@
-"""Sound to batches, and token ids to text."""
+"""Processor of a speech model: sound to batches, and token ids to text."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
     """The recipe's tokeniser and token list.
 
     Args:
-        vocab_file: a token a line; sentencepiece_file: of ``bpe`` and ``unigram``.
+        vocab_file: file with one token a line.
+        sentencepiece_file: model of the token types ``bpe`` and ``unigram``.
         token_type: ``bpe``, ``unigram``, ``char`` or ``word``.
     """
 
@@ -45,7 +46,7 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
         self.token_list = read_token_list(vocab_file)
         self.ids = {token: number for number, token in enumerate(self.token_list)}
         self.tokeniser = build_tokeniser(token_type, sentencepiece_file)
-        # <unk> is none of the special ones: it stays visible in a text.
+        # <unk> is not a special token, so that decoding does not remove it.
         ends = {"bos_token": self.token_list[-1], "eos_token": self.token_list[-1]}
         others = {"pad_token": self.token_list[0], **ends, **others}
         others["clean_up_tokenization_spaces"] = False
@@ -58,7 +59,7 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
     def get_vocab(self) -> dict[str, int]:
         return dict(self.ids)
 
-    # What Transformers' own takes besides a text, it has been refused before.
+    # Transformers passes keywords here; prepare_for_tokenization has refused them.
     def _tokenize(self, text: str) -> list[str]:  # type: ignore[override]
         return self.tokeniser.text2tokens(text)
 
@@ -74,7 +75,7 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
     def prepare_for_tokenization(
         self, text: str, is_split_into_words: bool = False, **others: Any
     ) -> tuple[str, dict[str, Any]]:
-        """Nothing to prepare; keywords of ``tokenize`` come here.
+        """Refuse unknown keywords of ``tokenize``; the text is not changed.
 
         Raises:
             UserError: a keyword is unknown.
@@ -89,10 +90,11 @@ class MTLASpeechTokenizer(PreTrainedTokenizer):
         clean_up_tokenization_spaces: bool | None = None,
         **others: Any,
     ) -> str:
-        """As the recipe writes a text: all tokens together, by its own tokeniser.
+        """Return the text of token ids, written by the recipe's tokeniser.
 
         Raises:
-            UserError: spaces are to be cleaned up, or a keyword is unknown.
+            UserError: an id is out of range, ``clean_up_tokenization_spaces`` is set,
+                or a keyword is unknown.
         """
         refuse_unknown(self._decode, others)
         if clean_up_tokenization_spaces:
@@ -153,7 +155,7 @@ class MTLASpeechProcessor(ProcessorMixin):
     def from_packed(
         cls, model: str | Path, revision: str | None = None
     ) -> MTLASpeechProcessor:
-        """Of a packed folder, or of a packed model of the hub.
+        """Load the processor of a packed folder, or of a packed model of the hub.
 
         Raises:
             UserError: no such model, or it is not packed.
@@ -167,9 +169,7 @@ class MTLASpeechProcessor(ProcessorMixin):
 
         folder = find_model(model, revision)
         if not (folder / TOKENS).is_file():
-            raise UserError(
-                f"{folder}: no {TOKENS}; pack it: python -m espnet_mtla.bin.pack"
-            )
+            raise UserError(f"{folder}: no {TOKENS}; pack it: espnet-mtla pack")
         settings = load_yaml(folder / CONFIG)
         pieces = folder / PIECES
         tokenizer = MTLASpeechTokenizer(
@@ -177,7 +177,7 @@ class MTLASpeechProcessor(ProcessorMixin):
             str(pieces) if pieces.is_file() else None,
             settings["token_type"],
         )
-        # Samples as they are: whatever normalises features is a part of the model.
+        # Samples are not normalised here: the model normalises features itself.
         extractor = Wav2Vec2FeatureExtractor(
             feature_size=1,
             sampling_rate=sampling_rate(Namespace(**settings)),
@@ -196,17 +196,18 @@ class MTLASpeechProcessor(ProcessorMixin):
         return_tensors: str = "pt",
         **others: Any,
     ) -> BatchFeature:
-        """``input_values`` and ``attention_mask`` of sound, ``labels`` of text.
+        """Return ``input_values`` and ``attention_mask`` of sound, ``labels`` of text.
 
         Args:
             audio: samples ``(n,)``, or a list of such: floats in [-1, 1], or integers,
-                which are scaled as :mod:`espnet_mtla.speech2text.samples` says.
-            text: a text, or a list.
-            sampling_rate: of the sound, in Hz; one that does not fit is refused.
-            padding, return_tensors: to the longest, and ``pt``; nothing else is done.
+                which :mod:`espnet_mtla.speech2text.samples` scales.
+            text: a text, or a list with one for each sound.
+            sampling_rate: sampling rate of the sound in Hz; must be the model's.
+            padding: only to the longest is supported.
+            return_tensors: only ``pt`` is supported.
         Raises:
-            UserError: an unknown option, nothing given, not a text for each sound, or
-                values that do not fit the type of the samples.
+            UserError: an unsupported option, neither audio nor text, another number of
+                texts than of sounds, or values that do not fit the type of the samples.
         """
         if padding not in (True, "longest"):
             others["padding"] = padding
@@ -236,7 +237,7 @@ class MTLASpeechProcessor(ProcessorMixin):
         return BatchFeature(batch, tensor_type="pt")
 
     def _labels(self, text: str | Sequence[str]) -> list[list[int]]:
-        """Token ids of each text, with -100 behind the shorter ones."""
+        """Return the token ids of each text, padded on the right with -100."""
         texts = [text] if isinstance(text, str) else list(text)
         rows = [self.tokenizer.encode(one) for one in texts]
         most = max(map(len, rows), default=0)
@@ -245,14 +246,14 @@ class MTLASpeechProcessor(ProcessorMixin):
     def batch_decode(
         self, ids: Any, skip_special_tokens: bool = True, **others: Any
     ) -> list[str]:
-        """Texts of what ``generate`` gives; see :meth:`decode`."""
+        """Return the texts of rows of ids, from ``generate``; see :meth:`decode`."""
         return [self.decode(row, skip_special_tokens, **others) for row in ids]
 
     def decode(self, ids: Any, skip_special_tokens: bool = True, **others: Any) -> str:
-        """The text of one row of ids.
+        """Return the text of one row of ids.
 
         Raises:
-            UserError: an id that is no token, or an option that is unknown.
+            UserError: an id is out of range, or an option is unknown.
         """
         return self.tokenizer.decode(
             ids, skip_special_tokens=skip_special_tokens, **others
@@ -260,16 +261,20 @@ class MTLASpeechProcessor(ProcessorMixin):
 
 
 def refuse(call: str, options: Mapping[str, object]) -> None:
-    """Raise :class:`UserError` that names the first option, if there is one."""
+    """Refuse the first option, if there is one.
+
+    Raises:
+        UserError: names ``call`` and the option.
+    """
     for name, value in options.items():
-        raise UserError(f"{call}: {name}={value!r}: is not done here; leave it out")
+        raise UserError(f"{call}: {name}={value!r}: not supported; leave it out")
 
 
 def _rows(audio: Any) -> list[Any]:
-    """Each sound of a batch as samples ``(n,)``, float32 in [-1, 1].
+    """Return the sounds of a batch, each ``(n,)`` float32 in [-1, 1].
 
-    A list of numbers is one sound, and an array ``(B, n)`` is several, as Transformers'
-    feature extractors have it.
+    As in Transformers' feature extractors, a list of numbers is one sound, and an array
+    ``(B, n)`` is several.
     """
     several = isinstance(audio, list | tuple) and not isinstance(
         plain(next(iter(audio), None)), int | float

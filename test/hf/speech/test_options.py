@@ -173,7 +173,7 @@ def test_the_processor(parts) -> None:
     assert processor.batch_decode(ids[None], skip_special_tokens=True) == ["ab"]
     call = {"audio": sound, "sampling_rate": FS}
     for options, message in (
-        ({**call, "return_tensors": "np"}, "return_tensors='np': is not done here"),
+        ({**call, "return_tensors": "np"}, "return_tensors='np': not supported"),
         ({**call, "padding": "max_length"}, "padding='max_length'"),
         ({**call, "truncation": True}, "truncation=True"),
         ({}, "audio or text is needed"),
