@@ -40,6 +40,17 @@ tables_of() { # tables_of FOLDER: print the names of its texts
     echo "$1 has ${names[*]:-no text}"
 }
 
+with_bases() { # with_bases FILE: print a YAML file and those that its `base` keys name
+    local file=$1 base files=()
+    while [ -f "$file" ] && ! has_word "$file" "${files[@]-}"; do
+        echo "$file"
+        files+=("$file")
+        base=$(sed -nE "s/^base:[[:space:]]*[\"']?([^\"'#]*[^\"'#[:space:]]).*/\1/p" "$file")
+        [ -n "$base" ] || return 0
+        file=$(realpath -m "$(dirname "$file")/$base") # one spelling, to notice a loop
+    done
+}
+
 fragment_file() { # fragment_file OPTION FOLDER NAME: print the YAML file called NAME
     local file
     for file in "$3" "conf/$2/$3.yaml" "$ROOT/conf/$2/$3.yaml"; do

@@ -98,8 +98,10 @@ pack_one() { # the model's card shows its own scores alone
 gather_configs() { # copy the configs and the token list, not the weights, beside the table
     local name
     mkdir -p "$packed/conf/attention"
-    # shellcheck disable=SC2046,SC2086 # an empty encoder_config is no word
-    cp "$train_config" $encoder_config $(frontend_file) "${decoders[@]}" "$packed/conf"
+    copy_config "$train_config"
+    [ -z "$encoder_config" ] || copy_config "$encoder_config"
+    # shellcheck disable=SC2046 # prints nothing, or one path
+    cp $(frontend_file) "${decoders[@]}" "$packed/conf"
     for name in "${attentions[@]}"; do
         cp "$(attention_file "$name")" "$packed/conf/attention"
         cp "$(model_of "$name")/config.yaml" "$packed/$(basename "$(model_of "$name")").yaml"
@@ -110,6 +112,17 @@ gather_configs() { # copy the configs and the token list, not the weights, besid
     grep -E '^(#|\|)' RESULTS.md
     say
     say "$PWD/RESULTS.md has all results; $packed has the configs too"
+}
+
+copy_config() { # copy_config FILE: a file with a base is written as one, joined with it
+    if [ "$(with_bases "$1" | wc -l)" -eq 1 ]; then
+        cp "$1" "$packed/conf"
+        return
+    fi
+    python3 -c 'import sys, yaml
+from espnet_mtla.settings.yaml_files import load_config
+print(yaml.safe_dump(load_config(sys.argv[1]), sort_keys=False), end="")' "$1" \
+        >"$packed/conf/$(basename "$1")"
 }
 
 stage_upload() {

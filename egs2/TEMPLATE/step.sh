@@ -132,14 +132,17 @@ without_free() { # without_free LOOSE: if not empty, drop options of $FREE and t
     awk -v free="^--($FREE)\$" -v loose="$1" 'loose && $0 ~ free {getline; next} {print}'
 }
 
-# digest FILE LOOSE: a small file by its content (YAML without comments, and if LOOSE is
-# not empty without the keys of $FREE), a big one by its size and time.
+# digest FILE LOOSE: a small file by its content (YAML with its bases, without comments,
+# and if LOOSE is not empty without the keys of $FREE), a big one by its size and time.
 digest() {
+    local file
     echo "${1##*/}"
     if [ "$(stat -L -c %s "$1")" -gt 33554432 ]; then
         stat -L -c '%s %Y' "$1"
     elif [ "${1##*.}" = yaml ]; then
-        grep -vE "^[[:space:]]*(#|\$)${2:+|^($FREE):}" "$1" | sha256sum
+        with_bases "$1" | while IFS= read -r file; do
+            grep -vE "^[[:space:]]*(#|\$)${2:+|^($FREE):}" "$file" | sha256sum
+        done
     else
         sha256sum <"$1"
     fi

@@ -70,9 +70,9 @@ def main() -> None:
     check_number(args, *numbers, inside="(0, inf)", prefix="--")
 
     from espnet_mtla.score.table import aligned
-    from espnet_mtla.settings.yaml_files import load_yaml
+    from espnet_mtla.settings.yaml_files import load_config
 
-    config = {} if args.config is None else load_yaml(args.config)
+    config = {} if args.config is None else load_config(args.config)
     rate = args.frames_per_second or frames_per_second(config)
     rows = [capacity(args, name, config, rate) for name in args.attention]
     unit = "token of the source" if config.get("task") == "sum" else "second"

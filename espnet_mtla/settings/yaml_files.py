@@ -1,4 +1,4 @@
-"""Training YAML: reading, laying one file over another, and keys that must be known."""
+"""YAML files of settings: reading, laying one over another, checking their keys."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import yaml
 
 from espnet_mtla.errors import UserError
 
-# A fragment's value for these replaces the old one whole: the settings of one front-end
-# mean nothing to another.
+# These sections are replaced, not merged: the settings of one front-end are not valid
+# for another.
 REPLACED_WHOLE = frozenset({"frontend_conf"})
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which ``1e-3`` is a number and no key may stand twice."""
+    """Safe YAML that reads ``1e-3`` as a number and refuses a repeated key."""
 
     def construct_mapping(
         self, node: yaml.MappingNode, deep: bool = False
@@ -28,13 +28,13 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"key {key!r} stands twice", key_node.start_mark
+                    None, None, f"key {key!r} is repeated", key_node.start_mark
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
-# YAML 1.1, which PyYAML speaks, wants a dot and a sign in a float's exponent form.
+# PyYAML follows YAML 1.1, where a float with an exponent needs a dot and a sign.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
@@ -46,11 +46,11 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     """Read a YAML file of keys and values.
 
     Raises:
-        UserError: the file is missing, is no YAML, or holds something else.
+        UserError: the file is missing, not YAML, or not a mapping.
     """
     try:
         with open(path, encoding="utf-8") as stream:
-            # The loader is a SafeLoader: it builds plain values alone.
+            # A SafeLoader: it builds plain values alone.
             content = yaml.load(stream, Loader=_Loader)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
@@ -70,10 +70,49 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
-    """``top`` laid over ``base``: sections are merged by key, other values replaced.
+def load_config(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file that a user writes, laid over the file that its ``base`` names.
 
-    Sections in :data:`REPLACED_WHOLE` are replaced, not merged.
+    ``base`` is a path relative to the file, and may have a base itself; see
+    :func:`overlay` for how they join.
+
+    Raises:
+        UserError: a file is missing or wrong (:func:`load_yaml`), or is its own base.
+    """
+    layers: list[dict[str, Any]] = []
+    files: list[Path] = []
+    file: Path | None = Path(path)
+    while file is not None:
+        files.append(file)
+        content = load_yaml(file)
+        base = content.pop("base", None)
+        layers.append(content)
+        file = None if base is None else _base_file(base, files)
+    config: dict[str, Any] = {}
+    for layer in reversed(layers):
+        config = overlay(config, layer)
+    return config
+
+
+def _base_file(base: object, files: list[Path]) -> Path:
+    """Return the file that ``base`` names in the last of ``files``, each one's base."""
+    if not isinstance(base, str):
+        raise UserError(f"{files[-1]}: base: {base!r} given, a file's path is needed")
+    file = files[-1].parent / base
+    if not file.is_file():
+        raise UserError(f"{files[-1]}: base: {file}: no such file")
+    if file.resolve() in [known.resolve() for known in files]:
+        raise UserError(f"{files[-1]}: base: {file}: is based on this file itself")
+    return file
+
+
+def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``top`` laid over ``base``: sections are merged, other values replaced.
+
+    Sections in :data:`REPLACED_WHOLE` are replaced, too.
+
+    >>> overlay({"a": {"x": 1, "y": 2}, "b": 3}, {"a": {"y": 4}})
+    {'a': {'x': 1, 'y': 4}, 'b': 3}
     """
     merged = dict(base)
     for key, value in top.items():
@@ -90,10 +129,9 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_keys(section: str, given: object, valid: Iterable[str]) -> None:
-    """Every key of ``given`` must be one of ``valid``.
+    """Raise :class:`UserError` unless every key of ``given`` is one of ``valid``.
 
-    Raises:
-        UserError: names the key, close matches first, then all valid ones.
+    It names the key, close matches and the valid ones. ``section`` precedes the key.
     """
     if not isinstance(given, Mapping):
         raise UserError(f"{section}: {given!r} given, keys and values are needed")

@@ -34,7 +34,7 @@ from espnet_mtla.frontend.record import FRONTEND_RECORD
 from espnet_mtla.frontend.stored import StoringFrontend
 from espnet_mtla.model.components import FRONTEND, build_part, sampling_rate
 from espnet_mtla.settings.choices import setting_names
-from espnet_mtla.settings.yaml_files import check_keys, load_yaml, overlay
+from espnet_mtla.settings.yaml_files import check_keys, load_config, overlay
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,9 +121,9 @@ def read_frontend(config: Path, fragment: Path | None = None) -> Namespace:
     Raises:
         UserError: an unknown front-end or setting.
     """
-    given = load_yaml(config)
+    given = load_config(config)
     if fragment:
-        given = overlay(given, load_yaml(fragment))
+        given = overlay(given, load_config(fragment))
     name = given.get("frontend", FRONTEND.default)
     settings = given.get("frontend_conf", {})
     args = Namespace(frontend=None if name == "none" else name, frontend_conf=settings)

@@ -19,7 +19,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.model.components import check_sections, sampling_rate
 from espnet_mtla.model.config import ModelConfig
 from espnet_mtla.model.files import keep_copies
-from espnet_mtla.settings.yaml_files import check_keys, load_yaml, overlay
+from espnet_mtla.settings.yaml_files import check_keys, load_config, overlay
 from espnet_mtla.task.checks import check_init_param, without_ctc
 from espnet_mtla.task.progress import DONE, describe, finish, is_done, start
 from espnet_mtla.task.source import (
@@ -92,9 +92,9 @@ def show_all_options(task: str) -> None:
 
 def read_config(path: Path, *fragments: Path | None) -> dict[str, Any]:
     """The training YAML with fragments (attention, front-end) laid over it."""
-    config = load_yaml(path)
+    config = load_config(path)
     for fragment in filter(None, fragments):
-        config = overlay(config, load_yaml(fragment))
+        config = overlay(config, load_config(fragment))
     return config
 
 

@@ -137,6 +137,23 @@ def test_a_comment_in_a_config_changes_nothing(finished) -> None:
     assert finished.calls() == []
 
 
+def test_a_change_in_a_base_of_the_config_trains_anew(recipe) -> None:
+    """The base may have a base; a comment in one changes nothing; a loop ends."""
+    conf = recipe.folder / "conf"
+    (conf / "train.yaml").write_text("base: ../conf/middle.yaml  # why\n")
+    (conf / "middle.yaml").write_text("base: 'far.yaml'\n")
+    (conf / "far.yaml").write_text("lr: 1\n")
+    options = (*SMALL, "--stop_stage", "stats")
+    recipe.run(*options)
+    (conf / "far.yaml").write_text("# why\nlr: 1\n")
+    recipe.calls()
+    recipe.run(*options)
+    assert recipe.calls() == []
+    (conf / "far.yaml").write_text("lr: 2\nbase: train.yaml\n")
+    recipe.run(*options)
+    assert recipe.names() == ["train"]
+
+
 def test_force_runs_the_chosen_stages_again(finished) -> None:
     finished.run(*SMALL, "--force", "--stage", "tokens", "--stop_stage", "tokens")
     assert finished.names() == ["tokenise"]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.settings.yaml_files import check_keys, load_yaml, overlay
+from espnet_mtla.settings.yaml_files import check_keys, load_config, load_yaml, overlay
 
 plain = st.integers(0, 9) | st.sampled_from(["x", "y"]) | st.none()
 sections = st.dictionaries(
@@ -69,7 +69,7 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path: Path, text, value):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a: 1\na: 2\n", "key 'a' stands twice"),
+        (b"a: 1\na: 2\n", "key 'a' is repeated"),
         (b"a: [1, 2\n", "a.yaml: line"),
         (b"- 1\n- 2\n", "keys and values are needed"),
         (b"a: \xff\n", "not UTF-8"),
@@ -102,3 +102,56 @@ def test_an_unknown_key_is_named_with_close_ones_first():
 def test_a_section_that_is_no_section_is_named():
     with pytest.raises(UserError, match="decoder_conf: 3 given, keys and values"):
         check_keys("decoder_conf", 3, ["embed_dim"])
+
+
+def test_a_base_is_read_relative_to_the_file_and_overlaid(tmp_path: Path):
+    """Against the same settings in one file; a base may have a base."""
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far/a.yaml").write_text(
+        "x: 1\ns_conf: {p: 1, q: 2}\nfrontend_conf: {fs: 8000, n_fft: 256}\n"
+    )
+    (tmp_path / "b.yaml").write_text("base: far/a.yaml\ny: [1]\ns_conf: {q: 3}\n")
+    (tmp_path / "c.yaml").write_text(
+        "base: b.yaml\ny: [2]\nfrontend_conf: {fs: 16000}\n"
+    )
+    assert load_config(tmp_path / "c.yaml") == {
+        "x": 1,
+        "s_conf": {"p": 1, "q": 3},
+        "frontend_conf": {"fs": 16000},  # replaced whole, as by --frontend_config
+        "y": [2],
+    }
+
+
+def test_the_training_file_and_its_fragments_may_have_bases(tmp_path: Path):
+    from espnet_mtla.task.launch import read_config
+
+    (tmp_path / "a.yaml").write_text("x: 1\ny: 1\n")
+    (tmp_path / "b.yaml").write_text("base: a.yaml\ny: 2\n")
+    (tmp_path / "c.yaml").write_text("z: 3\n")
+    (tmp_path / "d.yaml").write_text("base: c.yaml\ny: 4\n")
+    config = read_config(tmp_path / "b.yaml", None, tmp_path / "d.yaml")
+    assert config == {"x": 1, "y": 4, "z": 3}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"a": "base: no.yaml"}, r"a\.yaml: base: .*no\.yaml: no such file"),
+        ({"a": "base: a.yaml"}, r"a\.yaml: base: .*is based on this file itself"),
+        (
+            {"a": "base: b.yaml", "b": "base: ./a.yaml"},
+            r"b\.yaml: base: .*a\.yaml: is based on this file itself",
+        ),
+        (
+            {"a": "base: [b.yaml]", "b": ""},
+            r"a\.yaml: base: \['b\.yaml'\] given, a file",
+        ),
+        ({"a": "base: b.yaml", "b": "- 1"}, r"b\.yaml: keys and values are needed"),
+    ],
+)
+def test_a_wrong_base_is_named(tmp_path: Path, files, message):
+    for name, text in files.items():
+        (tmp_path / f"{name}.yaml").write_text(f"{text}\n")
+    with pytest.raises(UserError, match=message) as caught:
+        load_config(tmp_path / "a.yaml")
+    assert "\n" not in str(caught.value)
