@@ -1,7 +1,7 @@
-"""One part of a folder's sound: read, changed, written as a whole.
+"""One shard of a data folder's audio: read, converted and written as a whole.
 
-A part is a folder that appears complete or not at all, with a manifest that says from
-what it was made.
+A shard is a folder that appears complete or not at all. Its manifest holds the
+fingerprint of its inputs.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 FORMATS = ("flac", "flac.ark", "wav")
 _MANIFEST = "manifest.json"
-_LAYOUT = 1  # raise it when parts that an older version wrote must be written again
+_LAYOUT = 1  # increase it to make shards of older versions invalid
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How sound is written: ``channel`` is a number, ``mean`` or None (mono only)."""
+    """Format of the output; ``channel``: a number, ``mean`` or None (mono only)."""
 
     fs: int = 16000
     audio_format: str = "flac"
@@ -50,8 +50,8 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Utterance:
-    """What one utterance is made from; times in seconds within ``source``."""
+class ShardUtterance:
+    """The audio of one utterance: ``start`` to ``end`` of ``source``, in seconds."""
 
     key: str
     source: str
@@ -61,21 +61,21 @@ class Utterance:
 
 
 @dataclass(frozen=True)
-class Part:
-    """One job: the utterances of ``folder`` (a path under ``OUT/data``)."""
+class Shard:
+    """One job: utterances to write into ``folder`` (``OUT/data/partN``)."""
 
     folder: Path
-    utterances: tuple[Utterance, ...]
+    utterances: tuple[ShardUtterance, ...]
     settings: Settings
 
 
 @dataclass
-class Made:
-    """What came of a part, by key.
+class ShardResult:
+    """Results of writing a shard, by utterance key.
 
-    ``samples`` (their number) and ``path`` (as in ``wav.scp``, below the part's folder)
-    of what was written; ``bad`` with the reason; ``resampled`` with the rate that was
-    read; ``clipped`` with the number of samples beyond full scale.
+    ``samples``: number of samples written. ``path``: place below the shard's folder, as
+    in ``wav.scp``. ``bad``: why the utterance could not be read. ``resampled``: the
+    input's sampling rate in Hz. ``clipped``: number of samples beyond full scale.
     """
 
     samples: dict[str, int] = field(default_factory=dict)
@@ -85,83 +85,88 @@ class Made:
     clipped: dict[str, int] = field(default_factory=dict)
 
 
-def fingerprint(part: Part) -> str:
-    """A hash of everything a part is made from, the files' sizes and times included."""
+def fingerprint(shard: Shard) -> str:
+    """Return a hash of a shard's settings and inputs, with sizes and times of files."""
     files: dict[str, list[int]] = {}
-    for utterance in part.utterances:
+    for utterance in shard.utterances:
         path = audio.source_file(utterance.source)
         if path is not None and path.is_file():
             status = path.stat()
             files[str(path)] = [status.st_size, status.st_mtime_ns]
     content = [
         _LAYOUT,
-        asdict(part.settings),
-        [asdict(utterance) for utterance in part.utterances],
+        asdict(shard.settings),
+        [asdict(utterance) for utterance in shard.utterances],
         sorted(files.items()),
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def load_part(part: Part) -> Made | None:
-    """What an earlier run made of this part, None if it must be made (again)."""
-    manifest = part.folder / _MANIFEST
+def load_shard(shard: Shard) -> ShardResult | None:
+    """Return the result of an earlier run, or None if the shard must be written."""
+    manifest = shard.folder / _MANIFEST
     if not manifest.is_file():
         return None
     content = json.loads(manifest.read_text(encoding="utf-8"))
-    if content["fingerprint"] != fingerprint(part):
+    if content["fingerprint"] != fingerprint(shard):
         return None
-    made = Made(**content["made"])
-    ark = part.settings.audio_format == "flac.ark"
-    places = made.path.values()
+    result = ShardResult(**content["made"])
+    ark = shard.settings.audio_format == "flac.ark"
+    places = result.path.values()
     files = {place.rsplit(":", 1)[0] for place in places} if ark else set(places)
-    whole = all((part.folder / name).is_file() for name in files)
-    return made if whole and not made.bad else None
+    whole = all((shard.folder / name).is_file() for name in files)
+    return result if whole and not result.bad else None
 
 
-def make_part(part: Part) -> Made:
-    """Read, change and write one part; a bad utterance is noted and left out.
+def make_shard(shard: Shard) -> ShardResult:
+    """Read, convert and write one shard; unreadable utterances go to ``bad``.
 
-    What is raised is an error of the disk that is written to.
+    Raises:
+        OSError: the output cannot be written.
     """
-    made = Made()
-    by_source: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in part.utterances:
+    result = ShardResult()
+    by_source: dict[str, list[ShardUtterance]] = defaultdict(list)
+    for utterance in shard.utterances:
         by_source[utterance.source].append(utterance)
-    before = fingerprint(part)
-    with atomic_folder(part.folder) as aside:
+    before = fingerprint(shard)
+    with atomic_folder(shard.folder) as aside:
         for source, utterances in by_source.items():
-            _make_recording(source, utterances, part, aside, made)
-        content = {"fingerprint": before, "made": asdict(made)}
-        with _named_errors(part.folder):
+            _make_recording(source, utterances, shard, aside, result)
+        content = {"fingerprint": before, "made": asdict(result)}
+        with _named_errors(shard.folder):
             (aside / _MANIFEST).write_text(json.dumps(content), encoding="utf-8")
-    return made
+    return result
 
 
 def _make_recording(
-    source: str, utterances: list[Utterance], part: Part, aside: Path, made: Made
+    source: str,
+    utterances: list[ShardUtterance],
+    shard: Shard,
+    aside: Path,
+    result: ShardResult,
 ) -> None:
     left = list(utterances)
     try:
         with audio.open_audio(source) as sound:
             while left:
-                _make_utterance(sound, left[0], part, aside, made)
+                _make_utterance(sound, left[0], shard, aside, result)
                 left.pop(0)
     except UserError as error:
-        # The recording itself: every utterance that was still to come is lost.
+        # The recording cannot be read: this applies to its other utterances, too.
         for utterance in left:
-            made.bad[utterance.key] = str(error)
+            result.bad[utterance.key] = str(error)
 
 
 def _make_utterance(
     sound: soundfile.SoundFile,
-    utterance: Utterance,
-    part: Part,
+    utterance: ShardUtterance,
+    shard: Shard,
     aside: Path,
-    made: Made,
+    result: ShardResult,
 ) -> None:
     import numpy as np
 
-    settings, key = part.settings, utterance.key
+    settings, key = shard.settings, utterance.key
     try:
         samples = audio.read_span(
             sound, utterance.source, utterance.start, utterance.end, settings.channel
@@ -171,28 +176,28 @@ def _make_utterance(
         )
         if not len(samples):
             raise UserError(f"{utterance.source}: no sample is left after resampling")
-        with _named_errors(part.folder):
-            made.path[key] = _write_sound(aside, key, to_pcm16(samples), settings)
+        with _named_errors(shard.folder):
+            result.path[key] = _write_sound(aside, key, to_pcm16(samples), settings)
     except UserError as error:
-        made.bad[key] = str(error)
+        result.bad[key] = str(error)
         return
     clipped = int(np.count_nonzero(np.abs(samples) > 1.0))
-    made.samples[key] = len(samples)
+    result.samples[key] = len(samples)
     if clipped:
-        made.clipped[key] = clipped
+        result.clipped[key] = clipped
     if sound.samplerate != settings.fs:
-        made.resampled[key] = sound.samplerate
+        result.resampled[key] = sound.samplerate
 
 
 def to_pcm16(samples: np.ndarray) -> np.ndarray:
-    """(n,) floats in [-1, 1] to int16; sound read from 16 bit comes back exactly."""
+    """Convert (n,) floats in [-1, 1] to int16; 16-bit audio is restored exactly."""
     import numpy as np
 
     return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
 
 
 def _write_sound(folder: Path, key: str, pcm: np.ndarray, settings: Settings) -> str:
-    """Write one utterance; its place below the part's folder, as in ``wav.scp``."""
+    """Write one utterance; return its place below ``folder``, as in ``wav.scp``."""
     import kaldiio
     import soundfile
 
@@ -206,7 +211,7 @@ def _write_sound(folder: Path, key: str, pcm: np.ndarray, settings: Settings) ->
                 write_kwargs={"format": "FLAC", "subtype": "PCM_16"},
             )
         return f"audio.ark:{place}"
-    # In memory first: libsndfile's own errors do not say that a disk is full.
+    # In memory first: libsndfile's errors do not tell that a disk is full.
     whole = io.BytesIO()
     soundfile.write(
         whole, pcm, settings.fs, format=settings.audio_format.upper(), subtype="PCM_16"
@@ -217,7 +222,11 @@ def _write_sound(folder: Path, key: str, pcm: np.ndarray, settings: Settings) ->
 
 
 def file_stem(key: str) -> str:
-    """A file name for a key: ``/`` and ``%`` are written as %2F and %25."""
+    """Return a file name for a key.
+
+    >>> file_stem("a/b%")
+    'a%2Fb%25'
+    """
     stem = key.replace("%", "%25").replace("/", "%2F")
     if len(stem.encode()) > 240:
         raise UserError(f"key {key!r} is too long for a file name; use flac.ark")
@@ -226,10 +235,10 @@ def file_stem(key: str) -> str:
 
 @contextmanager
 def _named_errors(path: Path) -> Iterator[None]:
-    """Give the errors of a write, such as a full disk, the name of what was written."""
+    """Add the output's path to the errors of a write, such as a full disk."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # raised by a library, with words alone
+        if error.errno is None:  # raised by a library, with a message alone
             raise OSError(f"{path}: {error}") from None
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from None

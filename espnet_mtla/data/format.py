@@ -1,9 +1,9 @@
-"""Writing a data folder's sound anew: one rate, one channel, one file format.
+"""Write a data folder's audio anew: one sampling rate, one channel, one file format.
 
-The work is cut into shards (:mod:`.audio_shards`), each a folder ``data/PART``. A run
-that was killed keeps the finished shards whose input is unchanged. Utterances go to
-shards by a hash of their recording: a long recording is opened once, and dropping an
-utterance leaves the other shards as they are.
+The work is cut into shards (:mod:`.audio_shards`), each a folder ``data/partN``. A run
+that was killed keeps the finished shards whose inputs are unchanged. A hash of the
+recording assigns utterances to shards: a long recording is opened once, and dropping an
+utterance changes one shard alone.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 from espnet_mtla.data import workers
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.data.audio_shards import (
-    Made,
-    Part,
     Settings,
-    Utterance,
-    load_part,
-    make_part,
+    Shard,
+    ShardResult,
+    ShardUtterance,
+    load_shard,
+    make_shard,
 )
 from espnet_mtla.data.folder import (
     LENGTH_TABLES,
@@ -34,8 +34,8 @@ from espnet_mtla.data.folder import (
 )
 from espnet_mtla.errors import UserError
 
-_PART_SIZE = 64
-_MIN_PARTS = 16
+_SHARD_SIZE = 64
+_MIN_SHARDS = 16
 _SHOWN = 10
 
 
@@ -45,22 +45,28 @@ def format_audio(
     settings: Settings,
     nj: int = 1,
     drop_bad: bool = False,
-) -> list[Made]:
-    """Write ``target`` from ``source``; see the command's help for what is in it.
+) -> list[ShardResult]:
+    """Write the data folder ``target`` from ``source``.
 
-    Raises :class:`UserError` if any utterance cannot be read, after all were tried, and
-    names the first ten in the log; ``drop_bad`` leaves them out and lists them in
-    ``target/dropped`` instead.
+    Args:
+        settings: format of the audio.
+        nj: worker processes.
+        drop_bad: leave out utterances that cannot be read, and list them in
+            ``target/dropped``.
+    Returns:
+        The results of all shards.
+    Raises:
+        UserError: utterances cannot be read. All are tried first; the log names ten.
     """
     source, target = Path(source), Path(target)
     if source.resolve() == target.resolve():
         raise UserError(f"{target}: input and output are the same folder")
     folder = DataFolder.read(source)
-    parts = make_parts(folder, target / "data", settings)
+    shards = make_shards(folder, target / "data", settings)
     with workers.lock_folder(target):
-        made = _make_all(parts, target, nj)
-        bad = {key: why for part in made for key, why in part.bad.items()}
-        _report(made, len(folder.utterances), settings)
+        results = _write_missing(shards, target, nj)
+        bad = {key: why for shard in results for key, why in shard.bad.items()}
+        _report(results, len(folder.utterances), settings)
         if bad and (not drop_bad or len(bad) == len(folder.utterances)):
             first = min(bad)
             raise UserError(
@@ -68,26 +74,26 @@ def format_audio(
                 f"be formatted, the first is {first}: {bad[first]}; "
                 "repair them, or leave them out with --drop_bad"
             )
-        _write_tables(folder, target, settings, dict(zip(parts, made, strict=True)))
-    return made
+        _write_tables(folder, target, settings, dict(zip(shards, results, strict=True)))
+    return results
 
 
-def make_parts(folder: DataFolder, data: Path, settings: Settings) -> list[Part]:
-    """Cut a folder into parts, the same ones for the same recordings."""
+def make_shards(folder: DataFolder, data: Path, settings: Settings) -> list[Shard]:
+    """Cut a folder into shards, the same ones for the same recordings."""
     speeds = folder.tables.get("utt2speed", {})
-    count = _MIN_PARTS
-    while count * _PART_SIZE < len(folder.utterances):
+    count = _MIN_SHARDS
+    while count * _SHARD_SIZE < len(folder.utterances):
         count *= 2
-    groups: dict[int, list[Utterance]] = defaultdict(list)
+    groups: dict[int, list[ShardUtterance]] = defaultdict(list)
     for key in folder.utterances:
         span = folder.span(key)
         speed = _check_speed(folder, key, speeds.get(key, "1.0"))
         source = folder.wav[span.recording]
         group = zlib.crc32(span.recording.encode()) % count
-        groups[group].append(Utterance(key, source, span.start, span.end, speed))
+        groups[group].append(ShardUtterance(key, source, span.start, span.end, speed))
     width = len(str(count - 1))
     return [
-        Part(data / f"part{group:0{width}}", tuple(groups[group]), settings)
+        Shard(data / f"part{group:0{width}}", tuple(groups[group]), settings)
         for group in sorted(groups)
     ]
 
@@ -104,53 +110,53 @@ def _check_speed(folder: DataFolder, key: str, speed: str) -> str:
     return speed
 
 
-def _make_all(parts: list[Part], target: Path, nj: int) -> list[Made]:
-    """Make the parts that are not there yet; what was found is kept, and said."""
+def _write_missing(shards: list[Shard], target: Path, nj: int) -> list[ShardResult]:
+    """Write the shards that do not exist yet; return the results of all."""
     from tqdm import tqdm
 
-    made: dict[Path, Made] = {}
-    for part in parts:
-        found = load_part(part)
-        if found is not None:
-            made[part.folder] = found
-    missing = [part for part in parts if part.folder not in made]
-    if made:
-        logging.info("%d of %d parts are there already", len(made), len(parts))
+    results: dict[Path, ShardResult] = {}
+    for shard in shards:
+        earlier = load_shard(shard)
+        if earlier is not None:
+            results[shard.folder] = earlier
+    missing = [shard for shard in shards if shard.folder not in results]
+    if results:
+        logging.info("%d of %d shards exist already", len(results), len(shards))
     if missing:
-        # The mark of a complete folder goes before anything it points to changes.
+        # Without wav.scp the folder is incomplete: remove it before the audio changes.
         (target / "wav.scp").unlink(missing_ok=True)
-    total = sum(len(part.utterances) for part in missing)
-    results = workers.map_unordered(make_part, missing, nj)
+    total = sum(len(shard.utterances) for shard in missing)
+    new = workers.map_unordered(make_shard, missing, nj)
     with tqdm(total=total, unit="utt", disable=None, desc="format") as bar:
         try:
-            for part, result in results:
-                made[part.folder] = result
-                bar.update(len(part.utterances))
+            for shard, result in new:
+                results[shard.folder] = result
+                bar.update(len(shard.utterances))
         except BrokenProcessPool:
             raise UserError(
                 "a worker process was killed (out of memory?); run again with a "
-                "smaller --nj: finished parts are kept"
+                "smaller --nj: finished shards are kept"
             ) from None
-    _remove_strangers(target / "data", {part.folder.name for part in parts})
-    return [made[part.folder] for part in parts]
+    _remove_leftovers(target / "data", {shard.folder.name for shard in shards})
+    return [results[shard.folder] for shard in shards]
 
 
-def _remove_strangers(data: Path, names: set[str]) -> None:
-    """Remove what earlier runs left: other parts, and halves of killed ones."""
+def _remove_leftovers(data: Path, names: set[str]) -> None:
+    """Remove the shards of other settings, and unfinished ones of killed runs."""
     for item in data.iterdir():
         if item.name not in names and item.name.lstrip(".").startswith("part"):
             shutil.rmtree(item)
 
 
-def _report(made: list[Made], total: int, settings: Settings) -> None:
+def _report(results: list[ShardResult], total: int, settings: Settings) -> None:
     rates: dict[int, int] = defaultdict(int)
     clipped: dict[str, int] = {}
     bad: dict[str, str] = {}
-    for part in made:
-        for rate in part.resampled.values():
+    for shard in results:
+        for rate in shard.resampled.values():
             rates[rate] += 1
-        clipped |= part.clipped
-        bad |= part.bad
+        clipped |= shard.clipped
+        bad |= shard.bad
     for rate, count in sorted(rates.items()):
         logging.info("%d utterances resampled, %d to %d Hz", count, rate, settings.fs)
     if clipped:
@@ -164,10 +170,10 @@ def _report(made: list[Made], total: int, settings: Settings) -> None:
         logging.error("%s: %s", key, bad[key])
     if len(bad) > _SHOWN:
         logging.error("... and %d more", len(bad) - _SHOWN)
-    written = sum(len(part.samples) for part in made)
+    written = sum(len(shard.samples) for shard in results)
     if written + len(bad) != total:
         raise RuntimeError(f"{total} utterances in, {written} + {len(bad)} out")
-    seconds = sum(sum(part.samples.values()) for part in made) / settings.fs
+    seconds = sum(sum(shard.samples.values()) for shard in results) / settings.fs
     logging.info(
         "in %d = written %d + unusable %d utterances, %.2f hours",
         *(total, written, len(bad), seconds / 3600),
@@ -175,26 +181,31 @@ def _report(made: list[Made], total: int, settings: Settings) -> None:
 
 
 def _write_tables(
-    folder: DataFolder, target: Path, settings: Settings, made: dict[Part, Made]
+    folder: DataFolder,
+    target: Path,
+    settings: Settings,
+    results: dict[Shard, ShardResult],
 ) -> None:
-    """Write the tables beside the sound; ``wav.scp``, the mark, comes last."""
-    samples = {key: n for result in made.values() for key, n in result.samples.items()}
-    bad = {key: why for result in made.values() for key, why in result.bad.items()}
+    """Write the tables beside the audio; ``wav.scp`` comes last and marks the end."""
+    samples = {
+        key: n for result in results.values() for key, n in result.samples.items()
+    }
+    bad = {key: why for result in results.values() for key, why in result.bad.items()}
     kept = folder.select(samples)
-    gone = ("utt2speed", *LENGTH_TABLES)
-    tables = {name: table for name, table in kept.tables.items() if name not in gone}
+    stale = ("utt2speed", *LENGTH_TABLES)
+    tables = {name: table for name, table in kept.tables.items() if name not in stale}
     tables["utt2num_samples"] = {key: str(count) for key, count in samples.items()}
     tables["utt2dur"] = {k: f"{n / settings.fs:.4f}" for k, n in samples.items()}
     tables["spk2utt"] = group_by_speaker(kept.tables["utt2spk"])
     tables |= kept.speaker_tables
     wav = {
-        key: f"{part.folder}/{place}"
-        for part, result in made.items()
+        key: f"{shard.folder}/{place}"
+        for shard, result in results.items()
         for key, place in result.path.items()
     }
     for item in target.iterdir():
-        stale = is_utterance_table(item.name) and item.name not in tables
-        if item.is_file() and (stale or item.name in ("segments", "dropped")):
+        old = is_utterance_table(item.name) and item.name not in tables
+        if item.is_file() and (old or item.name in ("segments", "dropped")):
             item.unlink()
     for name, table in tables.items():
         write_table(target / name, table)

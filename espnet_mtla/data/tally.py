@@ -1,4 +1,4 @@
-"""Counting while a corpus is prepared: what came in, what goes on, why the rest not."""
+"""Count the items of a corpus while it is prepared: kept, and dropped by reason."""
 
 from __future__ import annotations
 
@@ -8,18 +8,25 @@ from pathlib import Path
 from espnet_mtla.errors import UserError
 
 
-class Tally:
-    """Items of one kind in one set, such as the segments of ``train``.
+class DropCounter:
+    """Count the items of one set, such as the segments of ``train``.
 
-    Some items are left out as a matter of course (:meth:`drop`): a segment in which
-    nobody speaks. Others show that something is broken (:meth:`refuse`): they end the
-    preparation, all of one kind in one line, unless ``drop_bad`` is true.
+    :meth:`drop` counts items that a corpus normally contains and training cannot use,
+    such as segments without words. :meth:`refuse` counts items that show a broken
+    corpus: unless ``drop_bad`` is true, :meth:`close` raises an error for them.
     """
 
     def __init__(
         self, name: str, unit: str, drop_bad: bool = False, source: str | Path = ""
     ) -> None:
-        """``name`` stands before the counts, ``source`` before what is refused."""
+        """Start at zero.
+
+        Args:
+            name: the set, printed before the counts.
+            unit: plural noun of the items, such as "segments".
+            drop_bad: count refused items as dropped, without an error.
+            source: file or folder that errors name.
+        """
         self.name, self.unit, self.drop_bad = name, unit, drop_bad
         self.source = source or name
         self.kept = 0
@@ -28,25 +35,25 @@ class Tally:
         self._first: dict[str, str] = {}
 
     def keep(self) -> None:
-        """Count an item that goes on."""
+        """Count an item that is kept."""
         self.kept += 1
 
     def drop(self, reason: str, item: object) -> None:
-        """Count an item that is left out; the first one of each reason is named."""
+        """Count an item that is left out; :meth:`close` prints each reason's first."""
         self.dropped[reason] += 1
         self._first.setdefault(reason, str(item))
 
     def refuse(self, reason: str, item: object) -> None:
-        """Count an item that should not be there as it is."""
+        """Count an item that shows a broken corpus."""
         self.drop(reason, item)
         self._refused.add(reason)
 
     def close(self) -> None:
-        """Print the counts; check that they are worth going on with.
+        """Print the counts.
 
         Raises:
-            UserError: something was refused and ``drop_bad`` is false, or nothing is
-                left; it names the first item and says how many there are.
+            UserError: items were refused and ``drop_bad`` is false, or none is left. It
+                names the first item and the number of such items.
         """
         total = self.kept + self.dropped.total()
         bad = [reason for reason in self.dropped if reason in self._refused]
@@ -70,3 +77,7 @@ class Tally:
                 for reason, count in self.dropped.most_common(1)
             )
             raise UserError(f"{self.source}: no {self.unit} left of {total:,}{why}")
+
+
+Tally = DropCounter
+"""Former name, for recipes written for it."""

@@ -151,7 +151,7 @@ def test_worker_that_is_killed_is_reported(
     from espnet_mtla.data import format as formatting
     from espnet_mtla.data.audio_shards import Settings
 
-    monkeypatch.setattr(formatting, "make_part", _die)
+    monkeypatch.setattr(formatting, "make_shard", _die)
     with pytest.raises(UserError, match="a worker process was killed"):
         formatting.format_audio(toy, "out", Settings(), nj=2)
     assert not Path("out/wav.scp").exists()

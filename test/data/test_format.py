@@ -291,7 +291,7 @@ def test_killed_and_started_again(tmp_path: Path, moment: float) -> None:
     assert not (out / "wav.scp").exists()
     again = subprocess.run([*call, str(out), *options], capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    assert "parts are there already" in again.stderr
+    assert "shards exist already" in again.stderr
     replaced = {
         name: content.replace(str(expected).encode(), str(out).encode())
         for name, content in snapshot(expected).items()

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from espnet_mtla.data.tally import Tally
+from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
 
 
-def count(drop_bad: bool = False) -> Tally:
-    tally = Tally("dev", "cuts", drop_bad, "list.txt")
+def count(drop_bad: bool = False) -> DropCounter:
+    counter = DropCounter("dev", "cuts", drop_bad, "list.txt")
     for _ in range(1200):
-        tally.keep()
+        counter.keep()
     for name in ("a", "b"):
-        tally.drop("empty", name)
-        tally.refuse("broken", f"{name}2")
-    return tally
+        counter.drop("empty", name)
+        counter.refuse("broken", f"{name}2")
+    return counter
 
 
 def test_what_is_refused_is_one_line_with_the_way_out(capsys) -> None:
@@ -38,7 +38,7 @@ def test_counts_add_up_and_name_the_first(capsys) -> None:
 
 
 def test_nothing_left_is_an_error() -> None:
-    tally = Tally("dev", "cuts")
-    tally.drop("empty", "a")
+    counter = DropCounter("dev", "cuts")
+    counter.drop("empty", "a")
     with pytest.raises(UserError, match=r"dev: no cuts left of 1; 1 empty, such as a$"):
-        tally.close()
+        counter.close()

@@ -25,7 +25,7 @@ from espnet_mtla.data.corpus import (
     write_sets,
 )
 from espnet_mtla.data.folder import DataFolder
-from espnet_mtla.data.tally import Tally
+from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
 
 LOCAL = Path(__file__).resolve().parent
@@ -84,15 +84,15 @@ class Collector:
         self.utt2spk: dict[str, str] = {}
         # What is said of speakers and segments names a file of its own.
         sources = {"meetings": source.audio, "speakers": "", "segments": ""}
-        self.tallies = {
-            unit: Tally(name, unit, source.drop_bad, where)
+        self.counters = {
+            unit: DropCounter(name, unit, source.drop_bad, where)
             for unit, where in sources.items()
         }
 
     def folder(self) -> DataFolder:
         """What was collected; the counts are printed, and UserError raised for them."""
-        for tally in self.tallies.values():
-            tally.close()
+        for counter in self.counters.values():
+            counter.close()
         tables = {"text": self.text, "utt2spk": self.utt2spk}
         used = {value.split()[0] for value in self.segments.values()}
         wav = {name: self.wav[name] for name in used}
@@ -100,14 +100,14 @@ class Collector:
 
     def add_meeting(self, meeting: str, speakers: dict[str, Speaker]) -> None:
         """Add what is said in a meeting by its ``speakers``, agent to speaker."""
-        tally = self.tallies["meetings"]
+        counter = self.counters["meetings"]
         if not (self.source.audio / meeting).is_dir():
-            tally.drop("have no folder with their sound", meeting)
+            counter.drop("have no folder with their sound", meeting)
             return
         if self.source.mic != "ihm" and meeting in NO_ARRAY:
-            tally.drop("have no array in the corpus", meeting)
+            counter.drop("have no array in the corpus", meeting)
             return
-        tally.keep()
+        counter.keep()
         words = (self.source.annotations / "words").glob(f"{meeting}.*.words.xml")
         annotated = {path.name.split(".")[1] for path in words}
         # Without either there is still a file to miss.
@@ -116,7 +116,7 @@ class Collector:
 
     def add_agent(self, meeting: str, agent: str, speaker: Speaker | None) -> None:
         """Add what one agent says, or refuse the agent for what is missing."""
-        tally = self.tallies["speakers"]
+        counter = self.counters["speakers"]
         words_path, segments_path = (
             self.source.annotations / layer / f"{meeting}.{agent}.{layer}.xml"
             for layer in ("words", "segments")
@@ -127,9 +127,9 @@ class Collector:
                 raise UserError(f"{words_path}: agent {agent} is not in meetings.xml")
             recording = self.open_recording(meeting, speaker)
         except UserError as error:
-            tally.refuse("cannot be used", error)
+            counter.refuse("cannot be used", error)
             return
-        tally.keep()
+        counter.keep()
         for segment in segments:
             where = f"{segments_path.name} {segment.name}"
             self.add_segment(speaker, recording, segment, words, where)
@@ -164,33 +164,33 @@ class Collector:
         Where a transcriber's times and the sound do not meet there is nothing that a
         user could repair: left out, as are segments in which nobody speaks.
         """
-        tally = self.tallies["segments"]
+        counter = self.counters["segments"]
         start, end, length = segment.start, segment.end, self.seconds[recording]
         try:
             text = words.cut(segment.ranges)
         except KeyError as error:
-            tally.refuse("name words that are not there", f"{at}: {error.args[0]}")
+            counter.refuse("name words that are not there", f"{at}: {error.args[0]}")
             return
         if start is None or end is None:
-            tally.drop("have no times", at)
+            counter.drop("have no times", at)
         elif not 0 <= start < end:
-            tally.drop("end before they begin", f"{at}: {start:g} to {end:g} s")
+            counter.drop("end before they begin", f"{at}: {start:g} to {end:g} s")
         elif start >= length or end > length + MAX_OVERSHOOT_SECONDS:
             detail = f"{at}: {start:g} to {end:g} s of {length:.2f} s"
-            tally.drop("go beyond the end of the sound", detail)
+            counter.drop("go beyond the end of the sound", detail)
         elif not text:
-            tally.drop("have no words", at)
+            counter.drop("have no words", at)
         else:
             # Milliseconds with leading zeros: sorted by time.
             times = f"{round(1000 * start):08d}_{round(1000 * end):08d}"
             key = f"{speaker.name}_{recording.replace('.', '_')}_{times}"
             if key in self.segments:
-                tally.drop("stand twice", at)
+                counter.drop("stand twice", at)
                 return
             self.segments[key] = f"{recording} {start:.3f} {end:.3f}"
             self.text[key] = text
             self.utt2spk[key] = speaker.name
-            tally.keep()
+            counter.keep()
 
 
 def find_annotations(corpus: Path, given: Path | None) -> Path:

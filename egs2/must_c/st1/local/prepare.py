@@ -25,7 +25,7 @@ from espnet_mtla.data.corpus import (
     write_sets,
 )
 from espnet_mtla.data.folder import DataFolder
-from espnet_mtla.data.tally import Tally
+from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
 
 LANGUAGES = ("de", "es", "fr", "it", "nl", "pt", "ro", "ru")
@@ -86,7 +86,7 @@ def read_split(folder: Path, split: str, language: str, drop_bad: bool) -> DataF
     tables: dict[str, dict[str, str]] = defaultdict(dict)
     segments: dict[str, str] = {}
     talks: dict[str, float | str] = {}
-    tally = Tally(split, "entries", drop_bad, f"{stem}.yaml")
+    counter = DropCounter(split, "entries", drop_bad, f"{stem}.yaml")
     numbers: Counter[str] = Counter()
     seen: dict[Entry, str] = {}
     for entry, source, translation in zip(entries, english, target, strict=True):
@@ -96,11 +96,11 @@ def read_split(folder: Path, split: str, language: str, drop_bad: bool) -> DataF
             talks[entry.talk] = length(folder / "wav" / f"{entry.talk}.wav")
         reason, detail = fault(entry, talks[entry.talk])
         if reason:
-            tally.refuse(reason, f"{key} ({detail})")
+            counter.refuse(reason, f"{key} ({detail})")
         elif entry in seen:
-            tally.refuse("the same cut stands twice", f"{key} and {seen[entry]}")
+            counter.refuse("the same cut stands twice", f"{key} and {seen[entry]}")
         elif not source or not translation:
-            tally.drop("with an empty text", key)
+            counter.drop("with an empty text", key)
         else:
             seen[entry] = key
             end = entry.offset + entry.duration
@@ -111,8 +111,8 @@ def read_split(folder: Path, split: str, language: str, drop_bad: bool) -> DataF
             tables["text"][key] = tables[f"text.tc.{language}"][key] = translation
             tables["text.tc.en"][key] = source
             tables["text.lc.rm.en"][key] = normalise(source)
-            tally.keep()
-    tally.close()
+            counter.keep()
+    counter.close()
     used = {value.split()[0] for value in segments.values()}
     wav = {talk: str((folder / "wav" / f"{talk}.wav").resolve()) for talk in used}
     return DataFolder(folder, wav, dict(tables), segments)

@@ -23,7 +23,7 @@ from espnet_mtla.data.corpus import (
     write_sets,
 )
 from espnet_mtla.data.folder import DataFolder
-from espnet_mtla.data.tally import Tally
+from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
 
 # Held-out sets first: what stands twice is then theirs.
@@ -58,10 +58,10 @@ class Collector:
             kind = SYNTHETIC if listing.endswith("_synthetic") else REAL
             path = self.source.lists / f"{listing}.jsonl"
             require_file(path, f"get the corpus again{WITHOUT[kind]}")
-            tally = Tally(listing, "recordings", self.source.drop_bad, path)
-            for place, file, text in read_recordings(path, tally):
-                self.add(folder, f"{place}: {file}", kind, file, text, tally)
-            tally.close()
+            counter = DropCounter(listing, "recordings", self.source.drop_bad, path)
+            for place, file, text in read_recordings(path, counter):
+                self.add(folder, f"{place}: {file}", kind, file, text, counter)
+            counter.close()
         intents = {text.split()[0] for text in folder.tables["text"].values()}
         print(f"{name}: {len(intents)} intents")
         return folder
@@ -73,7 +73,7 @@ class Collector:
         kind: str,
         file: str,
         text: str,
-        tally: Tally,
+        counter: DropCounter,
     ) -> None:
         """Add a recording to its set, or count why not."""
         known = self.speakers.get(file, "")
@@ -81,19 +81,19 @@ class Collector:
         key = f"{speaker}_{Path(file).stem}"
         other, listing = self.seen.get(key, ("", ""))
         if file not in self.sounds[kind]:
-            tally.refuse(f"not in {self.source.audio / kind}", where)
+            counter.refuse(f"not in {self.source.audio / kind}", where)
         elif len(speaker.split()) != 1:
-            tally.refuse("unknown speaker, no usrid in metadata.json", where)
-        elif listing and (listing != tally.name or other != text):
-            tally.refuse(f"recordings that {listing}.jsonl has already", where)
+            counter.refuse("unknown speaker, no usrid in metadata.json", where)
+        elif listing and (listing != counter.name or other != text):
+            counter.refuse(f"recordings that {listing}.jsonl has already", where)
         elif listing:
-            tally.drop("that stand twice", where)
+            counter.drop("that stand twice", where)
         else:
-            self.seen[key] = (text, tally.name)
+            self.seen[key] = (text, counter.name)
             folder.wav[key] = str((self.source.audio / kind / file).resolve())
             folder.tables["text"][key] = text
             folder.tables["utt2spk"][key] = speaker
-            tally.keep()
+            counter.keep()
 
 
 def prepare(source: Source, data: Path, synthetic: bool = True) -> None:
@@ -140,7 +140,7 @@ def read_speakers(path: Path) -> dict[str, str]:
         ) from None
 
 
-def read_recordings(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
+def read_recordings(path: Path, counter: DropCounter) -> Iterator[tuple[str, str, str]]:
     """Where it stands, file name and text of each recording of a list.
 
     Sentences that have no text, or no intent, are counted by their recordings; those
@@ -164,13 +164,14 @@ def read_recordings(path: Path, tally: Tally) -> Iterator[tuple[str, str, str]]:
             mute.append(where)
         for file in files:
             if not (scenario and action) or len(intent.split()) != 1:
-                tally.refuse("no intent", f"{where}: {file}")
+                counter.refuse("no intent", f"{where}: {file}")
             elif not sentence.strip():
-                tally.drop("without a sentence", f"{where}: {file}")
+                counter.drop("without a sentence", f"{where}: {file}")
             else:
                 yield where, file, " ".join([intent, *sentence.split()])
     if mute:
-        print(f"{tally.name}: {len(mute)} sentences without a recording, as {mute[0]}")
+        total = f"{len(mute)} sentences without a recording"
+        print(f"{counter.name}: {total}, as {mute[0]}")
 
 
 def find_lists(corpus: Path) -> Path:

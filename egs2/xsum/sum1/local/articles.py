@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from espnet_mtla.data.tally import Tally
+from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
 
 ENDINGS = (".summary", ".data")
@@ -73,24 +73,24 @@ def read_split(corpus: Path, names: Sequence[str]) -> dict[str, list[str]]:
 
 
 def read_articles(
-    ids: Sequence[str], files: dict[str, Path], tally: Tally
+    ids: Sequence[str], files: dict[str, Path], counter: DropCounter
 ) -> Iterator[tuple[str, str, str]]:
     """Id, document and summary; what has no file, or no such parts, is refused."""
     for key in ids:
         if key not in files:
-            tally.refuse("without a file of their own", key)
+            counter.refuse("without a file of their own", key)
             continue
         try:
             texts = _parts(files[key].read_text(encoding="utf-8-sig"))
         except UnicodeDecodeError:
-            tally.refuse("that are not UTF-8", files[key])
+            counter.refuse("that are not UTF-8", files[key])
             continue
         found = [
             next((texts[name] for name in names if name in texts), None)
             for names in (_DOCUMENT, _SUMMARY)
         ]
         if None in found:
-            tally.refuse("without a part FIRST-SENTENCE or RESTBODY", files[key])
+            counter.refuse("without a part FIRST-SENTENCE or RESTBODY", files[key])
         else:
             yield key, *found
 

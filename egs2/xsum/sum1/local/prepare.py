@@ -17,7 +17,7 @@ from articles import find_articles, read_articles, read_split
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.data.corpus import Tables, corpus_parser, read_jsonl, write_sets
-from espnet_mtla.data.tally import Tally
+from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
 
 # Held-out sets first: what stands twice is then theirs.
@@ -50,36 +50,38 @@ def prepare(corpus: Path, data: Path, drop_bad: bool = False) -> None:
         else open_files(corpus, drop_bad)
     )
     seen: dict[str, str] = {}
-    sets = {name: read_set(rows, tally, seen) for name, (rows, tally) in opened.items()}
+    sets = {
+        name: read_set(rows, counter, seen) for name, (rows, counter) in opened.items()
+    }
     write_sets(data, sets)
 
 
-def open_files(corpus: Path, drop_bad: bool) -> dict[str, tuple[Rows, Tally]]:
+def open_files(corpus: Path, drop_bad: bool) -> dict[str, tuple[Rows, DropCounter]]:
     """Rows of each set, yet to be read, and what counts them."""
     opened = {}
     for name, paths in find_files(corpus).items():
         source = paths[0].parent if len(paths) > 1 else paths[0]
         rows = itertools.chain.from_iterable(map(read_rows, paths))
-        opened[name] = rows, Tally(name, "articles", drop_bad, source)
+        opened[name] = rows, DropCounter(name, "articles", drop_bad, source)
     return opened
 
 
 def open_articles(
     corpus: Path, files: dict[str, Path], drop_bad: bool
-) -> dict[str, tuple[Rows, Tally]]:
+) -> dict[str, tuple[Rows, DropCounter]]:
     """The same of single articles; those that are in no set are counted here."""
     opened = {}
     split = read_split(corpus, list(SETS))
     for name, ids in split.items():
-        tally = Tally(name, "articles", drop_bad, corpus)
-        opened[name] = read_articles(ids, files, tally), tally
+        counter = DropCounter(name, "articles", drop_bad, corpus)
+        opened[name] = read_articles(ids, files, counter), counter
     others = files.keys() - set().union(*split.values())
     if others:
         print(f"left out: {len(others):,} articles in no set, such as {min(others)}")
     return opened
 
 
-def read_set(rows: Rows, tally: Tally, seen: dict[str, str]) -> Tables:
+def read_set(rows: Rows, counter: DropCounter, seen: dict[str, str]) -> Tables:
     """Articles and summaries by id; each row is kept or counted.
 
     ``seen`` maps an id to the set that has it, and is added to.
@@ -90,18 +92,18 @@ def read_set(rows: Rows, tally: Tally, seen: dict[str, str]) -> Tables:
         # An article is several paragraphs; a line holds them all.
         document, summary = (" ".join(t.split()) for t in (document, summary))
         if len(key.split()) != 1:
-            tally.refuse("without an id", repr(summary[:60]))
+            counter.refuse("without an id", repr(summary[:60]))
         elif key in seen:
-            tally.refuse("with an id that stands twice", f"{key} (in {seen[key]})")
+            counter.refuse("with an id that stands twice", f"{key} (in {seen[key]})")
         elif not document:
-            tally.drop("with an empty document", key)
+            counter.drop("with an empty document", key)
         elif not summary:
-            tally.drop("with an empty summary", key)
+            counter.drop("with an empty summary", key)
         else:
-            seen[key] = tally.name
+            seen[key] = counter.name
             documents[key], summaries[key] = document, summary
-            tally.keep()
-    tally.close()
+            counter.keep()
+    counter.close()
     return {"text.source": documents, "text": summaries}
 
 
