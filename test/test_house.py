@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "decoder": {"attention", "settings"},
     "search": {"decoder", "attention", "settings"},
     "frontend": set(),
-    "data": set(),
+    "data": {"settings"},
     "model": {"decoder", "attention", "frontend", "data", "settings"},
     "task": {"model", "decoder", "frontend", "data", "settings"},
     "recognise": {

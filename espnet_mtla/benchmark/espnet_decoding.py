@@ -149,11 +149,11 @@ def _speech2text(args: argparse.Namespace, trained: TrainedModel) -> Speech2Text
 def _options(model_dir: Path) -> dict[str, Any]:
     """Return ESPnet's options for the model of an experiment."""
     from espnet_mtla.model.components import encoder_settings
-    from espnet_mtla.model.files import use_copies
+    from espnet_mtla.model.files import resolve_files
     from espnet_mtla.settings.yaml_files import load_yaml
 
     ours = argparse.Namespace(**load_yaml(model_dir / "config.yaml"))
-    use_copies(ours, model_dir)
+    resolve_files(ours, model_dir)
     sizes = ours.decoder_conf
     return {
         **{name: getattr(ours, name) for name in SAME_OPTIONS},

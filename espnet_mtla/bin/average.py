@@ -24,7 +24,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main() -> None:
     options = build_parser().parse_args()
 
-    from espnet_mtla.task.average import MODEL, Metric, average
+    from espnet_mtla.settings.names import MODEL
+    from espnet_mtla.task.average import Metric, average
 
     metric = Metric.parse(options.metric)
     epochs = average(options.exp_dir, metric, options.nbest)

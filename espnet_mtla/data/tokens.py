@@ -17,11 +17,11 @@ from pathlib import Path
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.names import TOKENISER, TOKENS
 
 BLANK, UNK, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 RESERVED = (BLANK, UNK, SOS_EOS)
 TOKEN_TYPES = ("bpe", "unigram", "char", "word")
-TOKEN_FILE, MODEL_FILE = "tokens.txt", "bpe.model"
 # Fixed, not the machine's cores: how the text is shared out decides the last bits of
 # the piece scores.
 _THREADS = 4
@@ -112,12 +112,12 @@ def tokenise(
         pieces = count_tokens(lines, split, options)
     tokens = [BLANK, UNK, *pieces, SOS_EOS]
     report(lines, tokens, split, options)
-    (output / TOKEN_FILE).unlink(missing_ok=True)
-    (output / MODEL_FILE).unlink(missing_ok=True)
+    (output / TOKENS).unlink(missing_ok=True)
+    (output / TOKENISER).unlink(missing_ok=True)
     if model is not None:
-        with atomic_file(output / MODEL_FILE, "wb") as stream:
+        with atomic_file(output / TOKENISER, "wb") as stream:
             stream.write(model)
-    with atomic_file(output / TOKEN_FILE) as stream:
+    with atomic_file(output / TOKENS) as stream:
         stream.writelines(f"{token}\n" for token in tokens)
     return tokens
 

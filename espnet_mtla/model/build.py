@@ -27,7 +27,8 @@ from espnet_mtla.model.components import (
     naming,
 )
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
-from espnet_mtla.model.files import use_copies
+from espnet_mtla.model.files import resolve_files
+from espnet_mtla.settings.names import CONFIG
 from espnet_mtla.settings.yaml_files import load_yaml
 
 with quiet_import():
@@ -151,9 +152,9 @@ def load_model(
     if config_file is None:
         if model_file is None:
             raise ValueError("config_file or model_file is needed")
-        config_file = Path(model_file).parent / "config.yaml"
+        config_file = Path(model_file).parent / CONFIG
     args = Namespace(**load_yaml(config_file))
-    use_copies(args, Path(config_file).parent)
+    resolve_files(args, Path(config_file).parent)
     if model_file is not None:
         args.init = None  # the file has every parameter
     text = getattr(args, "task", "asr") == "sum"

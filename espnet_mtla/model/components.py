@@ -20,6 +20,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import unify_parameter_names
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.settings.choices import LazyChoices, setting_names
+from espnet_mtla.settings.names import STATS
 from espnet_mtla.settings.yaml_files import check_keys
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def _without_statistics(args: Namespace, input_size: int) -> nn.Module:
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder) / "feats_stats.npz")
+        file = str(Path(folder) / STATS)
         zeros, ones = np.zeros(input_size), np.ones(input_size)
         np.savez(file, count=1, sum=zeros, sum_square=ones)
         layer = build_part(

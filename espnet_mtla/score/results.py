@@ -22,8 +22,6 @@ from espnet_mtla.score.metric import METRICS, rate_of
 ATTENTIONS = ("mha", "mqa", "gqa", "mla", "mtla")
 BASE = "mha"
 PREFIX, BASELINE = "decode_", "baseline_"
-STAGES = {"train": 8, "decode": 10, "score": 11}
-"""Pipeline stages that make what is read here, for messages."""
 
 T = TypeVar("T")
 
@@ -180,7 +178,7 @@ def _found_sets(experiments: Sequence[Path], decodes: Iterable[str]) -> list[str
 
 
 def _made_by(stage: str) -> str:
-    return f"stage {STAGES[stage]} ({stage}) makes it"
+    return f"stage {stage} makes it"
 
 
 def _read_row(
@@ -215,8 +213,7 @@ def _read_quality(path: Path, metric: str) -> Quality:
     lacks = [name for name in entry.shown if name not in raw]
     if lacks:
         raise UserError(
-            f"{path}: lacks {', '.join(lacks)}; delete it and run"
-            f" stage {STAGES['score']} (score) again"
+            f"{path}: lacks {', '.join(lacks)}; delete it and run stage score again"
         )
     named = {**raw, "value": raw.get(entry.value), "counts": raw}
     return _typed(Quality, named, path, "score")
@@ -264,8 +261,7 @@ def _typed(kind: type[T], raw: dict[str, Any], path: Path, stage: str) -> T:
     lacks = [name for name in names if raw.get(name) is None]
     if lacks:
         raise UserError(
-            f"{path}: lacks {', '.join(lacks)}; delete it and run"
-            f" stage {STAGES[stage]} ({stage}) again"
+            f"{path}: lacks {', '.join(lacks)}; delete it and run stage {stage} again"
         )
     return kind(**{name: raw[name] for name in names})
 
@@ -312,7 +308,7 @@ def _paired_figures(
     if differing:
         raise UserError(
             f"{ours} and {theirs} were not scored on the same references (first:"
-            f" {differing[0]}); run stage {STAGES['score']} (score) again for both"
+            f" {differing[0]}); run stage score again for both"
         )
     columns = [np.array([table[key][1] for key in left]).T for table in (left, right)]
     return columns[0], columns[1]
@@ -335,6 +331,6 @@ def _read_figures(
     except (ValueError, KeyError, TypeError):
         raise UserError(
             f"{path}: line {len(found) + 1} is not as the score command writes it;"
-            f" run stage {STAGES['score']} (score) again"
+            f" run stage score again"
         ) from None
     return found

@@ -1,11 +1,11 @@
-"""A component by name, imported only when it is asked for."""
+"""Components chosen by name, imported on use."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, cast
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import quiet_import
@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
 
 class LazyChoices:
-    """``--NAME`` and ``--NAME_conf``, with classes given as ``"module:Class"``.
+    """The options ``--NAME`` and ``--NAME_conf``; classes are ``"module:Class"``.
 
-    It answers to what AbsTask calls on espnet2's ClassChoices, which needs every class
-    imported beforehand.
+    It has the interface of espnet2's ClassChoices, which would import every class.
     """
 
     def __init__(
@@ -50,10 +49,10 @@ class LazyChoices:
         )
 
     def get_class(self, name: str | None) -> type[Any] | None:
-        """The class, or None for none.
+        """Import and return the class called ``name``; None for None and "none".
 
         Raises:
-            UserError: an unknown name.
+            UserError: the name is unknown.
         """
         if name is None or name == "none":
             return None
@@ -62,15 +61,17 @@ class LazyChoices:
                 f"{self.name}: {name!r} given, one of "
                 f"{', '.join([*self.paths, 'none'])} is needed"
             )
-        module, attribute = self.paths[name].split(":")
         with quiet_import():
-            return getattr(importlib.import_module(module), attribute)
+            return cast(type[Any], resolve_name(self.paths[name]))
 
 
 def setting_names(
     component: Callable[..., object], settled: tuple[str, ...] = ()
 ) -> list[str]:
-    """Keys of a component's ``_conf``: its constructor's arguments but ``settled``."""
+    """Return the valid keys of a component's ``_conf``.
+
+    They are its constructor's arguments, except those in ``settled``.
+    """
     parameters = inspect.signature(component).parameters.values()
     return [
         p.name

@@ -16,15 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.errors import UserError
-from espnet_mtla.model.files import (
+from espnet_mtla.model.files import link_upstream, upstream_path
+from espnet_mtla.settings.names import (
+    CONFIG,
+    DECODE,
+    MODEL,
+    README,
     STATS,
     SYMBOLS,
     TOKENISER,
     TOKENS,
-    link_upstream,
-    upstream_path,
+    WEIGHTS,
 )
-from espnet_mtla.settings.names import CONFIG, DECODE, README, WEIGHTS
 from espnet_mtla.share.card import Card, describe
 
 if TYPE_CHECKING:
@@ -49,7 +52,7 @@ def pack(folder: Path, target: Path, options: DecodeOptions, card: Card) -> list
     """
     from espnet_mtla.model.build import load_model
 
-    source = folder / "model.pth"
+    source = folder / MODEL
     if not source.is_file():
         raise UserError(
             f"{source}: no such file; python -m espnet_mtla.bin.average makes it"

@@ -14,10 +14,9 @@ from torch import Tensor
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.checkpoint import CHECKPOINT, load, save
+from espnet_mtla.settings.names import MODEL
 
 logger = logging.getLogger(__name__)
-
-MODEL = "model.pth"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from espnet_mtla.decoder import DecoderConfig
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.components import check_sections, sampling_rate
 from espnet_mtla.model.config import ModelConfig
-from espnet_mtla.model.files import keep_copies
+from espnet_mtla.model.files import bundle_files
+from espnet_mtla.settings.names import CONFIG, STATS
 from espnet_mtla.settings.yaml_files import check_keys, load_config, overlay
 from espnet_mtla.task.checks import check_init_param, without_ctc
 from espnet_mtla.task.progress import DONE, describe, finish, is_done, start
@@ -157,7 +158,7 @@ def collect_all(
     with atomic_folder(stats_dir) as aside:
         args.output_dir = str(aside)
         run(args)
-        (aside / "config.yaml").unlink()
+        (aside / CONFIG).unlink()
         for part, source in sources.items():
             shape_files(aside, part, source)
             if known[part]:
@@ -184,7 +185,7 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
     args.train_shape_file = shape_files(folders.stats_dir, "train", sources["train"])
     args.valid_shape_file = shape_files(folders.stats_dir, "valid", sources["valid"])
     if args.normalize == "global_mvn" and "stats_file" not in args.normalize_conf:
-        stats = str(folders.stats_dir / "train" / "feats_stats.npz")
+        stats = str(folders.stats_dir / "train" / STATS)
         args.normalize_conf = {**args.normalize_conf, "stats_file": stats}
     if args.trained_seconds is None and args.frontend is not None:
         args.trained_seconds = usual_seconds(sources["train"], sampling_rate(args))
@@ -205,7 +206,7 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
         run(args)
         return
     start(output, identity, resume=args.resume)
-    keep_copies(args, output)
+    bundle_files(args, output)
     run(args)
     finish(output, identity, args)
 

@@ -1,9 +1,9 @@
-"""The tasks by name; a class is imported when it is asked for."""
+"""The tasks by name; classes are imported on use."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from espnet_mtla.task.asr import ASRTask
@@ -17,6 +17,5 @@ TASKS = {
 
 
 def task_class(name: str) -> type[ASRTask]:
-    """The class of one of :data:`TASKS`."""
-    module, attribute = TASKS[name].split(":")
-    return getattr(import_module(module), attribute)
+    """Import and return the class of one of :data:`TASKS`."""
+    return cast("type[ASRTask]", resolve_name(TASKS[name]))

@@ -85,5 +85,5 @@ def test_the_table_has_the_metric_and_the_baseline(scored):
     assert places == {"mha", "mtla_s2"}
     json.dumps(render.as_json([table], render.Provenance("", {}, None)))
     (baseline / "test/score_bleu/score.json").unlink()
-    with pytest.raises(UserError, match=r"score\.json: missing; stage 11 \(score\)"):
+    with pytest.raises(UserError, match=r"score\.json: missing; stage score"):
         collect(models, metric="bleu", baselines=[baseline])
