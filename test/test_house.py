@@ -6,6 +6,7 @@ import ast
 import resource
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,43 @@ def test_arrows_point_one_way(part: str) -> None:
             if top == "espnet_mtla" and rest and rest[0] in MAY_IMPORT:
                 allowed = MAY_IMPORT[part] | {part}
                 assert rest[0] in allowed, f"{relative(path)} imports {name}"
+
+
+def modules() -> dict[str, Path]:
+    """The package's modules by their full names."""
+    found = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imported_modules(path: Path, name: str, known: set[str]) -> set[str]:
+    """Modules among ``known`` that the file of module ``name`` imports anywhere.
+
+    Importing ``a.b`` runs ``a/__init__.py``: packages count that do not hold ``name``.
+    """
+    wanted = set()
+    for target in imports(path):
+        while target and target not in known:
+            target = target.rpartition(".")[0]
+        wanted.add(target)
+        while "." in target:
+            target = target.rpartition(".")[0]
+            if not f"{name}.".startswith(f"{target}."):
+                wanted.add(target)
+    return wanted & known - {name}
+
+
+def test_no_import_circles() -> None:
+    """Imports inside functions count, too; those for type checkers alone do not."""
+    paths = modules()
+    graph = {name: imported_modules(p, name, set(paths)) for name, p in paths.items()}
+    assert sum(map(len, graph.values())) > 500  # the imports are seen
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" -> ".join(error.args[1]))
 
 
 @pytest.mark.parametrize("part", ["attention", "decoder", "search"])

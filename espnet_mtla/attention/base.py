@@ -1,11 +1,15 @@
-"""What all attention types share: training, prefill and step over the same entries.
+"""Training, prefill and decoding, written once for all attention types.
 
-A type says how a token becomes a query and an entry (:class:`CausalAttention`'s hooks);
-this class runs them. Rows are packed: an utterance's tokens start at index 0, padding
-comes last, so causality alone keeps padding out and no key mask is needed.
+A type fulfils the contract of :mod:`.contract`: it says how a token becomes a query and
+a cache entry. :class:`CausalAttention` does the rest with these hooks.
 
-Letters: ``B`` rows, ``T`` tokens, ``U`` queries, ``D`` model width, ``H`` query heads,
-``G`` entry heads, ``w`` entry width, ``s`` stride.
+Rows are packed: the tokens of an utterance start at index 0 and padding comes last.
+The causal mask alone then hides padding, and no key mask is needed.
+
+Letters: ``B`` rows in training and prefill, ``N`` rows in decoding, ``T`` tokens,
+``L`` new tokens of a row, ``U`` queries, ``D`` model width, ``H`` query heads, ``d``
+width of a head's query, ``e`` width of a head's value, ``G`` heads of an entry, ``S``
+entries, ``w`` width of an entry.
 """
 
 from __future__ import annotations
@@ -13,9 +17,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from espnet_mtla.attention.config import LatentConfig, MultiheadConfig
+from espnet_mtla.attention.contract import AttentionContract
 from espnet_mtla.attention.decoding.attend import attend_to_prompt, attend_to_suffix
 from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.layout import (
@@ -24,93 +28,39 @@ from espnet_mtla.attention.decoding.layout import (
     EntryLayout,
 )
 from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
-from espnet_mtla.attention.rope import rotary_angles
 from espnet_mtla.attention.training.attend import gather_tokens
 
 
-class CausalAttention(nn.Module):
-    """Base of MHA, GQA, MQA, MLA and MTLA."""
+@dataclass(frozen=True)
+class QueryTokens:
+    """Tokens that are used as attention queries.
 
-    settings: MultiheadConfig | LatentConfig
-    layout: EntryLayout
-    expand_from: int | None = None
-    """Queries of each head from which expanding entries is faster."""
-    rope_dim: int
-    rope_base: float
-    scale: float
-    dropout: float
+    Attributes:
+        x: their vectors, ``(B, U, D)``.
+        query_index: index of each in its row, ``(B or 1, U)``; None: they are all
+            tokens of the row, in order.
+    """
 
-    # Hooks ---------------------------------------------------------------------------
+    x: Tensor
+    query_index: Tensor | None = None
 
-    def queries(self, x: Tensor, angles: Tensor) -> Tensor:
-        """``(B, U, D)`` and angles ``(B or 1, U, .)`` to queries ``(B, H, U, d)``."""
-        raise NotImplementedError
+    @property
+    def row_index(self) -> Tensor:
+        """Index of each query token in its row ``(B or 1, U)``, never None."""
+        if self.query_index is not None:
+            return self.query_index
+        return torch.arange(self.x.size(1), device=self.x.device).unsqueeze(0)
 
-    def entries(
-        self,
-        x: Tensor,
-        angles: Tensor,
-        placement: TokenPlacement | None = None,
-        open_entry: Tensor | None = None,
-    ) -> Tensor:
-        """Running entries ``(B, G, T, w)``: what the cache holds after each token.
+    def select(self, values: Tensor) -> Tensor:
+        """Pick those of ``values (B or 1, T, ...)``: ``(B or 1, U, ...)``."""
+        index = self.query_index
+        return values if index is None else gather_tokens(values, index)
 
-        ``new`` says where the tokens stand, and ``carry (B, G, w)`` is the entry that
-        the first goes on with; None where rows begin here.
-        """
-        raise NotImplementedError
 
-    def chunk_encodings(self, index: Tensor, dtype: torch.dtype) -> Tensor | None:
-        """What merging needs to know of the chunks of tokens ``index (N, L)``."""
-        del index, dtype
-        return None
+class CausalAttention(AttentionContract):
+    """Base class of all attention types: causal self-attention over packed rows."""
 
-    def attend(
-        self, q: Tensor, entries: Tensor, query_index: Tensor | None, dropout: float
-    ) -> Tensor:
-        """Queries ``(B, H, U, d)`` over the running entries of whole rows, in training.
-
-        ``rank (B or 1, U)`` is where a query stands in its row; None: query i is
-        token i. Returns heads ``(B, H, U, e)``.
-        """
-        raise NotImplementedError
-
-    def up_matrix(self, like: Tensor) -> Tensor | None:
-        """Return what :meth:`absorb`, :meth:`release` and :meth:`expanded` multiply by.
-
-        Reading it can take as long as a product (:mod:`.linear`), so it is read once a
-        call and handed to all three; None there means that it is read on the spot.
-        ``like`` gives the type and device of activations. None: they need nothing.
-        """
-        del like
-        return None
-
-    def expand(
-        self, entries: Tensor, up: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Entries ``(B, G, S, w)`` to keys and values of :attr:`heads_layout`.
-
-        Called where that is another layout than the type's own.
-        """
-        raise NotImplementedError
-
-    def absorb(self, q: Tensor, up: Tensor | None = None) -> Tensor:
-        """Queries to the space of the entries' keys, ``(N, H, U, key_width)``."""
-        raise NotImplementedError
-
-    def up_project(self, out: Tensor, up: Tensor | None = None) -> Tensor:
-        """What :meth:`absorb` did, undone on the values: ``(N, H, U, value_width)``."""
-        raise NotImplementedError
-
-    def project_out(self, out: Tensor) -> Tensor:
-        """Heads ``(B, H, U, e)`` to ``(B, U, D)``."""
-        raise NotImplementedError
-
-    # The three ways to run -----------------------------------------------------------
-
-    def angles(self, position: Tensor, dtype: torch.dtype) -> Tensor:
-        """Rotary angles of ``position (..., T)``."""
-        return rotary_angles(position, self.rope_dim, self.rope_base, dtype)
+    # Training ------------------------------------------------------------------------
 
     def attend_all(
         self,
@@ -118,22 +68,26 @@ class CausalAttention(nn.Module):
         query_tokens: QueryTokens | None = None,
         angles: Tensor | None = None,
     ) -> Tensor:
-        """Training: many queries at once, nothing cached (paper section 4.3).
+        """Compute attention of many queries at once, without a cache (section 4.3).
 
         Args:
-            x: packed rows ``(B, T, D)``.
-            asking: the tokens that ask; None: all of them.
-            angles: of each token, ``(B or 1, T, .)``; None: positions count from 0.
+            x: packed rows, ``(B, T, D)``.
+            query_tokens: tokens used as queries; None: all.
+            angles: rotary angles of each token, ``(B or 1, T, rope_dim / 2)``; None:
+                positions count from 0.
 
         Returns:
             ``(B, U, D)``.
         """
         if angles is None:
-            angles = self.angles(
-                torch.arange(x.size(1), device=x.device)[None], x.dtype
-            )
+            angles = self._angles_from_zero(x)
         entries = self.entries(x, angles)
         return self._attend_entries(entries, query_tokens or QueryTokens(x), angles)
+
+    def _angles_from_zero(self, x: Tensor) -> Tensor:
+        """Return angles ``(1, T, rope_dim / 2)`` of positions 0 to T - 1."""
+        position = torch.arange(x.size(1), device=x.device)
+        return self.angles(position.unsqueeze(0), x.dtype)
 
     def _attend_entries(
         self, entries: Tensor, query_tokens: QueryTokens, angles: Tensor
@@ -144,6 +98,8 @@ class CausalAttention(nn.Module):
             self.attend(q, entries, query_tokens.query_index, dropout)
         )
 
+    # Decoding: the prompt ------------------------------------------------------------
+
     def prefill(
         self,
         x: Tensor,
@@ -152,18 +108,20 @@ class CausalAttention(nn.Module):
         attend_prompt: bool = True,
         options: CacheOptions = DEFAULT_CACHE,
     ) -> tuple[Tensor | None, KVCache]:
-        """Put a prompt into a new cache.
+        """Write prompts into a new cache.
 
         Args:
-            x: packed prompts ``(B, T, D)``; lengths: their tokens, ``(B,)``.
-            capacity: room for so many tokens a row after the prompt.
-            ask: whether the prompt's own tokens attend too (recomputed prompt).
-            options: how the cache is kept.
+            x: packed prompts, ``(B, T, D)``.
+            lengths: valid tokens of each, ``(B,)``.
+            capacity: tokens a row that the cache has room for after the prompt.
+            attend_prompt: compute attention of the prompt's own tokens too.
+            options: how the cache is stored.
 
         Returns:
-            Their output ``(B, T, D)``, or None where they do not ask, and the cache.
+            Output of the prompt's tokens ``(B, T, D)``, None without
+            ``attend_prompt``; and the cache.
         """
-        angles = self.angles(torch.arange(x.size(1), device=x.device)[None], x.dtype)
+        angles = self._angles_from_zero(x)
         entries = self.entries(x, angles)
         expanded = None
         if options.prompt == "heads":
@@ -172,24 +130,49 @@ class CausalAttention(nn.Module):
         cache = KVCache.from_prompt(
             self.layout, entries, lengths, capacity, options, expanded
         )
-        out = (
-            self._attend_entries(entries, QueryTokens(x), angles)
-            if attend_prompt
-            else None
-        )
+        out = None
+        if attend_prompt:
+            out = self._attend_entries(entries, QueryTokens(x), angles)
         return out, cache
+
+    # Decoding: new tokens ------------------------------------------------------------
+
+    def extend(
+        self,
+        x: Tensor,
+        cache: KVCache,
+        lengths: Tensor | None = None,
+        query_tokens: QueryTokens | None = None,
+        position: Tensor | None = None,
+    ) -> Tensor:
+        """Append L tokens to each row; each sees all tokens before it and itself.
+
+        Args:
+            x: packed new tokens, ``(N, L, D)``; L = 1 in a decoding step.
+            cache: of this layer alone; its timeline is advanced.
+            lengths: valid tokens of each row, ``(N,)``; None: all L.
+            query_tokens: those of the L tokens used as queries; None: all.
+            position: rotary positions, ``(N or 1, L)``; None: index in the row.
+
+        Returns:
+            ``(N, U, D)``.
+        """
+        placement = self.locate(cache.timeline, x, position)
+        out = self.step(x, cache, placement, lengths, query_tokens)
+        cache.timeline.advance(x.size(1) if lengths is None else lengths)
+        return out
 
     def locate(
         self, timeline: Timeline, x: Tensor, position: Tensor | None = None
     ) -> TokenPlacement:
-        """Take room for the new tokens ``x (N, L, .)`` of all rows and place them.
+        """Reserve room for new tokens ``x (N, L, D)`` and compute where they stand.
 
-        ``position``: rotary positions ``(N or 1, L)``; None: tokens seen by the row.
+        All layers of a decoder share the result. ``position (N or 1, L)`` are rotary
+        positions; None: the index in the row.
         """
         timeline.reserve(x.size(1))
         start = timeline.num_tokens.clone()
-        step = torch.arange(x.size(1), device=x.device)
-        index = start.unsqueeze(1) + step
+        index = start.unsqueeze(1) + torch.arange(x.size(1), device=x.device)
         stride = self.layout.stride
         return TokenPlacement(
             start=start,
@@ -200,30 +183,6 @@ class CausalAttention(nn.Module):
             chunk_encodings=self.chunk_encodings(index, x.dtype),
         )
 
-    def extend(
-        self,
-        x: Tensor,
-        cache: KVCache,
-        lengths: Tensor | None = None,
-        query_tokens: QueryTokens | None = None,
-        position: Tensor | None = None,
-    ) -> Tensor:
-        """Append L tokens a row to a cache; each sees all before it and itself.
-
-        Args:
-            x: ``(N, L, D)``, packed; a decoding step has L = 1.
-            lengths: real tokens of each row where they differ, ``(N,)``.
-            asking: those of the L tokens that ask; None: all.
-            position: rotary positions ``(N or 1, L)``; None: tokens seen by the row.
-
-        Returns:
-            ``(N, U, D)``.
-        """
-        placement = self.locate(cache.timeline, x, position)
-        out = self.step(x, cache, placement, lengths, query_tokens)
-        cache.timeline.advance(x.size(1) if lengths is None else lengths)
-        return out
-
     def step(
         self,
         x: Tensor,
@@ -232,24 +191,30 @@ class CausalAttention(nn.Module):
         lengths: Tensor | None = None,
         query_tokens: QueryTokens | None = None,
     ) -> Tensor:
-        """:meth:`extend` for tokens that are placed already; the timeline stays."""
+        """Do what :meth:`extend` does, for tokens located before.
+
+        The timeline, which other layers share, is left as it is.
+        """
         query_tokens = query_tokens or QueryTokens(x)
         q = self.queries(query_tokens.x, query_tokens.select(placement.angles))
         running, visible = None, placement.slot + 1
         if x.size(1) == 1 and lengths is None:
-            # A single new token finds its own running entry in the suffix.
+            # The suffix shows a single new token its running entry.
             self.write_token(x, cache, placement)
         else:
-            # Of several, each sees its own chunk as it stood then, which later ones
-            # overwrite.
+            # Of several tokens in a chunk, each sees the running entry as of itself.
+            # The suffix holds that of the last one, so it shows finished chunks only.
             entries = self._write(x, cache, placement, lengths)
             running = query_tokens.select(entries.transpose(1, 2)).transpose(1, 2)
             visible = query_tokens.select(placement.slot)
         return self.project_out(self._attend_cached(q, cache, visible, running))
 
     def write_token(self, x: Tensor, cache: KVCache, placement: TokenPlacement) -> None:
-        """Put one new token a row ``(N, 1, D)`` into the cache."""
-        self._write(x, cache, placement)
+        """Write one new token a row ``x (N, 1, D)`` into the cache."""
+        if self.has_fused_write(cache):
+            self.fused_write(x, cache, placement)
+        else:
+            self._write(x, cache, placement)
 
     def _write(
         self,
@@ -266,7 +231,12 @@ class CausalAttention(nn.Module):
     def _attend_cached(
         self, q: Tensor, cache: KVCache, visible: Tensor, running: Tensor | None
     ) -> Tensor:
-        """Queries ``(N, H, L, .)`` over prompt and suffix: ``(N, H, L, d_V)``."""
+        """Compute heads ``(N, H, L, e)`` of queries over prompt and suffix.
+
+        Either part is a softmax of its own; the log-sum-exps merge them. If the prompt
+        is read as entries, the merge comes before the up-projection, which is then done
+        once; if it is read as heads, the suffix is projected up first.
+        """
         up = self.up_matrix(q)
         absorbed = self.absorb(q, up)
         out, lse = attend_to_suffix(absorbed, cache, visible, running, self.scale)
@@ -276,26 +246,35 @@ class CausalAttention(nn.Module):
         if layout is self.layout and self._should_expand(q, cache):
             layout, entries = self.expanded(entries, up)
         if layout is self.layout:
-            found = attend_to_prompt(absorbed, entries, layout, cache, self.scale)
-            return self.up_project(cache.backend.merge(*found, out, lse), up)
-        found = attend_to_prompt(q, entries, layout, cache, self.scale)
-        return cache.backend.merge(*found, self.up_project(out, up), lse)
+            prompt = attend_to_prompt(absorbed, entries, layout, cache, self.scale)
+            return self.up_project(cache.backend.merge(*prompt, out, lse), up)
+        prompt = attend_to_prompt(q, entries, layout, cache, self.scale)
+        return cache.backend.merge(*prompt, self.up_project(out, up), lse)
+
+    def _should_expand(self, q: Tensor, cache: KVCache) -> bool:
+        """Return True if an utterance has enough queries to project its prompt up."""
+        threshold = cache.options.expand_from
+        if threshold is None:
+            threshold = self.expand_from
+        queries = q.size(2) * q.size(0) // cache.prompt.size(0)
+        return threshold is not None and queries >= threshold
 
     def expanded(
         self, entries: Tensor, up: Tensor | None = None
     ) -> tuple[EntryLayout, Tensor]:
-        """Entries ``(B, G, S, w)`` as keys and values of each head, and their layout.
+        """Return :attr:`heads_layout`, and entries ``(B, G, S, w)`` laid out so.
 
-        Of types whose entries are that already, the same again.
+        A type whose layout is that already gets its entries back.
         """
         if self.heads_layout is self.layout:
             return self.layout, entries
         return self.heads_layout, torch.cat(self.expand(entries, up), dim=-1)
 
-    @property
-    def heads_layout(self) -> EntryLayout:
-        """What :meth:`expanded` makes; the type's own layout where that is the same."""
-        return self.layout
+    # Memory --------------------------------------------------------------------------
+
+    def prompt_layout(self, options: CacheOptions) -> EntryLayout:
+        """Return the layout in which a prompt is stored with these options."""
+        return self.heads_layout if options.prompt == "heads" else self.layout
 
     def cache_bytes(
         self,
@@ -306,46 +285,13 @@ class CausalAttention(nn.Module):
         itemsize: int = 4,
         options: CacheOptions = DEFAULT_CACHE,
     ) -> int:
-        """Bytes that one utterance fills, see :meth:`EntryLayout.cache_bytes`."""
-        kept = self.prompt_layout(options)
+        """Return the bytes one utterance uses, see :meth:`EntryLayout.cache_bytes`."""
         return self.layout.cache_bytes(
-            prompt, tokens, beam, share_prompt, itemsize, options.dtype, kept
-        )
-
-    def prompt_layout(self, options: CacheOptions) -> EntryLayout:
-        """What is kept of a prompt."""
-        return self.heads_layout if options.prompt == "heads" else self.layout
-
-    def _should_expand(self, q: Tensor, cache: KVCache) -> bool:
-        """Whether so many queries an utterance are worth projecting the prompt up."""
-        least = cache.options.expand_from
-        if least is None:
-            least = self.expand_from
-        queries = q.size(2) * q.size(0) // cache.prompt.size(0)
-        return least is not None and queries >= least
-
-
-@dataclass(frozen=True)
-class QueryTokens:
-    """The tokens that ask: ``x (B, U, D)``, and their ``rank (B or 1, U)`` in the row.
-
-    ``rank=None``: every token of the row asks.
-    """
-
-    x: Tensor
-    query_index: Tensor | None = None
-
-    @property
-    def row_index(self) -> Tensor:
-        """Index in the row of each asking token, ``(B or 1, U)``."""
-        if self.query_index is not None:
-            return self.query_index
-        return torch.arange(self.x.size(1), device=self.x.device).unsqueeze(0)
-
-    def select(self, values: Tensor) -> Tensor:
-        """What ``values (B or 1, T, ...)`` holds for them: ``(B or 1, U, ...)``."""
-        return (
-            values
-            if self.query_index is None
-            else gather_tokens(values, self.query_index)
+            prompt,
+            tokens,
+            beam,
+            share_prompt,
+            itemsize,
+            options.dtype,
+            self.prompt_layout(options),
         )

@@ -1,4 +1,4 @@
-"""Settings of the attention types: the only home of their defaults and checks."""
+"""Settings of the attention types. Their defaults and checks are written here alone."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 from espnet_mtla.settings.checks import check_count, check_flags, check_number, require
 
-_FROM_OTHERS: Any = None  # what __post_init__ makes out of the other settings
+_FROM_OTHERS: Any = None  # __post_init__ computes it from the other settings
 
 
 @dataclass(frozen=True)
 class MultiheadConfig:
-    """MHA, GQA and MQA with rotary positions; they differ in ``num_kv_heads`` alone.
+    """Settings of MHA, GQA and MQA, which differ in ``num_kv_heads`` alone.
 
     ``num_kv_heads=None`` means as many as query heads (MHA); ``head_dim=None`` means
     ``embed_dim / num_heads``.
@@ -47,7 +47,7 @@ class MultiheadConfig:
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """Multi-head Latent Attention (MLA). Widths as in paper section 4, table 1."""
+    """Settings of Multi-head Latent Attention (MLA); widths: paper, table 1."""
 
     embed_dim: int
     num_heads: int
@@ -79,10 +79,15 @@ class LatentConfig:
         """Width of one head's query and key, which also sets the softmax scale."""
         return self.qk_nope_head_dim + self.qk_rope_head_dim
 
+    @property
+    def stride(self) -> int:
+        """Tokens of a chunk, which share a cache entry: 1 in MLA."""
+        return 1
+
 
 @dataclass(frozen=True)
 class TemporalLatentConfig(LatentConfig):
-    """Multi-head Temporal Latent Attention (MTLA): MLA plus the temporal stride s."""
+    """Settings of Multi-head Temporal Latent Attention (MTLA): MLA and the stride s."""
 
     down_rate: int = 2
 
@@ -90,7 +95,12 @@ class TemporalLatentConfig(LatentConfig):
         super().__post_init__()
         check_count(self, "down_rate")
         rank = self.kv_lora_rank
-        # The chunk's sinusoidal encoding has pairs, and the hyper-network r/4 features.
+        # The chunk encoding consists of pairs; the hyper-network has r/4 features.
         require(
             rank % 2 == 0 and rank >= 4, "kv_lora_rank", rank, "an even number >= 4 is"
         )
+
+    @property
+    def stride(self) -> int:
+        """Tokens of a chunk: the paper's s."""
+        return self.down_rate

@@ -1,4 +1,4 @@
-"""MLA and MTLA: attention over low-rank latents, merged in time by MTLA.
+"""MLA: attention over low-rank latents. MTLA (:mod:`.temporal`) merges them in time.
 
 Symbols: ``c`` latent, ``m`` merged latent, ``r`` its width (``kv_lora_rank``),
 ``k_rope`` the rotary key that all heads share, ``W_k``, ``W_v`` the up-projections in
@@ -6,9 +6,13 @@ Symbols: ``c`` latent, ``m`` merged latent, ``r`` its width (``kv_lora_rank``),
 
     score = (q_nope W_k m + rope(q_rope) . k_rope) / sqrt(d_N + d_R),  value = W_v m
 
-An entry is ``[m, k_rope]``. Decoding moves W_k to the query and W_v behind the sum
-("absorbed"), so that the cache is read as it is; training expands the entries to heads,
-which takes a third of the work per score. Module names are the reference's.
+In MLA m is c itself. A cache entry is ``[m, k_rope]``. Decoding applies W_k to the
+query and W_v to the weighted sum (they are "absorbed"), so that entries are read as
+they are stored. Training expands the entries to heads, which takes a third of the
+arithmetic per score. Module names are those of the reference.
+
+Letters beside those of :mod:`.contract`: ``d_N`` and ``d_R`` widths of a head's query
+without and with rotary position (``d = d_N + d_R``), ``d_V`` width of its value.
 """
 
 from __future__ import annotations
@@ -25,9 +29,7 @@ from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.layout import EntryLayout
 from espnet_mtla.attention.decoding.timeline import TokenPlacement
 from espnet_mtla.attention.linear import linear_matrix
-from espnet_mtla.attention.merge import (
-    HyperNetwork,
-)
+from espnet_mtla.attention.merge import HyperNetwork
 from espnet_mtla.attention.overrides import is_plain, keeps_methods
 from espnet_mtla.attention.reference_api import ReferenceInterface
 from espnet_mtla.attention.rope import rotate
@@ -35,24 +37,30 @@ from espnet_mtla.attention.training.attend import attend_latents
 from espnet_mtla.attention.training.dense import expand
 
 EXPAND_COST = 1.5
-"""Queries from which expanding a prompt is faster, over those from which it is less
-arithmetic. CPU, fp32, paper sizes (86 by arithmetic): 112 to 160 for prompts of 250 to
-2000 frames at strides 1 and 2."""
+"""Memory traffic of expanding a prompt, as a factor on the least number of queries.
+
+Measured on CPUs in fp32 at the paper's sizes: expanding pays from 112 to 160 queries
+for prompts of 250 to 2000 frames and strides 1 and 2; arithmetic alone says 86.
+"""
 
 FUSED_CACHE_METHODS: dict[str, Callable[..., object]] = {
     "open_entry": KVCache.open_entry,
     "write": KVCache.write,
     "_put": KVCache._put,
 }
-"""Methods of the cache that the fused write of a token stands for."""
+"""Methods of the cache that the fused write of a token replaces."""
 
 
 class MultiheadLatentAttention(ReferenceInterface):
     """MLA: the cache holds one latent and one rotary key a token.
 
-    Args: see :class:`LatentConfig`. ``recompute_prompt_attn`` is accepted for the
-    reference's sake and changes nothing here: the mask is causal with either kind of
-    prompt, and which tokens ask is seen from the query.
+    Args:
+        embed_dim: width D of the model.
+        num_heads: query heads H.
+        recompute_prompt_attn: accepted because the reference has it; has no effect.
+            The mask is causal with either prompt mode, and the caller says which
+            tokens are queries.
+        settings: other fields of :class:`.LatentConfig`.
     """
 
     config_type: type[LatentConfig] = LatentConfig
@@ -67,26 +75,25 @@ class MultiheadLatentAttention(ReferenceInterface):
         recompute_prompt_attn: bool = False,
         **settings: Any,
     ) -> None:
-        super().__init__()
         config = self.config_type(embed_dim, num_heads, **settings)
-        self.settings = config
-        self.recompute_prompt_attn = recompute_prompt_attn
-        self.dropout, self.scale = config.dropout, config.qk_head_dim**-0.5
-        self.rope_dim, self.rope_base = config.qk_rope_head_dim, config.rope_base
-        self.layout = EntryLayout(
+        width = config.kv_lora_rank + config.qk_rope_head_dim
+        layout = EntryLayout(
             heads=1,
-            width=config.kv_lora_rank + config.qk_rope_head_dim,
-            key_width=config.kv_lora_rank + config.qk_rope_head_dim,
+            width=width,
+            key_width=width,
             value_start=0,
             value_width=config.kv_lora_rank,
-            stride=getattr(config, "down_rate", 1),
+            stride=config.stride,
         )
-        # Of one head: U queries over S latents take 2 r + d_R each, or expanding S to
-        # d_N + d_V and d_N + d_R + d_V each. What is expanded is also written and read
-        # again, so that it pays from half as many queries more (EXPAND_COST).
-        r, up = config.kv_lora_rank, config.qk_nope_head_dim + config.v_head_dim
-        fewest = EXPAND_COST * r * up / (2 * r - up) if 2 * r > up else 1
-        self.expand_from = ceil(fewest)
+        super().__init__(
+            config,
+            layout,
+            scale=config.qk_head_dim**-0.5,
+            rope_dim=config.qk_rope_head_dim,
+            rope_base=config.rope_base,
+            expand_from=_queries_to_expand(config),
+        )
+        self.recompute_prompt_attn = recompute_prompt_attn
         self._make_projections(config)
 
     def _make_projections(self, config: LatentConfig) -> None:
@@ -104,8 +111,8 @@ class MultiheadLatentAttention(ReferenceInterface):
         )
         self.kv_norm = nn.LayerNorm(config.kv_lora_rank)
         expanded = heads * (config.qk_nope_head_dim + config.v_head_dim)
-        # The heads use the weight alone, as the reference does; with ``bias`` there is
-        # a parameter of that name in its state dicts, so there is one here.
+        # The heads use the weight alone, as in the reference. With ``bias`` there is a
+        # bias all the same: state dicts of the reference have one.
         self.wkv_b = nn.Linear(config.kv_lora_rank, expanded, bias=bias)
         self.wo = nn.Linear(heads * config.v_head_dim, width, bias=bias)
 
@@ -131,29 +138,16 @@ class MultiheadLatentAttention(ReferenceInterface):
         merged = self.merge(self.kv_norm(latent), placement, open_entry)
         return torch.cat((merged, self.rotate(k_rope, angles)), dim=-1).unsqueeze(1)
 
-    def write_token(self, x: Tensor, cache: KVCache, placement: TokenPlacement) -> None:
-        if not self.has_fused_write(cache):
-            super().write_token(x, cache, placement)
-            return
-        backend: Any = cache.backend  # one of those that have such a kernel
-        backend.write_token(
-            self.wkv_a(x).squeeze(1),
-            self.kv_norm,
-            self.merge_network,
-            placement,
-            cache.suffix,
-        )
-
     def has_fused_write(self, cache: KVCache) -> bool:
-        """Return True if the back-end has a kernel that does what the hooks would.
+        """Return True if the back-end has a kernel that computes what the hooks would.
 
-        The kernel stands for :attr:`fused_methods`, for :data:`FUSED_CACHE_METHODS`,
-        and for the calls of norm and hyper-network, whose parameters it reads. Where
-        any of these is not the package's own, the hooks run.
+        The kernel replaces :attr:`fused_methods`, :data:`FUSED_CACHE_METHODS`, and the
+        calls of norm and hyper-network, whose parameters it reads. If a subclass, a
+        hook or an adapter has changed any of these, the hooks run instead.
         """
         norm = self.kv_norm
         return (
-            hasattr(cache.backend, "write_token")
+            cache.backend.token_writer is not None
             and cache.options.dtype is None
             and keeps_methods(self, self.fused_methods)
             and keeps_methods(cache, FUSED_CACHE_METHODS)
@@ -162,13 +156,20 @@ class MultiheadLatentAttention(ReferenceInterface):
             and norm.bias is not None
         )
 
+    def fused_write(self, x: Tensor, cache: KVCache, placement: TokenPlacement) -> None:
+        write, norm = cache.backend.token_writer, self.kv_norm
+        assert write is not None, "has_fused_write() is called before"
+        assert isinstance(norm, nn.LayerNorm), "has_fused_write() is called before"
+        raw = self.wkv_a(x).squeeze(1)
+        write(raw, norm, self.merge_network, placement, cache.suffix)
+
     @property
     def merge_network(self) -> HyperNetwork | None:
-        """What weighs latents as they are merged; None: they are not."""
+        """Hyper-network of the merge weights; None: latents are not merged."""
         return None
 
     def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
-        """Rotary parts ``(..., d_R)`` turned; a subclass may lay them out otherwise."""
+        """Rotate ``x (..., d_R)``; a subclass may order the numbers differently."""
         return rotate(x, angles)
 
     def merge(
@@ -177,18 +178,21 @@ class MultiheadLatentAttention(ReferenceInterface):
         placement: TokenPlacement | None,
         open_entry: Tensor | None,
     ) -> Tensor:
-        """Latents ``(B, T, r)`` as the cache holds them; MLA keeps them as they are."""
+        """Return running merged latents ``(B, T, r)``; MLA returns ``latent`` as it is.
+
+        Args: see :meth:`entries`.
+        """
         del placement, open_entry
         return latent
 
     def up_matrix(self, like: Tensor) -> Tensor:
-        """Return W_k, W_v of each head in turn: ``wkv_b``, ``(H (d_N + d_V), r)``."""
+        """Return the matrix of ``wkv_b (H (d_N + d_V), r)``: W_k and W_v by head."""
         return linear_matrix(self.wkv_b, self.settings.kv_lora_rank, like, "wkv_b")
 
     def up_projections(
         self, like: Tensor, up: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """W_k ``(H, d_N, r)`` and W_v ``(H, d_V, r)``; see :meth:`up_matrix`."""
+        """Return W_k ``(H, d_N, r)`` and W_v ``(H, d_V, r)``; see :meth:`up_matrix`."""
         up = self.up_matrix(like) if up is None else up
         by_head = up.unflatten(0, (self.settings.num_heads, -1))
         return by_head.split(
@@ -205,7 +209,7 @@ class MultiheadLatentAttention(ReferenceInterface):
     def expand(
         self, entries: Tensor, up: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Entries ``(B, 1, S, r + d_R)`` to keys and values of each head."""
+        """Project entries ``(B, 1, S, r + d_R)`` up to keys and values of each head."""
         heads, width = self.settings.num_heads, self.settings.qk_head_dim
         up = self.up_matrix(entries) if up is None else up
         return expand(entries.squeeze(1), up, heads, width)
@@ -217,18 +221,18 @@ class MultiheadLatentAttention(ReferenceInterface):
         return EntryLayout(heads, key + value, key, key, value, stride)
 
     def absorb(self, q: Tensor, up: Tensor | None = None) -> Tensor:
-        """Queries ``(N, H, U, d_N + d_R)`` to ``(N, H, U, r + d_R)``."""
+        """Apply W_k to queries ``(N, H, U, d_N + d_R)``: ``(N, H, U, r + d_R)``."""
         q_nope, q_rope = self._split_query(q)
         w_k, _ = self.up_projections(q, up)
         return torch.cat((_times_heads(q_nope, w_k), q_rope), dim=-1)
 
     def up_project(self, out: Tensor, up: Tensor | None = None) -> Tensor:
-        """Summed latents ``(N, H, U, r)`` to values ``(N, H, U, d_V)``."""
+        """Apply W_v to sums of latents ``(N, H, U, r)``: ``(N, H, U, d_V)``."""
         _, w_v = self.up_projections(out, up)
         return _times_heads(out, w_v.mT)
 
     def project_out(self, out: Tensor) -> Tensor:
-        """``(B, H, U, d_V) -> (B, U, D)``."""
+        """Project heads ``(B, H, U, d_V)`` to ``(B, U, D)``."""
         return self.wo(out.transpose(1, 2).flatten(2))
 
     def _split_query(self, q: Tensor) -> tuple[Tensor, Tensor]:
@@ -246,13 +250,24 @@ class MultiheadLatentAttention(ReferenceInterface):
         "rotate": rotate,
         "merge": merge,
     }
-    """Methods that the fused write of a token stands for, see has_fused_write."""
+    """Methods that the fused write of a token replaces, see :meth:`has_fused_write`."""
+
+
+def _queries_to_expand(config: LatentConfig) -> int:
+    """Return the queries of an utterance from which expanding its prompt is faster.
+
+    Of one head, U queries over S absorbed latents take ``U S (2 r + d_R)`` products.
+    Expanding takes ``S r (d_N + d_V)`` once and then ``U S (d_N + d_R + d_V)``. The
+    difference gives U; :data:`EXPAND_COST` accounts for writing and reading the heads.
+    """
+    r, up = config.kv_lora_rank, config.qk_nope_head_dim + config.v_head_dim
+    return ceil(EXPAND_COST * r * up / (2 * r - up)) if 2 * r > up else 1
 
 
 def _times_heads(x: Tensor, weight: Tensor) -> Tensor:
-    """``x (N, H, U, a)`` by a matrix of each head ``(H, a, b)``: ``(N, H, U, b)``.
+    """Multiply ``x (N, H, U, a)`` by a matrix a head ``(H, a, b)``: ``(N, H, U, b)``.
 
-    One product a head, where ``@`` would make one a head and row.
+    This is one matrix product a head; ``x @ weight`` would be one a head and row.
     """
     product = torch.bmm(x.transpose(0, 1).flatten(1, 2), weight)
     return product.unflatten(1, (x.size(0), x.size(2))).transpose(0, 1)

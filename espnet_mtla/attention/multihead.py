@@ -1,4 +1,10 @@
-"""MHA, GQA and MQA with rotary positions: one module, three numbers of key heads."""
+"""MHA, GQA and MQA with rotary positions: one module, different numbers of key heads.
+
+A cache entry holds the rotated key and the value of one token, for ``num_kv_heads``
+heads. Each of them serves ``num_heads / num_kv_heads`` query heads.
+
+Letters: ``B`` rows, ``T`` tokens, ``d`` width of a head.
+"""
 
 from __future__ import annotations
 
@@ -16,26 +22,31 @@ from espnet_mtla.attention.training.attend import attend_heads
 
 
 class MultiheadAttention(ReferenceInterface):
-    """Causal attention whose cache holds keys and values of ``num_kv_heads`` heads.
+    """Causal attention over keys and values of ``num_kv_heads`` heads.
 
-    Args: see :class:`MultiheadConfig`.
+    Args:
+        embed_dim: width D of the model.
+        num_heads: query heads.
+        settings: other fields of :class:`.MultiheadConfig`.
     """
 
     settings: MultiheadConfig
 
     def __init__(self, embed_dim: int, num_heads: int, **settings: Any) -> None:
-        super().__init__()
         config = MultiheadConfig(embed_dim, num_heads, **settings)
-        self.settings = config
-        self.dropout = config.dropout
-        self.rope_dim, self.rope_base = config.head_dim, config.rope_base
-        self.scale = config.head_dim**-0.5
-        self.layout = EntryLayout(
+        layout = EntryLayout(
             heads=config.num_kv_heads,
             width=2 * config.head_dim,
             key_width=config.head_dim,
             value_start=config.head_dim,
             value_width=config.head_dim,
+        )
+        super().__init__(
+            config,
+            layout,
+            scale=config.head_dim**-0.5,
+            rope_dim=config.head_dim,
+            rope_base=config.rope_base,
         )
         width, query_width = config.embed_dim, config.num_heads * config.head_dim
         key_width = config.num_kv_heads * config.head_dim
@@ -54,7 +65,7 @@ class MultiheadAttention(ReferenceInterface):
         placement: TokenPlacement | None = None,
         open_entry: Tensor | None = None,
     ) -> Tensor:
-        del placement, open_entry  # a token's entry is its own: nothing is merged
+        del placement, open_entry  # entries of single tokens: nothing is merged
         k = rotate(self._heads(self.wk(x)), angles.unsqueeze(1))
         return torch.cat((k, self._heads(self.wv(x))), dim=-1)
 
@@ -64,17 +75,9 @@ class MultiheadAttention(ReferenceInterface):
         k, v = entries.split(self.settings.head_dim, dim=-1)
         return attend_heads(q, k, v, query_index, self.scale, dropout)
 
-    def absorb(self, q: Tensor, up: Tensor | None = None) -> Tensor:
-        del up  # entries are keys and values of heads already
-        return q
-
-    def up_project(self, out: Tensor, up: Tensor | None = None) -> Tensor:
-        del up
-        return out
-
     def project_out(self, out: Tensor) -> Tensor:
         return self.wo(out.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
-        """``(B, T, heads * d) -> (B, heads, T, d)``."""
+        """Split ``(B, T, heads * d)`` into heads, ``(B, heads, T, d)``."""
         return x.unflatten(-1, (-1, self.settings.head_dim)).transpose(1, 2)

@@ -1,9 +1,9 @@
 """The mathematics of every attention type with dense ``T x T`` matrices.
 
 Read this file to learn what the attention types compute (arXiv 2505.13544;
-equation numbers are the paper's). The tests compare every fast path with it, so it
-shares nothing with them but the parameters; nothing else may import it. A row is
-unpadded, ``x (T, D)``: T tokens of D features. Loops are written out on purpose.
+equation numbers are the paper's). The tests compare every fast path with it; it shares
+parameters and settings with them, and no code. Only tests import it. A row is unpadded,
+``x (T, D)``: T tokens of D features. Loops are written out on purpose.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.config import MultiheadConfig, TemporalLatentConfig
+
 
 def dense_attention(module: Any, x: Tensor) -> Tensor:
     """Return causal self-attention of one row, ``(T, D) -> (T, D)``.
@@ -21,13 +23,13 @@ def dense_attention(module: Any, x: Tensor) -> Tensor:
     Args:
         module: any attention type of the registry; its parameters and ``settings``.
     """
-    if hasattr(module, "wkv_a"):
-        return dense_latent(module, x)
-    return dense_multihead(module, x)
+    if isinstance(module.settings, MultiheadConfig):
+        return dense_multihead(module, x)
+    return dense_latent(module, x)
 
 
 def dense_multihead(module: Any, x: Tensor) -> Tensor:
-    """MHA; also GQA and MQA, where several query heads share one key head."""
+    """Return MHA of one row, or GQA and MQA: several query heads share a key head."""
     config, tokens = module.settings, len(x)
     q = module.wq(x).view(tokens, config.num_heads, -1)
     k = module.wk(x).view(tokens, config.num_kv_heads, -1)
@@ -44,9 +46,8 @@ def dense_multihead(module: Any, x: Tensor) -> Tensor:
 
 
 def dense_latent(module: Any, x: Tensor) -> Tensor:
-    """MLA; MTLA where the settings have a ``down_rate``."""
+    """Return MLA or, with the settings of MTLA, MTLA of one row."""
     config, tokens = module.settings, len(x)
-    stride = getattr(config, "down_rate", None)
     if config.q_lora_rank == 0:
         q = module.wq(x)
     else:
@@ -56,8 +57,10 @@ def dense_latent(module: Any, x: Tensor) -> Tensor:
         [config.kv_lora_rank, config.qk_rope_head_dim], dim=-1
     )
     latent = module.kv_norm(latent)
-    merged = latent if stride is None else merge_matrix(module, latent) @ latent
-    visible = visible_matrix(tokens, stride or 1)
+    merged = latent
+    if isinstance(config, TemporalLatentConfig):
+        merged = merge_matrix(module, latent) @ latent
+    visible = visible_matrix(tokens, config.stride)
     k_rope = rope(k_rope, config.rope_base)
     up = module.wkv_b.weight.view(config.num_heads, -1, config.kv_lora_rank)
     heads = []

@@ -1,8 +1,10 @@
-"""The reference's call signature, over the three ways to run of :mod:`.causal`.
+"""The call signature of the authors' module (the reference), on top of :mod:`.base`.
 
-It takes what fairseq-style code passes: a dictionary as incremental state, and padding
-masks of any form. Rows are packed here (valid tokens first), so that padding on either
-side has no influence on a row. The decoder does not come through here.
+Code in fairseq's style passes a dictionary as incremental state, and padding masks with
+padding on either side. The call moves the valid tokens of each row to its beginning, so
+that padding has no influence on them. The decoder calls :mod:`.base` directly.
+
+Letters: ``B`` rows, ``U`` queries, ``T`` tokens of the key, ``D`` model width.
 """
 
 from __future__ import annotations
@@ -20,13 +22,12 @@ from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE, CacheOptions
 from espnet_mtla.attention.training.attend import gather_tokens
 from espnet_mtla.errors import UserError
 
-# By module: a cache, or a cross-attention's merged memory and its length. Other modules
-# keep what they need in the same dictionary.
 IncrementalState = dict[str, Any]
+"""State of all modules, by a key of each: its cache, or a cross-attention's memory."""
 
 
 class ReferenceInterface(CausalAttention):
-    """Adds ``forward`` and ``reorder_incremental_state`` as the reference has them."""
+    """Add the reference's ``forward`` and ``reorder_incremental_state``."""
 
     wo: nn.Linear
 
@@ -42,31 +43,30 @@ class ReferenceInterface(CausalAttention):
         need_weights: bool = False,
         use_flashattn_infer: bool = False,
     ) -> Tensor:
-        """Causal self-attention of the last tokens of ``key``, which are ``query``.
+        """Compute causal self-attention of the last U tokens of ``key``.
 
         Args:
-            query: ``(B, U, D)``, the last U tokens of the key: those that ask.
-            key: ``(B, T, D)``. In training prompt and text; with ``incremental_state``
-                the tokens that it has not seen yet, one or several.
-            value: not read: keys and values come from the same latents.
-            key_padding_mask: true at padding, ``(B, T)`` or, in a later incremental
+            query: the last U tokens of the key, ``(B, U, D)``.
+            key: ``(B, T, D)``. Without ``incremental_state`` all tokens of the rows;
+                with it those that no earlier call has passed.
+            value: not read: keys and values are computed from the same tokens.
+            key_padding_mask: true at padding; ``(B, T)`` or, in a later incremental
                 call, ``(B, all tokens so far)``.
-            self_attn_mask: only a causal mask ``(U, T)`` may be given, since the
-                attention is causal by itself.
-            position: rotary positions of the key, ``(1 or B, T)``, in tokens; None
-                counts each row's valid tokens.
-            incremental_state: one dictionary for all modules and steps. What is put
-                there is replaced, never changed: a copied dictionary is a fork.
-            need_weights: must be False: weights over merged chunks are not kept.
-            use_flashattn_infer: decode by FlashAttention, which has to be installed
-                and to fit (:mod:`.backend.flash_attn`); False takes the fastest
-                back-end here. Not read without ``incremental_state``.
+            self_attn_mask: None or a causal mask, ``(U, T)``.
+            position: rotary positions of the key, ``(1 or B, T)``, in tokens; None: the
+                index among the valid tokens of the row.
+            incremental_state: one dictionary for all modules and steps. A call replaces
+                values and never changes them: a copy of the dictionary is a fork.
+            need_weights: must be False: attention weights are not computed.
+            use_flashattn_infer: decode with FlashAttention, which must be installed and
+                support the sizes (:mod:`.backend.flash_attn`); False: choose the
+                fastest back-end. Not read without ``incremental_state``.
 
         Returns:
-            ``(B, U, D)``; what stands at a padded query is finite and means nothing.
+            ``(B, U, D)``; finite and meaningless at padded queries.
 
         Raises:
-            UserError: an argument that cannot be honoured, by name.
+            UserError: an argument is not supported or has a wrong shape.
         """
         old: KVCache | None = (incremental_state or {}).get(self._state_key)
         seen = 0 if old is None else old.timeline.appended
@@ -89,7 +89,7 @@ class ReferenceInterface(CausalAttention):
     def reorder_incremental_state(
         self, incremental_state: IncrementalState, new_order: Tensor
     ) -> IncrementalState:
-        """Row i goes on as row ``new_order[i]`` was; rows may repeat or be left out."""
+        """Let row i continue row ``new_order[i]``; rows may repeat or be left out."""
         cache: KVCache | None = incremental_state.get(self._state_key)
         if cache is not None:
             incremental_state[self._state_key] = cache.copy(new_order)
@@ -111,13 +111,17 @@ class ReferenceInterface(CausalAttention):
     def _room_for(
         self, cache: KVCache | None, new: Tensor, options: CacheOptions
     ) -> KVCache:
-        """A cache of our own with room for the new tokens, doubling as it grows."""
+        """Return a copy of the cache with room for the tokens ``new (B, T, D)``.
+
+        The capacity doubles when it is too small. ``cache`` is None at the first call.
+        """
         if cache is None:
             capacity = 2 * new.size(1) + 30
             return KVCache.empty(self.layout, new.size(0), capacity, new, options)
         if cache.options != options:
             raise UserError(
-                "use_flashattn_infer: not what this incremental state was begun with"
+                "use_flashattn_infer: differs from the call that began this "
+                "incremental state; pass the same value in every call"
             )
         if cache.suffix.size(0) != new.size(0):
             raise UserError(
@@ -147,7 +151,14 @@ class ReferenceInterface(CausalAttention):
 
 @dataclass(frozen=True)
 class _Row:
-    """One call's tokens ``x (B, T, D)``, each row's valid ones first."""
+    """Arguments of one call, with the valid tokens of each row moved to its beginning.
+
+    Attributes:
+        x: tokens of the key, ``(B, T, D)``.
+        query_tokens: those used as queries.
+        lengths: valid tokens of each row, ``(B,)``; None: all.
+        position: rotary positions, ``(1 or B, T)``; None: index in the row.
+    """
 
     x: Tensor
     query_tokens: QueryTokens
@@ -168,7 +179,7 @@ class _Row:
             )
         pad = pad[:, -tokens:]
         order = pad.to(torch.uint8).argsort(dim=1, stable=True)
-        # Zeros, since a weight of 0 does not undo a NaN that stands in the padding.
+        # Set to 0, since padding may hold NaN, and 0 times NaN is NaN.
         x = gather_tokens(key, order).masked_fill(
             gather_tokens(pad, order).unsqueeze(-1), 0.0
         )
@@ -178,10 +189,10 @@ class _Row:
 
 
 def check_tokens(module: ReferenceInterface, query: Tensor, key: Tensor) -> None:
-    """Query ``(B, U, D)`` and key ``(B, T, D)`` fit together and fit the module.
+    """Check that query ``(B, U, D)`` and key ``(B, T, D)`` fit together and the module.
 
     Raises:
-        UserError: another shape, another number of rows, or another type of numbers.
+        UserError: a wrong shape, number of rows, or dtype.
     """
     width = module.settings.embed_dim
     fits = all(x.dim() == 3 and x.size(2) == width for x in (query, key))
@@ -193,8 +204,8 @@ def check_tokens(module: ReferenceInterface, query: Tensor, key: Tensor) -> None
     if key.size(1) == 0 or query.size(1) == 0:
         raise UserError("query, key: no token given, 1 or more needed")
     weight, device = getattr(module.wo, "weight", None), query.device.type
-    # Quantised weights, which some modules give as a method, take floats; under
-    # autocast any of these are brought together.
+    # Modules with quantised weights (a method in some libraries) accept any float type,
+    # and autocast converts inputs. Only otherwise must the types be equal.
     needed = weight.dtype if isinstance(weight, Tensor) else torch.uint8
     autocast = device != "meta" and torch.is_autocast_enabled(device)
     mixed = autocast or not needed.is_floating_point
@@ -205,7 +216,9 @@ def check_tokens(module: ReferenceInterface, query: Tensor, key: Tensor) -> None
 
 
 def check_padding(pad: Tensor | None, rows: int, tokens: int, seen: int = 0) -> None:
-    """A mask true at padding, of the key or, after ``seen`` tokens, of all so far.
+    """Check the shape of a padding mask, ``(rows, tokens)``.
+
+    After ``seen`` earlier tokens it may cover these too: ``(rows, seen + tokens)``.
 
     Raises:
         UserError: another shape.
@@ -219,7 +232,7 @@ def check_padding(pad: Tensor | None, rows: int, tokens: int, seen: int = 0) -> 
 
 
 def check_position(position: Tensor | None, rows: int, tokens: int) -> None:
-    """Rotary positions of the key.
+    """Check the shape of rotary positions, ``(1 or rows, tokens)``.
 
     Raises:
         UserError: another shape.
@@ -232,10 +245,12 @@ def check_position(position: Tensor | None, rows: int, tokens: int) -> None:
 
 
 def check_causal(mask: Tensor | None, asked: int, tokens: int) -> None:
-    """A mask hides nothing that lies before a query, the last ``asked`` tokens.
+    """Check that a mask ``(asked, tokens)`` hides no token before a query.
+
+    The queries are the last ``asked`` tokens. The mask is true at hidden tokens.
 
     Raises:
-        UserError: it does, or has another shape.
+        UserError: it hides one, or has another shape.
     """
     if mask is None:
         return
@@ -246,6 +261,6 @@ def check_causal(mask: Tensor | None, asked: int, tokens: int) -> None:
     past = torch.ones(asked, tokens, dtype=torch.bool, device=mask.device)
     if (mask.bool() & past.tril(tokens - asked)).any():
         raise UserError(
-            "self_attn_mask: only a causal mask can be given, since each query "
+            "self_attn_mask: only a causal mask is supported, since each query "
             "sees merged chunks; use key_padding_mask to hide tokens"
         )

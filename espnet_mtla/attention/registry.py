@@ -1,8 +1,8 @@
-"""Attention types by the names that YAML uses."""
+"""Find attention types by the names that YAML files use."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 
 from espnet_mtla.attention.base import CausalAttention
@@ -17,23 +17,30 @@ from espnet_mtla.attention.temporal import MultiheadTemporalLatentAttention
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.checks import require, whole_number
 
-# name: module, its settings' dataclass, and what the name itself settles
-ATTENTIONS: dict[str, tuple[type[CausalAttention], type, dict[str, int]]] = {
+Builder = Callable[..., CausalAttention]
+"""A type's class, called with ``embed_dim, num_heads, dropout=..., **settings``."""
+
+ATTENTIONS: dict[str, tuple[Builder, type, dict[str, int]]] = {
     "mha": (MultiheadAttention, MultiheadConfig, {}),
     "gqa": (MultiheadAttention, MultiheadConfig, {"num_kv_heads": 2}),
     "mqa": (MultiheadAttention, MultiheadConfig, {"num_kv_heads": 1}),
     "mla": (MultiheadLatentAttention, LatentConfig, {}),
     "mtla": (MultiheadTemporalLatentAttention, TemporalLatentConfig, {}),
 }
-# The decoder gives these to every layer.
+"""By name: the class, its settings' dataclass, and settings that the name implies."""
+
+# The decoder passes these to every layer.
 _SHARED = {"embed_dim", "num_heads", "dropout"}
 
 
 def parse_attention(name: str) -> tuple[str, dict[str, int]]:
-    """Type and settings of a name that may tell MTLA's stride: ``mtla_s2``.
+    """Split a name such as ``mtla_s2`` into the type and the settings that it implies.
+
+    >>> parse_attention("mtla_s2"), parse_attention("mha")
+    (('mtla', {'down_rate': 2}), ('mha', {}))
 
     Raises:
-        UserError: a stride of another type, or none behind ``_s``.
+        UserError: another type than MTLA has a stride, or no number follows ``_s``.
     """
     needed = "one like mtla_s2 or mha is"
     require(isinstance(name, str), "attention", name, needed)
@@ -46,17 +53,20 @@ def parse_attention(name: str) -> tuple[str, dict[str, int]]:
 
 
 def attention_settings(name: str) -> list[str]:
-    """Names that ``attention_conf`` may hold for an attention type."""
+    """Return the keys that ``attention_conf`` may have for an attention type."""
     known = isinstance(name, str) and name in ATTENTIONS
     require(known, "attention", name, f"one of {', '.join(ATTENTIONS)} is")
     return [f.name for f in fields(ATTENTIONS[name][1]) if f.name not in _SHARED]
 
 
 def paper_sizes(embed_dim: int, num_heads: int) -> dict[str, int]:
-    """Latent widths for a model of any size, in the paper's proportions.
+    """Return widths of latents for a model of any size, in the paper's proportions.
 
-    A head of width d gets r = 4 d, d_R = d / 2, d_N = d_V = d: at the paper's 512 and 8
-    heads that is 256, 32, 64, 64, and a cache 3.6 times smaller than MHA's at stride 1.
+    A head of width d gets r = 4 d, d_R = d / 2 and d_N = d_V = d. At stride 1 the cache
+    is then 3.6 times smaller than that of MHA with 8 heads. The paper's sizes:
+
+    >>> list(paper_sizes(embed_dim=512, num_heads=8).values())
+    [256, 64, 32, 64]
     """
     head = max(embed_dim // num_heads, 1)
     return {
@@ -70,10 +80,16 @@ def paper_sizes(embed_dim: int, num_heads: int) -> dict[str, int]:
 def complete_settings(
     name: str, embed_dim: int, num_heads: int, conf: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    """Every setting of ``attention_conf``, those that ``conf`` leaves out too.
+    """Return all settings of ``attention_conf``: those of ``conf``, and defaults.
 
-    Latent types scale with the model (:func:`paper_sizes`), so that one YAML fragment
-    serves models of all sizes.
+    Defaults of latent types scale with the model (:func:`paper_sizes`), so that one
+    YAML file fits models of all sizes.
+
+    Args:
+        name: a key of :data:`ATTENTIONS`.
+        embed_dim: width D of the model.
+        num_heads: query heads.
+        conf: ``attention_conf`` as the user wrote it.
 
     Raises:
         UserError: an unknown name, an unknown key of ``conf``, or a bad value.
@@ -104,6 +120,9 @@ def build_attention(
     dropout: float = 0.0,
     conf: Mapping[str, object] | None = None,
 ) -> CausalAttention:
-    """An attention module by name; see :func:`complete_settings` for ``conf``."""
+    """Build an attention module by name.
+
+    Args and errors: see :func:`complete_settings`; ``dropout`` is a probability.
+    """
     settings = complete_settings(name, embed_dim, num_heads, conf)
     return ATTENTIONS[name][0](embed_dim, num_heads, dropout=dropout, **settings)

@@ -1,9 +1,10 @@
 """MTLA, the attention of arXiv 2505.13544, and its cross-attention variant.
 
-MTLA is MLA with latents merged in time. A hyper-network gives each latent ``c_j`` a
-weight ``w_j``; the ``s = down_rate`` latents of a chunk are added up as they arrive. A
-query at position ``i`` attends to the finished chunks before its own, and to the
-running sum of its own: ``m = sum of w_j c_j`` from the chunk's first token to ``i``.
+MTLA is MLA with latents merged in time (:mod:`.merge` has the equations). A
+hyper-network gives each latent ``c_j`` a weight ``w_j``, and the ``s = down_rate``
+weighted latents of a chunk are added up as they arrive. A query at position ``i``
+attends to the finished chunks before its own, and to the running sum of its own chunk:
+``m_i``, the sum of ``w_j c_j`` from the chunk's first token to ``i``.
 """
 
 from __future__ import annotations
@@ -36,18 +37,19 @@ from espnet_mtla.errors import UserError
 class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
     """MTLA (arXiv 2505.13544): latents are merged in chunks of ``down_rate`` tokens.
 
-    Args: see :class:`TemporalLatentConfig`; in the reference's order, then our own.
+    Args: see :class:`.TemporalLatentConfig`. The positional ones have the reference's
+    order.
     """
 
     config_type = TemporalLatentConfig
     settings: TemporalLatentConfig
     hypernet_down: HyperNetwork | None
-    """None in subclasses alone, which then merge in their own way or not at all."""
+    """Merge weights; None only in subclasses that override :meth:`merge`."""
 
     def __new__(
         cls, *args: object, cross_att: bool = False, **settings: object
     ) -> MultiheadTemporalLatentAttention:
-        """``cross_att=True`` makes the cross-attention variant, as in the reference."""
+        """Create the cross-attention variant if ``cross_att`` is true."""
         del args, settings
         if cross_att:
             cls = MultiheadTemporalLatentCrossAttention
@@ -107,13 +109,11 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         open_entry: Tensor | None,
     ) -> Tensor:
         if self.hypernet_down is None:
-            raise TypeError("hypernet_down: None weighs no latents; override merge()")
+            raise TypeError("hypernet_down is None: override merge(), or set a network")
         stride, rank = self.layout.stride, latent.size(-1)
         if placement is None:
             return running_sums(self.hypernet_down(latent, stride) * latent, stride)
-        assert placement.chunk_encodings is not None, (
-            "locate() asks chunk_encodings() for them"
-        )
+        assert placement.chunk_encodings is not None, "locate() computes them"
         weighted = self.hypernet_down.weigh(latent, placement.chunk_encodings) * latent
         summed = None if open_entry is None else open_entry[:, 0, :rank]
         if latent.size(1) == 1 and summed is not None:
@@ -127,10 +127,10 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
 
 
 class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
-    """MTLA over a fixed memory: chunks are merged, no rotary positions, no causal mask.
+    """MTLA over a fixed memory: merged chunks, no rotary positions, no causal mask.
 
-    The memory's last chunk counts also where it is not full; the reference leaves its
-    tokens out.
+    The memory's last chunk is attended even if it is not full. The reference leaves
+    out the tokens of such a chunk.
     """
 
     def __init__(
@@ -158,30 +158,33 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
         need_weights: bool = False,
         use_flashattn_infer: bool = False,
     ) -> Tensor:
-        """Attention of ``query (B, U, D)`` over the memory ``key (B, T, D)``.
+        """Compute attention of ``query (B, U, D)`` over the memory ``key (B, T, D)``.
 
         Args:
-            value, position: not read: keys and values come from the same latents, and
-                nothing is turned.
+            query: decoder states, ``(B, U, D)``.
+            key: encoder output, ``(B, T, D)``.
+            value: not read: keys and values are computed from the same latents.
             key_padding_mask: true at the memory's padding, ``(B, T)``.
-            incremental_state: keeps the merged memory of the first call; later calls do
-                not read ``key``.
-            self_attn_mask, need_weights, use_flashattn_infer: of the reference's
-                signature; they have no meaning here, and are refused.
+            self_attn_mask: must be None; has no meaning in cross-attention.
+            position: not read: there are no rotary positions.
+            incremental_state: stores the merged memory at the first call; later calls
+                do not read ``key``.
+            need_weights: must be False.
+            use_flashattn_infer: must be False.
 
         Returns:
             ``(B, U, D)``.
 
         Raises:
-            UserError: an argument that cannot be honoured, by name.
+            UserError: an argument is not supported or has a wrong shape.
         """
         unused = {
             "self_attn_mask": self_attn_mask is not None,
             "need_weights": need_weights,
             "use_flashattn_infer": use_flashattn_infer,
         }
-        for name, asked_for in unused.items():
-            if asked_for:
+        for name, is_set in unused.items():
+            if is_set:
                 raise UserError(f"{name}: has no meaning in cross-attention")
         state = {} if incremental_state is None else incremental_state
         check_tokens(self, query, key if self._state_key not in state else query)
@@ -211,7 +214,7 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
         return incremental_state
 
     def _merged_memory(self, key: Tensor, pad: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Entries ``(B, 1, S, r)``, one a begun chunk, and how many hold, ``(B,)``."""
+        """Return entries ``(B, 1, S, r)``, one a begun chunk, and their count."""
         tokens, s = key.size(1), self.layout.stride
         length = key.new_full((key.size(0),), tokens, dtype=torch.long)
         if pad is not None:
@@ -224,5 +227,5 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
         last = torch.arange(s - 1, tokens + s - 1, s, device=key.device)
         last = torch.minimum(last.unsqueeze(0), (length - 1).clamp(min=0).unsqueeze(1))
         entries = gather_tokens(running.transpose(1, 2), last).transpose(1, 2)
-        # A row without memory sees one empty entry: finite, and without meaning.
+        # A row without valid frames sees one entry, so that its output is finite.
         return entries, (-(-length // s)).clamp(min=1)

@@ -141,7 +141,7 @@ def test_the_references_flag_decodes_through_it(monkeypatch) -> None:
         outputs.append(torch.cat(later, 1))
     assert used
     assert relative_error(outputs[1][~pad], outputs[0][~pad].double()) < 3e-2
-    with pytest.raises(UserError, match="not what this incremental state was begun"):
+    with pytest.raises(UserError, match="differs from the call that began"):
         module(x[:, 6:], x[:, 6:], incremental_state=state)
     _choose.cache_clear()
 

@@ -33,7 +33,7 @@ class WithFusedWrite:
         self.attend, self.merge = BACKEND.attend, BACKEND.merge
         self.writes = 0
 
-    def write_token(self, *arguments: object) -> None:
+    def token_writer(self, *arguments: object) -> None:
         self.writes += 1
         TRITON.write_token(*arguments)
 

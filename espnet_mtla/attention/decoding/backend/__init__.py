@@ -1,11 +1,11 @@
-"""Who computes attention over a cache: one call, several back-ends, one registry.
+"""Decode-attention back-ends: implementations of attention over cached entries.
 
-A back-end is a module of this package with an object ``BACKEND``. Every such module can
-be imported anywhere; what a machine lacks is what :meth:`DecodeBackend.unfit` says.
+A back-end is a module of this package with an object ``BACKEND``. Each of them can be
+imported on any machine; :meth:`DecodeBackend.unsupported_reason` says what is missing.
 
-Letters: ``R`` rows (utterances for a shared prompt, hypotheses for a suffix), ``G``
-heads of the entries, ``M`` queries, ``S`` entries, ``w`` entry width, ``d`` key width,
-``e`` value width.
+Letters: ``R`` rows (utterances of a shared prompt, hypotheses of a suffix), ``G`` heads
+of the entries, ``M`` queries, ``S`` entries, ``w`` entry width, ``d`` key width, ``e``
+value width.
 """
 
 from __future__ import annotations
@@ -19,28 +19,44 @@ from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:  # at run time ``torch`` is a module of this package
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from espnet_mtla.attention.decoding.layout import EntryLayout
+    from espnet_mtla.attention.decoding.timeline import TokenPlacement
+    from espnet_mtla.attention.merge import HyperNetwork
 
 FASTEST_FIRST = ("triton", "flash_attn", "torch")
-"""What ``auto`` tries, in this order; the names of this package's modules."""
+"""Modules of this package, in the order in which ``auto`` tries them."""
 CHOICES = ("auto", *FASTEST_FIRST)
 
 
-class DecodeBackend(Protocol):
-    """Attention over cached entries, and the merge of two such attentions.
+class TokenWriter(Protocol):
+    """A kernel that merges one new token a row into its latent entry, in place."""
 
-    A back-end may have ``write_token`` too, which puts a new token into a latent cache
-    in one launch (:meth:`.triton.TritonBackend.write_token`).
-    """
+    def __call__(
+        self,
+        raw: Tensor,
+        norm: nn.LayerNorm,
+        hypernet: HyperNetwork | None,
+        placement: TokenPlacement,
+        suffix: Tensor,
+    ) -> None:
+        """Write the entries, see :meth:`.triton.TritonBackend.write_token`."""
+
+
+class DecodeBackend(Protocol):
+    """Attention over cached entries, and the merge of two such attentions."""
 
     name: str
+
+    @property
+    def token_writer(self) -> TokenWriter | None:
+        """Kernel that writes a token into a latent cache; None: there is none."""
 
     def unsupported_reason(
         self, layout: EntryLayout, dtype: torch.dtype, device: torch.device
     ) -> str | None:
-        """Why it can't serve such a cache, and what to install if that is it."""
+        """Return why such a cache is not supported, or None; say what to install."""
 
     def attend(
         self,
@@ -50,31 +66,43 @@ class DecodeBackend(Protocol):
         visible: Tensor,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        """Query m of row r over the first ``visible[r, m]`` entries of its row.
+        """Compute attention; query m of row r sees its first ``visible[r, m]`` entries.
 
         Args:
-            q: ``(R, G, M, d)``, in the space of the entries' keys.
-            entries: ``(R, G, S, w)``, any strides but a dense last dimension. What
-                stands behind the visible ones, NaN perhaps, has no influence.
-            visible: ``(R, M)`` or ``(R, 1)`` int64; 0 is allowed.
+            q: queries in the space of the entries' keys, ``(R, G, M, d)``.
+            entries: ``(R, G, S, w)``; any strides, but the last dimension is dense.
+                Entries that are not visible may hold anything, NaN too.
+            layout: where keys and values are in an entry.
+            visible: int64, ``(R, M)``, or ``(R, 1)`` for all queries; 0 is allowed.
+            scale: factor of the scores.
 
         Returns:
-            Output ``(R, G, M, e)`` in q's dtype, zeros where nothing is visible, and
-            the log-sum-exp of the scores ``(R, G, M)``, there -inf; float32, or
-            float64 for float64.
+            Output ``(R, G, M, e)`` in q's dtype, 0 for queries that see nothing; and
+            the log-sum-exp of the scores ``(R, G, M)``, -inf for these. The latter is
+            float32, or float64 for float64.
         """
 
     def merge(self, a: Tensor, lse_a: Tensor, b: Tensor, lse_b: Tensor) -> Tensor:
-        """One attention from two over different entries, at least one not empty."""
+        """Combine attention outputs over two disjoint sets of entries into one.
+
+        ``a`` and ``b`` are ``(..., e)``, their log-sum-exps ``(...)``. At least one
+        of a query's two log-sum-exps must be finite.
+        """
 
 
 def choose_backend(
     name: str, layout: EntryLayout, dtype: torch.dtype, device: torch.device
 ) -> DecodeBackend:
-    """The back-end of that name, or with ``auto`` the fastest that fits; logged once.
+    """Return the back-end of that name; ``auto``: the fastest that supports the cache.
+
+    Args:
+        name: one of :data:`CHOICES`.
+        layout: of the cache's entries.
+        dtype: of the entries.
+        device: of the cache.
 
     Raises:
-        UserError: An unknown name, or one that is asked for and does not fit.
+        UserError: the name is unknown, or that back-end does not support the cache.
     """
     if name not in CHOICES:
         raise UserError(
@@ -92,13 +120,13 @@ def _choose(
         backend = import_module(f"{__name__}.{candidate}").BACKEND
         why = backend.unsupported_reason(layout, dtype, device)
         if why is None:
-            _say(candidate, layout, dtype, device, passed_over)
+            _log_choice(candidate, layout, dtype, device, passed_over)
             return backend
         passed_over.append(f"not {candidate}: {why}")
     raise UserError(f"backend {name}: {why}")
 
 
-def _say(
+def _log_choice(
     name: str,
     layout: EntryLayout,
     dtype: torch.dtype,
@@ -107,7 +135,10 @@ def _say(
 ) -> None:
     logging.getLogger(__name__).info(
         "decode back-end %s for entries of %d x %d, %s on %s%s",
-        *(name, layout.heads, layout.width, str(dtype).removeprefix("torch.")),
+        name,
+        layout.heads,
+        layout.width,
+        str(dtype).removeprefix("torch."),
         device,
         "".join(f"; {why}" for why in passed_over),
     )

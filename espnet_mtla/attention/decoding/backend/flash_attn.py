@@ -48,6 +48,7 @@ class FlashAttnBackend:
     """
 
     name = "flash_attn"
+    token_writer = None
     merge = staticmethod(TORCH.merge)
 
     def __init__(self, devices: Sequence[str] = ("cuda",)) -> None:

@@ -20,6 +20,7 @@ class TorchBackend:
     """A :class:`DecodeBackend` in PyTorch alone; it supports every layout."""
 
     name = "torch"
+    token_writer = None
 
     def unsupported_reason(
         self, layout: EntryLayout, dtype: torch.dtype, device: torch.device

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from espnet_mtla.attention.decoding.backend import TokenWriter
     from espnet_mtla.attention.decoding.layout import EntryLayout
     from espnet_mtla.attention.decoding.timeline import TokenPlacement
     from espnet_mtla.attention.merge import HyperNetwork
@@ -94,6 +95,10 @@ class TritonBackend:
 
     def __init__(self, devices: Sequence[str] = ("cuda",)) -> None:
         self.devices = devices
+
+    @property
+    def token_writer(self) -> TokenWriter:
+        return self.write_token
 
     def unsupported_reason(
         self, layout: EntryLayout, dtype: torch.dtype, device: torch.device
