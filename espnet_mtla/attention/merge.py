@@ -6,8 +6,11 @@ weight, ``m_i`` the merged latent that token i sees (paper section 4.2, eq. 9 to
     w_j = sigmoid(<F_c pe(j // s), F_p c_j>)
     m_i = sum of w_j c_j over the tokens j <= i of i's own chunk
 
-Inside a chunk w_j does not depend on i, so m is a running sum that restarts with every
-chunk: no T x T matrix is needed.
+The paper writes this as a ``T x T`` matrix times the latents. Inside a chunk w_j does
+not depend on i, so m is a running sum that restarts with every chunk, which takes T
+additions and no matrix.
+
+Letters: ``B`` rows, ``T`` tokens, ``r`` width of a latent.
 """
 
 from __future__ import annotations
@@ -24,9 +27,10 @@ from espnet_mtla.attention.precision import accumulation_dtype
 
 
 class HyperNetwork(nn.Module):
-    """Merge weights from a token's latent and its chunk's index.
+    """Compute merge weights from latents and the indices of their chunks.
 
-    ``fc_c``, ``fc_p`` and the sizes are the reference's, so that state dicts match.
+    Names and sizes of ``fc_c`` and ``fc_p`` are those of the reference, so that state
+    dicts fit both.
     """
 
     def __init__(self, rank: int) -> None:
@@ -36,18 +40,21 @@ class HyperNetwork(nn.Module):
         self.fc_p = nn.Linear(rank, rank // 4)
 
     def forward(self, latents: Tensor, stride: int) -> Tensor:
-        """Weights ``(B, T, 1)`` of whole rows of latents ``(B, T, r)``."""
+        """Return weights ``(B, T, 1)`` of whole rows of latents ``(B, T, r)``."""
         tokens = latents.size(1)
         chunks = torch.arange(-(-tokens // stride), device=latents.device)
         features = self.fc_c(chunk_encoding(chunks, self.rank).to(latents.dtype))
         return self._weigh(latents, features.repeat_interleave(stride, 0)[:tokens])
 
     def weigh(self, latents: Tensor, chunk_encodings: Tensor) -> Tensor:
-        """The same for any tokens, their chunks encoded as ``(B or 1, T, r)``."""
+        """Return weights ``(B, T, 1)`` of tokens with given chunk encodings.
+
+        ``chunk_encodings`` are ``(B or 1, T, r)``, as :func:`chunk_encoding` returns.
+        """
         return self._weigh(latents, self.fc_c(chunk_encodings))
 
     def is_plain(self) -> bool:
-        """Return True if nothing but this class and plain layers makes the weights."""
+        """Return True if the weights come from this class and unmodified layers."""
         own = is_plain(self, HyperNetwork, ("weigh", "_weigh"))
         layers = (self.fc_c, self.fc_p)
         return own and all(is_plain_linear(x) and x.bias is not None for x in layers)
@@ -57,7 +64,14 @@ class HyperNetwork(nn.Module):
 
 
 def chunk_encoding(chunks: Tensor, rank: int) -> Tensor:
-    """Sinusoidal encoding ``(..., rank)`` of chunk indices: sine, cosine, in turn."""
+    """Return the sinusoidal encoding ``(..., rank)`` of chunk indices ``(...)``.
+
+    Sines and cosines alternate; their frequencies fall from 1 to nearly 1 / 10000.
+
+    >>> chunk_encoding(torch.tensor([0, 1]), rank=4)
+    tensor([[0.0000, 1.0000, 0.0000, 1.0000],
+            [0.8415, 0.5403, 0.0100, 0.9999]])
+    """
     exponent = torch.arange(0, rank, 2, device=chunks.device, dtype=torch.float32)
     frequency = torch.exp(exponent * (-math.log(10000.0) / rank))
     angle = chunks.to(torch.float32).unsqueeze(-1) * frequency
@@ -70,14 +84,26 @@ def running_sums(
     start: Tensor | None = None,
     open_sum: Tensor | None = None,
 ) -> Tensor:
-    """Running sums of ``values (B, T, r)`` that restart at each multiple of ``stride``.
+    """Return running sums that restart at each multiple of ``stride`` in the row.
+
+    >>> running_sums(torch.ones(1, 5, 1), stride=2).flatten()
+    tensor([1., 2., 1., 2., 1.])
+
+    Tokens 3 and 4 of a row whose chunk {2, 3} holds the sum 1 so far:
+
+    >>> start, open_sum = torch.tensor([3]), torch.ones(1, 1)
+    >>> running_sums(torch.ones(1, 2, 1), 2, start, open_sum).flatten()
+    tensor([2., 1.])
 
     Args:
-        start: tokens each row has seen before, ``(B,)``; None where all begin at 0.
-        carry: the open chunk's sum before the first token, ``(B, r)``; read only where
-            ``start`` is no multiple of ``stride``.
+        values: ``(B, T, r)``. Half precision is summed in float32.
+        stride: tokens of a chunk.
+        start: index of each row's first token, ``(B,)``; None: 0.
+        open_sum: sum of the chunk that the first token continues, ``(B, r)``; read only
+            in rows where ``start`` is no multiple of ``stride``.
 
-    Half-precision values are summed in float32.
+    Returns:
+        ``(B, T, r)``.
     """
     if stride == 1:
         return values
@@ -93,10 +119,10 @@ def running_sums(
 
 
 def add_to_open(value: Tensor, open_sum: Tensor, is_open: Tensor) -> Tensor:
-    """:func:`running_sums` of a single token a row, ``(B, 1, r)``.
+    """Return :func:`running_sums` of a single token a row, ``value (B, 1, r)``.
 
-    ``carry (B, r)`` is read where ``is_open (B, 1)``. Half precision needs no float32
-    here: the sum of two numbers is rounded once in any case.
+    ``open_sum (B, r)`` is read only where ``is_open (B, 1)``. Half precision needs no
+    float32 here: the sum of two numbers is rounded once either way.
     """
     return value + open_sum.masked_fill(~is_open, 0.0).unsqueeze(1)
 
@@ -110,7 +136,11 @@ def _sum_aligned(values: Tensor, stride: int) -> Tensor:
 def _shifted_grid(
     values: Tensor, stride: int, phase: Tensor, open_sum: Tensor | None
 ) -> Tensor:
-    """Each row moved right by its phase, with the carried sum just before its first."""
+    """Shift row b right by ``phase[b]`` tokens, so that chunks start in equal columns.
+
+    The sum of the open chunk goes into the column before the row's first token, which
+    belongs to the same chunk: the running sum then includes it.
+    """
     batch, tokens, width = values.shape
     grid = values.new_zeros(batch, tokens + stride - 1, width)
     index = phase.unsqueeze(1) + torch.arange(tokens, device=values.device)
@@ -118,8 +148,8 @@ def _shifted_grid(
     if open_sum is not None:
         rows = torch.arange(batch, device=values.device)
         before = (phase - 1).clamp(min=0)
-        kept = torch.where(
+        before_first = torch.where(
             (phase > 0).unsqueeze(1), open_sum.to(values), grid[rows, before]
         )
-        grid[rows, before] = kept
+        grid[rows, before] = before_first
     return grid

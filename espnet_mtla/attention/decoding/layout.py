@@ -1,4 +1,8 @@
-"""What an entry holds, how a cache of them is kept, and the bytes that it takes."""
+"""The layout of a cache entry, options of a cache, and the formula of its bytes.
+
+An entry is what attention stores of a chunk of ``stride`` tokens. It has ``heads``
+times ``width`` numbers.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +18,15 @@ PROMPT_FORMS = ("latent", "heads")
 
 @dataclass(frozen=True)
 class EntryLayout:
-    """What one entry holds: ``heads`` times ``width`` numbers.
+    """Where keys and values are among the ``width`` numbers of each head of an entry.
 
-    Keys are the first ``key_width`` of them; values are ``value_width`` numbers from
-    ``value_start`` on. A latent entry is its own value, so there the two overlap.
+    The key is the first ``key_width`` numbers; the value is the ``value_width`` numbers
+    from ``value_start`` on. In a latent entry ``[m, k_rope]`` they overlap: the key is
+    all of it and the value is m.
+
+    >>> mtla = EntryLayout(1, 288, 288, value_start=0, value_width=256, stride=2)
+    >>> mtla.slots(5), mtla.nbytes(3, itemsize=4)
+    (3, 3456)
     """
 
     heads: int
@@ -28,26 +37,36 @@ class EntryLayout:
     stride: int = 1
 
     def keys(self, entries: Tensor) -> Tensor:
-        """``(..., w) -> (..., key_width)``, a view."""
+        """Return a view of the keys, ``(..., w) -> (..., key_width)``."""
         return entries[..., : self.key_width]
 
     def values(self, entries: Tensor) -> Tensor:
-        """``(..., w) -> (..., value_width)``, a view."""
+        """Return a view of the values, ``(..., w) -> (..., value_width)``."""
         return entries[..., self.value_start : self.value_start + self.value_width]
 
     def slots(self, tokens: int) -> int:
-        """Entries that ``tokens`` tokens take: one a begun chunk."""
+        """Return the number of entries of ``tokens`` tokens: one a begun chunk."""
         return -(-tokens // self.stride)
 
     def nbytes(self, entries: int, itemsize: int, dtype: str | None = None) -> int:
-        """Bytes of ``entries`` entries of ``itemsize`` bytes a number, or in 8 bits."""
+        """Return the bytes of ``entries`` entries.
+
+        Args:
+            entries: their number.
+            itemsize: bytes of a number, if ``dtype`` is None.
+            dtype: an 8-bit format of :mod:`.quantise`, which adds a scale an entry.
+        """
         each = self.width * itemsize if dtype is None else self.width + SCALE_BYTES
         return entries * self.heads * each
 
     def suffix_bytes(
         self, entries: int, rows: int, itemsize: int, dtype: str | None = None
     ) -> int:
-        """:meth:`nbytes`, and in 8 bits the exact entry of each row's open chunk."""
+        """Return the bytes of suffix entries in ``rows`` rows.
+
+        In 8 bits each row also stores the entry of its open chunk in full precision.
+        See :meth:`nbytes` for the other arguments.
+        """
         exact = rows if dtype is not None and self.stride > 1 else 0
         return self.nbytes(entries, itemsize, dtype) + self.nbytes(exact, itemsize)
 
@@ -61,45 +80,62 @@ class EntryLayout:
         dtype: str | None = None,
         prompt_layout: EntryLayout | None = None,
     ) -> int:
-        """Bytes filled by one utterance of ``prompt`` and ``tokens`` tokens a row.
+        """Return the bytes in use of one utterance.
 
-        A prompt's open chunk is a row's own, since its hypotheses go on to fill it.
+        Finished chunks of the prompt are stored once if they are shared. Its open chunk
+        is in the suffix of every row, since each hypothesis continues it differently.
+
+        >>> mtla = EntryLayout(1, 288, 288, value_start=0, value_width=256, stride=2)
+        >>> (4 + 10 * 2) * 288 * 4  # 4 chunks shared; chunks {8, 9}, {10, 11} 10 times
+        27648
+        >>> mtla.cache_bytes(9, 3, beam=10, share_prompt=True, itemsize=4)
+        27648
 
         Args:
-            itemsize: bytes of a number where they are not kept in 8 bits.
-            dtype, prompt_layout: where :class:`CacheOptions` asks for other ones.
+            prompt: tokens of the prompt.
+            tokens: tokens of each row after it.
+            beam: rows.
+            share_prompt: store one copy of the prompt's finished chunks, not ``beam``.
+            itemsize: bytes of a number, if ``dtype`` is None.
+            dtype: an 8-bit format of :mod:`.quantise`, or None.
+            prompt_layout: layout of the prompt's entries; None: this one.
         """
         # Products of NumPy's small integers would overflow.
         prompt, tokens, beam = int(prompt), int(tokens), int(beam)
-        itemsize, whole = int(itemsize), prompt // self.stride
-        suffix = self.slots(prompt + tokens) - whole
+        itemsize, finished = int(itemsize), prompt // self.stride
+        suffix = self.slots(prompt + tokens) - finished
         copies = 1 if share_prompt else beam
-        kept = prompt_layout or self
-        return kept.nbytes(copies * whole, itemsize, dtype) + self.suffix_bytes(
-            beam * suffix, beam, itemsize, dtype
-        )
+        in_prompt = (prompt_layout or self).nbytes(copies * finished, itemsize, dtype)
+        return in_prompt + self.suffix_bytes(beam * suffix, beam, itemsize, dtype)
 
     def room_bytes(
         self, tokens: int, beam: int, itemsize: int, dtype: str | None = None
     ) -> int:
-        """Bytes that the suffixes of one utterance take with room for ``tokens``."""
+        """Return the bytes allocated for the suffixes of one utterance.
+
+        Args:
+            tokens: capacity of each row after the prompt.
+            beam: rows.
+            itemsize: bytes of a number, if ``dtype`` is None.
+            dtype: an 8-bit format of :mod:`.quantise`, or None.
+        """
         slots = self.slots(self.stride - 1 + tokens)
         return self.suffix_bytes(beam * slots, beam, itemsize, dtype)
 
 
 @dataclass(frozen=True)
 class CacheOptions:
-    """How a cache is kept, whatever it holds.
+    """How a cache is stored and read, for any attention type.
 
     Attributes:
-        backend: who computes attention over it, see :mod:`.backend`.
-        dtype: None keeps numbers in the model's type; ``int8`` and ``fp8`` keep them
-            in 8 bits, see :mod:`.quantise`.
-        prompt: ``latent`` keeps a prompt's entries as they are; ``heads`` projects
-            them up to keys and values of each head once: faster where many queries
-            read them, and several times larger. The same for MHA, GQA and MQA.
-        expand_from: queries an utterance from which a call over latent entries projects
-            them up for itself; None: where it is faster.
+        backend: implementation of attention over the cache, see :mod:`.backend`.
+        dtype: ``int8`` or ``fp8`` store numbers in 8 bits (:mod:`.quantise`); None: in
+            the model's dtype.
+        prompt: ``latent`` stores a prompt's entries; ``heads`` stores keys and values
+            of each head, projected up once: several times larger, and faster if many
+            queries read them. No difference for MHA, GQA and MQA.
+        expand_from: queries of an utterance from which a step over latent entries
+            projects the prompt up; None: the number from which that is faster.
     """
 
     backend: str = "auto"

@@ -1,8 +1,8 @@
-"""Entries in 8 bits: numbers as int8 or float8 (e4m3), and a scale for each entry.
+"""Cache entries in 8 bits: numbers as int8 or float8 (e4m3), with a scale an entry.
 
-A scale is float32 and maps the entry's largest number to the largest of the format, so
-that an entry's error is at most half a step of the format at its own size: 1/254 of
-the largest number for int8, and 1/16 of each number for float8.
+The scale is float32 and maps the entry's largest magnitude to the largest number of the
+format. The error of a number is then at most half a step of the format: 1/254 of the
+entry's largest magnitude for int8, and 1/16 of the number itself for float8.
 """
 
 from __future__ import annotations
@@ -10,31 +10,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# name: largest number, type that is stored; float8 lies in uint8, which all indexing
-# functions know
+# Name: largest number, and the dtype of storage. float8 is stored as uint8, since not
+# all indexing functions support float8.
 _FORMATS = {"int8": (127.0, torch.int8), "fp8": (448.0, torch.uint8)}
 CACHE_DTYPES = tuple(_FORMATS)
 SCALE_BYTES = 4
 
 
-def stored_type(kind: str) -> torch.dtype:
-    """The type in which numbers of this kind lie in memory."""
-    return _FORMATS[kind][1]
+def stored_type(number_format: str) -> torch.dtype:
+    """Return the dtype in which numbers of the format ``number_format`` are stored."""
+    return _FORMATS[number_format][1]
 
 
-def quantise(entries: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """Entries ``(..., w)`` to stored numbers ``(..., w)`` and scales ``(..., 1)``."""
-    most, stored = _FORMATS[kind]
+def quantise(entries: Tensor, number_format: str) -> tuple[Tensor, Tensor]:
+    """Quantise entries ``(..., w)``.
+
+    >>> numbers, scale = quantise(torch.tensor([0.5, -1.27]), "int8")
+    >>> numbers.tolist(), round(scale.item(), 4)
+    ([50, -127], 0.01)
+
+    Returns:
+        Stored numbers ``(..., w)`` and scales ``(..., 1)``.
+    """
+    largest, stored = _FORMATS[number_format]
     exact = entries.float()
-    scale = exact.abs().amax(-1, keepdim=True) / most
+    scale = exact.abs().amax(-1, keepdim=True) / largest
     numbers = exact / scale.clamp(min=torch.finfo(torch.float32).tiny)
-    if kind == "int8":
+    if number_format == "int8":
         return numbers.round().to(stored), scale
     return numbers.to(torch.float8_e4m3fn).view(stored), scale
 
 
-def restore(numbers: Tensor, scale: Tensor, kind: str, dtype: torch.dtype) -> Tensor:
-    """The inverse of :func:`quantise`, up to its rounding, in ``dtype``."""
-    if kind == "fp8":
+def restore(
+    numbers: Tensor, scale: Tensor, number_format: str, dtype: torch.dtype
+) -> Tensor:
+    """Undo :func:`quantise` up to its rounding; returns ``(..., w)`` in ``dtype``."""
+    if number_format == "fp8":
         numbers = numbers.view(torch.float8_e4m3fn)
     return (numbers.float() * scale).to(dtype)

@@ -1,6 +1,12 @@
-"""How far each row has come: counted once, for the caches of all layers.
+"""The timeline: how many tokens each row holds, shared by the caches of all layers.
 
-Letters: ``B`` utterances, ``K`` hypotheses each, ``N = B K`` rows, ``L`` new tokens.
+Index arithmetic. With stride s, token i belongs to chunk ``i // s`` and every chunk has
+one cache entry. The prompt part of a cache holds the finished chunks of a prompt of p
+tokens, ``p // s`` of them. All later chunks, beginning with the one that the prompt may
+have left open, are in the row's suffix: chunk c in slot ``c - p // s``.
+
+Letters: ``B`` utterances, ``K`` hypotheses of each, ``N = B K`` rows, ``L`` new tokens
+of a row, ``r`` width of a latent.
 """
 
 from __future__ import annotations
@@ -14,18 +20,27 @@ from espnet_mtla.settings.checks import whole_number
 
 
 class Timeline:
-    """Tokens and chunks of rows that started from ``prompt_tokens (B,)``.
+    """Token counts of rows that started from ``prompt_tokens (B,)`` tokens.
+
+    >>> timeline = Timeline(torch.tensor([5, 8]), stride=2, capacity=3)
+    >>> timeline.prompt_chunks.tolist(), timeline.slots, timeline.filled
+    ([2, 4], 2, 1)
+    >>> timeline.reserve(1)
+    >>> timeline.advance(1)
+    >>> timeline.num_tokens.tolist(), timeline.filled
+    ([6, 9], 1)
 
     Attributes:
-        whole: finished chunks of each prompt copy, ``(B,)``; ``(N,)`` where each row
-            has a copy.
-        base: chunk index of each row's first suffix slot, ``(N,)``.
-        seen: tokens of each row, those of the prompt included, ``(N,)``.
-        rows: 0 .. N - 1, for indexing.
-        appended: tokens of a row after the prompt, counted on the host.
-        capacity: how many of them there is room for.
-        all_slots: whether every suffix slot counts as filled, so that shapes stay the
-            same from step to step; what was not written is hidden all the same.
+        stride: tokens of a chunk.
+        capacity: tokens of a row that there is room for after the prompt.
+        prompt_chunks: finished chunks of each prompt copy: ``(B,)`` for shared prompts,
+            ``(N,)`` if each row has a copy.
+        first_suffix_chunk: index of the chunk in suffix slot 0 of each row, ``(N,)``.
+        num_tokens: tokens of each row, those of the prompt included, ``(N,)``.
+        rows: 0 to N - 1, for indexing.
+        appended: tokens reserved after the prompt, counted on the host.
+        all_slots: let ``filled`` be ``slots`` from the start, so that shapes do not
+            change from step to step. Unwritten slots stay hidden.
     """
 
     def __init__(self, prompt_tokens: Tensor, stride: int, capacity: int) -> None:
@@ -39,18 +54,22 @@ class Timeline:
 
     @property
     def filled(self) -> int:
-        """Suffix slots that the fullest row can be using."""
+        """Suffix slots that may be in use in any row, known without asking a GPU.
+
+        A prompt leaves up to ``stride - 1`` tokens in its open chunk. Together with the
+        appended tokens they begin this many chunks at most.
+        """
         if self.all_slots:
             return self.slots
         return -(-(self.stride - 1 + self.appended) // self.stride)
 
     @property
     def slots(self) -> int:
-        """Suffix slots that the capacity needs: the prompt may leave a chunk open."""
+        """Suffix slots allocated: those in use when the capacity is used up."""
         return -(-(self.stride - 1 + self.capacity) // self.stride)
 
     def fork(self, beam: int, share_prompt: bool) -> None:
-        """Turn each row into ``beam`` rows beside each other."""
+        """Repeat each row ``beam`` times, the copies beside each other."""
         self.first_suffix_chunk = self.first_suffix_chunk.repeat_interleave(beam)
         self.num_tokens = self.num_tokens.repeat_interleave(beam)
         self.rows = torch.arange(len(self.num_tokens), device=self.num_tokens.device)
@@ -58,34 +77,32 @@ class Timeline:
             self.prompt_chunks = self.first_suffix_chunk
 
     def reserve(self, tokens: int) -> None:
-        """Take room for ``tokens`` more in every row.
+        """Reserve room for ``tokens`` more tokens in every row.
 
         Raises:
-            IndexError: more tokens than the capacity that was asked for.
+            IndexError: the capacity is too small.
         """
         if self.appended + tokens > self.capacity:
             raise IndexError(
                 f"the cache has room for {self.capacity} tokens after the prompt, "
-                f"{self.appended + tokens} are needed; ask for more when it is made"
+                f"{self.appended + tokens} are needed; create it with more capacity"
             )
         self.appended += tokens
 
     def advance(self, tokens: int | Tensor) -> None:
-        """Count new tokens, of each row ``(N,)`` where they differ."""
+        """Add new tokens to the counts; ``(N,)`` if rows differ."""
         self.num_tokens += tokens
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i goes on as row ``rows[i]`` was, one of the same utterance's."""
+        """Let row i continue row ``rows[i]``, which is of the same utterance."""
         self.num_tokens.copy_(self.num_tokens.index_select(0, rows))
 
     def select_rows(self, prompts: Tensor, rows: Tensor) -> Timeline:
-        """A timeline of some prompt copies and some rows of this one."""
+        """Return a timeline of some prompt copies and some rows of this one."""
         new = object.__new__(Timeline)
         new.stride, new.capacity = self.stride, self.capacity
-        new.prompt_chunks, new.first_suffix_chunk = (
-            self.prompt_chunks[prompts],
-            self.first_suffix_chunk[rows],
-        )
+        new.prompt_chunks = self.prompt_chunks[prompts]
+        new.first_suffix_chunk = self.first_suffix_chunk[rows]
         new.num_tokens, new.appended = self.num_tokens[rows], self.appended
         new.all_slots = self.all_slots
         new.rows = torch.arange(len(rows), device=rows.device)
@@ -94,15 +111,16 @@ class Timeline:
 
 @dataclass(frozen=True)
 class TokenPlacement:
-    """Where L new tokens a row stand. All layers take this, so it is computed once.
+    """Where L new tokens of each row stand; computed once a step for all layers.
 
     Attributes:
         start: tokens of the row before them, ``(N,)``.
-        index: of each in its row, ``(N, L)``.
-        slot: suffix slot of each one's chunk, ``(N, L)``.
-        angles: rotary angles, ``(N or 1, L, .)``.
-        is_open: whether the first goes on with a chunk, ``(N, 1)``.
-        chunk_encodings: encoding of each chunk index ``(N, L, r)``; None: no merging.
+        index: index of each token in its row, ``(N, L)``.
+        slot: suffix slot of each token's chunk, ``(N, L)``.
+        angles: rotary angles, ``(N or 1, L, rope_dim / 2)``.
+        is_open: true if the first token continues a chunk, ``(N, 1)``.
+        chunk_encodings: encoding of each token's chunk index, ``(N, L, r)``; None: the
+            attention type needs none.
     """
 
     start: Tensor
