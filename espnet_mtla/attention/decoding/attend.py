@@ -1,4 +1,12 @@
-"""Attention over a cache: a prompt that hypotheses share, their suffixes, one merge.
+"""Attention over a cache: the prompt that hypotheses share, and each row's suffix.
+
+A softmax over prompt and suffix is computed in two parts, which a back-end merges: with
+outputs ``o_1, o_2`` and log-sum-exps ``l_1, l_2`` of the scores,
+
+    l = log(exp(l_1) + exp(l_2)),   o = exp(l_1 - l) o_1 + exp(l_2 - l) o_2
+
+The K hypotheses of an utterance read the prompt together, as K times as many queries of
+one matrix product: the prompt is read from memory once and not K times.
 
 Letters: ``B`` utterances, ``K`` hypotheses each, ``N = B K`` rows, ``H`` query heads,
 ``G`` heads of the entries, ``L`` new tokens a row, ``M = L H / G`` queries of a row and
@@ -22,11 +30,14 @@ def attend_to_prompt(
     cache: KVCache,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """All hypotheses of an utterance over its one prompt, in one product.
+    """Compute attention of all hypotheses over the prompt of their utterance.
 
     Args:
-        q: ``(N, H, L, d)``, in the space of the entries.
-        entries: the prompt's, ``(B, G, P, w)``, as ``layout`` says.
+        q: queries in the space of the entries' keys, ``(N, H, L, d)``.
+        entries: of the prompt, ``(B, G, P, w)``.
+        layout: of ``entries``.
+        cache: gives the back-end and the lengths of prompts.
+        scale: factor of the scores.
 
     Returns:
         Output ``(N, H, L, e)`` and log-sum-exp ``(N, H, L)``.
@@ -44,13 +55,15 @@ def attend_to_prompt(
 def attend_to_suffix(
     q: Tensor, cache: KVCache, visible: Tensor, running: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Each row over its own suffix.
+    """Compute attention of each row over its suffix.
 
     Args:
-        q: ``(N, H, L, d)``, in the space of the entries.
-        visible: suffix entries that query l of a row sees, ``(N, L)``.
-        own: each query's own running entry ``(N, G, L, w)`` where the suffix does not
-            show it: with several queries a row.
+        q: queries in the space of the entries' keys, ``(N, H, L, d)``.
+        cache: the suffix and its back-end.
+        visible: suffix entries that a query sees, ``(N, L)``.
+        running: running entry of each query, ``(N, G, L, w)``, if the visible entries
+            do not include it; None: they do.
+        scale: factor of the scores.
 
     Returns:
         Output ``(N, H, L, e)`` and log-sum-exp ``(N, H, L)``.
@@ -74,7 +87,11 @@ def _merge_running(
     layout: EntryLayout,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    """Merge in one entry a query: its value, and its score as the log-sum-exp."""
+    """Merge one more entry a query into the attention.
+
+    The attention over that entry alone has the entry's value as its output and the
+    score as its log-sum-exp.
+    """
     running = running.repeat(1, 1, q.size(2) // running.size(2), 1)  # (N, G, M, w)
     score = ((q * layout.keys(running)).sum(-1) * scale).to(lse.dtype)
     out = backend.merge(layout.values(running).to(out.dtype), score, out, lse)

@@ -1,9 +1,8 @@
 """The KV cache: one copy of a prompt an utterance, one suffix row a hypothesis.
 
-An *entry* is what attention keeps of a chunk of ``stride`` tokens: MTLA's merged
+An *entry* is what attention stores of a chunk of ``stride`` tokens: MTLA's merged
 latent and rotary key, or at stride 1 a token's latent (MLA) or keys and values (MHA,
-GQA, MQA). Lengths in tokens are called ``seen``; lengths in entries ``entries`` or
-``slots``.
+GQA, MQA). A *slot* is room for one entry; :mod:`.timeline` has the index arithmetic.
 
 Letters: ``B`` utterances, ``K`` hypotheses each, ``N = B K`` rows, ``G`` entry heads,
 ``P`` prompt slots, ``S`` suffix slots, ``L`` new tokens, ``w`` entry width.
@@ -27,18 +26,31 @@ from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
 
 
 class KVCache:
-    """One layer's cache, allocated once and written in place.
+    """The cache of one layer, allocated once and written in place.
 
-    ``prompt (B, G, P, w)`` holds the prompt's finished chunks. ``suffix (N, G, S, w)``
-    starts with the prompt's open chunk, if any, and grows with the tokens; each row
-    owns its own, so that merging a token into an open chunk never reaches a sibling.
-    What stands in a slot that nothing was written to is never used.
+    ``prompt (B, G, P, w)`` holds the finished chunks of the prompts. All hypotheses of
+    an utterance read the same copy, which is never written again.
 
-    In 8 bits either has scales beside it, and the chunk that is open, if chunks are
-    merged, is kept exactly: ``running (N, G, w)``.
+    ``suffix (N, G, S, w)`` holds the later chunks of each row, beginning with the one
+    that the prompt may leave open. That chunk is copied to every hypothesis, because
+    merging a token changes it in place and must not change the sibling's.
 
-    ``timeline`` says which slots these are. The layers of a decoder share one; then the
-    decoder moves it, and the caches by :meth:`move` and :meth:`take` alone.
+    Slots that were never written hold arbitrary numbers; attention does not use them.
+
+    With 8-bit numbers, prompt and suffix have scales beside them. The open chunk of a
+    row is then also stored in full precision, ``running (N, G, w)``: quantising the
+    running sum again after every token would add up rounding errors.
+
+    The layers of a decoder share one timeline. The decoder then changes the timeline
+    itself and calls the methods that leave it alone: :meth:`repeat_rows`,
+    :meth:`reorder_into`, :meth:`select_rows`.
+
+    Args:
+        layout: of an entry.
+        prompt: entries of the prompts' finished chunks, ``(B, G, P, w)``.
+        timeline: token counts of the rows.
+        options: how the cache is stored and read.
+        prompt_layout: layout of ``prompt``; None: ``layout``.
     """
 
     def __init__(
@@ -76,7 +88,15 @@ class KVCache:
         like: Tensor,
         options: CacheOptions = DEFAULT_CACHE,
     ) -> KVCache:
-        """No prompt part; dtype and device are those of ``like``."""
+        """Return a cache of ``rows`` empty rows with room for ``capacity`` tokens each.
+
+        Args:
+            layout: of an entry.
+            rows: N.
+            capacity: tokens of a row.
+            like: gives dtype and device.
+            options: how the cache is stored and read.
+        """
         prompt = like.new_zeros(rows, layout.heads, 0, layout.width)
         nothing = torch.zeros(rows, dtype=torch.long, device=like.device)
         return cls(layout, prompt, Timeline(nothing, layout.stride, capacity), options)
@@ -91,20 +111,26 @@ class KVCache:
         options: CacheOptions = DEFAULT_CACHE,
         expanded: tuple[EntryLayout, Tensor] | None = None,
     ) -> KVCache:
-        """Keep a prompt's finished chunks; its open one becomes the suffix's first.
+        """Return a cache that holds prompts.
+
+        The running entry of a chunk's last token is the finished chunk's entry: every
+        ``stride``-th entry goes into the prompt part. The running entry of a row's last
+        token goes into suffix slot 0.
 
         Args:
-            entries: running entries of every prompt token, ``(B, G, T, w)``.
-            lengths: prompt tokens of each row, ``(B,)``; those behind are padding.
-            capacity: room for so many tokens a row after the prompt.
-            expanded: what is kept of the finished chunks instead of their entries.
+            layout: of an entry.
+            entries: running entries of all prompt tokens, ``(B, G, T, w)``.
+            lengths: valid tokens of each prompt, ``(B,)``; the others are padding.
+            capacity: tokens of a row that there is room for after the prompt.
+            options: how the cache is stored and read.
+            expanded: layout and entries to store instead of the finished chunks'.
         """
         s, timeline = layout.stride, Timeline(lengths, layout.stride, capacity)
         finished = entries[:, :, s - 1 :: s].contiguous()
         prompt_layout, finished = expanded or (layout, finished)
         cache = cls(layout, finished, timeline, options, prompt_layout)
         if s > 1 and entries.size(2) > 0:
-            # Where no chunk is open the first token will write over this unread.
+            # In a row without an open chunk the first token overwrites this unread.
             last = (lengths - 1).clamp(min=0)
             newest = entries[timeline.rows, :, last]
             cache._put(timeline.rows, torch.zeros_like(last), newest)
@@ -114,7 +140,7 @@ class KVCache:
 
     @property
     def beam(self) -> int:
-        """Rows that share one copy of a prompt."""
+        """Number of rows that share one copy of a prompt."""
         return self.suffix.size(0) // self.prompt.size(0)
 
     @property
@@ -129,7 +155,7 @@ class KVCache:
 
     @property
     def used_nbytes(self) -> int:
-        """Bytes of the entries that hold something."""
+        """Bytes of the entries in use."""
         time, options = self.timeline, self.options
         in_prompt = int(time.prompt_chunks.sum())
         in_suffix = int(
@@ -142,30 +168,31 @@ class KVCache:
         )
 
     def by_row(self) -> list[Tensor]:
-        """All memory that has a row a hypothesis."""
+        """Return the tensors with one row a hypothesis."""
         parts = (self.suffix, self.suffix_scale, self.running)
         return [part for part in parts if part is not None]
 
     def by_prompt(self) -> list[Tensor]:
-        """All memory that has a row a prompt copy."""
+        """Return the tensors with one row a prompt copy."""
         parts = (self.prompt, self.prompt_scale)
         return [part for part in parts if part is not None]
 
     def prompt_entries(self) -> Tensor:
-        """The prompt ``(B, G, P, w)``, as ``prompt_layout`` says."""
+        """Return the prompt's entries ``(B, G, P, w)``, in ``prompt_layout``."""
         return self._read(self.prompt, self.prompt_scale)
 
     def suffix_entries(self) -> Tensor:
-        """The suffix as far as any row can have come, ``(N, G, S', w)``."""
+        """Return the suffix slots that any row may use, ``(N, G, S', w)``."""
         filled, scale = self.timeline.filled, self.suffix_scale
         return self._read(
             self.suffix[:, :, :filled], None if scale is None else scale[:, :, :filled]
         )
 
     def open_entry(self, placement: TokenPlacement) -> Tensor:
-        """The entry that the first new token goes on with ``(N, G, w)``.
+        """Return the entry of the chunk that each row's first new token continues.
 
-        It means something where ``placement.is_open``.
+        Returns:
+            ``(N, G, w)``; arbitrary in rows where ``placement.is_open`` is false.
         """
         if self.running is not None:
             return self.running
@@ -174,10 +201,16 @@ class KVCache:
     def write(
         self, entries: Tensor, placement: TokenPlacement, lengths: Tensor | None = None
     ) -> None:
-        """Write the running entries ``(N, G, L, w)`` of L new tokens a row.
+        """Write the running entries of L new tokens a row.
 
-        ``lengths (N,)`` says how many of them are real, where rows differ. A token of
-        an open chunk replaces the chunk's entry, since its running sum includes it.
+        A running entry includes the earlier tokens of its chunk, so it replaces the
+        entry in the chunk's slot. Of several tokens in a
+        chunk only the last is written.
+
+        Args:
+            entries: ``(N, G, L, w)``.
+            placement: where the tokens stand.
+            lengths: valid tokens of each row, ``(N,)``; None: all L.
         """
         tokens, s, rows = entries.size(2), self.layout.stride, self.timeline.rows
         if tokens == 1 and lengths is None:
@@ -192,59 +225,62 @@ class KVCache:
         self._put(row, placement.slot[row, column], entries[row, :, column])
         if self.running is not None:
             newest = entries[rows, :, (count - 1).clamp(min=0)]
-            kept = (count > 0)[:, None, None]
-            self.running.copy_(torch.where(kept, newest, self.running))
+            changed = (count > 0)[:, None, None]
+            self.running.copy_(torch.where(changed, newest, self.running))
 
     def fork(self, beam: int, share_prompt: bool = True) -> None:
-        """Turn each row into ``beam`` rows beside each other."""
+        """Repeat each row ``beam`` times, the copies beside each other."""
         self.timeline.fork(beam, share_prompt)
         self.repeat_rows(beam, share_prompt)
 
     def repeat_rows(self, beam: int, share_prompt: bool = True) -> None:
-        """:meth:`fork` without the timeline."""
+        """Do what :meth:`fork` does, but leave the timeline as it is."""
         self._set_by_row(part.repeat_interleave(beam, 0) for part in self.by_row())
         if not share_prompt:
             copies = torch.arange(len(self.prompt), device=self.prompt.device)
             self._select_prompts(copies.repeat_interleave(beam))
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i goes on as row ``rows[i]`` was, one of the same utterance's."""
+        """Let row i continue row ``rows[i]``, which is of the same utterance."""
         self.reorder_into(rows, self.scratch())
         self.timeline.reorder(rows)
 
     def scratch(self) -> list[Tensor]:
-        """Memory for :meth:`move`; caches of the same shapes can pass it on."""
+        """Allocate memory for :meth:`reorder_into`; caches of equal shapes share it."""
         return [torch.zeros_like(part) for part in self.by_row()]
 
     @torch.no_grad()
     def reorder_into(self, rows: Tensor, scratch: list[Tensor]) -> list[Tensor]:
-        """:meth:`reorder` without the timeline, by way of spare memory.
+        """Do what :meth:`reorder` does by copying into ``scratch``, without gradients.
 
-        No gradient goes through it.
-
-        Returns:
-            What is spare from now on.
+        The scratch memory becomes the cache's and the cache's old memory is returned as
+        the next scratch, so that each number is copied once. The timeline is left as it
+        is.
         """
         old, filled = self.by_row(), self.timeline.filled
         for source, target in zip(old, scratch, strict=True):
-            if source.dim() == 4:  # slots beyond these hold nothing
+            if source.dim() == 4:  # (N, G, S, .): later slots are not in use
                 source, target = source[:, :, :filled], target[:, :, :filled]
             torch.index_select(source, 0, rows, out=target)
         self._set_by_row(scratch)
-        if len(self.prompt) == len(rows):  # a copy each: moved, as the paper's is
+        if len(self.prompt) == len(rows):  # not shared: each row has a copy
             self._select_prompts(rows)
         return old
 
     def select_rows(self, prompts: Tensor, rows: Tensor, timeline: Timeline) -> None:
-        """Keep these prompt copies and rows, in this order."""
+        """Select prompt copies and rows, in this order, and set the timeline."""
         self._select_prompts(prompts)
         self._set_by_row(part.index_select(0, rows) for part in self.by_row())
         self.timeline = timeline
 
     def copy(self, rows: Tensor | None = None, capacity: int | None = None) -> KVCache:
-        """An independent cache for ``rows`` of this one, with room for more tokens.
+        """Return a copy of ``rows`` of this cache, with another capacity.
 
-        Only for caches whose rows share no prompt, and not in 8 bits.
+        Only for caches whose rows share no prompt and that are not in 8 bits.
+
+        Args:
+            rows: ``(N',)``, may repeat; None: all.
+            capacity: tokens of a row after the prompt; None: as before.
         """
         rows = self.timeline.rows if rows is None else rows
         timeline = self.timeline.select_rows(rows, rows)
@@ -261,7 +297,7 @@ class KVCache:
         return restore(numbers, scale, self.options.dtype, self.dtype)
 
     def _put(self, rows: Tensor, slots: Tensor, entries: Tensor) -> None:
-        """Write entries ``(n, G, w)``, one at each slot of each row."""
+        """Write entries ``(n, G, w)``; number i goes to ``slots[i]`` of ``rows[i]``."""
         if self.suffix_scale is None or self.options.dtype is None:
             self.suffix[rows, :, slots] = entries
             return

@@ -1,9 +1,13 @@
 """Kernels of training: causal attention that returns its log-sum-exp, and its backward.
 
-PyTorch's flash kernels keep nothing quadratic, but ``scaled_dot_product_attention``
-hides the log-sum-exp that merging needs: so they are called by their own names. Their
-backward is given an output and a log-sum-exp, which need not be those of the same call:
-with the final ones of a softmax over more keys it yields exactly the share of these.
+``scaled_dot_product_attention`` does not return the log-sum-exp, which merging needs
+(:mod:`.strided`). The kernels behind it do, so they are called by their own names in
+``torch.ops.aten``.
+
+Their backwards recompute the weights ``exp(score - lse)`` from a log-sum-exp, and use
+the output only in ``grad . out``. Neither must come from the kernel's own forward. With
+the ones of a softmax over more keys, the backward returns exactly the gradients of the
+keys that it is passed; :mod:`.strided` has the derivation.
 
 Letters: ``B`` rows, ``H`` heads, ``T`` queries and as many keys, ``d`` width of queries
 and keys, ``e`` of values.
@@ -27,20 +31,38 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+# Positional arguments of the aten operators, which differ between PyTorch's versions in
+# their names but not in their order.
+CAUSAL = True
+NO_BIAS = NO_LENGTHS = None
+RETURN_LSE = True
+NO_DEBUG_MASK = False
+
 
 class Kernel(Protocol):
     """Causal attention of ``q (B, H, T, d)`` over ``k``, ``v``, and its backward."""
 
     equal_widths: bool
-    """Whether values must be as wide as keys (then callers pad them with zeros)."""
+    """True if d and e must be equal; callers then pad with zeros."""
 
     def unsupported_reason(self, q: Tensor, dropout: float) -> str | None:
-        """Why the kernel cannot serve such queries; None where it can."""
+        """Return why the kernel does not support such queries; None if it does."""
 
     def forward(
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Output ``(B, H, T, e)``, log-sum-exp ``(B, H, T)``, random state ``(2,)``."""
+        """Compute attention.
+
+        Args:
+            q: ``(B, H, T, d)``.
+            k: ``(B, H, T, d)``.
+            v: ``(B, H, T, e)``.
+            scale: factor of the scores.
+            dropout: probability of dropping a weight.
+
+        Returns:
+            Output ``(B, H, T, e)``, log-sum-exp ``(B, H, T)``, random state ``(2,)``.
+        """
 
     def backward(
         self,
@@ -51,7 +73,17 @@ class Kernel(Protocol):
         scale: float,
         dropout: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of q, k, v, given the ``final`` output and log-sum-exp."""
+        """Compute gradients of q, k and v.
+
+        Args:
+            grad: gradient of the final output, ``(B, H, T, e)``.
+            qkv: as in the forward.
+            final: output and log-sum-exp of the softmax over all keys, which may be
+                more than ``k``.
+            state: random state of the forward.
+            scale: factor of the scores.
+            dropout: probability of dropping a weight.
+        """
 
 
 class CpuFlash:
@@ -68,7 +100,7 @@ class CpuFlash:
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         out, lse = aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, dropout, True, scale=scale
+            q, k, v, dropout, CAUSAL, scale=scale
         )
         return out, lse, _no_state(q)
 
@@ -83,7 +115,7 @@ class CpuFlash:
     ) -> tuple[Tensor, Tensor, Tensor]:
         del state
         return aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, *qkv, *final, dropout, True, scale=scale
+            grad, *qkv, *final, dropout, CAUSAL, scale=scale
         )
 
 
@@ -100,7 +132,7 @@ class CudaFlash:
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         out, lse, _, _, _, _, state, *_ = aten._scaled_dot_product_flash_attention(
-            q, k, v, dropout, True, False, scale=scale
+            q, k, v, dropout, CAUSAL, NO_DEBUG_MASK, scale=scale
         )
         return out, lse, state.view(torch.int64) if dropout > 0 else _no_state(q)
 
@@ -113,19 +145,22 @@ class CudaFlash:
         scale: float,
         dropout: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys = qkv[0].size(2), qkv[1].size(2)
+        q, k, v = qkv
+        out, lse = final
         unused = torch.empty((), dtype=torch.uint64, device=state.device)
         return aten._scaled_dot_product_flash_attention_backward(
             grad,
-            *qkv,
-            final[0],
-            final[1].contiguous(),
-            None,
-            None,
-            queries,
-            keys,
+            q,
+            k,
+            v,
+            out,
+            lse.contiguous(),
+            NO_LENGTHS,
+            NO_LENGTHS,
+            q.size(2),
+            k.size(2),
             dropout,
-            True,
+            CAUSAL,
             state.view(torch.uint64),
             unused,
             scale=scale,
@@ -133,7 +168,7 @@ class CudaFlash:
 
 
 class CudaEfficient:
-    """The memory-efficient kernel: float32 too, values of another width too."""
+    """The memory-efficient kernel: supports float32, and values of another width."""
 
     equal_widths = False
 
@@ -146,7 +181,7 @@ class CudaEfficient:
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         out, lse, *_ = aten._scaled_dot_product_efficient_attention(
-            q, k, v, None, True, dropout, True, scale=scale
+            q, k, v, NO_BIAS, RETURN_LSE, dropout, CAUSAL, scale=scale
         )
         return out, lse[..., : q.size(2)], _no_state(q)
 
@@ -161,11 +196,23 @@ class CudaEfficient:
     ) -> tuple[Tensor, Tensor, Tensor]:
         del state
         out, lse = final
-        lse = F.pad(lse, (0, -lse.size(2) % 32), value=float("inf"))  # as it came
-        host = torch.zeros((), dtype=torch.int64)
-        wanted = [True, True, True, False]
+        # The kernel reads whole blocks of 32 queries. With +inf the weights of those
+        # that do not exist are exp(score - inf) = 0.
+        lse = F.pad(lse, (0, -lse.size(2) % 32), value=float("inf"))
+        seed = offset = torch.zeros((), dtype=torch.int64)  # unused without dropout
+        of_q_k_v_bias = [True, True, True, False]
         dq, dk, dv, _ = aten._scaled_dot_product_efficient_attention_backward(
-            grad, *qkv, None, out, lse, host, host, dropout, wanted, True, scale=scale
+            grad,
+            *qkv,
+            NO_BIAS,
+            out,
+            lse,
+            seed,
+            offset,
+            dropout,
+            of_q_k_v_bias,
+            CAUSAL,
+            scale=scale,
         )
         return dq, dk, dv
 
@@ -184,7 +231,7 @@ class CudaCudnn:
         self, q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         out, lse, *_ = aten._scaled_dot_product_cudnn_attention(
-            q, k, v, None, True, dropout, True, False, scale=scale
+            q, k, v, NO_BIAS, RETURN_LSE, dropout, CAUSAL, NO_DEBUG_MASK, scale=scale
         )
         return out, lse.reshape(q.shape[:3]), _no_state(q)
 
@@ -198,22 +245,25 @@ class CudaCudnn:
         dropout: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
         del state
+        q, k, v = qkv
         out, lse = final
-        host = torch.zeros((), dtype=torch.int64)
+        seed = offset = torch.zeros((), dtype=torch.int64)  # unused without dropout
         return aten._scaled_dot_product_cudnn_attention_backward(
             grad,
-            *qkv,
+            q,
+            k,
+            v,
             out,
             lse.contiguous().unsqueeze(-1),
-            host,
-            host,
-            None,
-            None,
-            None,
-            qkv[0].size(2),
-            qkv[1].size(2),
+            seed,
+            offset,
+            NO_BIAS,
+            NO_LENGTHS,
+            NO_LENGTHS,
+            q.size(2),
+            k.size(2),
             dropout,
-            True,
+            CAUSAL,
             scale=scale,
         )
 
@@ -226,63 +276,70 @@ KERNELS: dict[str, Kernel] = {
 }
 """By name, in the order in which ``auto`` tries them.
 
-FlashAttention takes all that cuDNN's takes, so cuDNN's runs on request alone.
+FlashAttention supports all that cuDNN's does, so ``auto`` never chooses cuDNN's.
 """
 
 BLOCKED = "blocked"
-"""Our own loop over blocks of queries (:mod:`.blocked`): anywhere, with dropout."""
+"""The loop over blocks of queries of :mod:`.blocked`: any device, with dropout."""
 
 FLEX = "flex"
-"""FlexAttention (:mod:`.flex`), on request: on GPUs, with masks, without dropout."""
+"""FlexAttention (:mod:`.flex`): GPUs, without dropout; ``auto`` never chooses it."""
 
-_asked_for = "auto"
-_turns = Turns()
-_named: set[str] = set()
+_requested = "auto"
+_lock = Turns()
+_logged: set[str] = set()
 
 
 @contextmanager
 def training_kernel(name: str) -> Iterator[None]:
-    """Meanwhile use this kernel: one of :data:`KERNELS`, blocked, flex, or auto.
+    """Use one kernel inside the context: one of :data:`KERNELS`, blocked, flex, or auto.
 
-    The choice is the process's: a backward may run in another thread than its forward.
-    A second thread that makes one waits until the first is done.
+    The choice holds for the whole process, since a backward may run in another thread
+    than its forward. A second thread that enters a context waits for the first.
 
     Raises:
-        UserError: an unknown name; later, in training, where the kernel is unfit.
+        UserError: the name is unknown. If the kernel does not support the queries,
+            training raises the error.
     """
-    global _asked_for
+    global _requested
     if name not in ("auto", *KERNELS, BLOCKED, FLEX):
         names = ", ".join(["auto", *KERNELS, BLOCKED, FLEX])
         raise UserError(f"training kernel: {name!r} given, one of {names} is needed")
-    with _turns:
-        before, _asked_for = _asked_for, name
+    with _lock:
+        before, _requested = _requested, name
         try:
             yield
         finally:
-            _asked_for = before
+            _requested = before
 
 
 def choose_kernel(q: Tensor, dropout: float) -> str:
-    """Name of the kernel for such queries: the one asked for, or the first that can."""
-    if _asked_for == BLOCKED:
+    """Return the name of the requested kernel, or of the first that supports ``q``.
+
+    Raises:
+        UserError: the requested kernel does not support such queries.
+    """
+    if _requested == BLOCKED:
         return BLOCKED
-    if _asked_for != "auto":
-        why = _unsupported_reason(_asked_for, q, dropout)
+    if _requested != "auto":
+        why = _unsupported_reason(_requested, q, dropout)
         if why is not None:
-            raise UserError(f"training kernel: {_asked_for} {why}; use auto")
-        return _asked_for
-    # A list, since PyTorch 2.7 compiles no ``next``.
-    fit = [name for name in KERNELS if _unsupported_reason(name, q, dropout) is None]
-    name = fit[0] if fit else BLOCKED
-    if name not in _named and not torch.compiler.is_compiling():
-        _named.add(name)
+            raise UserError(f"training kernel: {_requested} {why}; use auto")
+        return _requested
+    # A list, since PyTorch 2.7 cannot compile ``next``.
+    supported = [
+        name for name in KERNELS if _unsupported_reason(name, q, dropout) is None
+    ]
+    name = supported[0] if supported else BLOCKED
+    if name not in _logged and not torch.compiler.is_compiling():
+        _logged.add(name)
         logging.info("attention in training: %s for %s on %s", name, q.dtype, q.device)
     return name
 
 
 def leaves_choice() -> bool:
-    """Whether no kernel is asked for by name."""
-    return _asked_for == "auto"
+    """Return True if no kernel is requested by name."""
+    return _requested == "auto"
 
 
 def _unsupported_reason(name: str, q: Tensor, dropout: float) -> str | None:

@@ -1,11 +1,16 @@
-"""The arithmetic of training as PyTorch operators, with their gradients.
+"""Attention in training as PyTorch operators, with their gradients.
 
-As operators they are one node each for ``torch.compile`` and for activation
-checkpointing, whatever the row's length. They can be differentiated once.
+An operator is one node for ``torch.compile`` and for activation checkpointing, whatever
+the length of the row. Each is a pair of a forward and a backward operator; the backward
+has no gradient of its own, so that second derivatives are not available.
+
+The order of arguments is that of the operators' signatures. Everything below reads them
+by name, from :class:`.StridedAttention` or from a signature.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,12 +18,14 @@ from torch import Tensor
 
 from espnet_mtla.attention.precision import accumulation_dtype
 from espnet_mtla.attention.training.blocked import Blocked
-from espnet_mtla.attention.training.flash import BLOCKED
 from espnet_mtla.attention.training.strided import StridedAttention
 
 
-def _as_it_is(q: Tensor) -> torch.autocast:
-    """Inside, types are settled: products in float32 must not be cast once more."""
+def _no_autocast(q: Tensor) -> torch.autocast:
+    """Return a context without autocast: the caller has cast the inputs already.
+
+    Products that are computed in float32 on purpose would be cast once more.
+    """
     return torch.autocast(q.device.type, enabled=False)
 
 
@@ -36,7 +43,7 @@ def strided_attention(
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:meth:`StridedAttention.forward`; the arguments are those of the class."""
+    """Call :meth:`.StridedAttention.forward`; the arguments are those of the class."""
     call = StridedAttention(
         q,
         finished,
@@ -50,7 +57,7 @@ def strided_attention(
         scale,
         dropout,
     )
-    with _as_it_is(q):
+    with _no_autocast(q):
         return call.forward()
 
 
@@ -72,7 +79,10 @@ def strided_attention_backward(
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """:meth:`StridedAttention.backward`."""
+    """Call :meth:`.StridedAttention.backward`.
+
+    Args: gradient of the output, the outputs of the forward, and its inputs.
+    """
     call = StridedAttention(
         q,
         finished,
@@ -86,7 +96,7 @@ def strided_attention_backward(
         scale,
         dropout,
     )
-    with _as_it_is(q):
+    with _no_autocast(q):
         return call.backward(grad, out, lse, states)
 
 
@@ -100,8 +110,8 @@ def prefix_attention(
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
-    """:meth:`Blocked.forward`."""
-    with _as_it_is(q):
+    """Call :meth:`.Blocked.forward`; the arguments are those of class and method."""
+    with _no_autocast(q):
         return Blocked(visible, scale, dropout, seed).forward(q, k, v)
 
 
@@ -118,81 +128,97 @@ def prefix_attention_backward(
     scale: float,
     dropout: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """:meth:`Blocked.backward`."""
+    """Call :meth:`.Blocked.backward`.
+
+    Args: gradient of the output, the outputs of the forward, and its inputs.
+    """
     blocked = Blocked(visible, scale, dropout, seed)
-    with _as_it_is(q):
+    with _no_autocast(q):
         return blocked.backward(grad, (q, k, v), (out, lse))
 
 
-# Shapes, for tracing -----------------------------------------------------------------
+# Shapes and types of results, for tracing ---------------------------------------------
 
 
 @strided_attention.register_fake
-def _strided_shapes(q: Tensor, finished: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    weight, kernel, stride = rest[1], rest[4], rest[5]
-    nope = q.size(-1) - (finished.size(-1) - weight.size(1))
-    width = weight.size(0) // q.size(2) - nope
-    out = q.new_empty(*q.shape[:3], width)
-    lse = q.new_empty(q.shape[:3], dtype=accumulation_dtype(q.dtype))
-    calls = 1 if kernel == BLOCKED else stride
-    return out, lse, q.new_empty((calls, 2), dtype=torch.int64)
+def _strided_shapes(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return StridedAttention(*inputs).empty_results()
 
 
 @strided_attention_backward.register_fake
-def _strided_gradients(*args: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(x) for x in args[4:8])
+def _strided_gradients(
+    grad: Tensor, out: Tensor, lse: Tensor, states: Tensor, *inputs: Any
+) -> tuple[Tensor, ...]:
+    del grad, out, lse, states
+    call = StridedAttention(*inputs)
+    differentiable = (call.q, call.finished, call.running, call.weight)
+    return tuple(torch.empty_like(x) for x in differentiable)
 
 
 @prefix_attention.register_fake
 def _prefix_shapes(
-    q: Tensor, k: Tensor, v: Tensor, *rest: Any
+    q: Tensor, k: Tensor, v: Tensor, *settings: Any
 ) -> tuple[Tensor, Tensor]:
-    del k, rest
+    del k, settings
     batch, heads, queries, _ = q.shape
     out = q.new_empty(batch, queries, heads, v.size(-1)).transpose(1, 2)
     return out, q.new_empty(q.shape[:3], dtype=accumulation_dtype(q.dtype))
 
 
 @prefix_attention_backward.register_fake
-def _prefix_gradients(*args: Any) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(x) for x in args[3:6])
+def _prefix_gradients(
+    grad: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *settings: Any,
+) -> tuple[Tensor, ...]:
+    del grad, out, lse, settings
+    return tuple(torch.empty_like(x) for x in (q, k, v))
 
 
 # Gradients ---------------------------------------------------------------------------
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    """Tensors go where autograd's hooks and checkpoints see them."""
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    """Save what the backward operator takes, in its order.
+
+    ``save_for_backward`` rather than attributes: hooks on saved tensors, activation
+    checkpointing and offloading then see them.
+    """
     tensors = [x for x in inputs if isinstance(x, Tensor)]
-    ctx.settings = inputs[len(tensors) :]
+    ctx.settings = inputs[len(tensors) :]  # signatures have the tensors first
     ctx.save_for_backward(*output, *tensors)
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)
+    ctx.num_inputs = len(inputs)
+
+
+def _differentiate(
+    backward: Callable[..., tuple[Tensor, ...]], ctx: Any, grad: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    """Return gradients of all inputs; None for those that have none."""
+    if grad is None:  # the loss does not depend on the output
+        return (None,) * ctx.num_inputs
+    gradients = backward(grad, *ctx.saved_tensors, *ctx.settings)
+    return (*gradients, *[None] * (ctx.num_inputs - len(gradients)))
 
 
 def _strided_backward(
-    context: Any, grad: Tensor | None, *unused: None
+    ctx: Any, grad: Tensor | None, *unused: None
 ) -> tuple[Tensor | None, ...]:
-    del unused
-    if grad is None:  # nobody used the output
-        return (None,) * 11
-    gradients = strided_attention_backward(
-        grad, *context.saved_tensors, *context.settings
-    )
-    return (*gradients, *[None] * 7)
+    del unused  # of log-sum-exp and random states, which are not differentiable
+    return _differentiate(strided_attention_backward, ctx, grad)
 
 
 def _prefix_backward(
-    context: Any, grad: Tensor | None, *unused: None
+    ctx: Any, grad: Tensor | None, *unused: None
 ) -> tuple[Tensor | None, ...]:
     del unused
-    if grad is None:
-        return (None,) * 7
-    gradients = prefix_attention_backward(
-        grad, *context.saved_tensors, *context.settings
-    )
-    return (*gradients, *[None] * 4)
+    return _differentiate(prefix_attention_backward, ctx, grad)
 
 
-strided_attention.register_autograd(_strided_backward, setup_context=_keep)
-prefix_attention.register_autograd(_prefix_backward, setup_context=_keep)
+strided_attention.register_autograd(_strided_backward, setup_context=_save)
+prefix_attention.register_autograd(_prefix_backward, setup_context=_save)

@@ -1,22 +1,40 @@
-"""Attention over merged latents in training, without any T x T matrix (section 4.3).
+"""Attention over merged latents in training, without a ``T x T`` matrix (section 4.3).
 
-Token i sees the chunks that were finished before its own began, and its own running
-one. Latents are expanded to heads, so that a flash kernel can be used, and tokens are
-split by i mod s. Those that finish a chunk see finished chunks alone: plain causal
-attention, T / s against T / s. Each other class is causal attention too, from its
-second query on and up to the last key but one, and has one own entry a token, which is
-merged by log-sum-exp:
+What is computed. Token i sees the chunks that finished before the chunk of i began, and
+the running entry of i. Of the T / s finished chunks it sees the first ``i // s``. A
+token that finishes its chunk (``i mod s = s - 1``) sees that one among them, which
+makes ``i // s + 1``.
 
-    lse = log(exp(lse_flash) + exp(q . k_own)),
-    out = exp(lse_flash - lse) out_flash + exp(q . k_own - lse) v_own
+How. Latents are expanded to heads, so that flash kernels can be used, and queries are
+split into s classes by ``i mod s``, with one kernel call a class:
 
-So s kernel calls of size T / s do it, T^2 / 2s scores in all. Backward runs the
-kernel's own backward with the final ``out`` and ``lse``. Kept for it are queries,
-latents and output; heads are expanded again, a few hundredths of a layer's work.
+- The class ``s - 1`` has queries ``i = s j + s - 1`` for j = 0, 1, ...; query j sees
+  chunks 0 to j: plain causal attention of T / s queries over T / s keys.
+- In a class ``c < s - 1`` query j (``i = s j + c``) sees chunks 0 to j - 1. Without its
+  first query, which sees none, query j + 1 sees chunks 0 to j. That is plain causal
+  attention again, of the queries from ``c + s`` on over as many keys. The running entry
+  of each query of the class is then merged in, elementwise, by log-sum-exp:
 
-Letters: ``B`` rows, ``T`` tokens, ``U`` that ask, ``H`` heads, ``S`` finished chunks,
-``r`` latent width, ``w = r + d_R`` entry width, ``d = d_N + d_R`` width of a head's
-query and key, ``e`` of its value.
+      lse = log(exp(lse_flash) + exp(q . k_running))
+      out = exp(lse_flash - lse) out_flash + exp(q . k_running - lse) v_running
+
+  For a first query ``lse_flash`` is -inf, so the output is its running value.
+
+So s calls of size T / s compute ``T^2 / 2 s`` scores in all.
+
+Why the backward is exact. Let ``p_k = exp(score_k - lse)`` be the weights of the whole
+softmax. The gradient of a score is ``p_k (grad . v_k - grad . out)``, that of a value
+``p_k grad``. Both depend on the other keys only through ``lse`` and ``out``. The
+backward of a kernel computes just these formulas from the ``lse`` and ``out`` that it
+is passed. With the final ones, of all keys, it returns exactly the share of its keys.
+The gradient of a query is the sum of these shares.
+
+Kept for the backward are queries, latents and output. Heads are expanded once more in
+the backward, which is a few hundredths of a layer's work.
+
+Letters: ``B`` rows, ``T`` tokens, ``U`` queries, ``H`` heads, ``S`` finished chunks,
+``s`` stride, ``r`` latent width, ``w = r + d_R`` entry width, ``d = d_N + d_R`` width
+of a head's query and key, ``e`` of its value, ``n`` queries of a call.
 """
 
 from __future__ import annotations
@@ -35,20 +53,23 @@ from espnet_mtla.attention.training.flash import BLOCKED, KERNELS
 
 @dataclass(frozen=True)
 class StridedAttention:
-    """One call, the same in both directions.
+    """The inputs of one call, in the order of the operator's arguments.
 
     Attributes:
-        q: ``(B, U, H, d)``.
+        q: queries, ``(B, U, H, d)``.
         finished: entries of finished chunks, ``(B, S, w)``.
-        own: running entry of each asking token, ``(B, U, w)``.
+        running: running entry of each query, ``(B, U, w)``.
         weight: expands latents to heads, ``(H (d_N + e), r)``.
-        visible: finished chunks that a query sees, ``(B or 1, U)``; the blocked kernel
-            alone reads it.
+        visible: finished chunks that a query sees, ``(B or 1, U)``; only the blocked
+            kernel reads it.
         seed: one number on the CPU, for dropout.
-        kernel: a name of :data:`KERNELS`, or ``blocked``.
-        ranked: whether tokens ask in any order, each with its own entry merged in,
-            which only the blocked kernel can; else query i is token i, and one that
-            finishes its chunk sees that among the finished ones.
+        kernel: a name of :data:`.KERNELS`, or ``blocked``.
+        stride: tokens of a chunk.
+        indexed: true if queries are any tokens in any order; each has its running entry
+            merged in, and the kernel must be ``blocked``. False: query i is token i,
+            and one that finishes a chunk sees it among the finished ones.
+        scale: factor of the scores.
+        dropout: probability of dropping an attention weight.
     """
 
     q: Tensor
@@ -64,10 +85,15 @@ class StridedAttention:
     dropout: float
 
     def forward(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Output ``(B, U, H, e)``, log-sum-exp ``(B, U, H)``, random states."""
+        """Compute attention.
+
+        Returns:
+            Output ``(B, U, H, e)``, log-sum-exp ``(B, U, H)``, and the random state of
+            each kernel call, ``(calls, 2)``.
+        """
         keys, values = self._keys_values()
         out = self.q.new_zeros(*self.q.shape[:3], self._e)
-        lse = out.new_full(self.q.shape[:3], NEG_INF, dtype=self._exact)
+        lse = out.new_full(self.q.shape[:3], NEG_INF, dtype=self._lse_dtype)
         states = [
             self._finished(rows, keys, values, out[:, rows], lse[:, rows])
             for rows in self._calls()
@@ -79,21 +105,29 @@ class StridedAttention:
     def backward(
         self, grad: Tensor, out: Tensor, lse: Tensor, states: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Gradients of q, finished, own and weight."""
+        """Compute the gradients of q, finished, running and weight.
+
+        Args:
+            grad: gradient of the output, ``(B, U, H, e)``.
+            out: the output.
+            lse: its log-sum-exp over all keys.
+            states: random states of the forward.
+        """
         keys, values = self._keys_values()
         dq, d_running = torch.zeros_like(self.q), torch.zeros_like(self.running)
         d_weight = torch.zeros_like(self.weight)
+        # Gradients of keys and values are sums over the calls. The last call sees all
+        # finished chunks, so the sums begin with its gradients, without copying.
         sums: tuple[Tensor, Tensor] | None = None
-        # The last call sees all finished chunks: its gradients start the sums.
         for rows, state in reversed(list(zip(self._calls(), states, strict=True))):
             final = _Final(*(x[:, rows] for x in (grad, out, lse, dq)))
-            found = self._finished_backward(rows, keys, values, final, state)
+            share = self._finished_backward(rows, keys, values, final, state)
             if sums is None:
-                sums = found or (keys.zero_(), values.zero_())
-            elif found is not None:
-                for total, part in zip(sums, found, strict=True):
+                sums = share or (keys.zero_(), values.zero_())
+            elif share is not None:
+                for total, part in zip(sums, share, strict=True):
                     total[:, :, : part.size(2)] += part
-        assert sums is not None, "every kernel has one call at least"
+        assert sums is not None, "every kernel has at least one call"
         d_keys, d_values = sums
         for rows in self._running_rows():
             final = _Final(*(x[:, rows] for x in (grad, out, lse, dq)))
@@ -103,17 +137,27 @@ class StridedAttention:
         d_finished = self._contract(self.finished, d_heads, d_rope.sum(1), d_weight)
         return dq, d_finished, d_running, d_weight
 
+    def empty_results(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return uninitialised tensors of the shapes and types of :meth:`forward`."""
+        out = self.q.new_empty(*self.q.shape[:3], self._e)
+        lse = self.q.new_empty(self.q.shape[:3], dtype=self._lse_dtype)
+        states = self.q.new_empty((len(self._calls()), 2), dtype=torch.int64)
+        return out, lse, states
+
     # Finished chunks: a kernel's work ------------------------------------------------
 
     def _calls(self) -> list[slice]:
-        """Queries of each kernel call; those of a first chunk may be in none."""
+        """Return the queries of each kernel call, class ``s - 1`` last.
+
+        A class ``c < s - 1`` begins at ``c + s``: its first query sees no chunk.
+        """
         s = self.stride
         if self.kernel == BLOCKED:
             return [slice(None)]
         return [*(slice(c + s, None, s) for c in range(s - 1)), slice(s - 1, None, s)]
 
     def _keys_values(self) -> tuple[Tensor, Tensor]:
-        """``(B, H, S, .)`` of the finished chunks, as wide as the kernel wants them."""
+        """Expand finished chunks to keys and values ``(B, H, S, .)`` for the kernel."""
         heads = self._expand(self.finished).transpose(1, 2)
         keys = heads.new_empty(*heads.shape[:3], self._d)
         keys[..., : self._n] = heads[..., : self._n]
@@ -123,35 +167,38 @@ class StridedAttention:
     def _finished(
         self, rows: slice, keys: Tensor, values: Tensor, out: Tensor, lse: Tensor
     ) -> Tensor:
-        """Write what a kernel finds into ``out`` and ``lse``; returns its state."""
-        q, count = self._asked(rows)
+        """Run one kernel call, write ``out`` and ``lse``, return its random state."""
+        q, count = self._call_queries(rows)
         state = self.seed.new_zeros(2, device=q.device)
         if q.size(2) == 0 or count == 0:
             return state
         keys, values = keys[:, :, :count], values[:, :, :count]
         if self.kernel == BLOCKED:
-            found, found_lse = self._blocked().forward(q, keys, values)
+            heads, heads_lse = self._blocked().forward(q, keys, values)
         else:
-            found, found_lse, state = KERNELS[self.kernel].forward(
+            heads, heads_lse, state = KERNELS[self.kernel].forward(
                 q, keys, values, self.scale, self.dropout
             )
-        out.copy_(found[..., : self._e].transpose(1, 2))
-        lse.copy_(found_lse.mT)
+        out.copy_(heads[..., : self._e].transpose(1, 2))
+        lse.copy_(heads_lse.mT)
         return state
 
     def _finished_backward(
         self, rows: slice, keys: Tensor, values: Tensor, final: _Final, state: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Writes the share of ``dq``; returns those of keys and values, if any."""
-        q, count = self._asked(rows)
+        """Run a call's backward: write its ``dq``, return gradients of keys and values.
+
+        None: the call has no queries or no keys.
+        """
+        q, count = self._call_queries(rows)
         if q.size(2) == 0 or count == 0:
             return None
         qkv = q, keys[:, :, :count], values[:, :, :count]
         grad, out, lse, dq = (x.transpose(1, 2) for x in final)
         if self.kernel == BLOCKED:
-            found = self._blocked().backward(grad, qkv, (out, lse))
+            gradients = self._blocked().backward(grad, qkv, (out, lse))
         else:
-            found = KERNELS[self.kernel].backward(
+            gradients = KERNELS[self.kernel].backward(
                 self._widened(grad),
                 qkv,
                 (self._widened(out), lse),
@@ -159,11 +206,15 @@ class StridedAttention:
                 self.scale,
                 self.dropout,
             )
-        dq.copy_(found[0][..., : self._d])
-        return found[1], found[2]
+        d_q, d_keys, d_values = gradients
+        dq.copy_(d_q[..., : self._d])
+        return d_keys, d_values
 
-    def _asked(self, rows: slice) -> tuple[Tensor, int]:
-        """Queries ``(B, H, n, d)`` of a call, and how many chunks they may see."""
+    def _call_queries(self, rows: slice) -> tuple[Tensor, int]:
+        """Return the queries ``(B, H, n, d)`` of a call, and the number of its keys.
+
+        A flash call is square: n queries over the first n chunks.
+        """
         q = self.q[:, rows].transpose(1, 2)
         count = self.finished.size(1) if self.kernel == BLOCKED else q.size(2)
         return self._widened(q), count
@@ -172,21 +223,22 @@ class StridedAttention:
         return Blocked(self.visible, self.scale, self.dropout, self.seed)
 
     def _widened(self, x: Tensor) -> Tensor:
-        """Zeros at the end of queries, keys or values that must be equally wide."""
+        """Pad ``x (..., d or e)`` with zeros if the kernel needs d = e."""
         if self.kernel == BLOCKED or not KERNELS[self.kernel].equal_widths:
             return x
         missing = max(self._d, self._e) - x.size(-1)
         return F.pad(x, (0, missing)) if missing else x
 
-    # The own chunk: elementwise ------------------------------------------------------
+    # The running chunk: elementwise --------------------------------------------------
 
     def _running_rows(self) -> list[slice]:
-        """Queries whose own chunk is not among the finished ones."""
+        """Return the queries whose running entry is not among the finished chunks."""
         if self.indexed:
             return [slice(None)] if self.stride > 1 else []
         return [slice(c, None, self.stride) for c in range(self.stride - 1)]
 
     def _merge_running(self, rows: slice, out: Tensor, lse: Tensor) -> None:
+        """Merge the running entries of some queries into ``out`` and ``lse``."""
         entries = self.running[:, rows]
         heads = self._expand(entries)
         scores = self._running_scores(rows, entries, heads)
@@ -199,7 +251,7 @@ class StridedAttention:
         lse.copy_(total)
 
     def _running_backward(self, rows: slice, final: _Final, d_weight: Tensor) -> Tensor:
-        """Gradient of the queries' own entries; adds to ``dq`` and ``d_weight``."""
+        """Return the gradient of running entries; add to ``dq`` and ``d_weight``."""
         grad, out, lse, dq = final
         entries, q = self.running[:, rows], self.q[:, rows]
         heads, rope = self._expand(entries), entries[:, :, None, self._r :]
@@ -217,13 +269,16 @@ class StridedAttention:
         return self._contract(entries, d_heads, d_rope, d_weight)
 
     def _running_scores(self, rows: slice, entries: Tensor, heads: Tensor) -> Tensor:
-        """``(B, n, H)``."""
+        """Return the scores of queries and their running entries, ``(B, n, H)``."""
         q, rope = self.q[:, rows], entries[:, :, None, self._r :]
         scores = _dot(q[..., : self._n], heads[..., : self._n])
         return (scores + _dot(q[..., self._n :], rope)).squeeze(-1) * self.scale
 
     def _running_keep(self, rows: slice, lse: Tensor) -> Tensor:
-        """0, or 1 / (1 - dropout), for each own entry's weight: ``(B, n, H, 1)``."""
+        """Draw 0 or 1 / (1 - dropout) for each running entry: ``(B, n, H, 1)``.
+
+        Forward and backward draw the same numbers, since they use the same seed.
+        """
         generator = torch.Generator(lse.device)
         generator.manual_seed(int(self.seed) // 2 + (rows.start or 0))
         keep = torch.empty(lse.shape, dtype=self.q.dtype, device=lse.device)
@@ -233,14 +288,21 @@ class StridedAttention:
     # Latents to heads and back -------------------------------------------------------
 
     def _expand(self, entries: Tensor) -> Tensor:
-        """``(B, n, w) -> (B, n, H, d_N + e)``."""
+        """Project latents up: ``(B, n, w) -> (B, n, H, d_N + e)``."""
         heads = F.linear(entries[..., : self._r], self.weight)
         return heads.unflatten(-1, (self.q.size(2), -1))
 
     def _contract(
         self, entries: Tensor, d_heads: Tensor, d_rope: Tensor, d_weight: Tensor
     ) -> Tensor:
-        """The gradient of entries from those of :meth:`_expand` and of rotary keys."""
+        """Return the gradient of entries ``(B, n, w)``; add to ``d_weight``.
+
+        Args:
+            entries: ``(B, n, w)``.
+            d_heads: gradient of what :meth:`_expand` returned.
+            d_rope: gradient of the rotary keys, ``(B, n, d_R)``.
+            d_weight: gradient of ``weight``.
+        """
         d_heads = d_heads.flatten(2)
         d_weight.addmm_(d_heads.flatten(0, 1).mT, entries[..., : self._r].flatten(0, 1))
         return torch.cat((d_heads @ self.weight, d_rope), dim=-1)
@@ -248,7 +310,7 @@ class StridedAttention:
     # Sizes ---------------------------------------------------------------------------
 
     @property
-    def _exact(self) -> torch.dtype:
+    def _lse_dtype(self) -> torch.dtype:
         return accumulation_dtype(self.q.dtype)
 
     @property
@@ -269,7 +331,7 @@ class StridedAttention:
 
 
 class _Final(NamedTuple):
-    """Some rows of the gradient, the final output, its lse, and dq to write."""
+    """Some queries' gradient, output and log-sum-exp over all keys, and dq to write."""
 
     grad: Tensor
     out: Tensor
@@ -278,6 +340,6 @@ class _Final(NamedTuple):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """``(..., 1)``, in the type that sums are made in."""
-    kind = accumulation_dtype(a.dtype)
-    return (a.to(kind) * b.to(kind)).sum(-1, keepdim=True)
+    """Return the dot products of the last dimension, ``(..., 1)``."""
+    dtype = accumulation_dtype(a.dtype)
+    return (a.to(dtype) * b.to(dtype)).sum(-1, keepdim=True)
