@@ -97,7 +97,7 @@ class _Layer:
         self.longest, self.kernel = longest, kernel
 
     def forward(self, x: Tensor) -> Tensor:
-        from espnet_mtla.attention.training.flash import training_kernel
+        from espnet_mtla.attention.training.kernel_choice import training_kernel
 
         with training_kernel(self.kernel):
             return self.call(x)

@@ -15,8 +15,8 @@ from espnet_mtla.attention.training.attend import (
     attend_prefix,
     gather_tokens,
 )
-from espnet_mtla.attention.training.flash import training_kernel
 from espnet_mtla.attention.training.flex import attend_flex
+from espnet_mtla.attention.training.kernel_choice import training_kernel
 from espnet_mtla.attention.training.operators import prefix_attention, strided_attention
 from espnet_mtla.errors import UserError
 
@@ -119,11 +119,11 @@ def test_heads_that_share_keys(kernel: str, groups: int) -> None:
 
 @pytest.mark.parametrize("kernels", [(), ("cpu_flash",)], ids=["spread", "grouped"])
 @pytest.mark.parametrize("groups", [1, 2, 4])
-def test_kernels_that_know_groups_and_others(
+def test_kernels_with_groups_and_without(
     groups: int, kernels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By a kernel that knows groups, and by one that does not."""
-    monkeypatch.setattr(attend, "KNOW_GROUPS", kernels)
+    monkeypatch.setattr(attend, "WITH_GROUPS", kernels)
     leaves = q, k, v = leaf(2, 4, 9, 6), leaf(2, groups, 9, 6), leaf(2, groups, 9, 6)
     fast = attend_heads(q, k, v, None, SCALE, 0.0)
     many = (x.repeat_interleave(4 // groups, 1) for x in (k, v))

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from espnet_mtla.attention import CausalAttention, QueryTokens, build_attention
-from espnet_mtla.attention.training.flash import training_kernel
+from espnet_mtla.attention.training.kernel_choice import training_kernel
 from espnet_mtla.benchmark.measure import saved_bytes
 from espnet_mtla.benchmark.references import SdpaMultihead
 from test.support.attention_types import TYPES, WIDTH, make

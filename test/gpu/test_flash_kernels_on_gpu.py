@@ -7,7 +7,8 @@ import torch
 
 from espnet_mtla.attention.naive import dense_latents
 from espnet_mtla.attention.training.attend import attend_latents
-from espnet_mtla.attention.training.flash import BLOCKED, FLEX, KERNELS, training_kernel
+from espnet_mtla.attention.training.flash import KERNELS
+from espnet_mtla.attention.training.kernel_choice import BLOCKED, FLEX, training_kernel
 from test.support.gpu_device import CUDA, NEEDS_GPU
 
 pytestmark = NEEDS_GPU

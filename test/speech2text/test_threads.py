@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from espnet_mtla import Speech2Text
-from espnet_mtla.attention.training.flash import leaves_choice, training_kernel
+from espnet_mtla.attention.training.kernel_choice import is_automatic, training_kernel
 from espnet_mtla.quiet import quiet
 from espnet_mtla.recognise.profile import Profile
 from espnet_mtla.turns import Turns
@@ -113,7 +113,7 @@ def test_tokenisers_are_ready_before_threads_use_them(tmp_path: Path) -> None:
 
 def test_a_kernel_that_is_asked_for_is_put_back() -> None:
     overlapped(lambda: training_kernel("blocked"))
-    assert leaves_choice()
+    assert is_automatic()
 
 
 def test_a_profile_counts_its_own_thread(speech2text: Speech2Text) -> None:

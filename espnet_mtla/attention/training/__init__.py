@@ -1,1 +1,1 @@
-"""Attention over whole rows, with gradients and without a ``T x T`` matrix."""
+"""Attention in training: whole rows, with gradients, without a ``T x T`` matrix."""

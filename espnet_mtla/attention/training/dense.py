@@ -1,8 +1,9 @@
-"""The same arithmetic in one call with a mask, for rows that are short.
+"""Attention over merged latents by one call with a mask, for few scores.
 
-There calls take the time and not scores: at 2 to 10 rows of 70 to 250 prompt frames and
-15 to 40 tokens a whole decoder trains 10 to 20 % faster than by blocks of queries, and
-equally fast from about a million scores on (CPU seconds of one core).
+In short rows the calls take the time, not the scores. At 2 to 10 rows of 70 to 250
+prompt frames and 15 to 40 tokens a whole decoder trains 10 to 20 % faster than by
+blocks of queries; from about a million scores on both are equally fast (CPU seconds of
+one core).
 
 Letters as in :mod:`.strided`.
 """
@@ -19,10 +20,12 @@ MOST_SCORES = 2**19
 def expand(
     entries: Tensor, weight: Tensor, heads: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Entries ``(B, n, w)`` as keys ``(B, H, n, d)`` and values ``(B, H, n, e)``.
+    """Expand entries to keys ``(B, H, n, d)`` and values ``(B, H, n, e)``.
 
     Args:
+        entries: latent then rotary key, ``(B, n, w)``.
         weight: expands latents to heads, ``(H (d_N + e), r)``.
+        heads: H.
         width: d.
     """
     latent, rope = entries.tensor_split((weight.size(1),), dim=-1)
@@ -41,11 +44,19 @@ def attend_dense(
     scale: float,
     dropout: float,
 ) -> Tensor:
-    """``(B, H, U, e)``: the first ``before[b, u]`` finished chunks and one's own entry.
+    """Compute attention of queries over finished chunks and their running entries.
 
     Args:
-        q: ``(B, H, U, d)``; before: ``(B or 1, U)``.
-        finished, own, weight: as in :class:`.StridedAttention`; own may be empty.
+        q: ``(B, H, U, d)``.
+        finished: entries of finished chunks, ``(B, S, w)``.
+        running: running entry of each query, ``(B, U, w)``; or none, ``(B, 0, w)``.
+        weight: expands latents to heads, ``(H (d_N + e), r)``.
+        before: number of finished chunks that a query sees, ``(B or 1, U)``.
+        scale: factor of the scores.
+        dropout: probability of dropping a weight.
+
+    Returns:
+        ``(B, H, U, e)``.
     """
     entries = torch.cat((finished, running), dim=1)
     k, v = expand(entries, weight, q.size(1), q.size(-1))
@@ -58,5 +69,9 @@ def attend_dense(
 
 
 def first(count: Tensor, slots: int) -> Tensor:
-    """Which of the slots are the first ``count (B, U)``: ``(B, U, slots)``."""
+    """Return a mask ``(B, U, slots)`` that is true at the first ``count (B, U)`` slots.
+
+    >>> first(torch.tensor([[0, 2]]), slots=3).int().tolist()
+    [[[0, 0, 0], [1, 1, 0]]]
+    """
     return torch.arange(slots, device=count.device) < count.unsqueeze(-1)

@@ -1,8 +1,8 @@
-"""The same arithmetic through FlexAttention: one call for all queries, on GPUs.
+"""Attention over merged latents through FlexAttention: one call for all queries.
 
-The stride-aware mask is a block mask, so that queries which see different numbers of
-chunks from row to row (a fixed prompt) need no mask in memory either. Autograd merges
-the running chunk, at the price of keeping the expanded heads.
+The stride-aware mask is a block mask, so that no mask is stored even if queries see
+different numbers of chunks in each row (a fixed prompt). Autograd differentiates the
+merge of the running chunk, which keeps the expanded heads in memory.
 
 Letters as in :mod:`.strided`.
 """
@@ -27,24 +27,24 @@ def attend_flex(
     stride: int,
     scale: float,
 ) -> Tensor:
-    """``(B, U, H, e)``; the arguments are those of :class:`.StridedAttention`."""
+    """Compute ``(B, U, H, e)``; arguments are those of :class:`.StridedAttention`."""
     sizes = (weight, q.size(2), q.size(-1))
     keys, values = expand(finished, *sizes)
-    found, lse = _flex(q.transpose(1, 2), keys, values, visible, scale)
-    found, lse = found.transpose(1, 2), lse.mT.unsqueeze(-1)
+    out, lse = _flex(q.transpose(1, 2), keys, values, visible, scale)
+    out, lse = out.transpose(1, 2), lse.mT.unsqueeze(-1)
     if stride == 1:
-        return found
+        return out
     running_keys, running_values = (x.transpose(1, 2) for x in expand(running, *sizes))
     score = (q.to(lse) * running_keys).sum(-1, keepdim=True) * scale
     total = torch.logaddexp(lse, score)
     share = (score - total).exp().to(q.dtype)
-    return found * (lse - total).exp().to(q.dtype) + running_values * share
+    return out * (lse - total).exp().to(q.dtype) + running_values * share
 
 
 def _flex(
     q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Output and log-sum-exp; a query that sees nothing gets zeros and -inf."""
+    """Compute output and log-sum-exp; a query that sees no key gets 0 and -inf."""
     rows = visible.size(0)
 
     def seen(b: Tensor, h: Tensor, u: Tensor, s: Tensor) -> Tensor:
@@ -61,13 +61,16 @@ def _flex(
     except ImportError:  # before PyTorch 2.9
         return flex(q, k, v, block_mask=mask, scale=scale, return_lse=True)
     aux = AuxRequest(lse=True)
-    out, noted = flex(q, k, v, block_mask=mask, scale=scale, return_aux=aux)
-    return out, noted.lse
+    out, extra = flex(q, k, v, block_mask=mask, scale=scale, return_aux=aux)
+    return out, extra.lse
 
 
 @functools.cache
 def _compiled(device: str) -> tuple[Any, Any]:
-    """FlexAttention is a kernel only when compiled; uncompiled it is the dense twin."""
+    """Return FlexAttention and the maker of its masks, compiled for GPUs.
+
+    Uncompiled, as on CPUs, it computes dense scores.
+    """
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     if device != "cuda":

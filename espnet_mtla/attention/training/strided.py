@@ -48,7 +48,8 @@ from torch.nn import functional as F
 
 from espnet_mtla.attention.precision import NEG_INF, accumulation_dtype
 from espnet_mtla.attention.training.blocked import Blocked
-from espnet_mtla.attention.training.flash import BLOCKED, KERNELS
+from espnet_mtla.attention.training.flash import KERNELS
+from espnet_mtla.attention.training.kernel_choice import BLOCKED
 
 
 @dataclass(frozen=True)
