@@ -39,11 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=ENTRIES,
         help="cache entries: latent+rope widths, or heads x width",
     )
-    add("--shapes", nargs="+", help="rows x queries per row; None: by device")
-    add("--slots", nargs="+", type=count, help="entries per row; None: by device")
-    add("--backends", nargs="+", help="None: all that support the device")
+    add("--shapes", nargs="+", help="rows x queries per row; default: by device")
+    add("--slots", nargs="+", type=count, help="entries per row; default: by device")
+    add("--backends", nargs="+", help="default: all that support the device")
     add(
-        "--dtype", choices=list(TOLERANCE), help="None: bfloat16 on a GPU, else float32"
+        "--dtype",
+        choices=list(TOLERANCE),
+        help="default: bfloat16 on a GPU, else float32",
     )
     add(
         "--sweep",

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     names = "attention types, such as mtla_s2"
     add("--attention", nargs="+", default=ATTENTIONS, help=names)
-    lengths = "row lengths T; None: 1k to 8k, and 16k on a GPU"
+    lengths = "row lengths T; default: 1k to 8k, and 16k on a GPU"
     add("--tokens", nargs="+", type=count, help=lengths)
     add("--batch_size", type=count, default=1, help="rows per batch")
     add("--embed_dim", type=count, default=512, help="model width D")

@@ -1,40 +1,37 @@
-"""Write the answers of a trivial system, in the form of a decoded set."""
+"""Write the answers of a trivial system, in the form of a decoded test set.
+
+most_frequent answers with the most frequent training text, majority with its most
+frequent first word, first_sentence with the first sentence of the source.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import command_parser, run
 
 NAMES = ("most_frequent", "majority", "first_sentence")
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.baseline",
-        description=f"{__doc__} most_frequent: the commonest training text; majority: "
-        "its commonest first word; first_sentence: that of the source.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("baseline", __doc__)
     add = parser.add_argument
-    add("name", choices=NAMES, help="which system")
+    add("name", choices=NAMES, help="system")
     add("--train", type=Path, required=True, help="training data folder")
-    add("--data", type=Path, required=True, help="data folder to answer for")
-    add("--target_text", default="text", help="table of texts in both")
-    add("--source_text", default="", help="table of sources")
+    add("--data", type=Path, required=True, help="data folder to write answers for")
+    add("--target_text", default="text", help="table of texts in both folders")
+    add("--source_text", default="", help="table of source texts in both")
     add(
         "--output_dir",
         type=Path,
         required=True,
-        help="folder to write 1best_recog/text in",
+        help="folder; answers are written to 1best_recog/text in it",
     )
     return parser
 
 
 def main() -> None:
-    """Run the command."""
     args = get_parser().parse_args()
     from espnet_mtla.data.folder import write_table
     from espnet_mtla.score.baseline import BASELINES, Question

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.benchmark import PARTS
 from espnet_mtla.benchmark.table import RUN_SECONDS, RUNS, runs_for
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import HelpFormatter, command_parser, run
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.checks import count
 
@@ -30,10 +30,8 @@ if TYPE_CHECKING:
 
 def get_parser() -> argparse.ArgumentParser:
     """Return the command's parser, with a subparser for each part."""
-    form: dict[str, Any] = {"formatter_class": argparse.ArgumentDefaultsHelpFormatter}
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.benchmark", description=__doc__, **form
-    )
+    form: dict[str, Any] = {"formatter_class": HelpFormatter}
+    parser = command_parser("benchmark", __doc__)
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
     for name, summary in PARTS.items():
         part = parts.add_parser(name, help=summary, description=summary, **form)
@@ -66,7 +64,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
         default=Path("benchmarks"),
         help="folder of the results",
     )
-    add("--name", default="", help="of the files; if empty, PART_DEVICE_DTYPE")
+    add("--name", default="", help="of the files; default: PART_DEVICE_DTYPE")
 
 
 def _add_all(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +79,8 @@ def _add_all(parser: argparse.ArgumentParser) -> None:
     )
     names = sorted({name for runs in RUNS.values() for name in runs})
     limits = ", ".join(f"{limit} on {device}" for device, limit in RUN_SECONDS.items())
-    add("--run_seconds", type=float, help=f"time limit of a run; None: {limits}")
-    add("--only", nargs="+", default=[], choices=names, help="names of runs; none: all")
+    add("--run_seconds", type=float, help=f"time limit of a run; default: {limits}")
+    add("--only", nargs="+", default=[], choices=names, help="runs; default: all")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,9 +1,9 @@
-"""Make the features of a data folder once, with the front-end of a training YAML.
+"""Compute the features of a data folder, with the front-end of a training YAML.
 
-OUTPUT becomes a copy of the folder with feats.scp for wav.scp. Training with the same
-YAML, and decoding, read either folder; with `frontend: s3prl` the upstream then runs
-once instead of in every epoch. An estimate of the disk space comes first. A run that
-was killed continues when it is started again.
+OUTPUT is a copy of the folder with feats.scp in place of wav.scp. Training with the
+same YAML, and decoding, accept both folders. With `frontend: s3prl` the upstream model
+then runs once instead of in every epoch. The disk space needed is estimated first. An
+interrupted run resumes when it is started again.
 """
 
 from __future__ import annotations
@@ -12,37 +12,41 @@ import argparse
 import os
 from pathlib import Path
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import command_parser, run
 from espnet_mtla.errors import UserError
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.dump_features",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("dump_features", __doc__)
     add = parser.add_argument
     add("input", type=Path, help="formatted data folder (wav.scp)")
     add("output", type=Path, help="data folder to write (feats.scp)")
     add("--config", type=Path, required=True, help="YAML with frontend, frontend_conf")
-    add("--frontend_config", help="front-end YAML laid over it: a name or a path")
+    add(
+        "--frontend_config",
+        help="front-end YAML that overrides it: a name in conf/frontend, or a path",
+    )
     add(
         "--archive",
         choices=("zip", "ark"),
         default="zip",
-        help="uncompressed zip with byte offsets, or Kaldi's ark",
+        help="uncompressed zip with byte offsets, or Kaldi ark",
     )
-    add("--dtype", choices=("float32", "float16"), default="float32", help="of numbers")
-    add("--shard", type=int, default=1000, help="utterances in an archive")
-    add("--nj", type=int, default=min(4, os.cpu_count() or 1), help="processes, on CPU")
-    add("--ngpu", type=int, choices=(0, 1), default=0, help="1: on a GPU, one process")
+    add(
+        "--dtype", choices=("float32", "float16"), default="float32", help="of features"
+    )
+    add("--shard", type=int, default=1000, help="utterances per archive")
+    add(
+        "--nj",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        help="processes on the CPU",
+    )
+    add("--ngpu", type=int, choices=(0, 1), default=0, help="1: one process on a GPU")
     return parser
 
 
 def main() -> None:
-    """Run the command."""
     options = get_parser().parse_args()
     if options.shard < 1:
         raise UserError(f"--shard {options.shard}: at least 1 is needed")

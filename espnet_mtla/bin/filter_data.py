@@ -1,26 +1,28 @@
-"""Leave out utterances with an empty text, or too short or too long ones."""
+"""Drop utterances with an empty text, and those that are too short or too long.
+
+The number of utterances dropped for each reason is printed, and their keys are listed
+in OUTPUT/dropped. Audio is not copied: wav.scp refers to the same files.
+"""
 
 from __future__ import annotations
 
 import argparse
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import command_parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.filter_data",
-        description=f"{__doc__} Prints how many for which reason and lists them in "
-        "OUTPUT/dropped. Sound is not copied: wav.scp goes on pointing to it.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("filter_data", __doc__)
     parser.add_argument("input", help="data folder to read, written by format_audio")
     parser.add_argument("output", help="data folder to write; replaced as a whole")
-    parser.add_argument("--min_seconds", type=float, default=0.1, help="least length")
-    parser.add_argument("--max_seconds", type=float, default=30.0, help="most length")
     parser.add_argument(
-        "--max_chars", type=int, help="most characters of a text; none is no limit"
+        "--min_seconds", type=float, default=0.1, help="shortest utterance"
+    )
+    parser.add_argument(
+        "--max_seconds", type=float, default=30.0, help="longest utterance"
+    )
+    parser.add_argument(
+        "--max_chars", type=int, help="longest text in characters; default: no limit"
     )
     parser.add_argument(
         "--allow_empty_text",
@@ -31,7 +33,6 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Run the command."""
     args = get_parser().parse_args()
     from espnet_mtla.data.filter import Limits, filter_data
 

@@ -1,25 +1,29 @@
-"""Check pairs of texts, drop those with an empty one, cut long sources; count all."""
+"""Check pairs of texts, drop pairs with an empty text, and truncate long sources.
+
+For tasks without audio, such as summarisation. The counts are printed.
+"""
 
 from __future__ import annotations
 
 import argparse
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import command_parser, run
 from espnet_mtla.errors import UserError
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.filter_texts",
-        description=f"{__doc__} For tasks without sound, such as summarisation.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("filter_texts", __doc__)
     parser.add_argument("input", help="folder with the two tables")
     parser.add_argument("output", help="folder to write")
-    parser.add_argument("--source_text", default="text.source", help="table to read")
-    parser.add_argument("--target_text", default="text", help="table it becomes")
-    parser.add_argument("--max_words", type=int, help="words kept of each source")
+    parser.add_argument(
+        "--source_text", default="text.source", help="table of source texts"
+    )
+    parser.add_argument("--target_text", default="text", help="table of target texts")
+    parser.add_argument(
+        "--max_words",
+        type=int,
+        help="truncate sources to so many words; default: no limit",
+    )
     parser.add_argument(
         "--allow_empty_text",
         action="store_true",
@@ -29,12 +33,11 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    """Run the command."""
     args = get_parser().parse_args()
     from espnet_mtla.data.pairs import filter_pairs
 
     if args.max_words is not None and args.max_words < 1:
-        raise UserError(f"--max_words {args.max_words}: must be at least 1")
+        raise UserError(f"--max_words {args.max_words}: at least 1 is needed")
     names = (args.source_text, args.target_text)
     filter_pairs(args.input, args.output, names, args.max_words, args.allow_empty_text)
 

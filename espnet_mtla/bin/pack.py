@@ -1,7 +1,7 @@
-"""Pack a trained model into one folder that needs neither recipe nor checkout.
+"""Pack a trained model into one folder that works without recipe and checkout.
 
-Writes weights (safetensors), configuration, tokens, statistics, decoding settings and a
-model card with the experiment's scores, then loads the result once to check it.
+The folder holds weights (safetensors), configuration, tokens, statistics, decoding
+settings and a model card with the experiment's scores. It is loaded once as a check.
 """
 
 from __future__ import annotations
@@ -9,15 +9,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import command_parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.pack",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("pack", __doc__)
     add = parser.add_argument
     add(
         "--model_dir",
@@ -26,11 +22,15 @@ def get_parser() -> argparse.ArgumentParser:
         help="experiment folder: config.yaml, model.pth, and scores if there are any",
     )
     add("--output_dir", type=Path, required=True, help="folder to write")
-    add("--config", type=Path, help="decoding YAML to go with it; ours if not given")
-    add("--name", help="as the card calls it, owner/name; the folder's if not given")
-    add("--license", help="of the model, such as apache-2.0, for the card")
-    add("--language", help="such as en, for the card")
-    add("--about", help="a sentence or two on what it was trained on, for the card")
+    add(
+        "--config",
+        type=Path,
+        help="decoding YAML to include; default: built-in settings",
+    )
+    add("--name", help="OWNER/NAME in the card; default: the folder's name")
+    add("--license", help="licence in the card, such as apache-2.0")
+    add("--language", help="language in the card, such as en")
+    add("--about", help="one or two sentences in the card, on the training data")
     return parser
 
 

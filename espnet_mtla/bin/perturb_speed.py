@@ -1,21 +1,19 @@
-"""Write a data folder in which each utterance stands once a speed factor."""
+"""Write a data folder with each utterance once for every speed factor.
+
+Keys and speakers become spFACTOR-NAME; those of factor 1 do not change. The table
+utt2speed has the factors, and format_audio changes the audio.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import command_parser, run
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.perturb_speed",
-        description=f"{__doc__} Keys and speakers become spFACTOR-NAME (factor 1 keeps "
-        "them). The sound itself is changed by format_audio, which reads utt2speed.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("perturb_speed", __doc__)
     parser.add_argument("input", help="data folder to read")
     parser.add_argument("output", help="data folder to write; replaced as a whole")
     parser.add_argument(
@@ -23,13 +21,12 @@ def get_parser() -> argparse.ArgumentParser:
         nargs="+",
         default=["0.9", "1.0", "1.1"],
         metavar="F",
-        help="speeds; a sound of n seconds lasts n / F",
+        help="speed factors; audio of n seconds becomes n / F seconds",
     )
     return parser
 
 
 def main() -> None:
-    """Run the command."""
     args = get_parser().parse_args()
     from espnet_mtla.data.perturb import perturb_speed
 

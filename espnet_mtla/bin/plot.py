@@ -6,17 +6,15 @@ import argparse
 import logging
 from pathlib import Path
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import HelpFormatter, command_parser, run
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.options import add_decoding_options, explicit_options
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.plot", description=__doc__
-    )
+    parser = command_parser("plot", __doc__)
     figures = parser.add_subparsers(dest="figure", required=True, metavar="FIGURE")
-    form = argparse.ArgumentDefaultsHelpFormatter
+    form = HelpFormatter
 
     attention = figures.add_parser(
         "attention",
@@ -27,7 +25,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("model", help="experiment folder, packed folder, or OWNER/NAME on the hub")
     add("sound", help="audio file with one utterance")
     add("--layer", type=int, default=-1, help="layer to draw, from 0; -1 is the last")
-    add("--head", type=int, help="head to draw, from 0; None: the mean of all heads")
+    add("--head", type=int, help="head to draw, from 0; default: the mean of all heads")
     add_decoding_options(attention)
 
     curves = figures.add_parser(

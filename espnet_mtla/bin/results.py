@@ -1,4 +1,4 @@
-"""Compare attention types over decoded experiments: tables and a plot."""
+"""Compare decoded experiments of several attention types in tables and a plot."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import command_parser, run
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.metric import METRICS
 
@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.results",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("results", __doc__)
     add = parser.add_argument
     add(
         "--exp",
@@ -30,58 +26,58 @@ def get_parser() -> argparse.ArgumentParser:
         required=True,
         metavar="EXP",
         help="experiment folders exp/TASK_TAG_ATTENTION; the one ending in mha, or else"
-        " the first, is the base of the comparison",
+        " the first, is the baseline",
     )
     add(
         "--decodes",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="decode settings (EXP/decode_NAME); all that are found if empty",
+        help="decode settings (EXP/decode_NAME); default: all in the folder",
     )
     add(
         "--sets",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="test sets (EXP/decode_NAME/SET); all that are found if empty",
+        help="test sets (EXP/decode_NAME/SET); default: all in the folder",
     )
-    add("--metric", choices=METRICS, default="wer", help="which scores")
+    add("--metric", choices=METRICS, default="wer", help="scores to show")
     add(
         "--baselines",
         nargs="+",
         type=Path,
         default=[],
         metavar="FOLDER",
-        help="folders of the baseline command, FOLDER/SET, scored; rows of each table",
+        help="scored folders of the baseline command, FOLDER/SET; rows of each table",
     )
     add(
         "--output",
         type=Path,
         required=True,
         metavar="RESULTS.md",
-        help="the Markdown file; a .json and a .png of that name go beside it",
+        help="Markdown file to write; a .json and a .png of that name go beside it",
     )
     add(
         "--readme",
         type=Path,
-        help="file whose text between the lines <!-- results:begin --> and"
+        help="file to update: the text between the lines <!-- results:begin --> and"
         " <!-- results:end --> is replaced",
     )
     add(
         "--partial",
         action="store_true",
-        help="show what is there and mark what is missing",
+        help="show incomplete results and mark what is missing",
     )
     return parser
 
 
-def write(args: argparse.Namespace, tables: list[Table]) -> list[Path]:
-    """Write all files; whatever can be wrong with the input is found before the first.
+def write_results(args: argparse.Namespace, tables: list[Table]) -> list[Path]:
+    """Write tables, figures and plot; return the paths written.
 
-    Returns the paths written.
+    The input is validated before the first file is written.
     """
-    # It tells of its font cache the first time, which is nothing to the user.
+    # Matplotlib logs at its first start that it builds a font cache.
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     from espnet_mtla.plot.comparison import save_comparison
     from espnet_mtla.score.provenance import provenance
@@ -93,15 +89,15 @@ def write(args: argparse.Namespace, tables: list[Table]) -> list[Path]:
         write_text,
     )
 
-    made = provenance()
+    source = provenance()
     picture, figures = (args.output.with_suffix(end) for end in (".png", ".json"))
     readme = None
-    if args.readme:  # without the plot: its folder is seldom one that git keeps
-        readme = readme_text(args.readme, section(tables, made, 3))
+    if args.readme:  # without the plot, whose folder git usually ignores
+        readme = readme_text(args.readme, section(tables, source, 3))
     save_comparison(tables, picture)
-    content = as_json(tables, made)
+    content = as_json(tables, source)
     write_text(figures, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
-    write_text(args.output, document(tables, made, picture.name))
+    write_text(args.output, document(tables, source, picture.name))
     if readme is None:
         return [args.output, figures, picture]
     write_text(args.readme, readme)
@@ -118,7 +114,7 @@ def main() -> None:
     tables = collect(
         args.exp, args.decodes, args.sets, args.metric, args.partial, args.baselines
     )
-    written = write(args, tables)
+    written = write_results(args, tables)
     print(terminal(tables))
     print(f"written: {', '.join(map(str, written))}")
 

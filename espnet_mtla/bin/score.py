@@ -1,8 +1,8 @@
 """Score hypotheses against references: the metric, its interval, the worst errors.
 
-wer and cer count errors of words and of characters; bleu is sacrebleu's BLEU and chrF,
-on texts as they are written: cased, not tokenised; intent takes the first word for the
-intent and the rest for the transcript; rouge is rouge-score's ROUGE-1, -2 and -L.
+wer and cer count errors of words and of characters. bleu is sacrebleu's BLEU and chrF
+of cased, untokenised texts. intent reads the first word as the intent and the rest as
+the transcript. rouge is rouge-score's ROUGE-1, -2 and -L.
 """
 
 from __future__ import annotations
@@ -11,33 +11,29 @@ import argparse
 import json
 from pathlib import Path
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import command_parser, run
 from espnet_mtla.score.form import FORMATS
 from espnet_mtla.score.metric import METRICS, Report, Request, resolve
 from espnet_mtla.score.texts import read_request
 
 
 def positive(text: str) -> int:
-    """A whole number above 0, for argparse."""
+    """Parse a whole number above 0, for argparse."""
     if int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text}: at least 1 is needed")
     return int(text)
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.score",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("score", __doc__)
     add = parser.add_argument
-    add("metric", choices=METRICS, help="what is counted")
+    add("metric", choices=METRICS, help="metric to compute")
     add(
         "--ref",
         required=True,
         nargs="+",
         metavar="FILE",
-        help="references; several files for bleu and rouge with several references",
+        help="references; bleu and rouge accept several files, one set each",
     )
     add("--hyp", required=True, metavar="FILE", help="hypotheses")
     add(
@@ -46,38 +42,40 @@ def get_parser() -> argparse.ArgumentParser:
         default="auto",
         help="kaldi: 'key text'; lines: paired by number; jsonl: objects with key (or"
         " id) and text; auto: jsonl for *.jsonl, else kaldi, or lines if no file can be"
-        " kaldi and all are as long",
+        " kaldi and all have as many lines",
     )
-    add("--ref_field", default="text", help="the text of a reference in jsonl")
-    add("--hyp_field", default="text", help="the text of a hypothesis in jsonl")
+    add("--ref_field", default="text", help="jsonl: field with the text of a reference")
+    add(
+        "--hyp_field", default="text", help="jsonl: field with the text of a hypothesis"
+    )
     add(
         "--compare",
         metavar="OTHER_HYP",
-        help="hypotheses of another system for the same references: is the"
-        " difference real?",
+        help="hypotheses of another system for the same references, to test whether the"
+        " difference is significant",
     )
     add(
         "--output_dir",
         type=Path,
         metavar="DIR",
-        help="where score.json, utterances.jsonl and result.txt go; without it the"
+        help="folder for score.json, utterances.jsonl and result.txt; without it the"
         " result is only printed",
     )
-    add("--resamples", type=positive, default=1000, help="draws of the bootstrap")
+    add("--resamples", type=positive, default=1000, help="bootstrap samples")
     add("--seed", type=int, default=0, help="of the bootstrap")
-    add("--confusions", type=positive, default=10, help="errors shown of each kind")
-    add("--lowercase", action="store_true", help="bleu: without case")
+    add("--confusions", type=positive, default=10, help="errors to list of each type")
+    add("--lowercase", action="store_true", help="bleu: ignore case")
     add(
         "--tokenize",
         default=Request.tokenize,
         help="bleu: sacrebleu's tokeniser: 13a, intl, zh, ja-mecab, char, none ...",
     )
-    add("--no_stem", action="store_true", help="rouge: without Porter's stemmer")
+    add("--no_stem", action="store_true", help="rouge: do not apply Porter's stemmer")
     return parser
 
 
-def write(report: Report, folder: Path) -> None:
-    """Write the report; score.json, written last, says that the others are complete."""
+def write_report(report: Report, folder: Path) -> None:
+    """Write the report; score.json is written last and marks the others complete."""
     from espnet_mtla.data.atomic import atomic_file
 
     (folder / "score.json").unlink(missing_ok=True)
@@ -112,7 +110,7 @@ def main() -> None:
     if args.compare:
         report.summary["compare"]["hyp"] = args.compare
     if args.output_dir:
-        write(report, args.output_dir)
+        write_report(report, args.output_dir)
     print(report.terminal)
     if args.output_dir:
         print(

@@ -1,8 +1,7 @@
-"""Train a decoder-only model of speech or text, or collect the statistics for it.
+"""Train a decoder-only model of speech or text, or collect statistics for training.
 
-Options not listed here are espnet2's (AbsTask's) and are passed on: --ngpu,
---max_epoch, --init_param, --decoder_conf attention_conf.down_rate=3 and so on
-(--help_all lists them).
+Other options are passed to espnet2 (AbsTask): --ngpu, --max_epoch, --init_param,
+--decoder_conf attention_conf.down_rate=3 and so on. --help_all lists them.
 """
 
 from __future__ import annotations
@@ -10,64 +9,69 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import command_parser, run
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.checks import true_or_false
 from espnet_mtla.task.tasks import TASKS
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="train",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
-    )
+def get_parser() -> argparse.ArgumentParser:
+    parser = command_parser("train", __doc__)
+    parser.allow_abbrev = False
     add = parser.add_argument
-    add("--task", choices=TASKS, default="asr", help="what the model learns to do")
+    add("--task", choices=TASKS, default="asr", help="task of the model")
     add("--config", type=Path, help="training YAML")
-    add("--attention", help="attention YAML laid over it: a name or a path")
-    add("--frontend_config", help="front-end YAML laid over it: a name or a path")
-    add("--train_data", type=Path, help="formatted folder (wav.scp, texts)")
-    add("--valid_data", type=Path, help="formatted folder (wav.scp, texts)")
-    add("--stats_dir", type=Path, help="statistics: written by --collect_stats")
-    add("--output_dir", type=Path, help="experiment folder; continued if it is there")
-    add("--collect_stats", action="store_true", help="collect statistics, no training")
+    add(
+        "--attention",
+        help="attention YAML that overrides it: a name in conf/attention, or a path",
+    )
+    add(
+        "--frontend_config",
+        help="front-end YAML that overrides it: a name in conf/frontend, or a path",
+    )
+    add("--train_data", type=Path, help="training set: formatted data folder")
+    add("--valid_data", type=Path, help="validation set: formatted data folder")
+    add("--stats_dir", type=Path, help="statistics, written by --collect_stats")
+    add("--output_dir", type=Path, help="experiment folder; an existing one is resumed")
+    add("--collect_stats", action="store_true", help="collect statistics only")
     add(
         "--allow_unk",
         type=true_or_false,
         default=False,
-        help="train symbols outside the token list as <unk>, instead of refusing them",
+        help="true: train symbols outside the token list as <unk>; false: refuse them",
     )
-    add("--help_all", action="store_true", help="list espnet2's options too")
+    add("--help_all", action="store_true", help="also list espnet2's options")
     return parser
 
 
 def find_fragment(option: str, name: str | None) -> Path | None:
-    """The file of ``--attention`` or ``--frontend_config``: a path, or a name in conf.
+    """Return the file of ``--attention`` or ``--frontend_config``.
+
+    Args:
+        option: the option without its dashes.
+        name: a path, or a name in the folder ``conf``; None: no file.
 
     Raises:
-        UserError: neither is there; lists the names.
+        UserError: no such file and no such name; lists the names.
     """
     if name is None:
         return None
     if Path(name).is_file():
         return Path(name)
-    kind = option.removesuffix("_config")
+    folder_name = option.removesuffix("_config")
     package = Path(__file__).resolve().parents[1]
-    # The folder of a checkout, or where setup.py installs it.
-    folders = [root / "conf" / kind for root in (package.parent, package)]
+    # In a checkout, and in an installed package.
+    folders = [root / "conf" / folder_name for root in (package.parent, package)]
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     if name not in known:
         raise UserError(
-            f"--{option} {name}: no such file, and no name among "
-            f"{', '.join(sorted(known))}"
+            f"--{option} {name}: no such file; names are {', '.join(sorted(known))}"
         )
     return known[name]
 
 
 def main() -> None:
-    options, rest = build_parser().parse_known_args()
+    options, rest = get_parser().parse_known_args()
     if options.help_all:
         from espnet_mtla.task.launch import show_all_options
 

@@ -1,7 +1,7 @@
-"""Put a packed model on a hub that speaks Hugging Face's API.
+"""Upload a packed model to a hub with Hugging Face's API.
 
-Needs a token and nothing else: from the environment's HF_TOKEN or from a file. The hub
-is huggingface.co unless HF_ENDPOINT has another address.
+The token with write access is read from a file, or from the environment variable
+HF_TOKEN. The hub is huggingface.co, or the address in HF_ENDPOINT.
 """
 
 from __future__ import annotations
@@ -10,29 +10,25 @@ import argparse
 import os
 from pathlib import Path
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import command_parser, run
 from espnet_mtla.errors import UserError
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.upload",
-        description=__doc__,
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("upload", __doc__)
     add = parser.add_argument
     add("folder", type=Path, help="packed model, as written by pack")
-    add("name", help="owner/name on the hub; made if it does not exist")
-    add("--private", action="store_true", help="if it is made, for its owner alone")
-    add("--token_file", type=Path, help="file with the token; else HF_TOKEN holds it")
+    add("name", help="OWNER/NAME on the hub; created if it does not exist")
+    add("--private", action="store_true", help="create it as private")
+    add("--token_file", type=Path, help="file with the token; default: read HF_TOKEN")
     return parser
 
 
 def read_token(file: Path | None) -> str:
-    """The token, without what editors put around it.
+    """Return the token of a file or of HF_TOKEN, without surrounding white space.
 
     Raises:
-        UserError: there is none.
+        UserError: the file is empty, or HF_TOKEN is not set.
     """
     token = file.read_text().strip() if file else os.environ.get("HF_TOKEN", "").strip()
     if not token:

@@ -1,4 +1,8 @@
-"""Check a data folder, name the first bad lines, and repair what is mechanical."""
+"""Check a data folder, print the first bad lines, and repair simple faults.
+
+Checked are the byte order of keys, missing and duplicate keys, missing, unreadable and
+truncated audio, empty texts, speakers, and segments.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import os
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from espnet_mtla.bin.cli import run
+from espnet_mtla.bin.cli import command_parser, run
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,27 +20,27 @@ if TYPE_CHECKING:
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    parser = argparse.ArgumentParser(
-        prog="python -m espnet_mtla.bin.validate_data",
-        description=f"{__doc__} Byte order, missing and double keys, missing or "
-        "unreadable or truncated sound, empty texts, speakers, segments.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = command_parser("validate_data", __doc__)
     parser.add_argument("folder", help="data folder with wav.scp and text")
     parser.add_argument(
         "--fix",
         action="store_true",
-        help="sort, make utt2spk and spk2utt, drop utterances that lack something; "
-        "the tables as they were go to .backup in the folder, reasons to its 'dropped'",
+        help="sort the tables, write utt2spk and spk2utt, and drop incomplete "
+        "utterances; the old tables are saved in FOLDER/.backup, reasons in "
+        "FOLDER/dropped",
     )
-    parser.add_argument("--no_text", action="store_true", help="text is not needed")
+    parser.add_argument("--no_text", action="store_true", help="do not require text")
     parser.add_argument(
-        "--allow_empty_text", action="store_true", help="as test sets may have them"
+        "--allow_empty_text",
+        action="store_true",
+        help="accept empty texts, as in a test set",
     )
-    parser.add_argument("--no_audio", action="store_true", help="open no sound")
+    parser.add_argument("--no_audio", action="store_true", help="do not open audio")
     parser.add_argument(
-        "--max_lines", type=int, default=10, help="lines printed a kind of problem"
+        "--max_lines",
+        type=int,
+        default=10,
+        help="lines to print for each type of problem",
     )
     parser.add_argument(
         "--nj", type=int, default=min(4, os.cpu_count() or 1), help="threads"
@@ -44,46 +48,45 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def fix(found: Inspection, checks: Checks, max_lines: int) -> Inspection:
-    """Repair, print the counts, and look at the folder again."""
+def fix(inspection: Inspection, checks: Checks, max_lines: int) -> Inspection:
+    """Repair a folder, print what was dropped, and return a new inspection."""
     from espnet_mtla.data.validate import inspect, print_problems, repair
 
-    done = repair(found)
-    print(f"repaired {found.path}; as it was: {done.backup}")
-    for reason, count in Counter(done.dropped.values()).most_common():
+    repaired = repair(inspection)
+    print(f"repaired {inspection.path}; backup: {repaired.backup}")
+    for reason, count in Counter(repaired.dropped.values()).most_common():
         print(f"dropped {count}: {reason}")
-    total = done.kept + len(done.dropped)
-    print(f"in {total} = kept {done.kept} + dropped {len(done.dropped)} keys")
-    again = inspect(found.path, checks)
+    total = repaired.kept + len(repaired.dropped)
+    print(f"in {total} = kept {repaired.kept} + dropped {len(repaired.dropped)} keys")
+    again = inspect(inspection.path, checks)
     print_problems(again.problems, max_lines)
     return again
 
 
 def main() -> None:
-    """Run the command."""
     args = get_parser().parse_args()
     from espnet_mtla.data.validate import Checks, inspect, print_problems
 
     if args.nj < 1 or args.max_lines < 1:
         raise UserError("--nj and --max_lines must be at least 1")
     checks = Checks(not args.no_text, not args.no_audio, args.nj, args.allow_empty_text)
-    found = inspect(args.folder, checks)
-    print_problems(found.problems, args.max_lines)
-    speakerless = not {"utt2spk", "spk2utt"} <= found.rows.keys()
-    if args.fix and (found.problems or speakerless):
-        found = fix(found, checks, args.max_lines)
+    inspection = inspect(args.folder, checks)
+    print_problems(inspection.problems, args.max_lines)
+    speakerless = not {"utt2spk", "spk2utt"} <= inspection.rows.keys()
+    if args.fix and (inspection.problems or speakerless):
+        inspection = fix(inspection, checks, args.max_lines)
     elif speakerless:
-        logging.info("utt2spk or spk2utt is missing; --fix makes them")
-    if found.problems:
-        count = len(found.problems)
+        logging.info("utt2spk or spk2utt is missing; --fix writes them")
+    if inspection.problems:
+        count = len(inspection.problems)
         raise UserError(
-            f"{args.folder}: {count} problem{'s' * (count > 1)}; --fix repairs order "
-            "and speakers and drops utterances that lack something"
+            f"{args.folder}: {count} problem{'s' * (count > 1)}; --fix sorts the "
+            "tables, adds speakers and drops incomplete utterances"
         )
-    hours = sum(found.seconds.values()) / 3600
+    hours = sum(inspection.seconds.values()) / 3600
     logging.info(
-        "%s: %d utterances, %.2f hours of sound opened; no problem found",
-        *(args.folder, len(found.rows[found.index]), hours),
+        "%s: %d utterances, %.2f hours of audio opened; no problems",
+        *(args.folder, len(inspection.rows[inspection.index]), hours),
     )
 
 

@@ -1,1 +1,1 @@
-"""Models as folders that others can use: packing, the hub, model cards."""
+"""Share trained models: pack them into folders, write model cards, use the hub."""

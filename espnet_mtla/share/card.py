@@ -1,4 +1,4 @@
-"""The model card: what the model is, how to use it, what it was measured to do."""
+"""Write the model card of a packed model: its sizes, its use, and its results."""
 
 from __future__ import annotations
 
@@ -22,15 +22,21 @@ PIPELINES = {
     "slu": "audio-classification",
     "sum": "summarization",
 }
-"""The hub's words for our tasks."""
+"""The hub's name for each of our tasks."""
 
 TAGS = ("espnet_mtla", "mtla", "speech", "decoder-only")
 
 
 @dataclass(frozen=True)
 class Card:
-    """What only a person knows. ``name`` is owner/name on the hub, or a short name;
-    ``license`` and ``language`` are identifiers such as apache-2.0 and en."""
+    """Entries of the card that only its author knows.
+
+    Attributes:
+        name: OWNER/NAME on the hub, or a short name.
+        license: identifier of the licence, such as apache-2.0.
+        language: identifier of the language, such as en.
+        about: one or two sentences.
+    """
 
     name: str
     license: str | None = None
@@ -53,27 +59,31 @@ speech2text = Speech2Text.from_pretrained("{name}")
 print(speech2text("recording.wav"))
 ```
 
-{name} may be this folder's path or its name on the hub. Sound of any rate and any
-number of channels is brought to one channel of {fs} Hz."""
+{name} may be this folder's path or its name on the hub. Audio of any sampling rate and
+any number of channels is converted to one channel of {fs} Hz."""
 
 
-def describe(
+def card_text(
     folder: Path,
     model: DecoderOnlyModel,
     config: Mapping[str, Any],
     options: DecodeOptions,
     card: Card,
 ) -> str:
-    """The card as Markdown with the hub's YAML header.
+    """Return the card as Markdown with the hub's YAML header.
 
     Args:
-        folder: the experiment, whose decodings and scores are shown.
+        folder: the experiment; its scores are shown.
+        model: the packed model.
+        config: settings that the model was built from.
+        options: decoding settings that are packed with the model.
+        card: entries by the author.
     """
     import yaml
 
     from espnet_mtla.model.components import sampling_rate
 
-    tables = scored(folder)
+    tables = score_tables(folder)
     task = PIPELINES[config.get("task", "asr")]
     header = yaml.safe_dump(
         _header(card, task, tables), sort_keys=False, allow_unicode=True
@@ -90,14 +100,14 @@ def describe(
         *use,
         "## Results",
         _results(tables),
-        f"`decode.yaml` holds the settings used unless others are given: {decoding}.",
-        _made(),
+        f"Default decoding settings, in `decode.yaml`: {decoding}.",
+        _provenance_line(),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def scored(folder: Path) -> list[Table]:
-    """Every decoded and scored test set of an experiment, a table each and metric."""
+def score_tables(folder: Path) -> list[Table]:
+    """Return a table for each scored test set of an experiment and each metric."""
     from espnet_mtla.score.metric import METRICS
     from espnet_mtla.score.results import collect
 
@@ -112,6 +122,7 @@ def scored(folder: Path) -> list[Table]:
 
 
 def _header(card: Card, task: str, tables: list[Table]) -> dict[str, Any]:
+    """Return the YAML header: tags, and results as the hub's ``model-index``."""
     header: dict[str, Any] = {
         "library_name": "espnet_mtla",
         "pipeline_tag": task,
@@ -141,6 +152,7 @@ def _header(card: Card, task: str, tables: list[Table]) -> dict[str, Any]:
 
 
 def _model(model: DecoderOnlyModel, config: Mapping[str, Any]) -> str:
+    """Return the section on sizes, encoder and decoder."""
     count = sum(parameter.numel() for parameter in model.parameters())
     lines = [f"{count:,} parameters, {len(model.token_list):,} tokens."]
     encoder = config.get("encoder")
@@ -158,21 +170,23 @@ def _model(model: DecoderOnlyModel, config: Mapping[str, Any]) -> str:
 
 
 def _settings(conf: Mapping[str, Any]) -> str:
+    """Return settings in parentheses, or nothing if there are none."""
     shown = ", ".join(f"{key} {value}" for key, value in conf.items())
     return f" ({shown})" if shown else ""
 
 
 def _results(tables: list[Table]) -> str:
+    """Return the table of all results, and the conditions of their measurement."""
     from espnet_mtla.score.metric import METRICS
     from espnet_mtla.score.render import conditions, quantity
     from espnet_mtla.score.table import markdown
 
     if not tables:
-        return "None were measured when this was packed."
+        return "None were measured before the model was packed."
     rows = []
     for table in tables:
         quality, speed = table.rows[0].quality, table.rows[0].speed
-        if quality is None:  # scored() leaves such out
+        if quality is None:  # score_tables() excludes these
             continue
         low, high = quality.ci95
         rows.append(
@@ -190,20 +204,24 @@ def _results(tables: list[Table]) -> str:
     return "\n\n".join([markdown(header, rows), *dict.fromkeys(notes)])
 
 
-def _made() -> str:
+def _provenance_line() -> str:
+    """Return the date, versions and commit of this run."""
     from espnet_mtla.score.provenance import provenance
 
-    made = provenance()
-    versions = ", ".join(f"{name} {number}" for name, number in made.versions.items())
-    commit = f", commit {made.commit}" if made.commit else ""
-    return f"Packed on {made.date} with {versions}{commit}."
+    source = provenance()
+    versions = ", ".join(f"{name} {number}" for name, number in source.versions.items())
+    commit = f", commit {source.commit}" if source.commit else ""
+    return f"Packed on {source.date} with {versions}{commit}."
 
 
 def check_name(name: str) -> str:
-    """The name that a card and the hub know a model by.
+    """Return ``name`` if the hub accepts it as the name of a model.
 
     Raises:
-        UserError: characters that the hub refuses.
+        UserError: it has other characters.
+
+    >>> check_name("owner/model-1.0")
+    'owner/model-1.0'
     """
     if not re.fullmatch(r"([A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*", name):
         raise UserError(

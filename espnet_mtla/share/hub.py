@@ -1,4 +1,4 @@
-"""Models by name: found on a hub, or put there."""
+"""Download models from a hub by name, and upload them."""
 
 from __future__ import annotations
 
@@ -14,23 +14,27 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def find_model(model: str | Path, revision: str | None = None) -> Path:
-    """The folder of a model: itself, or what the hub holds under this name.
+    """Return the folder of a model, downloaded from the hub if need be.
+
+    Args:
+        model: a folder, or OWNER/NAME on the hub.
+        revision: branch, tag or commit on the hub; None: the main branch.
 
     Raises:
-        UserError: no such folder, and no name that the hub knows or that was downloaded
-            before.
+        UserError: no such folder, and the name is neither on the hub nor in its cache.
     """
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
     if not isinstance(model, str) or not _NAME.fullmatch(model):
-        raise UserError(f"{model}: no such folder, and not owner/name as on the hub")
+        raise UserError(
+            f"{model}: no such folder, and not a name on the hub (owner/name)"
+        )
     try:
         from huggingface_hub import snapshot_download
     except ModuleNotFoundError:
         raise UserError(
-            f"{model}: no such folder; for models of the hub: pip install "
-            "huggingface_hub"
+            f"{model}: no such folder; to download models: pip install huggingface_hub"
         ) from None
     with hub_errors(model):
         return Path(snapshot_download(model, revision=revision))
@@ -38,7 +42,7 @@ def find_model(model: str | Path, revision: str | None = None) -> Path:
 
 @contextmanager
 def hub_errors(name: str) -> Iterator[None]:
-    """What the hub's client raises, as one line that says the way out."""
+    """Raise errors of the hub's client as a :class:`UserError` with a remedy."""
     from huggingface_hub import errors
 
     try:
@@ -47,7 +51,7 @@ def hub_errors(name: str) -> Iterator[None]:
         raise UserError(f"{name}: the hub has no such revision") from None
     except errors.RepositoryNotFoundError:
         raise UserError(
-            f"{name}: no such folder here and no such model on the hub; a private one "
+            f"{name}: no such folder, and no such model on the hub; a private model "
             "needs a token in HF_TOKEN"
         ) from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
@@ -64,18 +68,24 @@ def hub_errors(name: str) -> Iterator[None]:
 
 
 def upload(folder: Path, name: str, token: str, private: bool = False) -> str:
-    """Put a packed model on the hub, in one commit; returns its address.
+    """Upload a packed model to the hub in one commit; return its address.
+
+    Args:
+        folder: written by :func:`espnet_mtla.share.pack.pack`.
+        name: OWNER/NAME; the repository is created if it does not exist.
+        token: with write access.
+        private: create the repository as private.
 
     Raises:
-        UserError: no packed model, a name that is none, or the hub refuses.
+        UserError: the folder is not a packed model, the name is invalid, or the hub
+            refuses.
     """
     from huggingface_hub import HfApi
 
     for file in (WEIGHTS, CONFIG, README):
         if not (folder / file).is_file():
             raise UserError(
-                f"{folder}: no {file}; python -m espnet_mtla.bin.pack makes such a "
-                "folder"
+                f"{folder}: no {file}, not a packed model; `espnet-mtla pack` makes one"
             )
     if not _NAME.fullmatch(name):
         raise UserError(f"{name}: owner/name is needed")
@@ -86,7 +96,6 @@ def upload(folder: Path, name: str, token: str, private: bool = False) -> str:
             repo_id=name,
             folder_path=folder,
             commit_message="A model packed by espnet_mtla",
-            # Marks of the pipeline, and the like.
-            ignore_patterns=[".*"],
+            ignore_patterns=[".*"],  # such as the pipeline's marks of finished stages
         )
     return f"{api.endpoint}/{name}"

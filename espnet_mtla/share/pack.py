@@ -1,8 +1,8 @@
-"""One folder that holds a trained model and nothing that ties it to where it was made.
+"""Pack a trained model into one folder that works on any machine.
 
-``model.safetensors`` (weights), ``config.yaml`` (what the model is built from),
-``tokens.txt``, the tokeniser's and the normalisation's files, ``decode.yaml`` (how it
-was decoded) and ``README.md``, the model card.
+It holds ``model.safetensors`` (weights), ``config.yaml`` (settings that the model is
+built from), ``tokens.txt``, the files of tokeniser and normalisation, ``decode.yaml``
+(decoding settings) and ``README.md`` (the model card).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from espnet_mtla.settings.names import (
     TOKENS,
     WEIGHTS,
 )
-from espnet_mtla.share.card import Card, describe
+from espnet_mtla.share.card import Card, card_text
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,28 +38,29 @@ if TYPE_CHECKING:
 
 
 def pack(folder: Path, target: Path, options: DecodeOptions, card: Card) -> list[str]:
-    """Pack the experiment ``folder`` into ``target``, and load it from there once.
+    """Pack an experiment, and load the result once to check it.
 
     Args:
-        options: how the model is to be decoded unless its user says otherwise.
-        card: what the model card says beyond the folder's own results.
+        folder: the experiment.
+        target: folder to write; an older packed model there is replaced.
+        options: default decoding settings of the packed model.
+        card: entries of the model card by its author.
 
     Returns:
         Names of the files written.
+
     Raises:
-        UserError: the folder holds no finished model, its configuration points outside,
-            or ``target`` holds something else than a packed model.
+        UserError: the experiment has no finished model, its configuration refers to
+            files outside, or ``target`` holds something other than a packed model.
     """
     from espnet_mtla.model.build import load_model
 
     source = folder / MODEL
     if not source.is_file():
-        raise UserError(
-            f"{source}: no such file; python -m espnet_mtla.bin.average makes it"
-        )
-    kept = target.iterdir() if target.exists() else ()
-    strange = any(not path.name.startswith(".") for path in kept)
-    if strange and not (target / WEIGHTS).is_file():
+        raise UserError(f"{source}: no such file; `espnet-mtla average` makes it")
+    present = target.iterdir() if target.exists() else ()
+    occupied = any(not path.name.startswith(".") for path in present)
+    if occupied and not (target / WEIGHTS).is_file():
         raise UserError(f"{target}: holds something else than a packed model; move it")
     model, args = load_model(folder / CONFIG, source)
     config = portable(vars(args), folder / CONFIG)
@@ -69,23 +70,27 @@ def pack(folder: Path, target: Path, options: DecodeOptions, card: Card) -> list
         _write_files(aside, vars(args), config)
         save_weights(model, aside / WEIGHTS)
         write_yaml(aside / DECODE, asdict(options))
-        text = describe(folder, model, config, options, card)
+        text = card_text(folder, model, config, options, card)
         (aside / README).write_text(text, encoding="utf-8")
         _check(aside, model)
         return sorted(path.name for path in aside.iterdir())
 
 
 def portable(args: Mapping[str, Any], where: Path) -> dict[str, Any]:
-    """The settings that a model is built from, its files by their names in a pack.
+    """Return a model's settings with the paths of its files inside the packed folder.
+
+    Args:
+        args: settings of the trained model, with absolute paths.
+        where: the file that they were read from, for messages.
 
     Raises:
-        UserError: a setting points to a file that would be left behind.
+        UserError: a setting refers to a file that is not packed.
     """
     from espnet_mtla.task.tasks import task_class
 
     parser = ArgumentParser()
     task_class(args.get("task", "asr")).add_task_arguments(parser)
-    # Older configurations lack options that were added since: those have defaults.
+    # Older configurations lack options that were added later; these have defaults.
     names = [action.dest for action in parser._actions if action.dest in args]
     config = {name: args[name] for name in names}
     config["token_list"] = TOKENS
@@ -99,27 +104,27 @@ def portable(args: Mapping[str, Any], where: Path) -> dict[str, Any]:
     for key, text in _texts(config):
         if Path(text).is_absolute():
             raise UserError(
-                f"{where}: {key}: {text} is a file of this machine; a packed model "
-                "cannot take it along"
+                f"{where}: {key}: {text} is a file of this machine, which is not packed"
             )
     return config
 
 
 def _texts(value: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in nested settings, with the dotted name of its place."""
+    """Yield the dotted name and the value of every string in nested settings."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, Mapping):
         for name, inner in value.items():
             yield from _texts(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from _texts(inner, f"{key}[{place}]")
+        for index, inner in enumerate(value):
+            yield from _texts(inner, f"{key}[{index}]")
 
 
 def _write_files(
     target: Path, args: Mapping[str, Any], config: Mapping[str, Any]
 ) -> None:
+    """Write configuration, token list, and files of tokeniser and normalisation."""
     tokens = "".join(f"{token}\n" for token in args["token_list"])
     (target / TOKENS).write_text(tokens, encoding="utf-8")
     for option in ("bpemodel", "non_linguistic_symbols"):
@@ -135,7 +140,7 @@ def _write_files(
 
 
 def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
-    """Plain keys and values, in the order in which they are given."""
+    """Write a mapping as YAML, its keys in their order."""
     import yaml
 
     with open(path, "w", encoding="utf-8", newline="\n") as stream:
@@ -143,32 +148,35 @@ def write_yaml(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def save_weights(model: DecoderOnlyModel, path: Path) -> None:
-    """All parameters and buffers; tied ones are written twice, as they are loaded.
+    """Write all parameters and buffers; tied ones twice, since both names are loaded.
 
-    The decoder's settings are noted beside them, so that a changed one is found out.
+    The file's metadata has the decoder's settings, which loading compares with the
+    configuration.
     """
     import torch
     from safetensors.torch import save_file
 
-    # The format refuses tensors that share memory, and views.
+    # Safetensors refuses views, and tensors that share memory.
     copies = {
         name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, value in model.state_dict().items()
     }
-    notes = {"format": "pt"}
+    metadata = {"format": "pt"}
     if model.decoder is not None:
-        notes["decoder"] = json.dumps(model.decoder.config.complete(), sort_keys=True)
-    save_file(copies, path, metadata=notes)
+        metadata["decoder"] = json.dumps(
+            model.decoder.config.complete(), sort_keys=True
+        )
+    save_file(copies, path, metadata=metadata)
 
 
 def _check(folder: Path, model: nn.Module) -> None:
-    """What was written is read back, and must be the same model."""
+    """Load the folder and require that all weights equal those of ``model``."""
     import torch
 
     from espnet_mtla.model.build import load_model
 
-    again, _ = load_model(folder / CONFIG, folder / WEIGHTS)
-    before, after = model.state_dict(), again.state_dict()
+    loaded, _ = load_model(folder / CONFIG, folder / WEIGHTS)
+    before, after = model.state_dict(), loaded.state_dict()
     for name, value in before.items():
         if not torch.equal(value, after[name]):
-            raise AssertionError(f"{folder}: {name} is not what it was")
+            raise AssertionError(f"{folder}: {name} differs after loading")

@@ -153,7 +153,7 @@ def test_speakers_are_made(toy: Path, command: Command) -> None:
     (toy / "spk2utt").unlink()
     (toy / "utt2spk").unlink()
     code, _, err = command("validate_data", toy)
-    assert (code, "--fix makes them" in err) == (0, True)
+    assert (code, "--fix writes them" in err) == (0, True)
     assert command("validate_data", toy, "--fix")[0] == 0
     assert read_table(toy / "utt2spk") == {key: key for key in TEXTS}
     write_table(toy / "spk2utt", {"s": "a1 a2 b/3 é4"})

@@ -227,11 +227,11 @@ def test_the_command_converts_heals_and_says_so(
     words = line.replace(",", "").split()
     before, after, healed = (float(words[i]) for i in (5, 7, 10))
     assert before > 1 and healed < after
-    assert "cache: 256 bytes a token before, 96 after" in shown
+    assert "cache: 256 bytes per token before, 96 after" in shown
     model = AutoModelForCausalLM.from_pretrained(output)
     assert model.config.down_rate == model.config.trained_down_rate == 2
     assert (output / "tokenizer.json").exists()
-    with pytest.raises(UserError, match="is there already; name a new folder"):
+    with pytest.raises(UserError, match="exists already; name a new folder"):
         run(monkeypatch, "llama", folder, output)
 
 
