@@ -155,6 +155,21 @@ def test_decode_settings_are_valid(path):
     assert options.beam_size == (1 if path.stem == "greedy" else 10)
 
 
+def test_espnets_options(model, data, tmp_path, command):
+    """In a file and on the command line, which wins over the file by either name."""
+    base = {"model_dir": model, "data": data, "beam_size": 2}
+    config = tmp_path / "decode.yaml"
+    config.write_text("penalty: 0.5\nmaxlenratio: 0.4\nminlenratio: 0.1\n")
+    given = {"length_bonus": 0.2, "max_length_ratio": 0.4, "min_length_ratio": 0.1}
+    command(inference, **base, output_dir=tmp_path / "a", config=config, penalty=0.2)
+    command(inference, **base, output_dir=tmp_path / "b", **given)
+    command(inference, **base, output_dir=tmp_path / "c", config=config)
+    first, second, other = (stable(read_output(tmp_path / name)) for name in "abc")
+    assert first == second != other
+    with pytest.raises(UserError, match="minlenratio, min_length_ratio: two names"):
+        command(inference, **base, **given, minlenratio=0.1, output_dir=tmp_path / "d")
+
+
 def test_encoder_alone_takes_ctcs_best_path(data, tmp_path, command):
     folder = make_model(tmp_path / "encoder", ctc_weight=1.0)
     command(inference, model_dir=folder, data=data, output_dir=tmp_path / "out")

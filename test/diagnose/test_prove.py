@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from dataclasses import replace
 
@@ -14,8 +15,9 @@ from espnet_mtla.diagnose.check_result import (
     CheckResult,
     as_table,
     hypotheses_apart,
+    worst,
 )
-from espnet_mtla.diagnose.prove import Prover
+from espnet_mtla.diagnose.prove import CHECKS, Prover
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.beam import Hypothesis
 
@@ -138,6 +140,42 @@ def test_the_command(run, capsys, monkeypatch):
         run()
 
 
+def test_checks_by_name(run, capsys):
+    run("--num_utts", "5", "--only", "batch", "formula")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[0] for line in lines[-2:]] == [
+        *("batch = single", "cache = formula")
+    ]
+    assert "5 utterances alone and 5 at a time" in lines[-2]
+    assert tuple(CHECKS) == prove.CHECKS
+    with pytest.raises(SystemExit):
+        run("--only", "batches")
+
+
+def test_what_differs_is_shown(run, capsys, monkeypatch):
+    """A model whose encoder sees the batch: key, and both hypotheses."""
+    from espnet_mtla.model.speech import DecoderOnlySpeechModel
+
+    encode = DecoderOnlySpeechModel.encode
+
+    def leaky(self, speech, lengths, keys=()):
+        encoded, frames = encode(self, speech, lengths, keys)
+        return encoded + 0.5 * (len(speech) > 1), frames
+
+    monkeypatch.setattr(DecoderOnlySpeechModel, "encode", leaky)
+    with pytest.raises(UserError, match="1 of 1 fail: batch = single"):
+        run("--only", "batch", "--batch_size", "4", "--min_length_ratio", "0.15")
+    shown = capsys.readouterr().out
+    assert "6 utterances alone and 4 at a time" in shown
+    assert re.search(r"^u0: alone -\d+\.\d+ \[.*\], batch -\d+\.\d+ \[", shown, re.M)
+
+
+def test_no_number_is_worse_than_nan():
+    result = worst("a = b", "three", [("u1", 2.0), ("u2", math.nan), ("u3", 1.0)], 3.0)
+    assert result.fails and result.where == "u2"
+    assert not worst("a = b", "two", [("u1", 2.0), ("u2", 3.0)], 3.0).fails
+
+
 def test_bad_options(run, capsys):
     with pytest.raises(UserError, match="bfloat16: its rounding would hide"):
         run("--dtype", "bfloat16")
@@ -163,3 +201,13 @@ def test_a_model_of_text(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert shown.count(" same") == 4 and shown.count("the model takes no sound") == 2
     assert "pipeline_tag: summarization" in (tmp_path / "packed/README.md").read_text()
+
+    from espnet_mtla.model.text import DecoderOnlyTextModel
+
+    def leaky(_, encoded, lengths):
+        return encoded.roll(len(encoded), 1), lengths
+
+    monkeypatch.setattr(DecoderOnlyTextModel, "project", leaky)
+    monkeypatch.setattr(sys, "argv", [*command, "--only", "batch"])
+    with pytest.raises(UserError, match="1 of 1 fail: batch = single"):
+        prove.main()

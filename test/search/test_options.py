@@ -1,10 +1,12 @@
 import dataclasses
+import logging
 
 import pytest
 import torch
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.search import DecodeOptions, length_limits
+from espnet_mtla.search.options import ALIASES, _log_alias
 
 
 @pytest.mark.parametrize(
@@ -72,3 +74,98 @@ def test_names_known_without_torch_are_those_of_the_cache() -> None:
     assert options.CACHE_DTYPES == quantise.CACHE_DTYPES
     assert options.PROMPT_CACHES == layout.PROMPT_FORMS
     assert set(options.BACKENDS) == set(backend.CHOICES)
+
+
+def test_options_from_a_mapping():
+    options = DecodeOptions.from_mapping({"beam_size": 4, "ctc_weight": 0.3})
+    assert options == DecodeOptions(beam_size=4, ctc_weight=0.3)
+    assert DecodeOptions.from_mapping({}) == DecodeOptions()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"beam": 4}, r"^x\.yaml: unknown option 'beam'; valid: beam_size, nbest, "),
+        ({3: 4}, r"^x\.yaml: unknown option 3; valid: "),
+        ({"beam_size": 0}, r"^x\.yaml: decoding option beam_size: 0 given"),
+        (
+            {"penalty": 0.1, "length_bonus": 0.1},
+            r"^x\.yaml: penalty, length_bonus: two names of one option; use one",
+        ),
+    ],
+)
+def test_errors_name_the_source(values, message):
+    with pytest.raises(UserError, match=message):
+        DecodeOptions.from_mapping(values, "x.yaml")
+    with pytest.raises(UserError, match=message.replace(r"x\.yaml: ", "")):
+        DecodeOptions.from_mapping(values)
+
+
+@pytest.mark.parametrize(
+    ("before", "changes", "expected"),
+    [
+        ((10, 1), {"nbest": 12}, (12, 12)),
+        ((10, 5), {"beam_size": 3}, (3, 3)),
+        ((10, 5), {"beam_size": 20}, (20, 5)),
+        ((10, 5), {"beam_size": 6, "nbest": 6}, (6, 6)),
+    ],
+)
+def test_of_beam_and_nbest_the_one_not_given_is_adapted(before, changes, expected):
+    options = DecodeOptions(beam_size=before[0], nbest=before[1]).replaced(**changes)
+    assert (options.beam_size, options.nbest) == expected
+
+
+def test_beam_and_nbest_that_contradict_each_other_are_refused():
+    with pytest.raises(UserError, match="nbest: 6 given, at most beam_size=4 is"):
+        DecodeOptions().replaced(beam_size=4, nbest=6)
+
+
+@pytest.mark.parametrize("alias", sorted(ALIASES))
+def test_espnets_names(alias, caplog):
+    """As good as our own, in a file and as a change; logged once in a process."""
+    _log_alias.cache_clear()
+    with caplog.at_level(logging.INFO):
+        options = DecodeOptions.from_mapping({alias: 0.25})
+        assert options == DecodeOptions(**{ALIASES[alias]: 0.25})
+        changed = options.replaced(**{alias: 0.5})
+    assert getattr(changed, ALIASES[alias]) == 0.5
+    said = [record.getMessage() for record in caplog.records]
+    assert said == [f"{alias}: ESPnet's name of the option {ALIASES[alias]}"]
+
+
+def test_each_alias_is_of_a_field_and_none_is_one():
+    names = {option.name for option in dataclasses.fields(DecodeOptions)}
+    assert set(ALIASES.values()) <= names and not names & set(ALIASES)
+
+
+@pytest.mark.parametrize("most", [0.0, 0.3, -5.0, 2.0])
+@pytest.mark.parametrize("least", [0.0, 0.15, -2.0])
+def test_espnets_ratios_mean_the_same_there(least, most):
+    """The limits that ESPnet's own search sets itself, read from its calls."""
+    search = pytest.importorskip("espnet.nets.beam_search")
+    limits = {}
+
+    class Stop(Exception):
+        pass
+
+    class Spy(search.BeamSearch):
+        def init_hyp(self, _):
+            return []
+
+        def search(self, running_hyps, *_, **__):
+            return running_hyps
+
+        def post_process(self, _, maxlen, minlen, *__):
+            limits.update(most=maxlen, least=minlen)
+            raise Stop
+
+    spy = Spy({}, {}, beam_size=1, vocab_size=3, sos=2, eos=2)
+    for frames in (1, 7, 40):
+        with pytest.raises(Stop):
+            spy(torch.zeros(frames, 2), maxlenratio=most, minlenratio=least)
+        options = DecodeOptions.from_mapping(
+            {"maxlenratio": most, "minlenratio": least}
+        )
+        low, high = length_limits(torch.tensor([frames]), options)
+        assert int(high) == limits["most"]
+        assert int(low) == min(limits["least"], limits["most"])

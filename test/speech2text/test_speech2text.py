@@ -167,6 +167,7 @@ def test_options_come_from_the_folder_unless_given(model, tmp_path):
     assert load(tmp_path).options.ctc_weight == 0.3
     assert load(tmp_path, ctc_weight=0.0).options.beam_size == 4
     assert load(tmp_path, nbest=6).options.beam_size == 6
+    assert load(tmp_path, maxlenratio=0.5).options.max_length_ratio == 0.5
     (tmp_path / "decode.yaml").write_text("beem_size: 4\n")
     with pytest.raises(UserError, match=r"decode\.yaml: unknown option 'beem_size'"):
         load(tmp_path)

@@ -46,6 +46,7 @@ PLAIN = {"beam_size": 3, "nbest": 2, "min_length_ratio": 0.0, "max_length_ratio"
         ({"min_new_tokens": 2}, {"min_length_ratio": -2}),
         ({"min_length": 3}, {"min_length_ratio": -2}),
         ({"max_length_ratio": 0.5}, {"max_length_ratio": 0.5}),
+        ({"maxlenratio": 0.5}, {"max_length_ratio": 0.5}),
         ({"do_sample": False, "use_cache": True, "synced_gpus": False}, {}),
         ({"num_beams": None, "assistant_model": None, "temperature": 1.0}, {}),
         ({"pad_token_id": 0, "eos_token_id": [10], "bos_token_id": 10}, {}),
