@@ -225,7 +225,7 @@ def test_a_recipes_run_script_is_choices_and_one_call() -> None:
 
 
 def test_the_readme_is_read_in_one_go() -> None:
-    assert len((ROOT / "README.md").read_text().splitlines()) < 200
+    assert len((ROOT / "README.md").read_text().splitlines()) < 150
 
 
 # ---------------------------------------------------------------- YAML

@@ -10,7 +10,7 @@ case "${1:-}" in
         cat <<'EOF'
 Usage: utils/lock.sh [--upgrade | --upgrade-package NAME ...]
 
-Writes utils/lock/{environment,build,installer,transformers-*}.txt from pyproject.toml and
+Writes utils/lock/{environment,docs,build,installer,transformers-*}.txt from pyproject.toml and
 utils/lock/{overrides,excluded}.txt. Versions that stand in these files stay as they are
 while they fit; --upgrade takes the newest of everything, --upgrade-package of one package.
 Run utils/test.sh afterwards, and commit the files with what had to change.
@@ -38,6 +38,8 @@ lock=utils/lock
 compile $lock/environment.txt pyproject.toml \
     --extra recipes --extra hf --extra ssl --extra dev \
     --overrides $lock/overrides.txt --excludes $lock/excluded.txt "$@"
+# The documentation's own environment, which needs no PyTorch.
+compile $lock/docs.txt --group docs "$@"
 # What source distributions are built with, and the installer itself.
 printf '%s\n' "setuptools>=77.0.3" wheel | compile $lock/build.txt "$@" -
 echo uv | compile $lock/installer.txt "$@" -
