@@ -19,9 +19,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#|/)([^)#\s]*)(#[^)\s]*)?(?=\))")
+CODE = re.compile(r"(^ *(?:`{3,}).*?^ *`{3,}$)", re.MULTILINE | re.DOTALL)
 INSERT = re.compile(r"^<!-- insert: (\S+?)(#results)? -->$", re.MULTILINE)
 RESULTS = re.compile(r"<!-- results:begin -->\n(.*?)<!-- results:end -->", re.DOTALL)
 HEADING = re.compile(r"^(#+ )", re.MULTILINE)
+BADGE = re.compile(r"^.*\]\(\.\./\.\./actions/.*\n", re.MULTILINE)
+"""A link to a page that GitHub makes for the repository."""
 LANGUAGES = {".sh": "bash", ".yaml": "yaml", ".yml": "yaml", ".toml": "toml"}
 
 
@@ -98,7 +101,7 @@ def page_of(path: str) -> str:
         return f"# {path}\n\n{file.stat().st_size:,} bytes, in the repository.\n"
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".md":
-        return text
+        return BADGE.sub("", text)
     if file.suffix != ".py":
         return f"# {path}\n\n{fence(text, LANGUAGES.get(file.suffix, 'text'), 1)}"
     lines, starts = text.splitlines(keepends=True), definitions(text)
@@ -125,13 +128,13 @@ def fence(text: str, language: str, line: int) -> str:
 
 def targets(markdown: str, folder: str) -> set[str]:
     """Return the files and folders outside ``docs`` that a page links to."""
-    plain = re.sub(r"(`{3,}).*?\1", "", markdown, flags=re.DOTALL)
-    paths = {resolve(target, folder) for target, _ in LINK.findall(plain) if target}
+    plain = LINK.findall(CODE.sub("", markdown))
+    paths = {resolve(target, folder) for target, _ in plain if target}
     return {path for path in paths if not path.startswith("docs/")}
 
 
 def rewrite(markdown: str, folder: str, page: str) -> str:
-    """Point links to files of the repository to their pages under ``source``."""
+    """Point links, outside code, to files of the repository to their pages."""
     up = "../" * len(PurePosixPath(page).parent.parts)
 
     def link(match: re.Match[str]) -> str:
@@ -141,7 +144,9 @@ def rewrite(markdown: str, folder: str, page: str) -> str:
         path = path[5:] if path.startswith("docs/") else f"source/{path or '.'}.md"
         return f"{up}{path}{match[2] or ''}"
 
-    return LINK.sub(link, markdown)
+    parts = CODE.split(markdown)  # text and code, in turn
+    parts[::2] = [LINK.sub(link, text) for text in parts[::2]]
+    return "".join(parts)
 
 
 def on_files(files: Any, config: Any) -> Any:
@@ -160,10 +165,11 @@ def on_files(files: Any, config: Any) -> Any:
         if not (ROOT / path).exists():
             raise PluginError(f"link to {path}: no such file in the repository")
         text, folder = page_of(path), str(PurePosixPath(path).parent)
+        page = f"source/{path}.md"
         if path.endswith(".md"):
             todo |= targets(text, folder)
-        page = f"source/{path}.md"
-        files.append(File.generated(config, page, content=rewrite(text, folder, page)))
+            text = rewrite(text, folder, page)
+        files.append(File.generated(config, page, content=text))
     return files
 
 
