@@ -1,4 +1,4 @@
-"""The record of the front-end that a folder's features were made with."""
+"""The record of the front-end that computed a folder's features."""
 
 from __future__ import annotations
 
@@ -16,29 +16,34 @@ FRONTEND_RECORD = "frontend.json"
 def check_made_by(
     folder: Path, frontend: str | None, settings: Mapping[str, object]
 ) -> None:
-    """Require that a folder's features were made by this front-end, set like this.
+    """Require that a folder's features come from this front-end with these settings.
 
     Raises:
-        UserError: they were not, or the folder does not say.
+        UserError: they do not, or the folder has no record.
     """
     file = folder / FRONTEND_RECORD
-    made = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    wanted = {"frontend": frontend, "frontend_conf": dict(settings)}
-    digest = made.pop("checkpoint", "")
-    if made == wanted or (digest and _same_checkpoint(made, wanted, digest)):
+    recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    expected = {"frontend": frontend, "frontend_conf": dict(settings)}
+    digest = recorded.pop("checkpoint", "")
+    if recorded == expected:
         return
-    of = json.dumps(made) if made else "an unknown front-end"
+    if digest and _same_checkpoint(recorded, expected, digest):
+        return
+    origin = json.dumps(recorded) if recorded else "an unknown front-end"
     raise UserError(
-        f"{folder}: features of {of}, and the model takes those of "
-        f"{json.dumps(wanted)}: dump them again, or train with frontend none"
+        f"{folder}: features of {origin}, and the model takes those of "
+        f"{json.dumps(expected)}: dump them again, or train with frontend none"
     )
 
 
-def _same_checkpoint(made: dict[str, Any], wanted: dict[str, Any], digest: str) -> bool:
-    """Whether both differ in where the same upstream lies, and in nothing else."""
+def _same_checkpoint(
+    recorded: dict[str, Any], expected: dict[str, Any], digest: str
+) -> bool:
+    """Return True if both differ in the path of one and the same checkpoint alone."""
     from espnet_mtla.frontend.upstream import checkpoint_digest
 
-    path = wanted["frontend_conf"].get("path")
-    moved = {**made["frontend_conf"], "path": path}
-    same = made["frontend"] == wanted["frontend"] and moved == wanted["frontend_conf"]
+    path = expected["frontend_conf"].get("path")
+    moved = {**recorded["frontend_conf"], "path": path}
+    same = recorded["frontend"] == expected["frontend"]
+    same = same and moved == expected["frontend_conf"]
     return same and checkpoint_digest(path) == digest

@@ -1,4 +1,4 @@
-"""Self-supervised models as front-ends, through S3PRL, alike in any batch."""
+"""Self-supervised models of S3PRL as front-ends, with equal output in any batch."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from espnet_mtla.frontend.upstream import checkpoint_digest, load_upstream
 from espnet_mtla.turns import Turns
 
 FS = 16000
-# Shorter sound has no frame in some upstream.
+# Some upstream has no frame for shorter audio.
 MIN_SAMPLES = 800
 
 
 class S3PRLFrontend(AbsFrontend):
     """Hidden states of an upstream: one layer, or a learned weighted sum of all.
 
-    Each utterance goes through the upstream by itself. Several upstreams normalise over
-    time, padding included, so in no other way is the result, and its length, the same
-    in any batch. What that costs in speed is saved by storing the states once
-    (``dump_features``), and training from them with the same configuration.
+    Each utterance passes through the upstream alone: several upstreams normalise over
+    time including the padding, so that output and length would depend on the batch. To
+    save this time, ``dump_features`` stores the states once, and training reads them
+    with the same configuration.
 
-    A frozen upstream is no part of checkpoints: it is read from ``path`` each time.
+    Checkpoints do not contain a frozen upstream: it is read from ``path`` each time.
 
     Args:
         upstream: a name of S3PRL's, such as ``wavlm_local`` or ``hf_hubert_custom``.
         path: its checkpoint, a file or a folder of this machine.
-        layer: 0 is what the first layer is given, -1 the last layer's output; None for
-            the weighted sum.
+        layer: 0 is the first layer's input, -1 the last layer's output; None for the
+            weighted sum.
         finetune: train the upstream too.
         fs: must be 16000.
     """
@@ -54,10 +54,10 @@ class S3PRLFrontend(AbsFrontend):
         if finetune:
             self.upstream = model
         else:
-            # In a list, so that torch takes it for no part of this module.
+            # In a list, so that torch does not register it as a submodule.
             self._frozen = [model.eval().requires_grad_(False)]
-        # Loaders of weights move parameters one by one, and nothing that is not among
-        # them: a frozen upstream follows the sound.
+        # Transformers' loaders move registered parameters alone, so the frozen upstream
+        # is moved to the device of its input, in _states.
         self._device = torch.device("cpu")
         self.layer = None
         with torch.no_grad():
@@ -82,14 +82,14 @@ class S3PRLFrontend(AbsFrontend):
             self.weights = nn.Parameter(torch.zeros(self.layers))
 
     def output_size(self) -> int:
-        """Features a frame."""
+        """Return the number of features per frame."""
         return self.width
 
     def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, T, width), zero behind an utterance's end, and frames (B,).
+        """Return features (B, T, width), zero after a row's end, and frames (B,).
 
         Args:
-            speech: (B, L) samples in [-1, 1]; lengths: (B,). Sound of less than 0.05 s
+            speech: (B, L) samples in [-1, 1]; lengths: (B,). Audio shorter than 0.05 s
                 has no frames.
         """
         rows = [
@@ -100,7 +100,7 @@ class S3PRLFrontend(AbsFrontend):
         return pad_sequence(rows, batch_first=True), counts
 
     def to_store(self, samples: Tensor) -> Tensor:
-        """What is stored of one utterance (n,): (T, layers x width)."""
+        """Return the states to store, (T, layers x width), of samples (n,)."""
         if len(samples) < MIN_SAMPLES:
             return samples.new_zeros(0, self.layers * self.width)
         with torch.set_grad_enabled(self.finetune and torch.is_grad_enabled()):
@@ -109,9 +109,9 @@ class S3PRLFrontend(AbsFrontend):
         return torch.cat([state[0, :frames] for state in states], -1)
 
     def from_stored(self, stored: Tensor) -> Tensor:
-        """Features (..., T, width) from what is stored (..., T, layers x width).
+        """Return features (..., T, width) of stored states (..., T, layers x width).
 
-        Another width comes back as it is, for the model to refuse.
+        States of another width are returned unchanged; the model refuses them.
         """
         if self.layer is not None or stored.size(-1) != self.layers * self.width:
             return stored
@@ -120,11 +120,11 @@ class S3PRLFrontend(AbsFrontend):
         return torch.einsum("...ld,l->...d", states, shares)
 
     def identity(self) -> str:
-        """What stored states depend on besides the settings: the checkpoint."""
+        """Return a hash of the checkpoint, on which stored states depend."""
         return checkpoint_digest(self.path)
 
     def _states(self, samples: Tensor) -> list[Tensor]:
-        """The chosen hidden states (1, T, width) of samples (n,)."""
+        """Return the chosen hidden states (1, T, width) of samples (n,)."""
         model = self.upstream if self.finetune else self._frozen[0]
         with self.turns:  # its hooks collect the states on the upstream itself
             if not self.finetune and self._device != samples.device:
@@ -133,7 +133,7 @@ class S3PRLFrontend(AbsFrontend):
         return states if self.layer is None else [states[self.layer]]
 
     def _apply(self, change: Callable[[Tensor], Tensor], *rest: bool) -> S3PRLFrontend:
-        """Move a frozen upstream along; it stays in single precision."""
+        """Move the frozen upstream too; it stays in single precision."""
         super()._apply(change, *rest)
         if not self.finetune:
             device = change(torch.zeros(0, device=self._device)).device

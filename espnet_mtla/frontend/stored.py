@@ -1,4 +1,4 @@
-"""Front-ends that store something else than the features they give."""
+"""Front-ends whose stored output is not yet the features."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 @runtime_checkable
 class StoringFrontend(Protocol):
-    """A front-end with a part that is trained behind what is stored."""
+    """A front-end with a trained last step, which is applied to stored output."""
 
     def to_store(self, samples: Tensor) -> Tensor:
-        """What is stored of one utterance (n,): (T, width to store)."""
+        """Return the output to store, (T, width to store), of samples (n,)."""
 
     def from_stored(self, stored: Tensor) -> Tensor:
-        """Features (..., T, F) from what is stored (..., T, width to store)."""
+        """Return features (..., T, F) of stored output (..., T, width to store)."""
 
     def identity(self) -> str:
-        """What the stored numbers depend on besides the settings."""
+        """Return what else stored output depends on, beside the settings."""

@@ -1,8 +1,8 @@
-"""One of S3PRL's upstreams, loaded by itself and without what it prints.
+"""Load one of S3PRL's upstreams, without importing the others or printing anything.
 
-``s3prl.hub`` imports every upstream there is, which takes most of a minute and fails on
-a torchaudio that has dropped what a few of them use. An upstream is a function in the
-``hubconf.py`` of its own folder: that module alone is imported here.
+``s3prl.hub`` imports every upstream, which takes most of a minute and fails if
+torchaudio lacks a function that one of them uses. An upstream is a function in the
+``hubconf.py`` of its own folder: this module imports that file alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from espnet_mtla.quiet import quiet
 if TYPE_CHECKING:
     from s3prl.upstream.interfaces import UpstreamBase
 
-# What the loaders of some forty models raise when a file is not what they expect.
+# Exceptions of the loaders of some forty models for a file that does not fit.
 _UNFIT = (
     AssertionError,
     AttributeError,
@@ -42,19 +42,19 @@ _UNFIT = (
     ValueError,
     pickle.UnpicklingError,
 )
-# Upstreams that take a file or a folder end like this.
+# Endings of the names of upstreams that need a file or a folder.
 _NEEDS_PATH = ("_local", "_custom", "_url")
 
 
 @functools.cache
 def upstream_names() -> dict[str, str]:
-    """Names of all upstreams of the installed S3PRL, and the folder each one is in."""
+    """Return the names of the installed S3PRL's upstreams, and the folder of each."""
     spec = importlib.util.find_spec("s3prl")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("s3prl: not installed; pip install 'espnet-mtla[ssl]'")
     root = Path(spec.submodule_search_locations[0]) / "upstream"
     names = {}
-    # Where two folders have a name, the later one has it, as in s3prl.hub.
+    # If two folders define a name, the later one counts, as in s3prl.hub.
     for file in sorted(root.glob("*/hubconf.py")):
         for name in re.findall(r"^def ([A-Za-z]\w*)\(", file.read_text("utf-8"), re.M):
             names[name] = file.parent.name
@@ -62,13 +62,13 @@ def upstream_names() -> dict[str, str]:
 
 
 def load_upstream(name: str, path: str | None) -> UpstreamBase:
-    """The upstream ``name`` with the checkpoint at ``path``.
+    """Load the upstream ``name`` with the checkpoint at ``path``.
 
-    It is called with a list of samples (n,) at 16 kHz and returns a dictionary whose
-    ``hidden_states`` are (1, frames, width) each.
+    It maps a list of samples (n,) at 16 kHz to a dictionary whose ``hidden_states`` are
+    (1, frames, width) each.
 
     Raises:
-        UserError: there is no such upstream, or the checkpoint is not its own.
+        UserError: the upstream is unknown, or the checkpoint is another model's.
     """
     names = upstream_names()
     if name not in names:
@@ -77,7 +77,7 @@ def load_upstream(name: str, path: str | None) -> UpstreamBase:
         raise UserError(f"upstream: S3PRL has no {name!r}{hint}")
     _check_path(name, path)
     _make_torchaudio_whole()
-    # WavLM's own code, at every call: nothing a user could change.
+    # WavLM's code causes it at every call; users cannot change that.
     warnings.filterwarnings("ignore", message="Support for mismatched key_padding_mask")
     where = f"upstream {name}: path: {path}" if path else f"upstream {name}"
     settings = {"ckpt": path} if path else {}
@@ -106,7 +106,7 @@ def _check_path(name: str, path: str | None) -> None:
 
 
 def _check_transformers_folder(folder: Path, kind: str) -> None:
-    """Transformers would take another model's folder, and start from random numbers."""
+    """Refuse another model's folder: Transformers would initialise it at random."""
     for file in ("config.json", "preprocessor_config.json"):
         if not (folder / file).is_file():
             raise UserError(f"path: {folder}: no {file}; a Transformers folder needed")
@@ -116,7 +116,7 @@ def _check_transformers_folder(folder: Path, kind: str) -> None:
 
 
 def checkpoint_digest(path: str | None) -> str:
-    """What tells a checkpoint from others: a hash of its files; "" for none."""
+    """Return a hash of a checkpoint's files; ``path`` or "" if it has none."""
     import hashlib
 
     if path is None or not Path(path).exists():
@@ -132,9 +132,9 @@ def checkpoint_digest(path: str | None) -> str:
 
 
 def _make_torchaudio_whole() -> None:
-    """Stand-ins for what torchaudio 2.9 dropped and S3PRL names when it is imported.
+    """Define what torchaudio 2.9 dropped and S3PRL needs for its import.
 
-    The choice of a backend did nothing for long; the effects are for its data sets.
+    The choice of a backend had no effect; S3PRL uses the effects for data sets alone.
     """
     import torchaudio
 
@@ -155,8 +155,10 @@ def _no_effects(*_: object, **__: object) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what models say while they load off the screen."""
-    with quiet(stderr=True):  # first: the rest is the process's, too
+    """Suppress the output of models while they load."""
+    with quiet(
+        stderr=True
+    ):  # first: it locks the state of the process that is changed below
         level = logging.root.level
         logging.root.setLevel(logging.ERROR)
         try:

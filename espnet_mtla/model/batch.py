@@ -1,4 +1,4 @@
-"""From one utterance's raw data to a padded batch."""
+"""Preprocessing of one utterance, and padding of several into a batch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from espnet_mtla.data.token_list import build_tokeniser, read_token_list
 from espnet_mtla.data.tokens import UNK
 from espnet_mtla.errors import UserError
 
-# Padding of token ids is never looked at (lengths say where a row ends), so any
-# number that is no token's id will do.
+# Padded token ids are never read: lengths say where a row ends. -1 is no token's id, so
+# that a mistake raises an error.
 TOKEN_PADDING, SAMPLE_PADDING = -1, 0.0
 
 Rows = Collection[tuple[str, dict[str, np.ndarray]]]
@@ -21,15 +21,15 @@ Collate = Callable[[Rows], tuple[list[str], dict[str, torch.Tensor]]]
 
 
 class Preprocess:
-    """Check the sound of an utterance and turn its texts into token ids.
+    """Check the audio of an utterance and turn its texts into token ids.
 
-    With ``intents``, ``intent`` says how many tokens the text's first word takes.
-    Called as espnet2's datasets do: ``(name, {"speech": array, "text": str})``. It goes
-    to worker processes, so it holds what can be pickled.
+    With ``intents`` it adds ``intent``, the number of tokens of the text's first word.
+    espnet2's datasets call it with ``(name, {"speech": array, "text": str})``. It must
+    be picklable, since worker processes get a copy.
     """
 
     def __init__(self, args: Namespace, intents: bool = False) -> None:
-        """``args`` are a model's options, parsed or read back."""
+        """Build the tokeniser from a model's options, parsed or of its config."""
         self.tokeniser = build_tokeniser(
             args.token_type, args.bpemodel, args.non_linguistic_symbols
         )
@@ -42,16 +42,16 @@ class Preprocess:
         out = {}
         if "speech" in data:
             out["speech"] = _checked(name, np.asarray(data["speech"]))
-        for kind in ("source", "text"):
-            if kind in data:
-                out[kind] = np.array(self.token_ids(str(data[kind])), dtype=np.int64)
+        for field in ("source", "text"):
+            if field in data:
+                out[field] = np.array(self.token_ids(str(data[field])), dtype=np.int64)
         if self.intents and "text" in data:
             intent = str(data["text"]).split(maxsplit=1)[0]
             out["intent"] = np.array([len(self.token_ids(intent))], dtype=np.int64)
         return out
 
     def token_ids(self, text: str) -> list[int]:
-        """Ids of a text's tokens; those outside the list become <unk>."""
+        """Return the ids of a text's tokens; unknown ones become <unk>."""
         tokens = self.tokeniser.text2tokens(text)
         return [self.ids.get(token, self.unknown) for token in tokens]
 
@@ -70,15 +70,15 @@ def _checked(name: str, speech: np.ndarray) -> np.ndarray:
 
 
 def collate(rows: Rows) -> tuple[list[str], dict[str, torch.Tensor]]:
-    """Names, and for each kind of data padded rows (B, longest, ...) and lengths."""
+    """Return names and, for each field, padded rows (B, longest, ...) and lengths."""
     batch = {}
-    for kind in next(iter(rows))[1]:
-        arrays = [torch.from_numpy(np.asarray(data[kind])) for _, data in rows]
+    for field in next(iter(rows))[1]:
+        arrays = [torch.from_numpy(np.asarray(data[field])) for _, data in rows]
         floating = arrays[0].is_floating_point()
-        batch[kind] = torch.nn.utils.rnn.pad_sequence(
+        batch[field] = torch.nn.utils.rnn.pad_sequence(
             arrays,
             batch_first=True,
             padding_value=SAMPLE_PADDING if floating else TOKEN_PADDING,
         )
-        batch[f"{kind}_lengths"] = torch.tensor([len(array) for array in arrays])
+        batch[f"{field}_lengths"] = torch.tensor([len(array) for array in arrays])
     return [name for name, _ in rows], batch

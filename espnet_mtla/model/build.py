@@ -1,6 +1,6 @@
-"""A speech model from its options, or from the folder it was trained in.
+"""Build a model from its options, or from the folder that it was trained in.
 
-Decoding needs this alone: espnet2's AbsTask, whose import takes seconds, stays out.
+Decoding needs no more: espnet2's AbsTask, whose import takes seconds, is not imported.
 """
 
 from __future__ import annotations
@@ -41,21 +41,22 @@ with quiet_import():
     from espnet_mtla.model.text import DecoderOnlyTextModel
 
 INITS = (*initialisations(), None)
-"""What espnet2's ``initialize`` knows, and torch's own."""
+"""Names for espnet2's ``initialize``; None for torch's own initialisation."""
 
 
 def build_model(
     args: Namespace, statistics_follow: bool = False
 ) -> DecoderOnlySpeechModel:
-    """Build from parsed options or from a ``config.yaml`` read back.
+    """Build a speech model from parsed options or from those of a ``config.yaml``.
 
     Args:
-        statistics_follow: those of ``global_mvn`` come with the weights; no file of
-            them is read.
+        args: the options; its ``token_list`` becomes a list.
+        statistics_follow: read no statistics of ``global_mvn``: loading the weights
+            sets them.
     Raises:
         UserError: names the option or key that is wrong.
     """
-    # Kept in config.yaml as a list: a trained model needs no other file for it.
+    # A list in config.yaml: a trained model needs no file of tokens.
     args.token_list = read_token_list(args.token_list)
     vocab_size = len(args.token_list)
     with naming("model_conf"):
@@ -94,7 +95,7 @@ def build_model(
 
 
 def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
-    """Build a model of text to text; see :func:`build_model`."""
+    """Build a text model; see :func:`build_model`."""
     args.token_list = read_token_list(args.token_list)
     for choices in CHOICES:
         if getattr(args, choices.name) is not None:
@@ -112,15 +113,15 @@ def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
     decoder = DecoderOnlyTransformer(settings)
     initialise(args, decoder.layers)
     with naming("projector_conf"):
-        near = TextProjectorConfig(**args.projector_conf)
+        projection = TextProjectorConfig(**args.projector_conf)
     projector = None
-    if near.kernel > 1:
-        projector = TokenConvolution(settings.embed_dim, near)
+    if projection.kernel > 1:
+        projector = TokenConvolution(settings.embed_dim, projection)
     return DecoderOnlyTextModel(args.token_list, config, decoder, projector)
 
 
 def initialise(args: Namespace, *parts: nn.Module | None) -> None:
-    """Draw the parts' weights anew as ``init`` says; none leaves them as they are."""
+    """Initialise the modules as ``init`` says; without it, leave them unchanged."""
     init = getattr(args, "init", None)
     if init is None:
         return
@@ -139,15 +140,16 @@ def load_model(
     model_file: str | Path | None = None,
     device: str = "cpu",
 ) -> tuple[DecoderOnlyModel, Namespace]:
-    """Rebuild a trained model; its folder may have been moved.
+    """Load a trained model; its folder may have been moved.
 
     Args:
         config_file: ``config.yaml`` of the experiment; by default beside the model.
         model_file: parameters; None leaves them as initialised.
+        device: torch's name of the device.
     Returns:
-        The model on ``device``, and the options it was built from.
+        The model on ``device``, and its options.
     Raises:
-        UserError: a file that is missing, unreadable, or does not fit.
+        UserError: a file is missing, unreadable, or does not fit.
     """
     if config_file is None:
         if model_file is None:
@@ -178,7 +180,7 @@ def _check_vocabulary(
     model: DecoderOnlyModel,
     model_file: str | Path,
 ) -> None:
-    """The commonest misfit, said in words before torch says it in shapes."""
+    """Refuse another token list; torch would name shapes alone."""
     for name in ("decoder.output.weight", "ctc.ctc_lo.weight"):
         if name in parameters and len(parameters[name]) != len(model.token_list):
             raise UserError(
@@ -188,26 +190,33 @@ def _check_vocabulary(
 
 
 def _check_decoder(model: DecoderOnlyModel, model_file: str | Path) -> None:
-    """Settings that no shape tells, such as ``down_rate``, are those of training."""
+    """Refuse decoder settings other than those of training.
+
+    Some, such as ``down_rate``, change no shape, so that loading would succeed.
+    """
     noted = notes_of(model_file).get("decoder")
     if noted is None or model.decoder is None:
         return
-    given = flat(model.decoder.config.complete())
+    configured = flat(model.decoder.config.complete())
     for name, trained in flat(json.loads(noted)).items():
-        # Dropout says nothing about what was learned.
-        if given.get(name) != trained and not name.endswith("dropout"):
+        # Dropout does not change what a trained model computes.
+        if configured.get(name) != trained and not name.endswith("dropout"):
             raise UserError(
                 f"{model_file}: trained with decoder_conf.{name} {trained}, and its "
-                f"config.yaml says {given.get(name)}; put that back"
+                f"config.yaml says {configured.get(name)}; put that back"
             )
 
 
 def flat(settings: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    """Nested settings with dotted names."""
-    found: dict[str, object] = {}
+    """Return nested settings with dotted names.
+
+    >>> flat({"a": {"b": 1}, "c": 2})
+    {'a.b': 1, 'c': 2}
+    """
+    dotted: dict[str, object] = {}
     for key, value in settings.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{key}.")
+            dotted |= flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = value
-    return found
+            dotted[f"{prefix}{key}"] = value
+    return dotted

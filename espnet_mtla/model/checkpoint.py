@@ -1,9 +1,9 @@
-"""Reading what ESPnet's trainer saves, and a state that a kill cannot break.
+"""Read the checkpoints of ESPnet's trainer, and repair those of a killed run.
 
-The trainer writes ``checkpoint.pth`` (everything a resumed run needs) in place, and
-after it ``Nepoch.pth`` (the parameters alone). A kill may leave either of them cut off
-or, between the two, the second missing. So before each write :func:`set_aside` renames
-the old checkpoint, and before a run starts :func:`repair` puts the folder in order.
+The trainer writes ``checkpoint.pth`` (all that a resumed run needs) in place, then
+``Nepoch.pth`` (the parameters). A kill may leave one of them truncated, or the second
+missing. Before each write :func:`set_aside` renames the old checkpoint; before a run
+starts :func:`repair` restores a complete state.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ logger = logging.getLogger(__name__)
 
 
 class Unreadable(UserError):
-    """The file is cut off or no torch file at all."""
+    """The file is truncated, or not a torch file."""
 
 
 def load(path: str | Path, device: str = "cpu") -> dict[str, Any]:
-    """Load a file of tensors and plain values; nothing in it is executed.
+    """Load a file of tensors and plain values; no code in it is executed.
 
-    A name that ends in ``.safetensors`` is read as that, any other as torch's own.
+    A name that ends in ``.safetensors`` is read as such, any other as torch's format.
 
     Raises:
-        Unreadable: cut off or not a torch file.
-        UserError: missing, or holding other objects than plain ones.
+        Unreadable: the file is truncated, or not a torch file.
+        UserError: it is missing, or holds other objects.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,7 +79,7 @@ def _load_safe(path: Path, device: str) -> dict[str, torch.Tensor]:
 
 
 def notes_of(path: str | Path) -> dict[str, str]:
-    """What was written beside the tensors of a safetensors file; {} for other kinds."""
+    """Return the metadata of a safetensors file; {} for other files."""
     if Path(path).suffix != SAFE:
         return {}
     from safetensors import safe_open
@@ -89,25 +89,25 @@ def notes_of(path: str | Path) -> dict[str, str]:
 
 
 def save(content: dict[str, Any], path: str | Path) -> None:
-    """Write as torch does, whole or not at all."""
+    """Write in torch's format; the file appears complete or not at all."""
     with atomic_file(path, "wb") as stream:
         torch.save(content, stream)
 
 
 def set_aside(folder: str | Path) -> None:
-    """Rename the checkpoint, for the next one to be written beside it."""
+    """Rename the checkpoint, so that the next one does not overwrite it."""
     checkpoint = Path(folder) / CHECKPOINT
     if checkpoint.exists():
         os.replace(checkpoint, checkpoint.with_name(PREVIOUS))
 
 
 def repair(folder: str | Path) -> int:
-    """Put the folder of an interrupted run in order.
+    """Restore a complete state in the folder of an interrupted run.
 
     Returns:
-        The last epoch that is complete; 0 where the run has to begin anew.
+        The last complete epoch; 0 if the run must start again.
     Raises:
-        UserError: there are checkpoints, and none can be read.
+        UserError: there are checkpoints, but none can be read.
     """
     folder = Path(folder)
     checkpoint, previous = folder / CHECKPOINT, folder / PREVIOUS
@@ -123,7 +123,7 @@ def repair(folder: str | Path) -> int:
 
 
 def _first_readable(checkpoint: Path, previous: Path) -> dict[str, Any] | None:
-    """Load the newer checkpoint that is whole, and leave it under its proper name."""
+    """Load the newest complete checkpoint, and rename it to :data:`CHECKPOINT`."""
     if checkpoint.exists():
         try:
             return load(checkpoint)
@@ -133,7 +133,7 @@ def _first_readable(checkpoint: Path, previous: Path) -> dict[str, Any] | None:
                     f"{checkpoint}: cut off, and no earlier one is left; remove "
                     f"{checkpoint.parent} and train again"
                 ) from None
-            logger.warning("%s: cut off; going on from the one before", checkpoint)
+            logger.warning("%s: truncated; resuming from the one before", checkpoint)
     if not previous.exists():
         return None
     states = load(previous)

@@ -1,4 +1,4 @@
-"""The parts a speech model is chosen from, by name, and the keys each one takes."""
+"""The components of a speech model by name, and the valid keys of their settings."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ ENCODER = LazyChoices(
     "conformer",
 )
 CHOICES = (FRONTEND, SPECAUG, NORMALIZE, ENCODER)
-# Encoder options that would make an utterance's output depend on the rest of its batch,
-# or return something else than frames.
+# Encoder options that make an utterance's output depend on the rest of its batch, or
+# that change what the encoder returns.
 _REFUSED = {
     "rel_pos_type": ("legacy", "depends on the batch's longest utterance; use latest"),
     "ctc_trim": (True, "is not supported"),
@@ -67,7 +67,7 @@ _REFUSED = {
 
 @contextlib.contextmanager
 def naming(section: str) -> Iterator[None]:
-    """Turn what a part's constructor raises about its settings into one clear line."""
+    """Turn a constructor's exception about its settings into a one-line UserError."""
     from typeguard import TypeCheckError
 
     try:
@@ -78,10 +78,7 @@ def naming(section: str) -> Iterator[None]:
 
 
 def build_part(choices: LazyChoices, args: Namespace) -> Any | None:
-    """Front-end, SpecAug or normalisation as chosen; None for none.
-
-    What a part can do is known by the place that it is for: espnet2 has no types.
-    """
+    """Build the front-end, SpecAug or normalisation that ``args`` choose, or None."""
     component = choices.get_class(getattr(args, choices.name))
     if component is None:
         return None
@@ -90,10 +87,10 @@ def build_part(choices: LazyChoices, args: Namespace) -> Any | None:
 
 
 def sampling_rate(args: Namespace) -> int:
-    """What the front-end takes its input to be sampled at, in Hz.
+    """Return the sampling rate of the front-end's input, in Hz.
 
     Raises:
-        UserError: no number, and no form such as 16k; or there is no front-end.
+        UserError: it is not a number (or such as 16k), or there is no front-end.
     """
     import humanfriendly
 
@@ -101,24 +98,23 @@ def sampling_rate(args: Namespace) -> int:
     if component is None:
         raise UserError("frontend: none has no sampling rate")
     default = inspect.signature(component).parameters["fs"].default
-    given = args.frontend_conf.get("fs", default)
+    fs = args.frontend_conf.get("fs", default)
     try:
-        return humanfriendly.parse_size(str(given))
+        return humanfriendly.parse_size(str(fs))
     except humanfriendly.InvalidSize:
-        raise UserError(f"frontend_conf.fs: {given!r}: a rate such as 16000") from None
+        raise UserError(f"frontend_conf.fs: {fs!r}: a rate such as 16000") from None
 
 
 def build_normalize(
     args: Namespace, input_size: int, statistics_follow: bool = False
 ) -> nn.Module | None:
-    """Normalisation as chosen; None for none.
+    """Build the normalisation that ``args`` choose, or return None.
 
     Args:
-        input_size: features a frame.
-        statistics_follow: they come with the weights, so that no file is read.
+        input_size: features per frame.
+        statistics_follow: read no statistics: loading the weights sets them.
     Raises:
-        UserError: its statistics are not there, unreadable, or those of features of
-            another width.
+        UserError: the statistics are missing, unreadable, or of another width.
     """
     if args.normalize == "global_mvn" and statistics_follow:
         return _without_statistics(args, input_size)
@@ -135,7 +131,7 @@ def build_normalize(
 
 
 def _without_statistics(args: Namespace, input_size: int) -> nn.Module:
-    """``global_mvn`` that changes nothing; espnet2's layer is built from a file."""
+    """Build ``global_mvn`` of mean 0 and variance 1; espnet2 reads them from a file."""
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
@@ -171,10 +167,10 @@ def _check_statistics(path: str | None) -> None:
 
 
 def build_encoder(args: Namespace, input_size: int) -> AbsEncoder | None:
-    """The encoder as chosen; None for none.
+    """Build the encoder that ``args`` choose, or return None.
 
     Raises:
-        UserError: settings it refuses, or that would break equality in any batch.
+        UserError: a setting is invalid, or makes an output depend on the batch.
     """
     component = ENCODER.get_class(args.encoder)
     if component is None:
@@ -192,7 +188,7 @@ def build_encoder(args: Namespace, input_size: int) -> AbsEncoder | None:
 
 
 def encoder_settings(args: Namespace) -> dict[str, Any]:
-    """``encoder_conf`` with the one default that differs from espnet2's."""
+    """Return ``encoder_conf`` with the one default that differs from espnet2's."""
     settings = dict(args.encoder_conf)
     component = ENCODER.get_class(args.encoder)
     if component and "rel_pos_type" in setting_names(component):
@@ -201,10 +197,10 @@ def encoder_settings(args: Namespace) -> dict[str, Any]:
 
 
 def check_sections(args: Namespace) -> None:
-    """Every key in every ``_conf`` section must be known to the part it is for.
+    """Check the keys of every ``_conf`` section against the component it is for.
 
     Raises:
-        UserError: names the section, the key and the valid ones.
+        UserError: names the section, the unknown key and the valid ones.
     """
     from espnet2.asr.ctc import CTC
     from espnet2.tasks.abs_task import optim_classes, scheduler_classes
@@ -236,7 +232,7 @@ def check_sections(args: Namespace) -> None:
 def check_optimiser(
     args: Namespace, optimisers: dict[str, type], schedulers: dict[str, type]
 ) -> None:
-    """Build optimiser and scheduler on an unused parameter, for their own checks."""
+    """Build optimiser and scheduler for an unused parameter, so that they check."""
     if args.optim not in optimisers:
         raise UserError(f"optim: {args.optim!r} given; valid: {', '.join(optimisers)}")
     chosen = optimisers[args.optim]
@@ -256,6 +252,6 @@ def check_optimiser(
 
 
 def _after_first(component: type) -> list[str]:
-    """Argument names behind the one the task gives (parameters, or the optimiser)."""
+    """Return argument names after the first (the parameters, or the optimiser)."""
     names = list(inspect.signature(component).parameters)
     return names[1:]

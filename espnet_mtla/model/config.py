@@ -10,9 +10,9 @@ from espnet_mtla.settings.checks import check_count, check_flags, check_number
 
 @dataclass(frozen=True)
 class ProjectorConfig:
-    """From encoder frames to decoder positions.
+    """Settings of :class:`FrameStackProjector`, from encoder frames to the prompt.
 
-    ``stack`` neighbouring frames become one position; ``hidden_size=None`` means the
+    ``stack`` neighbouring frames become one position. ``hidden_size`` None: the
     decoder's width.
     """
 
@@ -20,16 +20,16 @@ class ProjectorConfig:
     hidden_size: int | None = None
 
     def __post_init__(self) -> None:
-        given = ["stack"] if self.hidden_size is None else ["stack", "hidden_size"]
-        check_count(self, *given, prefix="projector_conf.")
+        counts = ["stack"] if self.hidden_size is None else ["stack", "hidden_size"]
+        check_count(self, *counts, prefix="projector_conf.")
 
 
 @dataclass(frozen=True)
 class TextProjectorConfig:
-    """From embedded source tokens to decoder positions, of text to text.
+    """Settings of the text model's projector.
 
-    ``kernel`` tokens, an odd number, are seen by a convolution around each; 1 leaves
-    the embeddings as they are.
+    ``kernel``, an odd number, is the width in tokens of a convolution over the source's
+    embeddings; 1 uses the embeddings unchanged.
     """
 
     kernel: int = 1
@@ -45,15 +45,14 @@ class TextProjectorConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Losses. ``ctc_weight`` 1.0 trains the encoder alone, 0.0 leaves CTC out.
+    """Weights and options of the losses.
 
-    ``intent_weight`` is that of the intent's own cross-entropy, which is added to the
-    rest where a task has intents.
-
-    ``length_normalized_loss`` divides the cross-entropy by the tokens of the batch
-    instead of its utterances. ``encoded_cache_mb`` keeps what a frozen encoder made of
-    the utterances in so much memory (MiB, each process), instead of encoding them again
-    in every epoch.
+    ``ctc_weight``: share of the CTC loss; 1.0 trains the encoder alone, 0.0 leaves CTC
+    out. ``lsm_weight``: label smoothing. ``intent_weight``: weight of the intents'
+    cross-entropy, added in tasks with intents. ``length_normalized_loss``: divide the
+    cross-entropy by the batch's tokens, not its utterances. ``encoded_cache_mb``: MiB
+    of memory per process for the output of a frozen encoder, which is then computed
+    once per utterance instead of in every epoch.
     """
 
     ctc_weight: float = 0.3

@@ -1,4 +1,4 @@
-"""What a frozen encoder made of each utterance, kept in memory from epoch to epoch."""
+"""Cache of a frozen encoder's output, kept in memory from epoch to epoch."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from torch.nn.utils.rnn import pad_sequence
 
 logger = logging.getLogger(__name__)
 
-# A name may stand for other sound in validation than in training.
+# Training or validation, and the name: both may use one name for different audio.
 Key = tuple[bool, str]
 Encode = Callable[[Tensor, Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 
 
 def is_frozen(*parts: nn.Module | None) -> bool:
-    """Whether training changes none of the parts' parameters."""
+    """Return True if training changes no parameter of the modules."""
     return not any(p.requires_grad for part in parts if part for p in part.parameters())
 
 
 class EncodedUtterances:
     """Encoder outputs by utterance name, up to ``capacity`` bytes in host memory.
 
-    Each process of a distributed run keeps those it has met. When the memory is full
-    the others are encoded each time, as without it.
+    Each process of a distributed run keeps those of its own batches. When the memory is
+    full, further utterances are encoded every time.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -42,13 +42,13 @@ class EncodedUtterances:
         utt_id: Sequence[str],
         training: bool,
     ) -> tuple[Tensor, Tensor]:
-        """``encode(speech, lengths, utt_id)``, run on those not kept yet alone.
+        """Return ``encode(speech, lengths, utt_id)``, computed for missing rows alone.
 
         Args:
-            speech: (B, L, ...); lengths: (B,); utt_id: B names.
-            training: whether the names are those of training or of validation.
+            encode: the encoder; speech: (B, L, ...); lengths: (B,); utt_id: B names.
+            training: True for names of the training set, False for validation.
         Returns:
-            Encoder output (B, T, E), zero behind a row's end, and its lengths (B,).
+            Encoder output (B, T, E), zero after a row's end, and its lengths (B,).
         """
         keys = [(training, name) for name in utt_id]
         new = [row for row, key in enumerate(keys) if key not in self.rows]
@@ -56,8 +56,8 @@ class EncodedUtterances:
         if new:
             names = [utt_id[row] for row in new]
             output, frames = encode(speech[new], lengths[new], names)
-            for row, made, count in zip(new, output, frames.tolist(), strict=True):
-                fresh[keys[row]] = made[:count]
+            for row, padded, count in zip(new, output, frames.tolist(), strict=True):
+                fresh[keys[row]] = padded[:count]
         rows = [
             fresh[key] if key in fresh else self.rows[key].to(speech.device)
             for key in keys
@@ -68,7 +68,7 @@ class EncodedUtterances:
         return pad_sequence(rows, batch_first=True), counts
 
     def _keep(self, key: Key, row: Tensor) -> None:
-        if key in self.rows:  # another replica has met it meanwhile
+        if key in self.rows:  # another replica has stored it meanwhile
             return
         if self.nbytes + row.nbytes <= self.capacity:
             self.rows[key] = row.detach().to("cpu", copy=True)
@@ -76,7 +76,7 @@ class EncodedUtterances:
         elif not self._full:
             self._full = True
             logger.info(
-                "model_conf.encoded_cache_mb: %d MB are full with %d utterances; the "
-                "others are encoded each time",
+                "model_conf.encoded_cache_mb: %d MiB are full with %d utterances; the "
+                "others are encoded every time",
                 *(self.capacity // 2**20, len(self.rows)),
             )

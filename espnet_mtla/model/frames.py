@@ -1,4 +1,4 @@
-"""How much sound a frame stands for: of features, encoder output, or the prompt."""
+"""Duration of a frame: of features, of the encoder's output, or of the prompt."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ def seconds_per_frame(
     encoder: nn.Module | None = None,
     stack: int = 1,
 ) -> float:
-    """Seconds from one frame to the next.
+    """Return the time from one frame to the next, in seconds.
 
     Args:
-        fs: samples a second; without front-end, given frames a second.
-        frontend: alone, the frames are its own.
-        encoder: the frames are the encoder's.
-        stack: the frames are the projector's, which joins so many.
+        fs: samples per second; without a front-end, input frames per second.
+        frontend: its frames are meant, unless an encoder follows.
+        encoder: its frames are meant.
+        stack: number of frames that the projector joins into one.
 
     Raises:
-        UserError: the front-end does not tell its hop.
+        UserError: the front-end has no ``hop_length``.
     """
     hop = 1 if frontend is None else getattr(frontend, "hop_length", None)
     if hop is None:
         raise UserError(
-            f"frontend: {type(frontend).__name__} has no hop_length, which says how "
-            "many samples a frame goes on"
+            f"frontend: {type(frontend).__name__} has no hop_length, the number "
+            "of samples from one frame to the next"
         )
     return hop * subsampling_factor(encoder) * stack / fs

@@ -1,4 +1,4 @@
-"""Targets, cross-entropy and CTC of one batch; no number depends on padding."""
+"""Targets, cross-entropy and CTC of one batch. No result depends on padding."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IGNORE = -1
 
 
 def shifted(text: Tensor, lengths: Tensor, boundary: int) -> tuple[Tensor, Tensor]:
-    """Decoder input and target of each row.
+    """Return the decoder's input and target of each row.
 
     Args:
         text: (B, U) token ids, valid up to ``lengths`` (B,).
@@ -27,18 +27,18 @@ def shifted(text: Tensor, lengths: Tensor, boundary: int) -> tuple[Tensor, Tenso
         target (B, U + 1): the text, then boundary, then :data:`IGNORE`.
     """
     text = text.masked_fill(~valid_frames(lengths, text.size(1)), boundary)
-    given = nn.functional.pad(text, (1, 0), value=boundary)
-    wanted = nn.functional.pad(text, (0, 1), value=boundary)
-    beyond = ~valid_frames(lengths + 1, wanted.size(1))
-    return given, wanted.masked_fill(beyond, IGNORE)
+    inputs = nn.functional.pad(text, (1, 0), value=boundary)
+    targets = nn.functional.pad(text, (0, 1), value=boundary)
+    beyond = ~valid_frames(lengths + 1, targets.size(1))
+    return inputs, targets.masked_fill(beyond, IGNORE)
 
 
 class TokenLoss(nn.Module):
-    """Label-smoothed cross-entropy and the share of tokens guessed right.
+    """Label-smoothed cross-entropy and accuracy.
 
-    Value and gradient are those of ESPnet's LabelSmoothingLoss: ``lsm_weight`` goes to
-    the wrong tokens alone, and a guess just as sure as the target costs nothing.
-    PyTorch gives the right token its share too, which is made up for here.
+    Value and gradient are those of ESPnet's LabelSmoothingLoss: the target distribution
+    gives ``lsm_weight`` to the wrong tokens alone, and its entropy is subtracted.
+    PyTorch's smoothing gives the right token a share too; ``smoothing`` corrects this.
     """
 
     def __init__(self, vocab_size: int, config: ModelConfig) -> None:
@@ -56,30 +56,32 @@ class TokenLoss(nn.Module):
         self.by_tokens = config.length_normalized_loss
 
     def forward(self, logits: Tensor, target: Tensor) -> tuple[Tensor, float]:
-        """``logits`` (B, U, V), ``target`` (B, U): loss () and accuracy in [0, 1]."""
+        """Return loss () and accuracy of ``logits`` (B, U, V) for ``target`` (B, U)."""
         inside = target != IGNORE
         # In half precision the sum over a large vocabulary would lose its small terms.
-        kept = logits[inside]
-        kept = kept.float() if kept.dtype != torch.float64 else kept
-        wanted = target[inside]
+        valid = logits[inside]
+        valid = valid.float() if valid.dtype != torch.float64 else valid
+        labels = target[inside]
         loss = nn.functional.cross_entropy(
-            kept, wanted, reduction="sum", label_smoothing=self.smoothing
+            valid, labels, reduction="sum", label_smoothing=self.smoothing
         )
-        rows = len(wanted) if self.by_tokens else len(target)
-        right = (kept.argmax(-1) == wanted).float().mean()
-        return (loss - len(wanted) * self.least) / rows, right.item()
+        divisor = len(labels) if self.by_tokens else len(target)
+        correct = (valid.argmax(-1) == labels).float().mean()
+        return (loss - len(labels) * self.least) / divisor, correct.item()
 
 
 def intent_loss(
     logits: Tensor, target: Tensor, counts: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """How well the intent is told, which is the first tokens of each text.
+    """Return loss and accuracy of the intents, the first tokens of each text.
 
     Args:
-        logits: (B, U, V); target: (B, U) token ids; counts: (B,) tokens of the intent.
+        logits: (B, U, V).
+        target: (B, U) token ids.
+        counts: (B,) number of tokens of the intent.
     Returns:
         -log p of the whole intent, mean over utterances (), and the share of utterances
-        whose intent would be guessed right ().
+        whose intent has every token right ().
     """
     most = int(counts.max())
     logits, target = logits[:, :most], target[:, :most]
@@ -92,7 +94,7 @@ def intent_loss(
 
 
 def frames_for_ctc(text: Tensor, lengths: Tensor) -> Tensor:
-    """Encoder frames CTC needs for each row: a token each, and a blank inside repeats.
+    """Return the frames that CTC needs: one a token, and a blank between repeats.
 
     Args:
         text: (B, U) token ids, valid up to ``lengths`` (B,).
@@ -107,7 +109,7 @@ def frames_for_ctc(text: Tensor, lengths: Tensor) -> Tensor:
 def greedy_ctc_error_rate(
     ctc: CTC, frames: Tensor, frame_lengths: Tensor, text: Tensor, lengths: Tensor
 ) -> float:
-    """Token error rate (share) of CTC's best path over the batch, blank being id 0.
+    """Return the token error rate, as a share, of CTC's best path (blank is id 0).
 
     Args:
         frames: (B, T, E) encoder output, valid up to ``frame_lengths`` (B,).

@@ -1,16 +1,15 @@
-"""Keep padding out of espnet2's encoders, whichever version of ESPnet they come from.
+"""Make the output of espnet2's encoders independent of padding.
 
 An utterance must get the same encoder output alone and in a batch. espnet2's encoders
-break that in up to three places, and the versions of ESPnet differ in which of them:
+break this in up to three places, depending on the version of ESPnet:
 
-- Convolutions inside a block read the frames behind an utterance's end, which earlier
-  layers have filled with numbers.
+- Convolutions inside a block read the frames after an utterance's end, which earlier
+  layers have filled with values.
 - Subsampling counts one frame too many for a row that is not the longest.
 - "Legacy" relative positions depend on the batch's size (the task refuses those).
 
-This module mends the first two from outside, and leaves parameter names as they are.
-The Conformer's batch normalisation stays what it is: while training, its statistics
-are those of the batch.
+This module corrects the first two by hooks; parameter names do not change. The
+Conformer's batch normalisation is unchanged: training uses the batch's statistics.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from torch import Tensor, nn
 
 
 class MaskedConv1d(nn.Conv1d):
-    """A convolution over time that reads zeros behind each row's end.
+    """A convolution over time that reads zeros after each row's end.
 
-    ``valid`` (B, 1, T) is set by the block it belongs to, for the call at hand: one
-    thread at a time (:attr:`DecoderOnlySpeechModel.turns`).
+    Its block sets ``valid`` (B, 1, T) for each call, so that only one thread at a time
+    may use it (:attr:`DecoderOnlySpeechModel.turns`).
     """
 
     valid: Tensor | None = None
@@ -40,16 +39,16 @@ class MaskedConv1d(nn.Conv1d):
 
 
 def mask_convolutions(encoder: nn.Module) -> None:
-    """Make every convolution over time in the encoder's blocks a masked one."""
+    """Replace the convolutions over time in the encoder's blocks by masked ones."""
     for block in encoder.get_submodule("encoders").children():
         if any([_replace(module) for module in list(block.modules())]):
-            block.register_forward_pre_hook(_hand_out_mask)
-            block.register_forward_hook(_take_mask_back, always_call=True)
+            block.register_forward_pre_hook(_set_masks)
+            block.register_forward_hook(_clear_masks, always_call=True)
 
 
 def _replace(parent: nn.Module) -> bool:
-    """Swap the direct children that look at neighbouring frames; true if any did."""
-    found = False
+    """Replace the direct children that read neighbouring frames; True if any."""
+    replaced = False
     for name, conv in list(parent.named_children()):
         if type(conv) is nn.Conv1d and conv.kernel_size[0] > 1:
             masked = MaskedConv1d(
@@ -63,11 +62,11 @@ def _replace(parent: nn.Module) -> bool:
             )
             masked.weight, masked.bias = conv.weight, conv.bias
             setattr(parent, name, masked)
-            found = True
-    return found
+            replaced = True
+    return replaced
 
 
-def _hand_out_mask(block: nn.Module, arguments: tuple[Any, ...]) -> None:
+def _set_masks(block: nn.Module, arguments: tuple[Any, ...]) -> None:
     # A block gets (x, mask (B, 1, T)) but calls its convolutions with x alone.
     mask = arguments[1].bool()
     for module in block.modules():
@@ -75,19 +74,19 @@ def _hand_out_mask(block: nn.Module, arguments: tuple[Any, ...]) -> None:
             module.valid = mask
 
 
-def _take_mask_back(block: nn.Module, *_: object) -> None:
+def _clear_masks(block: nn.Module, *_: object) -> None:
     for module in block.modules():
         if isinstance(module, MaskedConv1d):
             module.valid = None
 
 
 def subsampled_lengths(encoder: nn.Module, lengths: Tensor) -> Tensor:
-    """Encoder frames of an utterance standing alone; ``lengths`` (B,) of features."""
+    """Return each utterance's encoder frames (B,), from those of features (B,)."""
     return _count_frames(_subsampling(encoder), lengths)
 
 
 def count_frames_alone(encoder: nn.Module) -> None:
-    """Make the encoder's subsampling count each row's frames as if it stood alone.
+    """Make the encoder's subsampling count each row's frames as if it were alone.
 
     ESPnet 202511 slices the padded mask instead, and so counts from the longest row.
     """
@@ -112,21 +111,21 @@ def _replace_mask(
 
 
 def _count_frames(layers: list[tuple[int, int]], lengths: Tensor) -> Tensor:
-    """Frames behind convolutions of (kernel, stride), for any shape of ``lengths``."""
+    """Return the frames after convolutions of (kernel, stride) without padding."""
     for kernel, stride in layers:
         lengths = (lengths - kernel) // stride + 1
     return lengths.clamp(min=0)
 
 
 def subsampling_factor(encoder: nn.Module | None) -> int:
-    """Feature frames from one encoder frame to the next; 1 without encoder."""
+    """Return the feature frames per encoder frame; 1 without an encoder."""
     if encoder is None:
         return 1
     return math.prod(stride for _, stride in _subsampling(encoder))
 
 
 def _subsampling(encoder: nn.Module) -> list[tuple[int, int]]:
-    """(kernel, stride) along time of each convolution before the blocks."""
+    """Return (kernel, stride) along time of each convolution before the blocks."""
     convolutions = getattr(getattr(encoder, "embed", None), "conv", ())
     return [
         (layer.kernel_size[0], layer.stride[0])

@@ -13,7 +13,7 @@ from espnet_mtla.model.config import ProjectorConfig, TextProjectorConfig
 
 
 class FrameStackProjector(nn.Module):
-    """Shorten an utterance ``stack``-fold and bring it to the decoder's width."""
+    """Concatenate ``stack`` frames and project them to the decoder's width."""
 
     def __init__(
         self, input_size: int, output_size: int, config: ProjectorConfig
@@ -28,7 +28,7 @@ class FrameStackProjector(nn.Module):
         )
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Project valid frames; a last, incomplete stack is filled with zeros.
+        """Project the valid frames; an incomplete last stack is filled with zeros.
 
         Args:
             frames: (B, T, E), valid up to ``lengths`` (B,).
@@ -43,15 +43,15 @@ class FrameStackProjector(nn.Module):
 
 
 class TokenConvolution(nn.Module):
-    """Adds to each token's vector what a convolution makes of those around it.
+    """Add to each token's vector a convolution over its neighbours.
 
-    MTLA adds the latents of neighbouring tokens up, and no longer tells which of them
-    came first. After this each token has said itself what stood before it and behind.
-    At first it adds nothing.
+    MTLA merges the latents of neighbouring tokens by a weighted sum, which loses their
+    order. The convolution encodes the order into each vector before. It is initialised
+    to zero.
     """
 
     stack = 1
-    """Tokens of a position of the prompt."""
+    """Tokens per position of the prompt."""
 
     def __init__(self, size: int, config: TextProjectorConfig) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class TokenConvolution(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """``tokens`` (B, L, D), valid up to ``lengths`` (B,); both as they were."""
+        """Return vectors (B, L, D) and lengths (B,) of ``tokens`` (B, L, D)."""
         inside = valid_frames(lengths, tokens.size(1)).unsqueeze(-1)
         tokens = tokens.masked_fill(~inside, 0.0)
         near = self.convolution(tokens.transpose(1, 2)).transpose(1, 2)

@@ -1,6 +1,6 @@
-"""Checks of settings, all in the same words: what was given, and what is needed.
+"""Checks of settings, with one form of message: FIELD: VALUE given, NEEDED needed.
 
-They look at a value's meaning, not its type: a number of NumPy is a number.
+Values count, not types: NumPy's and torch's numbers are numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from espnet_mtla.errors import UserError
 
 
 def plain(value: Any) -> Any:
-    """Python's own number for one of any library; anything else as it is."""
+    """Return Python's own number for one of any library, and other values unchanged."""
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()  # of numpy or torch
     # A tuple: the compiler of torch 2.7 does not know unions of types.
@@ -27,13 +27,13 @@ def plain(value: Any) -> Any:
 
 
 def _plain_field(settings: object, field: str) -> Any:
-    """A field's value; a number of numpy or torch is replaced by Python's own there.
+    """Return a field's value, after replacing a number of numpy or torch in it.
 
-    It would pass for one in arithmetic, and not in JSON or YAML.
+    Those work in arithmetic, but not in JSON or YAML.
     """
-    given = getattr(settings, field)
-    value = plain(given)
-    if value is not given:
+    original = getattr(settings, field)
+    value = plain(original)
+    if value is not original:
         object.__setattr__(settings, field, value)  # of a frozen dataclass, too
     return value
 
@@ -41,7 +41,7 @@ def _plain_field(settings: object, field: str) -> Any:
 def require(condition: bool, field: str, value: object, needed: str) -> None:
     """Raise :class:`UserError` naming the field unless ``condition`` holds.
 
-    ``needed`` brings its verb: ``an even number is``.
+    ``needed`` includes a verb, such as "an even number is".
     """
     if not condition:
         raise UserError(f"{field}: {value!r} given, {needed} needed")
@@ -50,15 +50,15 @@ def require(condition: bool, field: str, value: object, needed: str) -> None:
 def refuse_unknown(
     call: Callable[..., object], others: Iterable[str], allowed: Collection[str] = ()
 ) -> None:
-    """Refuse keywords that a call does not know, whatever their values.
+    """Refuse unknown keywords of a call, whatever their values.
 
     Args:
         call: the function or method that was called.
-        others: keywords that it was passed beside its own parameters.
-        allowed: those that it takes all the same.
+        others: its keywords beside its named parameters.
+        allowed: keywords among ``others`` that are accepted.
 
     Raises:
-        UserError: names what is unknown, and what is known.
+        UserError: names the unknown keywords and the known ones.
     """
     unknown = [name for name in others if name not in allowed]
     if not unknown:
@@ -76,7 +76,7 @@ def whole_number(value: Any, field: str, least: int = 1) -> int:
     """Return a whole number of Python, numpy or torch as Python's own.
 
     Raises:
-        UserError: it is none, or below ``least``.
+        UserError: it is not a whole number, or below ``least``.
     """
     number = plain(value)
     whole = isinstance(number, int) and not isinstance(number, bool)
@@ -89,7 +89,7 @@ def check_count(
 ) -> None:
     """Require whole numbers of at least ``least``; numpy's become Python's own.
 
-    ``prefix``, here and below, stands before a field's name in the message.
+    ``prefix``, here and below, precedes the field's name in the message.
     """
     for field in fields:
         whole_number(_plain_field(settings, field), prefix + field, least)
@@ -115,7 +115,7 @@ def check_number(settings: object, *fields: str, inside: str, prefix: str = "") 
 def check_choice(
     settings: object, field: str, choices: Collection[str | None], prefix: str = ""
 ) -> None:
-    """Require one of some words; None among them is shown as YAML writes it."""
+    """Require one of ``choices``; messages write None as YAML does."""
     value = _plain_field(settings, field)
     shown = ", ".join("null" if choice is None else choice for choice in choices)
     fine = (value is None or isinstance(value, str)) and value in choices
@@ -130,14 +130,14 @@ def check_flags(settings: object, *fields: str, prefix: str = "") -> None:
 
 
 def count(text: str) -> int:
-    """A whole number from 1 on, for ``argparse``."""
+    """Parse a whole number >= 1, as a type of ``argparse``."""
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text!r} given, a whole number >= 1 is needed")
     return int(text)
 
 
 def true_or_false(text: str) -> bool:
-    """An option's value as YAML and espnet2 write it, for ``argparse``."""
+    """Parse true or false, as a type of ``argparse``."""
     if text.lower() not in ("true", "false"):
         raise ArgumentTypeError(f"{text!r} given, true or false is needed")
     return text.lower() == "true"

@@ -1,4 +1,4 @@
-"""Speech recognition on espnet2's AbsTask: which parts there are and how they join."""
+"""Speech recognition on espnet2's AbsTask: options, data and model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ with quiet_import():
     from espnet_mtla.task import dataset
     from espnet_mtla.task.trainer import SafeTrainer
 
-# At import, so that processes of a distributed run have it too.
+# At import, so that the processes of a distributed run do it too.
 dataset.register()
 
 
@@ -39,19 +39,19 @@ class ASRTask(AbsTask):
 
     @classmethod
     def add_task_arguments(cls, parser: ArgumentParser) -> None:
-        """Model options; their defaults are those of the parts themselves."""
+        """Add the model's options; the components hold the defaults."""
         group = parser.add_argument_group("Task related")
         group.add_argument("--task", choices=[cls.name], default=cls.name)
         group.add_argument(
             "--target_text",
             default="text",
-            help="Table of the data folders with the text that is to come out",
+            help="Table of the data folders with the text to predict",
         )
         group.add_argument(
             "--source_text",
             default="",
-            help="Table with the words spoken, for CTC, where the text is something "
-            "else; in summarisation the text that is summed up",
+            help="Table with the words spoken, for CTC, if the text is another one; in "
+            "summarisation the table of the sources",
         )
         group.add_argument("--token_list", type=str_or_none, default=None)
         group.add_argument("--token_type", choices=TOKEN_TYPES, default="bpe")
@@ -61,22 +61,22 @@ class ASRTask(AbsTask):
             "--input_size",
             type=int_or_none,
             default=None,
-            help="Width of given features, with --frontend none",
+            help="Width of the features, with --frontend none",
         )
         group.add_argument(
             "--init",
             type=str_or_none,
             default=None,
             choices=INITS,
-            help="How weights of encoder and decoder begin, as in espnet2; none: as "
-            "torch has it. Embeddings and a front-end keep theirs",
+            help="Initialisation of encoder and decoder, as in espnet2; none: torch's "
+            "own. Embeddings and front-ends always have their own",
         )
         group.add_argument(
             "--trained_seconds",
             type=float,
             default=None,
-            help="Length that one training utterance in a hundred exceeds, found when "
-            "training starts. Longer recordings are cut to it, see Speech2Text",
+            help="Length in s that one training utterance in a hundred exceeds; "
+            "training computes it. Speech2Text cuts longer recordings to it",
         )
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
@@ -131,7 +131,7 @@ class ASRTask(AbsTask):
 
     @classmethod
     def input_lengths(cls, args: Namespace, source: Source) -> dict[str, str]:
-        """Input lengths by key; see :func:`.source.lengths`."""
+        """Return input lengths by key; see :func:`.source.lengths`."""
         del args
         return lengths(source)
 
@@ -139,17 +139,17 @@ class ASRTask(AbsTask):
     def check_texts(
         cls, args: Namespace, sources: Mapping[str, Source], allow_unk: bool
     ) -> None:
-        """What the texts must be, before training; raises :class:`UserError`."""
+        """Check the texts before training; raise :class:`UserError`."""
         check_symbols(args, sources, allow_unk)
 
     @classmethod
     def is_first(cls, args: Namespace) -> bool:
-        """Whether this is the process of a distributed run that writes."""
+        """Return True in the process of a distributed run that writes files."""
         return not get_rank(args.dist_rank, args.dist_launcher)
 
     @classmethod
     def main_worker(cls, args: Namespace) -> None:
-        """One process of a run; the first one keeps a log beside its output."""
+        """Run one process of a training; the first one writes a log into the output."""
         name = "collect.log" if args.collect_stats else "train.log"
         with log_to(Path(args.output_dir) / name if cls.is_first(args) else None):
             super().main_worker(args)

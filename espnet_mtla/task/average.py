@@ -1,4 +1,4 @@
-"""The mean of the best epochs' parameters."""
+"""Average the parameters of the best epochs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Metric:
-    """``valid.acc.max``: part of the data, statistic, and which end is better."""
+    """A criterion such as ``valid.acc.max``: data set, statistic, better end."""
 
     part: str
     name: str
@@ -40,7 +40,7 @@ class Metric:
         return f"{self.part}.{self.name}"
 
     def rank(self, stats: dict[int, dict[str, Any]]) -> list[tuple[int, float]]:
-        """(epoch, value), the best first; an epoch without a finite value is left out.
+        """Return (epoch, value), best first, of epochs with a finite value.
 
         Raises:
             UserError: no epoch has the statistic; names those there are.
@@ -65,10 +65,10 @@ def _finite(value: object) -> bool:
 
 
 def average(folder: Path, metric: Metric, nbest: int) -> list[int]:
-    """Write ``METRIC.ave_Nbest.pth``, the same as ``model.pth``, and a JSON of how.
+    """Write ``METRIC.ave_Nbest.pth``, a copy ``model.pth``, and a JSON of the epochs.
 
     Returns:
-        The epochs that went in, the best first.
+        The averaged epochs, best first.
     Raises:
         UserError: nothing was trained, or the metric is not recorded.
     """
@@ -98,7 +98,7 @@ def average(folder: Path, metric: Metric, nbest: int) -> list[int]:
 
 
 def mean_states(paths: list[Path]) -> dict[str, Tensor]:
-    """Mean of the floating-point entries; counters are the first file's.
+    """Return the mean of floating-point entries, and the first file's other ones.
 
     Raises:
         UserError: the files do not hold the same parameters.

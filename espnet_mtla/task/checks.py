@@ -1,4 +1,4 @@
-"""Looks before a training starts: unknown symbols, parameters to begin with."""
+"""Checks before a training starts: unknown symbols, initial parameters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def check_symbols(
     args: Namespace, sources: Mapping[str, Source], allow_unk: bool
 ) -> None:
-    """Count symbols outside the token list; they would be trained as <unk>.
+    """Count symbols that are not in the token list; training uses <unk> for them.
 
     Raises:
         UserError: there are some and ``allow_unk`` is false.
@@ -42,12 +42,12 @@ def check_symbols(
 
 
 def check_init_param(specs: Sequence[str]) -> None:
-    """Each ``path:source:target:excluded`` must name a file that has the source.
+    """Check that each ``path:source:target:excluded`` names a file with that source.
 
-    espnet2 unpickles the file, and takes a source that is not there for nothing to do.
+    espnet2 would unpickle the file, and ignore a missing source.
 
     Raises:
-        UserError: names the file, or the source and what the file holds instead.
+        UserError: names the file, or the source and the modules that the file has.
     """
     for spec in specs:
         path, *keys = spec.split(":")
@@ -63,8 +63,10 @@ def check_init_param(specs: Sequence[str]) -> None:
 
 
 def without_ctc(specs: Sequence[str]) -> list[str]:
-    """``specs`` for a model without CTC: it takes the recogniser's encoder alone."""
+    """Return ``specs`` for a model without CTC: those whose target is not ``ctc``."""
     kept = [spec for spec in specs if spec.split(":")[2:3] != ["ctc"]]
     if len(kept) < len(specs):
-        logger.info("init_param: this model has no CTC: the recogniser's is left out")
+        logger.info(
+            "init_param: this model has no CTC: the ctc parameters are not loaded"
+        )
     return kept

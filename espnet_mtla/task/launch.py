@@ -1,4 +1,4 @@
-"""What the ``train`` command does: options, checks, statistics, training, done."""
+"""The ``train`` command: parse options, check data, collect statistics, train."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _WRITER = ("PytorchStreamWriter", "inline_container")
 
 @dataclass(frozen=True)
 class Folders:
-    """The command's own options: data in, statistics."""
+    """The command's folders of data and statistics."""
 
     train_data: Path
     valid_data: Path
@@ -50,7 +50,7 @@ class Folders:
 def parse(
     config: Mapping[str, Any], rest: Sequence[str], task: str = "asr"
 ) -> Namespace:
-    """Options of AbsTask: defaults, then the YAML's, then those of the command line.
+    """Return AbsTask's options: defaults, then the YAML's, then the command line's.
 
     Raises:
         UserError: an unknown key or option, or a value that does not fit.
@@ -73,7 +73,7 @@ def _refuse(message: str) -> NoReturn:
 
 
 def _value(action: Action, value: Any) -> Any:
-    """A YAML value as the command line would have read it."""
+    """Convert a YAML value as the command line would."""
     if isinstance(value, dict | list) or value is None or not callable(action.type):
         return value
     try:
@@ -87,12 +87,12 @@ def _value(action: Action, value: Any) -> Any:
 
 
 def show_all_options(task: str) -> None:
-    """Print every option, AbsTask's among them."""
+    """Print every option, including those of AbsTask."""
     task_class(task).get_parser().print_help()
 
 
 def read_config(path: Path, *fragments: Path | None) -> dict[str, Any]:
-    """The training YAML with fragments (attention, front-end) laid over it."""
+    """Return the training YAML with fragments (attention, front-end) laid over it."""
     config = load_config(path)
     for fragment in filter(None, fragments):
         config = overlay(config, load_config(fragment))
@@ -100,16 +100,13 @@ def read_config(path: Path, *fragments: Path | None) -> dict[str, Any]:
 
 
 def collect(args: Namespace, folders: Folders, allow_unk: bool) -> None:
-    """Measure both data sets into ``stats_dir``, which appears when it is complete.
+    """Collect lengths and statistics into ``stats_dir``, which appears when complete.
 
-    Texts that training would refuse are refused here, before an hour of training went
-    into an encoder.
-
-    Where nothing is normalised by global statistics and the folders tell how long an
-    utterance is, lengths are all there is to collect: no sound is read.
+    Texts that training would refuse are refused here, before an encoder is trained.
+    Without global normalisation, and if the folders hold the lengths, no audio is read.
     """
     sources = open_sources(args, folders)
-    _refuse_strangers(folders.stats_dir)
+    _refuse_other_files(folders.stats_dir)
     task = task_class(args.task)
     task.check_texts(args, sources, allow_unk)
     known = {part: task.input_lengths(args, sources[part]) for part in sources}
@@ -125,7 +122,7 @@ def collect_lengths(
     sources: Mapping[str, Source],
     known: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Shape files from the folders' own counts and from the tokenised text."""
+    """Write shape files from the folders' lengths and the tokenised texts."""
     prepare = task_class(args.task).build_preprocess_fn(args, train=False)
     with atomic_folder(stats_dir) as aside:
         for part, source in sources.items():
@@ -145,14 +142,13 @@ def collect_all(
     sources: Mapping[str, Source],
     known: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Read all sound: lengths, and mean and variance of the features.
+    """Read all audio: lengths, and mean and variance of the features.
 
-    Lengths that are known stay what batches are measured by: features that are read
-    from an archive must not change them.
+    Known lengths take precedence, so that batches are the same for stored features.
     """
     args.collect_stats = True
-    args.ngpu = 0  # a front-end alone: reading the sound is what takes time
-    # Statistics are what normalisation is made from, and nothing is trained.
+    args.ngpu = 0  # the front-end is cheap; reading the audio takes the time
+    # Normalisation needs the statistics, and nothing is trained.
     args.normalize, args.specaug = None, None
     args.normalize_conf, args.specaug_conf = {}, {}
     with atomic_folder(stats_dir) as aside:
@@ -167,19 +163,19 @@ def collect_all(
         (aside / DONE).write_text("", encoding="utf-8")
 
 
-def _refuse_strangers(stats: Path) -> None:
+def _refuse_other_files(stats: Path) -> None:
     if stats.is_dir():
         ours = {"train", "valid", DONE, "collect.log"}
-        strange = sorted({entry.name for entry in stats.iterdir()} - ours)
-        if strange:
+        others = sorted({entry.name for entry in stats.iterdir()} - ours)
+        if others:
             raise UserError(
-                f"{stats}: holds {strange[0]}, which is no statistics; choose a folder "
-                "of its own for --stats_dir"
+                f"{stats}: holds {others[0]}, which is no file of statistics; choose "
+                "another folder for --stats_dir"
             )
 
 
 def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
-    """Train, or go on training, until ``output_dir/.done`` can be written."""
+    """Train or resume, until ``output_dir/.done`` can be written."""
     output = Path(args.output_dir)
     sources = open_sources(args, folders)
     args.train_shape_file = shape_files(folders.stats_dir, "train", sources["train"])
@@ -202,7 +198,7 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
     task.check_texts(args, sources, allow_unk)
     check_init_param(args.init_param)
     if not task.is_first(args):
-        # The others wait for the first one when their processes meet, inside run.
+        # The other processes wait for the first one inside run.
         run(args)
         return
     start(output, identity, resume=args.resume)
@@ -212,19 +208,19 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
 
 
 def open_sources(args: Namespace, folders: Folders) -> dict[str, Source]:
-    """Check both data folders, and tell AbsTask where sound (or features) and text are.
+    """Check both data folders, and set AbsTask's paths of audio or features and texts.
 
-    Which one it is may differ between the two: the model takes either.
+    One folder may hold audio and the other features: the model reads both.
     """
     sound = task_class(args.task).reads_sound
-    given = {"train": folders.train_data, "valid": folders.valid_data}
+    paths = {"train": folders.train_data, "valid": folders.valid_data}
     sources = {
         part: open_source(folder, args.target_text, args.source_text, sound)
-        for part, folder in given.items()
+        for part, folder in paths.items()
     }
     for part, source in sources.items():
         if not sound:
-            pass  # neither rate nor width: there are tokens alone
+            pass  # texts have neither sampling rate nor width
         elif source.width is not None or args.frontend is None:
             check_features(source, args)
         else:
@@ -234,7 +230,7 @@ def open_sources(args: Namespace, folders: Folders) -> dict[str, Source]:
 
 
 def run(args: Namespace) -> None:
-    """AbsTask's main, with what its processes raise brought back to one line."""
+    """Run AbsTask's main; turn the exceptions of its processes into one line."""
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"espnet2?\.")
     try:
         task_class(args.task).main(args=args)
@@ -247,10 +243,10 @@ def run(args: Namespace) -> None:
             "a process of the training failed; see its error above"
         ) from None
     except RuntimeError as error:
-        # What torch.save says when the disk is full depends on where it notices.
+        # The message of torch.save for a full disk depends on where it is noticed.
         if not any(word in str(error) for word in _WRITER):
             raise
         raise UserError(
             f"{args.output_dir}: a checkpoint could not be written; is there space "
-            "left? The last whole one is kept: run again to go on from it"
+            "left? The last complete one is kept: run again to resume from it"
         ) from error

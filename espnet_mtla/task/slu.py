@@ -1,4 +1,4 @@
-"""Spoken language understanding: a text is an intent, one word, then what was said."""
+"""Spoken language understanding: predict the intent, one word, then the words."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class SLUTask(ASRTask):
-    """As recognition, with a loss and a statistic (``acc_intent``) for the intent."""
+    """Speech recognition with a loss and an accuracy (``acc_intent``) of intents."""
 
     name = "slu"
 
@@ -29,10 +29,10 @@ class SLUTask(ASRTask):
     def check_texts(
         cls, args: Namespace, sources: Mapping[str, Source], allow_unk: bool
     ) -> None:
-        """Also: no intent to validate on that training has not, unless ``allow_unk``.
+        """Check symbols, and that training texts contain each validation intent.
 
         Raises:
-            UserError: names the intent and the utterance.
+            UserError: a symbol or intent is unknown and ``allow_unk`` is false.
         """
         super().check_texts(args, sources, allow_unk)
         intents = {part: _intents(source) for part, source in sources.items()}
@@ -41,10 +41,10 @@ class SLUTask(ASRTask):
             "%d intents in training, the rarest, %s, %d times",
             *(len(known), *min(known.items(), key=lambda item: item[::-1])),
         )
-        strange = {k: i for k, i in intents["valid"].items() if i not in known}
-        logger.info("%d validation texts of other intents", len(strange))
-        if strange and not allow_unk:
-            key, intent = min(strange.items())
+        unknown = {k: i for k, i in intents["valid"].items() if i not in known}
+        logger.info("%d validation texts of other intents", len(unknown))
+        if unknown and not allow_unk:
+            key, intent = min(unknown.items())
             raise UserError(
                 f"{sources['valid'].target}: {key}: intent {intent!r} is unknown: no "
                 "training text begins with it; move some there, or drop it"

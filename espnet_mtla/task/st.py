@@ -1,4 +1,4 @@
-"""Speech translation: the text is a translation; CTC is on what was said, if given."""
+"""Speech translation: predict a translation; CTC may learn the words spoken."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from espnet_mtla.task.asr import ASRTask
 
 
 class STTask(ASRTask):
-    """As recognition, but for what the target text is.
+    """Speech recognition with a translation as the target text.
 
-    With ``--source_text`` CTC learns the words spoken, so it cannot take part in the
-    search for a translation. Without it CTC, if there is one, is on the translation.
+    With ``--source_text`` CTC learns the words spoken, and cannot score translations in
+    decoding. Without it CTC learns the translation.
     """
 
     name = "st"

@@ -11,7 +11,7 @@ from espnet_mtla.task.source import Source
 
 
 class SUMTask(ASRTask):
-    """Train :class:`DecoderOnlyTextModel`; there is no sound and no encoder."""
+    """Train :class:`DecoderOnlyTextModel` on text; no audio, no encoder."""
 
     name = "sum"
     reads_sound = False
@@ -41,7 +41,7 @@ class SUMTask(ASRTask):
 
     @classmethod
     def input_lengths(cls, args: Namespace, source: Source) -> dict[str, str]:
-        """Tokens of each source."""
+        """Return the number of tokens of each source."""
         prepare = cls.build_preprocess_fn(args, train=False)
         return {
             key: str(len(prepare.token_ids(text)))

@@ -71,7 +71,9 @@ def test_the_usual_length_leaves_one_in_a_hundred_out(tmp_path):
 def test_statistics_replace_old_ones_and_nothing_else(toy):
     toy.stats.mkdir()
     (toy.stats / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match=r"holds thesis\.tex, which is no statistics"):
+    with pytest.raises(
+        UserError, match=r"holds thesis\.tex, which is no file of statistics"
+    ):
         toy("--collect_stats")
     assert (toy.stats / "thesis.tex").exists()
 
