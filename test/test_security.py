@@ -63,10 +63,10 @@ def _reference(path: Path) -> None:
 
 
 def _average(path: Path) -> None:
-    from espnet_mtla.task.average import Metric, average
+    from espnet_mtla.task.average import Criterion, average
 
     shutil.copy(path, "checkpoint.pth")
-    average(Path(), Metric.parse("valid.acc.max"), 1)
+    average(Path(), Criterion.parse("valid.acc.max"), 1)
 
 
 def _resume(path: Path) -> None:

@@ -30,9 +30,9 @@ def main() -> None:
     args = get_parser().parse_args()
 
     from espnet_mtla.settings.names import MODEL
-    from espnet_mtla.task.average import Metric, average
+    from espnet_mtla.task.average import Criterion, average
 
-    metric = Metric.parse(args.metric)
+    metric = Criterion.parse(args.metric)
     epochs = average(args.exp_dir, metric, args.nbest)
     names = ", ".join(str(epoch) for epoch in epochs)
     print(f"{args.exp_dir / MODEL}: mean of epochs {names} by {args.metric}")

@@ -30,7 +30,7 @@ _BYTE_ORDER_MARK, _CRLF = "byte-order mark", "line ends are CRLF"
 
 
 @dataclass(frozen=True)
-class Row:
+class TableLine:
     """One line of a table; ``line`` counts from 1."""
 
     line: int
@@ -57,7 +57,7 @@ class Problem:
         return ": ".join(part for part in parts if part)
 
 
-def scan_table(path: str | Path) -> tuple[list[Row], list[Problem]]:
+def scan_table(path: str | Path) -> tuple[list[TableLine], list[Problem]]:
     """Read a table as it stands: its good lines in file order, and what is wrong.
 
     A byte-order mark and CRLF line ends are read past, and reported. Only a missing
@@ -67,7 +67,7 @@ def scan_table(path: str | Path) -> tuple[list[Row], list[Problem]]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     data = path.read_bytes()
-    rows: list[Row] = []
+    rows: list[TableLine] = []
     problems: list[Problem] = []
     if data.startswith(b"\xef\xbb\xbf"):
         problems.append(Problem(path.name, 1, "", _BYTE_ORDER_MARK))
@@ -78,14 +78,14 @@ def scan_table(path: str | Path) -> tuple[list[Row], list[Problem]]:
         problems.append(Problem(path.name, 0, "", _CRLF, f"{crlf} lines"))
     for number, line in enumerate(lines, 1):
         row = _parse_line(path.name, number, line.removesuffix(b"\r"))
-        if isinstance(row, Row):
+        if isinstance(row, TableLine):
             rows.append(row)
         else:
             problems.append(row)
     return rows, problems
 
 
-def _parse_line(name: str, number: int, line: bytes) -> Row | Problem:
+def _parse_line(name: str, number: int, line: bytes) -> TableLine | Problem:
     try:
         text = line.decode("utf-8").strip(" \t")
     except UnicodeDecodeError:
@@ -98,7 +98,7 @@ def _parse_line(name: str, number: int, line: bytes) -> Row | Problem:
     if key != "".join(key.split()):
         # Readers that split at any white space would see another key.
         return Problem(name, number, key, "white space of another kind in the key")
-    return Row(number, key, rest[0].strip() if rest else "")
+    return TableLine(number, key, rest[0].strip() if rest else "")
 
 
 def read_table(path: str | Path) -> dict[str, str]:

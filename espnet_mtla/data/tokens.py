@@ -111,7 +111,7 @@ def tokenise(
         split = splitter(options)
         pieces = count_tokens(lines, split, options)
     tokens = [BLANK, UNK, *pieces, SOS_EOS]
-    report(lines, tokens, split, options)
+    log_token_counts(lines, tokens, split, options)
     (output / TOKENS).unlink(missing_ok=True)
     (output / TOKENISER).unlink(missing_ok=True)
     if model is not None:
@@ -228,7 +228,7 @@ def count_tokens(
     return tokens
 
 
-def report(
+def log_token_counts(
     lines: Sequence[str],
     tokens: Sequence[str],
     split: Callable[[str], list[str]],

@@ -16,7 +16,7 @@ from espnet_mtla.data.folder import (
     BACKUP,
     DataFolder,
     Problem,
-    Row,
+    TableLine,
     group_by_speaker,
     is_text,
     is_utterance_table,
@@ -52,7 +52,7 @@ class Inspection:
 
     path: Path
     checks: Checks
-    rows: dict[str, dict[str, Row]] = field(default_factory=dict)
+    rows: dict[str, dict[str, TableLine]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     unfit: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

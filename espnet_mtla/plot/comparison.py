@@ -17,7 +17,7 @@ from matplotlib.transforms import Bbox
 from espnet_mtla.plot.figure import new_figure, save_png
 from espnet_mtla.score.metric import METRICS
 from espnet_mtla.score.render import quantity, reads_text, title
-from espnet_mtla.score.results import Row, Table
+from espnet_mtla.score.results import ResultRow, Table
 
 COLOURS = {
     "mha": "#333333",
@@ -72,7 +72,9 @@ def colours_of(tables: Sequence[Table]) -> dict[str, str]:
     return {label: COLOURS.get(label) or extra[label] for label in labels}
 
 
-def _quality_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> None:
+def _quality_panel(
+    axis: Axes, rows: Sequence[ResultRow], colours: dict[str, str]
+) -> None:
     """Draw quality with its interval over the cache bytes of a second of audio."""
     axis.set_xscale("log")
     sizes = []
@@ -113,7 +115,7 @@ def _quality_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> 
     axis.grid(alpha=0.25)
 
 
-def _time_panel(axis: Axes, rows: Sequence[Row], colours: dict[str, str]) -> None:
+def _time_panel(axis: Axes, rows: Sequence[ResultRow], colours: dict[str, str]) -> None:
     """Draw a bar for the decoding time of each row, the encoder's share pale."""
     for i, row in enumerate(rows):
         if row.speed is None:

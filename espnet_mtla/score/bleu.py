@@ -59,7 +59,7 @@ def bleu_of(sums: np.ndarray) -> np.ndarray:
     return _plain().of(sums)
 
 
-def report(request: Request) -> Report:
+def bleu_report(request: Request) -> Report:
     """BLEU, with chrF beside it."""
     # sacrebleu's own warning names the line of a tokenised text, which is not ours.
     logging.getLogger("sacrebleu").setLevel(logging.ERROR)

@@ -24,7 +24,7 @@ from espnet_mtla.score.wer import align
 NONE = "(nothing)"
 
 
-def report(request: Request) -> Report:
+def intent_report(request: Request) -> Report:
     """Share of utterances whose intent is right, in percent."""
     request.single_reference("intent")
     empty, note = empty_references(request, f"{NONE} is the right intent there")

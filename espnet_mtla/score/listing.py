@@ -21,7 +21,7 @@ NAMES = ("ref", "hyp", "   ")
 
 
 @dataclass(frozen=True)
-class Step:
+class AlignedUnits:
     """One step of an alignment: ``=``, ``S``, ``D`` (no hyp) or ``I`` (no ref)."""
 
     kind: str
@@ -34,11 +34,11 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Utterance:
+class AlignedUtterance:
     """One aligned utterance: its steps from left to right, each a pair of units."""
 
     key: str
-    steps: tuple[Step, ...]
+    steps: tuple[AlignedUnits, ...]
 
     def count(self, kind: str) -> int:
         """How many steps are of ``kind``: ``=``, ``S``, ``D`` or ``I``."""
@@ -54,7 +54,7 @@ class Utterance:
         return len(self.steps) - self.count("=")
 
 
-def listing(utterances: Sequence[Utterance], units: str, head: str) -> str:
+def listing(utterances: Sequence[AlignedUtterance], units: str, head: str) -> str:
     """``head``, then each utterance with errors: most errors first, then by rate."""
     wrong = [utterance for utterance in utterances if utterance.errors]
     wrong.sort(key=lambda u: (-u.errors, u.units, u.key))
@@ -75,7 +75,7 @@ def lowest(request: Request, scores: np.ndarray, name: str, head: str) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def _utterance_lines(utterance: Utterance, units: str) -> Iterator[str]:
+def _utterance_lines(utterance: AlignedUtterance, units: str) -> Iterator[str]:
     yield (
         f"{utterance.key}: errors {utterance.errors}, {units} {utterance.units}"
         f" (sub {utterance.count('S')}, del {utterance.count('D')},"
@@ -86,7 +86,7 @@ def _utterance_lines(utterance: Utterance, units: str) -> Iterator[str]:
             yield f"  {name}  {' '.join(cells)}".rstrip()
 
 
-def _blocks(steps: Sequence[Step]) -> Iterator[list[tuple[str, str, str]]]:
+def _blocks(steps: Sequence[AlignedUnits]) -> Iterator[list[tuple[str, str, str]]]:
     """Groups of padded (ref, hyp, mark) columns, each group at most a line wide."""
     block: list[tuple[str, str, str]] = []
     used = 0

@@ -58,7 +58,7 @@ METRICS = {
     "wer": _error_rate("WER", "word_report"),
     "cer": _error_rate("CER", "character_report"),
     "bleu": Metric(
-        "espnet_mtla.score.bleu:report",
+        "espnet_mtla.score.bleu:bleu_report",
         label="BLEU",
         value="bleu",
         figures=("bleu_counts",),
@@ -67,7 +67,7 @@ METRICS = {
         rate="espnet_mtla.score.bleu:bleu_of",
     ),
     "intent": Metric(
-        "espnet_mtla.score.intent:report",
+        "espnet_mtla.score.intent:intent_report",
         label="intent accuracy %",
         value="accuracy",
         figures=("right", "one"),
@@ -75,7 +75,7 @@ METRICS = {
         detail="{transcript_wer:.1f}",
     ),
     "rouge": Metric(
-        "espnet_mtla.score.rouge:report",
+        "espnet_mtla.score.rouge:rouge_report",
         label="ROUGE-1",
         value="rouge1",
         figures=("rouge1", "one"),

@@ -11,7 +11,7 @@ from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.metric import METRICS, Metric
 from espnet_mtla.score.provenance import Provenance
-from espnet_mtla.score.results import BASE, Row, Table
+from espnet_mtla.score.results import BASE, ResultRow, Table
 from espnet_mtla.score.table import aligned, markdown
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -54,16 +54,16 @@ def reads_text(table: Table) -> bool:
     return any(_of_text(row) for row in table.rows)
 
 
-def _of_text(row: Row) -> bool:
+def _of_text(row: ResultRow) -> bool:
     return (row.conditions or {}).get("input") == "text"
 
 
-def cells(row: Row, metric: str) -> list[str]:
+def cells(row: ResultRow, metric: str) -> list[str]:
     """One table row; gaps where something is missing."""
     return [row.attention, *_cells(row, metric)]
 
 
-def _cells(row: Row, metric: str) -> list[str]:
+def _cells(row: ResultRow, metric: str) -> list[str]:
     speed, quality, difference = row.speed, row.quality, row.difference
     counts = [GAP, GAP]
     if quality:

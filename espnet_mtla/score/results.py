@@ -56,7 +56,7 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One attention type on one test set, decoded in one way, or a baseline.
 
     ``missing`` says which file is not there and which stage makes it; what would have
@@ -83,7 +83,7 @@ class Table:
     test_set: str
     metric: str
     base: str
-    rows: tuple[Row, ...]
+    rows: tuple[ResultRow, ...]
 
 
 def collect(
@@ -183,8 +183,8 @@ def _made_by(stage: str) -> str:
 
 def _read_row(
     label: str, experiment: Path, folder: Path, metric: str, partial: bool
-) -> Row:
-    row = Row(label, experiment.name)
+) -> ResultRow:
+    row = ResultRow(label, experiment.name)
     missing = _missing(experiment, folder, metric)
     if missing and not partial:
         raise UserError(f"{missing}; or --partial to show what is there")
@@ -199,12 +199,12 @@ def _read_row(
     return replace(row, missing=missing)
 
 
-def _read_baseline(folder: Path, test_set: str, metric: str) -> Row:
+def _read_baseline(folder: Path, test_set: str, metric: str) -> ResultRow:
     score = folder / test_set / f"score_{metric}" / "score.json"
     if not score.exists():
         raise UserError(f"{score}: missing; {_made_by('score')}")
     label = folder.name.removeprefix(BASELINE)
-    return Row(label, folder.name, quality=_read_quality(score, metric))
+    return ResultRow(label, folder.name, quality=_read_quality(score, metric))
 
 
 def _read_quality(path: Path, metric: str) -> Quality:
@@ -266,7 +266,9 @@ def _typed(kind: type[T], raw: dict[str, Any], path: Path, stage: str) -> T:
     return kind(**{name: raw[name] for name in names})
 
 
-def _against(row: Row, base: Row, folder: Path, base_folder: Path, metric: str) -> Row:
+def _against(
+    row: ResultRow, base: ResultRow, folder: Path, base_folder: Path, metric: str
+) -> ResultRow:
     """Fill in what is relative to the base row."""
     if row.speed and base.speed:
         row = replace(

@@ -32,7 +32,7 @@ KINDS = {
 """rouge-score's names, with ours: in tables, and of the interval in score.json."""
 
 
-def report(request: Request) -> Report:
+def rouge_report(request: Request) -> Report:
     """Mean ROUGE-1, -2 and -L; two systems are compared by ROUGE-1."""
     tokenizer = DefaultTokenizer(request.stem)
     empty, note = empty_references(

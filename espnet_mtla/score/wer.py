@@ -11,7 +11,7 @@ import jiwer
 import numpy as np
 
 from espnet_mtla.score.bootstrap import Difference, interval, paired
-from espnet_mtla.score.listing import Step, Utterance, listing
+from espnet_mtla.score.listing import AlignedUnits, AlignedUtterance, listing
 from espnet_mtla.score.metric import (
     Report,
     Request,
@@ -33,7 +33,7 @@ def character_report(request: Request) -> Report:
 
 def align(
     keys: Sequence[str], refs: Sequence[str], hyps: Sequence[str], units: str
-) -> list[Utterance]:
+) -> list[AlignedUtterance]:
     """Align each hypothesis with its reference by the fewest errors.
 
     ``units`` is ``words`` or ``characters``. Runs of white space count as one space.
@@ -42,7 +42,7 @@ def align(
     process = jiwer.process_words if units == "words" else jiwer.process_characters
     found = process([_one_spaced(t) for t in refs], [_one_spaced(t) for t in hyps])
     return [
-        Utterance(key, tuple(_steps(ref, hyp, chunks)))
+        AlignedUtterance(key, tuple(_steps(ref, hyp, chunks)))
         for key, ref, hyp, chunks in zip(
             keys, found.references, found.hypotheses, found.alignments, strict=True
         )
@@ -55,7 +55,7 @@ def _one_spaced(text: str) -> str:
 
 def _steps(
     ref: list[str], hyp: list[str], chunks: Iterable[jiwer.AlignmentChunk]
-) -> Iterable[Step]:
+) -> Iterable[AlignedUnits]:
     kinds = {"equal": "=", "substitute": "S", "delete": "D", "insert": "I"}
     for chunk in chunks:
         pairs = zip_longest(
@@ -63,7 +63,7 @@ def _steps(
             hyp[chunk.hyp_start_idx : chunk.hyp_end_idx],
         )
         for left, right in pairs:
-            yield Step(kinds[chunk.type], left, right)
+            yield AlignedUnits(kinds[chunk.type], left, right)
 
 
 def _report(request: Request, metric: str, units: str) -> Report:
@@ -88,7 +88,7 @@ def _report(request: Request, metric: str, units: str) -> Report:
     )
 
 
-def _counts(utterance: Utterance) -> dict[str, Any]:
+def _counts(utterance: AlignedUtterance) -> dict[str, Any]:
     return {
         "key": utterance.key,
         "ref_words": utterance.units,
@@ -99,7 +99,7 @@ def _counts(utterance: Utterance) -> dict[str, Any]:
     }
 
 
-def _arrays(utterances: list[Utterance]) -> tuple[np.ndarray, np.ndarray]:
+def _arrays(utterances: list[AlignedUtterance]) -> tuple[np.ndarray, np.ndarray]:
     """Errors and reference units, (N,) each."""
     return (
         np.array([utterance.errors for utterance in utterances]),
@@ -107,7 +107,7 @@ def _arrays(utterances: list[Utterance]) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def _summary(utterances: list[Utterance], request: Request) -> dict[str, Any]:
+def _summary(utterances: list[AlignedUtterance], request: Request) -> dict[str, Any]:
     errors, words = _arrays(utterances)
     low, high = interval(errors, words, request.resamples, request.seed)
     return {
@@ -124,7 +124,7 @@ def _summary(utterances: list[Utterance], request: Request) -> dict[str, Any]:
 
 
 def _compare(
-    utterances: list[Utterance], others: list[Utterance], request: Request
+    utterances: list[AlignedUtterance], others: list[AlignedUtterance], request: Request
 ) -> Difference:
     errors, words = _arrays(utterances)
     base, _ = _arrays(others)
@@ -142,7 +142,7 @@ def _summary_table(summary: dict[str, Any], units: str) -> str:
     return aligned(header, [row], left=0)
 
 
-def _confusion_table(utterances: list[Utterance], most: int) -> str:
+def _confusion_table(utterances: list[AlignedUtterance], most: int) -> str:
     """The ``most`` frequent errors of each kind side by side; empty without errors."""
     counters: dict[str, Counter[str]] = {"S": Counter(), "D": Counter(), "I": Counter()}
     for utterance in utterances:

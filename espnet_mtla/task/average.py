@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Metric:
+class Criterion:
     """A criterion such as ``valid.acc.max``: data set, statistic, better end."""
 
     part: str
@@ -28,7 +28,7 @@ class Metric:
     largest: bool
 
     @classmethod
-    def parse(cls, text: str) -> Metric:
+    def parse(cls, text: str) -> Criterion:
         """Raises :class:`UserError` unless of the form PART.NAME.max or .min."""
         part, _, rest = text.partition(".")
         name, _, mode = rest.rpartition(".")
@@ -64,7 +64,7 @@ def _finite(value: object) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def average(folder: Path, metric: Metric, nbest: int) -> list[int]:
+def average(folder: Path, metric: Criterion, nbest: int) -> list[int]:
     """Write ``METRIC.ave_Nbest.pth``, a copy ``model.pth``, and a JSON of the epochs.
 
     Returns:

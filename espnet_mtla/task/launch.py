@@ -22,7 +22,7 @@ from espnet_mtla.model.files import bundle_files
 from espnet_mtla.settings.names import CONFIG, STATS
 from espnet_mtla.settings.yaml_files import check_keys, load_config, overlay
 from espnet_mtla.task.checks import check_init_param, without_ctc
-from espnet_mtla.task.progress import DONE, describe, finish, is_done, start
+from espnet_mtla.task.progress import DONE, finish, is_done, run_identity, start
 from espnet_mtla.task.source import (
     Source,
     check_features,
@@ -190,7 +190,7 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
         args.decoder_conf = DecoderConfig(1, **args.decoder_conf).complete()
     if not losses.uses_ctc:
         args.init_param = without_ctc(args.init_param)
-    identity = describe(args)
+    identity = run_identity(args)
     if is_done(output, identity, args.max_epoch):
         logger.info("%s: trained already", output)
         return

@@ -35,7 +35,7 @@ _FREE = frozenset(
 )
 
 
-def describe(args: Namespace) -> dict[str, Any]:
+def run_identity(args: Namespace) -> dict[str, Any]:
     """The options that decide what a training computes, as JSON gives them back."""
     chosen = {
         key: value

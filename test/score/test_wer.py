@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.score.listing import LINE, Step
+from espnet_mtla.score.listing import LINE, AlignedUnits
 from espnet_mtla.score.metric import METRICS, Request, resolve
 from espnet_mtla.score.table import aligned, markdown, width
 from espnet_mtla.score.wer import align, character_report, word_report
@@ -171,5 +171,5 @@ def test_tables_are_as_wide_as_on_screen():
 
 
 def test_step_shows_what_changed():
-    assert str(Step("S", "a", " ")) == "a -> ␣"
-    assert str(Step("D", "a", None)) == "a"
+    assert str(AlignedUnits("S", "a", " ")) == "a -> ␣"
+    assert str(AlignedUnits("D", "a", None)) == "a"

@@ -12,7 +12,7 @@ import torch
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.model import checkpoint
-from espnet_mtla.task.average import Metric, average
+from espnet_mtla.task.average import Criterion, average
 
 
 def states(epoch: int, value: float) -> dict:
@@ -100,7 +100,7 @@ def test_what_is_no_torch_file_is_named(tmp_path: Path, content):
 
 def test_the_best_epochs_are_averaged(tmp_path: Path):
     write_run(tmp_path, 3)
-    metric = Metric.parse("valid.acc.max")
+    metric = Criterion.parse("valid.acc.max")
     assert average(tmp_path, metric, 2) == [2, 3]
     for name in ("valid.acc.ave_2best.pth", "model.pth"):
         mean = checkpoint.load(tmp_path / name)
@@ -116,20 +116,20 @@ def test_the_best_epochs_are_averaged(tmp_path: Path):
 
 def test_the_smallest_is_best_where_asked(tmp_path: Path):
     write_run(tmp_path, 3)
-    assert average(tmp_path, Metric.parse("valid.acc.min"), 1) == [1]
+    assert average(tmp_path, Criterion.parse("valid.acc.min"), 1) == [1]
 
 
 def test_fewer_epochs_than_asked_are_used_and_told(tmp_path: Path, caplog):
     write_run(tmp_path, 3)
     (tmp_path / "1epoch.pth").unlink()
-    assert average(tmp_path, Metric.parse("valid.acc.max"), 5) == [2, 3]
+    assert average(tmp_path, Criterion.parse("valid.acc.max"), 5) == [2, 3]
     assert "2 of 5 epochs asked for: 3 were trained" in caplog.text
 
 
 def test_a_worse_epoch_never_takes_the_place_of_one_not_kept(tmp_path: Path):
     write_run(tmp_path, 3)
     (tmp_path / "3epoch.pth").unlink()
-    assert average(tmp_path, Metric.parse("valid.acc.max"), 2) == [2]
+    assert average(tmp_path, Criterion.parse("valid.acc.max"), 2) == [2]
 
 
 def test_a_metric_not_recorded_names_the_valid_ones(tmp_path: Path):
@@ -137,25 +137,25 @@ def test_a_metric_not_recorded_names_the_valid_ones(tmp_path: Path):
     with pytest.raises(
         UserError, match=r"valid\.wer: not recorded; valid: valid\.acc$"
     ):
-        average(tmp_path, Metric.parse("valid.wer.min"), 1)
+        average(tmp_path, Criterion.parse("valid.wer.min"), 1)
 
 
 @pytest.mark.parametrize("text", ["acc", "valid.acc", "valid.acc.best", ".acc.max"])
 def test_a_metric_of_another_form_is_refused(text):
     with pytest.raises(UserError, match=r"such as valid\.acc\.max"):
-        Metric.parse(text)
+        Criterion.parse(text)
 
 
 def test_averaging_nothing_is_explained(tmp_path: Path):
     with pytest.raises(UserError, match="nothing was trained here"):
-        average(tmp_path, Metric.parse("valid.acc.max"), 1)
+        average(tmp_path, Criterion.parse("valid.acc.max"), 1)
     write_run(tmp_path, 1)
     with pytest.raises(UserError, match="--nbest 0"):
-        average(tmp_path, Metric.parse("valid.acc.max"), 0)
+        average(tmp_path, Criterion.parse("valid.acc.max"), 0)
 
 
 def test_files_of_other_models_are_not_mixed(tmp_path: Path):
     write_run(tmp_path, 3)
     torch.save({"bias": torch.zeros(2)}, tmp_path / "3epoch.pth")
     with pytest.raises(UserError, match=r"3epoch\.pth: differs from"):
-        average(tmp_path, Metric.parse("valid.acc.max"), 2)
+        average(tmp_path, Criterion.parse("valid.acc.max"), 2)

@@ -41,9 +41,9 @@ def log_of(folder: Path) -> str:
 def decode(monkeypatch, toy: Toy, model: Path, *options: str) -> dict[str, str]:
     """Average, decode the validation set, and give back its texts."""
     from espnet_mtla.bin import inference
-    from espnet_mtla.task.average import Metric, average
+    from espnet_mtla.task.average import Criterion, average
 
-    average(model, Metric.parse("valid.acc.max"), 1)
+    average(model, Criterion.parse("valid.acc.max"), 1)
     output = model / "decode"
     arguments = ("--model_dir", model, "--data", toy.valid, "--output_dir", output)
     words = ["inference", *map(str, arguments), "--beam_size", "2", *options]

@@ -15,7 +15,7 @@ import yaml
 from espnet_mtla.errors import UserError
 from espnet_mtla.model import checkpoint
 from espnet_mtla.model.build import load_model
-from espnet_mtla.task.average import Metric, average
+from espnet_mtla.task.average import Criterion, average
 from espnet_mtla.task.source import Source, usual_seconds
 
 
@@ -87,7 +87,7 @@ def test_a_training_leaves_a_folder_that_decodes_anywhere(collected, tmp_path):
     assert (out / ".done").exists()
     assert "2epoch results" in (out / "train.log").read_text()
     assert not (out / "checkpoint.previous.pth").exists()
-    average(out, Metric.parse("valid.acc.max"), 2)
+    average(out, Criterion.parse("valid.acc.max"), 2)
     config = yaml.safe_load((out / "config.yaml").read_text())
     assert config["decoder_conf"]["attention"] == "mtla"
     assert config["decoder_conf"]["embed_dim"] == 8
@@ -180,7 +180,7 @@ def test_an_encoder_is_trained_first_and_carried_over(collected, tmp_path):
     encoder, out = tmp_path / "encoder", tmp_path / "exp"
     alone = {"model_conf": {"ctc_weight": 1.0}}
     collected("--output_dir", encoder, "--max_epoch", 1, **alone)
-    average(encoder, Metric.parse("valid.loss.min"), 1)
+    average(encoder, Criterion.parse("valid.loss.min"), 1)
     collected(
         *("--output_dir", out, "--max_epoch", 1, "--optim_conf", "lr=0"),
         *("--init_param", f"{encoder}/model.pth:encoder:encoder"),
