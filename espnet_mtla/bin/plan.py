@@ -107,7 +107,7 @@ def frames_per_second(config: Mapping[str, Any]) -> float:
         FRONTEND,
         build_encoder,
         build_part,
-        naming,
+        config_errors,
         sampling_rate,
     )
     from espnet_mtla.model.config import ProjectorConfig
@@ -126,7 +126,7 @@ def frames_per_second(config: Mapping[str, Any]) -> float:
     width = frontend.output_size() if frontend else config.get("input_size")
     with torch.device("meta"):
         encoder = build_encoder(args, width or 80)
-    with naming("projector_conf"):
+    with config_errors("projector_conf"):
         projector = ProjectorConfig(**(config.get("projector_conf") or {}))
     fs = sampling_rate(args) if frontend else FRAMES_PER_SECOND
     return 1 / seconds_per_frame(fs, frontend, encoder, projector.stack)

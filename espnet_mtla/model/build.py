@@ -24,7 +24,7 @@ from espnet_mtla.model.components import (
     build_encoder,
     build_normalize,
     build_part,
-    naming,
+    config_errors,
 )
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.model.files import resolve_files
@@ -59,7 +59,7 @@ def build_model(
     # A list in config.yaml: a trained model needs no file of tokens.
     args.token_list = read_token_list(args.token_list)
     vocab_size = len(args.token_list)
-    with naming("model_conf"):
+    with config_errors("model_conf"):
         config = ModelConfig(**args.model_conf)
     frontend = build_part(FRONTEND, args)
     input_size = frontend.output_size() if frontend else args.input_size
@@ -69,13 +69,13 @@ def build_model(
     width = encoder.output_size() if encoder else input_size
     ctc = projector = decoder = None
     if config.uses_ctc:
-        with naming("ctc_conf"):
+        with config_errors("ctc_conf"):
             ctc = CTC(vocab_size, width, **args.ctc_conf)
     if config.uses_decoder:
-        with naming("decoder_conf"):
+        with config_errors("decoder_conf"):
             settings = DecoderConfig(vocab_size=vocab_size, **args.decoder_conf)
             decoder = DecoderOnlyTransformer(settings)
-        with naming("projector_conf"):
+        with config_errors("projector_conf"):
             projector = FrameStackProjector(
                 width, settings.embed_dim, ProjectorConfig(**args.projector_conf)
             )
@@ -100,7 +100,7 @@ def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
     for choices in CHOICES:
         if getattr(args, choices.name) is not None:
             raise UserError(f"{choices.name}: text needs none; leave it out")
-    with naming("model_conf"):
+    with config_errors("model_conf"):
         config = ModelConfig(**{"ctc_weight": 0.0, **args.model_conf})
     if config.uses_ctc:
         raise UserError("model_conf.ctc_weight: 0 for text, which has no frames")
@@ -108,11 +108,11 @@ def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
         raise UserError(
             "model_conf.encoded_cache_mb: 0 for text, whose embeddings are trained"
         )
-    with naming("decoder_conf"):
+    with config_errors("decoder_conf"):
         settings = DecoderConfig(vocab_size=len(args.token_list), **args.decoder_conf)
     decoder = DecoderOnlyTransformer(settings)
     initialise(args, decoder.layers)
-    with naming("projector_conf"):
+    with config_errors("projector_conf"):
         projection = TextProjectorConfig(**args.projector_conf)
     projector = None
     if projection.kernel > 1:

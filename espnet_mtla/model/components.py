@@ -66,7 +66,7 @@ _REFUSED = {
 
 
 @contextlib.contextmanager
-def naming(section: str) -> Iterator[None]:
+def config_errors(section: str) -> Iterator[None]:
     """Turn a constructor's exception about its settings into a one-line UserError."""
     from typeguard import TypeCheckError
 
@@ -82,7 +82,7 @@ def build_part(choices: LazyChoices, args: Namespace) -> Any | None:
     component = choices.get_class(getattr(args, choices.name))
     if component is None:
         return None
-    with naming(f"{choices.name}_conf"):
+    with config_errors(f"{choices.name}_conf"):
         return component(**getattr(args, f"{choices.name}_conf"))
 
 
@@ -181,7 +181,7 @@ def build_encoder(args: Namespace, input_size: int) -> AbsEncoder | None:
             raise UserError(f"encoder_conf.{key}: {value} {reason}")
     if settings.get("interctc_layer_idx"):
         raise UserError("encoder_conf.interctc_layer_idx: is not supported")
-    with naming("encoder_conf"):
+    with config_errors("encoder_conf"):
         encoder = component(input_size=input_size, **settings)
     unify_parameter_names(encoder)
     return encoder
@@ -237,7 +237,7 @@ def check_optimiser(
         raise UserError(f"optim: {args.optim!r} given; valid: {', '.join(optimisers)}")
     chosen = optimisers[args.optim]
     check_keys("optim_conf", args.optim_conf, _after_first(chosen))
-    with naming("optim_conf"):
+    with config_errors("optim_conf"):
         optimiser = chosen([nn.Parameter()], **args.optim_conf)
     if args.scheduler is None:
         return
@@ -247,7 +247,7 @@ def check_optimiser(
         )
     chosen = schedulers[args.scheduler]
     check_keys("scheduler_conf", args.scheduler_conf, _after_first(chosen))
-    with naming("scheduler_conf"):
+    with config_errors("scheduler_conf"):
         chosen(optimiser, **args.scheduler_conf)
 
 
