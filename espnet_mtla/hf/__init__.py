@@ -1,11 +1,11 @@
 """MTLA in Hugging Face Transformers: configuration, models, cache.
 
 Importing this package registers the classes, so that ``AutoConfig``, ``AutoModel`` and
-``AutoModelForCausalLM`` load them. Needs torch and transformers alone.
+``AutoModelForCausalLM`` load them. It needs torch and transformers alone.
 
-A name that is not there is one line at once from our own classes. The Auto classes ask
-for its configuration first, and try again for a minute where the hub cannot be reached:
-``HF_HUB_OFFLINE=1`` spares that.
+Our classes report a missing model at once, in one line. The Auto classes download the
+configuration first, and retry for a minute if the hub cannot be reached; set
+``HF_HUB_OFFLINE=1`` to prevent that.
 """
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
@@ -16,7 +16,7 @@ from transformers.models.auto.modeling_auto import (
 
 from espnet_mtla.hf.versions import check_transformers
 
-check_transformers()  # before the imports that an older version could not serve
+check_transformers()  # before imports that fail with an older version
 
 # ruff: noqa: E402
 from espnet_mtla.hf.llama.cache import TemporalLatentCache
@@ -30,11 +30,11 @@ from espnet_mtla.hf.llama.modeling import (
 AutoConfig.register(LlamaMTLAConfig.model_type, LlamaMTLAConfig, exist_ok=True)
 AutoModel.register(LlamaMTLAConfig, LlamaMTLAModel, exist_ok=True)
 AutoModelForCausalLM.register(LlamaMTLAConfig, LlamaMTLAForCausalLM, exist_ok=True)
-# By these names the pipelines know what a model does, and the Trainer's label smoothing
-# that a label is that of the token before.
-_KIND = LlamaMTLAConfig.model_type
-MODEL_MAPPING_NAMES[_KIND] = LlamaMTLAModel.__name__
-MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[_KIND] = LlamaMTLAForCausalLM.__name__
+# Pipelines look up here what a model does; the Trainer's label smoothing looks up that
+# labels are shifted by one token.
+_MODEL_TYPE = LlamaMTLAConfig.model_type
+MODEL_MAPPING_NAMES[_MODEL_TYPE] = LlamaMTLAModel.__name__
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[_MODEL_TYPE] = LlamaMTLAForCausalLM.__name__
 
 __all__ = [
     "LlamaMTLAConfig",

@@ -1,4 +1,4 @@
-"""Loading with every weight in its place, and one clear line where that fails."""
+"""Load models only if every weight matches; report failures in one line."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from espnet_mtla.settings.checks import refuse_unknown
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
     from typing_extensions import Self
-else:  # a mixin: the classes that use it bring Transformers' own
+else:  # a mixin: its subclasses also inherit Transformers' own class
     PreTrainedModel = object
 
 SOURCE_KEYWORDS = ("cache_dir", "revision", "token", "local_files_only")
-"""Keywords of ``from_pretrained`` that say where a model is."""
+"""Keywords of ``from_pretrained`` that locate a model."""
 OLDER_SAVING = ("save_function", "safe_serialization")
-"""Keywords of ``save_pretrained`` before Transformers 5, which trainers still pass."""
+"""Keywords of ``save_pretrained`` before Transformers 5 that trainers still pass."""
 
 
 class CheckedLoading(PreTrainedModel):
-    """``from_pretrained`` that leaves nothing at random.
+    """A ``from_pretrained`` that leaves no weight at random.
 
-    Transformers fills what a checkpoint lacks with random numbers and says so in a
-    warning. Here that is an error, but for the output layer of a model saved without
-    one. With ``output_loading_info=True`` the lists are the caller's to look at.
+    Transformers initialises weights that a checkpoint lacks at random, with a warning.
+    Here that is an error, except for the output layer of a model saved without one.
+    With ``output_loading_info=True`` the lists are returned and nothing is refused.
     """
 
-    if TYPE_CHECKING:  # Transformers' decorator hides what ``to`` takes
+    if TYPE_CHECKING:  # Transformers' decorator hides the parameters of ``to``
 
         def to(self, *args: Any, **kwargs: Any) -> Self: ...  # type: ignore[override]
 
@@ -48,13 +48,13 @@ class CheckedLoading(PreTrainedModel):
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """A model as saved; see Transformers' own for the arguments.
+        """Load a saved model; see Transformers for the arguments.
 
-        Pickles are not read, unless ``use_safetensors=False`` asks for that.
+        Pickles are read only with ``use_safetensors=False``.
 
         Raises:
-            UserError: nothing there, a pickle, or weights that are missing, left over
-                or of another size.
+            UserError: there is no model, it is a pickle, or weights are missing,
+                unexpected or of another size.
         """
         load = super().from_pretrained
         return checked(
@@ -69,11 +69,14 @@ def checked(
     spare: tuple[str, ...] = (),
     **kwargs: Any,
 ) -> Any:
-    """What ``load``, a ``from_pretrained`` of Transformers, gives: whole, or an error.
+    """Call ``load``, a ``from_pretrained`` of Transformers, and check the weights.
 
     Args:
+        load: the method.
         source: folder, or name on the hub.
-        spare: beginnings of the weights that may be missing or left over.
+        args: further arguments of ``load``.
+        spare: prefixes of weights that may be missing or unexpected.
+        kwargs: keywords of ``load``.
 
     Raises:
         UserError: see :meth:`CheckedLoading.from_pretrained`.
@@ -83,7 +86,7 @@ def checked(
     where = {key: kwargs[key] for key in SOURCE_KEYWORDS if key in kwargs}
     check_reachable(name, **where)
     if os.path.isdir(name) and "config" not in kwargs:
-        _check_described(os.path.join(name, kwargs.get("subfolder") or ""))
+        _check_has_config(os.path.join(name, kwargs.get("subfolder") or ""))
     wants_info = kwargs.pop("output_loading_info", False)
     any_size = kwargs.pop("ignore_mismatched_sizes", False)
     kwargs.setdefault("use_safetensors", True)
@@ -109,11 +112,11 @@ def checked(
 
 
 def _left_empty(model: nn.Module) -> list[str]:
-    """Weights that a shard should hold, by its index, and does not.
+    """Return weights that the index lists in a shard, but the shard does not hold.
 
-    Transformers 4 leaves them without data and does not tell.
+    Transformers 4 leaves them without data and reports nothing.
     """
-    if getattr(model, "hf_device_map", None):  # what is elsewhere has none here
+    if getattr(model, "hf_device_map", None):  # offloaded weights have no data either
         return []
     return [name for name, weight in model.named_parameters() if weight.is_meta]
 
@@ -125,10 +128,17 @@ def check_reachable(
     token: str | bool | None = None,
     local_files_only: bool = False,
 ) -> None:
-    """Say at once that the hub cannot be reached: its client tries for a minute.
+    """Report at once that the hub cannot be reached: its client retries for a minute.
+
+    Args:
+        name: folder, or name on the hub.
+        cache_dir: of downloads; None: the hub's default.
+        revision: branch, tag or commit.
+        token: of the hub.
+        local_files_only: do not ask the hub.
 
     Raises:
-        UserError: no such folder, nothing of this name downloaded before, no hub.
+        UserError: no such folder, not downloaded before, and no connection.
     """
     if os.path.exists(name) or local_files_only or constants.HF_HUB_OFFLINE:
         return
@@ -136,7 +146,7 @@ def check_reachable(
         if try_to_load_from_cache(name, "config.json", cache_dir, revision) is None:
             HfApi(token=token).model_info(name, revision=revision, timeout=10)
     except (HfHubHTTPError, HFValidationError):
-        return  # an answer, or no name: from_pretrained says which
+        return  # the hub answers, or the name is invalid: from_pretrained reports it
     except transport_errors() as error:
         raise UserError(
             f"{name}: no such folder, not downloaded before, and the hub cannot be "
@@ -145,9 +155,9 @@ def check_reachable(
 
 
 def check_saving(save: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
-    """Refuse keywords of a ``save_pretrained`` of Transformers that it would drop.
+    """Refuse keywords that ``save_pretrained`` of Transformers would ignore.
 
-    With ``push_to_hub`` the hub's client gets the rest, and refuses it itself.
+    With ``push_to_hub`` unknown keywords go to the hub's client, which refuses them.
 
     Raises:
         UserError: a keyword is unknown.
@@ -157,21 +167,21 @@ def check_saving(save: Callable[..., Any], keywords: Mapping[str, Any]) -> None:
         refuse_unknown(save, sorted(unknown), OLDER_SAVING)
 
 
-def _check_described(folder: str) -> None:
-    """Without a file that says so, Transformers takes the defaults: seven billion."""
+def _check_has_config(folder: str) -> None:
+    """Require a configuration: without one Transformers builds a 7B model."""
     files = [os.path.join(folder, f"{of}config.json") for of in ("", "adapter_")]
     if any(map(os.path.isfile, files)):
         return
     if os.path.isfile(os.path.join(folder, "config.yaml")):
         raise UserError(
-            f"{folder}: a model of a recipe; espnet_mtla.hf.speech's from_packed takes "
-            "it, of the model and of the processor"
+            f"{folder}: a model of a recipe; load it by from_packed of the classes in "
+            "espnet_mtla.hf.speech"
         )
-    raise UserError(f"{files[0]}: no such file, which says what the model is")
+    raise UserError(f"{files[0]}: no such file; the folder has no model configuration")
 
 
 def _unreadable(folder: str) -> str | None:
-    """The first file of a folder that says safetensors and is none."""
+    """Return the first file of a folder that is not valid safetensors, or None."""
     for path in sorted(Path(folder).glob("*.safetensors")):
         try:
             with safe_open(path, "pt"):
@@ -182,22 +192,25 @@ def _unreadable(folder: str) -> str | None:
 
 
 def _check(
-    name: str, info: dict[str, Any], kinds: tuple[str, ...], spare: tuple[str, ...]
+    name: str, info: dict[str, Any], faults: tuple[str, ...], spare: tuple[str, ...]
 ) -> None:
-    for kind in kinds:
-        # Transformers 5 gives sizes with the names of what does not fit.
-        keys = {key if isinstance(key, str) else key[0] for key in info[f"{kind}_keys"]}
+    """Raise :class:`UserError` if the loading info lists weights with these faults."""
+    for fault in faults:
+        # Transformers 5 lists mismatched weights as (name, size, size).
+        entries = info[f"{fault}_keys"]
+        keys = {entry if isinstance(entry, str) else entry[0] for entry in entries}
         keys = {key for key in keys if not key.startswith(spare)}
         if keys:
             shown = ", ".join(sorted(keys)[:3])
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             raise UserError(
-                f"{name}: {kind} weights: {shown}{more}; the checkpoint is not of this "
-                "configuration"
+                f"{name}: {fault} weights: {shown}{more}; the checkpoint is not of "
+                "this configuration"
             )
 
 
 def _explain(name: str, error: OSError) -> str:
+    """Return one line on why no model could be loaded."""
     reason = str(error).strip().splitlines()[0]
     if os.path.isdir(name):
         if "config" in reason or os.path.exists(
@@ -208,7 +221,7 @@ def _explain(name: str, error: OSError) -> str:
         if pickles:
             return (
                 f"{os.path.join(name, pickles[0])}: a pickle, which can run code when "
-                "it is read; model.safetensors is needed (or use_safetensors=False)"
+                "it is loaded; model.safetensors is needed (or use_safetensors=False)"
             )
         return f"{name}: no model.safetensors in this folder"
     return f"{name}: no such folder, and no such model on the hub ({reason})"

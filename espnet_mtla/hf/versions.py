@@ -1,4 +1,4 @@
-"""Which Transformers versions are supported, and what differs between them."""
+"""Supported versions of Transformers, and the differences between them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from espnet_mtla.errors import UserError
 
 OLDEST_TRANSFORMERS = "4.57"
 NEWEST_TRANSFORMERS = "5.24"
-"""First and last minor version that the tests pass with."""
+"""Oldest and newest minor version that the tests pass with."""
 
 logger = logging.getLogger(__name__)
 

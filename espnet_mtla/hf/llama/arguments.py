@@ -1,4 +1,4 @@
-"""What a call of the model may be given: one clear line else."""
+"""Validate the arguments of the models' ``forward``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from espnet_mtla.settings.checks import plain
 
 
 def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | None:
-    """Return the cache of a call that may name it by either keyword.
+    """Return the cache of a call, which has two keywords for it.
 
     Raises:
         UserError: two different caches.
@@ -30,8 +30,8 @@ def one_cache(cache: Cache | None, past_key_values: Cache | None) -> Cache | Non
 def check_columns(columns: object, new: int, cache: TemporalLatentCache | None) -> None:
     """Check ``cache_position``, the columns of the new tokens, ``(new,)``.
 
-    ``generate`` of Transformers 4 passes it. Columns follow from the cache, so that the
-    only question is whether the caller counts the same ones.
+    ``generate`` of Transformers 4 passes it. The columns follow from the cache, so it
+    is only checked.
 
     Raises:
         UserError: these are not the next columns.
@@ -47,7 +47,7 @@ def check_columns(columns: object, new: int, cache: TemporalLatentCache | None) 
         fits = fits and shown == list(range(first, first + new))
     if not fits:
         raise UserError(
-            f"cache_position: {shown} given, the {new} new tokens stand in columns "
+            f"cache_position: {shown} given, the {new} new tokens have the columns "
             f"from {first} on; leave it out"
         )
 
@@ -69,16 +69,16 @@ def check_segments(segments: object) -> None:
         )
 
 
-def kept_columns(states: Tensor, columns: int | Tensor) -> Tensor:
+def select_columns(states: Tensor, columns: int | Tensor) -> Tensor:
     """Select by ``logits_to_keep`` from ``states (B, L, D)``.
 
     Args:
         states: of all new tokens.
-        columns: so many at the end (0: all), columns of all rows ``(K,)`` or of each
-            row ``(B, K)``, or a mask ``(B, L)`` of booleans, which gives ``(N, D)``.
+        columns: number of columns at the end (0: all), columns of all rows ``(K,)`` or
+            of each row ``(B, K)``, or a mask ``(B, L)``, whose result is ``(N, D)``.
 
     Raises:
-        UserError: something else.
+        UserError: another shape or type.
     """
     columns = columns if isinstance(columns, Tensor) else plain(columns)
     if isinstance(columns, int) and not isinstance(columns, bool) and columns >= 0:
@@ -100,37 +100,48 @@ def kept_columns(states: Tensor, columns: int | Tensor) -> Tensor:
 
 
 def check_tokens(ids: Tensor | None, vectors: Tensor | None, width: int) -> None:
-    """Tokens ``(B, L)``, or vectors ``(B, L, width)`` in their place.
+    """Require tokens ``(B, L)``, or vectors ``(B, L, width)`` in their place.
+
+    Args:
+        ids: ``input_ids``.
+        vectors: ``inputs_embeds``.
+        width: of the model.
 
     Raises:
-        UserError: both or none of them, or another shape or type of numbers.
+        UserError: both or none of them, or another shape or dtype.
     """
     if ids is not None and vectors is None:
-        name, x, shape, kind = "input_ids", ids, "(batch, tokens)", "whole numbers"
+        name, x, shape, numbers = "input_ids", ids, "(batch, tokens)", "whole numbers"
         fits = x.dim() == 2 and x.dtype in (torch.int32, torch.int64)
     elif vectors is not None and ids is None:
         name, x, shape = "inputs_embeds", vectors, f"(batch, tokens, {width})"
-        fits, kind = x.dim() == 3 and x.size(2) == width, "floats"
+        fits, numbers = x.dim() == 3 and x.size(2) == width, "floats"
         fits = fits and x.is_floating_point()
     else:
         raise UserError("input_ids, inputs_embeds: give one of them")
     if not fits or x.size(1) == 0:
         raise UserError(
-            f"{name}: {tuple(x.shape)} of {x.dtype} given, {shape} of {kind}, one "
+            f"{name}: {tuple(x.shape)} of {x.dtype} given, {shape} of {numbers}, one "
             "token at least, needed"
         )
 
 
-def check_places(
+def check_mask_and_positions(
     mask: Tensor | None,
     position: Tensor | None,
     shape: torch.Size,
     cache: TemporalLatentCache | None,
 ) -> None:
-    """The mask and the rotary positions of ``shape``, rows and tokens.
+    """Validate the attention mask and the rotary positions.
+
+    Args:
+        mask: ``attention_mask``: 1 at tokens, 0 at padding.
+        position: ``position_ids``.
+        shape: rows and new tokens.
+        cache: its tokens may be in the mask too.
 
     Raises:
-        UserError: another shape, or a mask to add to scores.
+        UserError: another shape, or an additive mask.
     """
     rows, new = shape
     if position is not None and position.shape not in ((1, new), (rows, new)):
@@ -141,21 +152,21 @@ def check_places(
     if mask is None:
         return
     flat = mask.dim() == 2 and mask.size(0) == rows
-    if not flat or not _counts(mask.size(1), new, cache):
+    if not flat or not _covers_tokens(mask.size(1), new, cache):
         raise UserError(
             f"attention_mask: {tuple(mask.shape)} given, 0 and 1 of shape ({rows}, "
-            "tokens) needed, of the new tokens or of all so far; which past tokens are "
-            "seen is the attention's own affair"
+            "tokens) needed, of the new tokens or of all so far; a mask of pairs of "
+            "tokens is not supported"
         )
-    looking = not torch.compiler.is_compiling()
-    if looking and mask.is_floating_point() and bool((mask < 0).any()):
+    eager = not torch.compiler.is_compiling()  # compiled code cannot read values
+    if eager and mask.is_floating_point() and bool((mask < 0).any()):
         raise UserError("attention_mask: values below 0 given, 0 and 1 needed")
 
 
-def _counts(width: int, new: int, cache: TemporalLatentCache | None) -> bool:
-    """Whether so many columns are those of the new tokens, or of all so far."""
+def _covers_tokens(width: int, new: int, cache: TemporalLatentCache | None) -> bool:
+    """Return True if a mask of ``width`` covers the new tokens, or all so far."""
     if width == new or cache is None:
         return width == new
-    if torch.compiler.is_compiling():  # where a number on the device is not looked at
+    if torch.compiler.is_compiling():  # the cache's length is not read here
         return width > new
     return width == cache.get_seq_length() + new

@@ -1,7 +1,9 @@
-"""MTLA inside a Llama: the project's attention with a config's settings, and its cache.
+"""The attention layer of a Llama with MTLA.
 
-The arithmetic is that of :mod:`espnet_mtla.attention`. What differs is said by hooks:
-rotary frequencies of any Llama, and keys whose rotary numbers lie in halves.
+The computation is that of :mod:`espnet_mtla.attention`. Methods are overridden for the
+rotary frequencies of any Llama, and for the order of a rotary key's components.
+
+Letters: ``N`` packed rows, ``T`` new tokens of a row, ``D`` model width, ``H`` heads.
 """
 
 from __future__ import annotations
@@ -27,57 +29,59 @@ from espnet_mtla.hf.llama.rollback import RowsCache
 
 
 @dataclass(frozen=True)
-class Step:
-    """Where the tokens of one pass through the layers stand.
+class PassInputs:
+    """What all layers need in one pass, besides the hidden states.
 
     Attributes:
-        angles: rotary angles ``(N or 1, T, .)``; None: tokens of a row count.
-        placement: their places in the cache; None without one.
-        lengths: real tokens of each row where they differ, ``(N,)``.
-        fresh: whether nothing has been seen before.
-        cache: what rows have seen; gets their new tokens.
-        noted: gets each layer's weights ``(N, H, T, tokens of a row)``; None: nobody
-            wants to see them.
+        angles: rotary angles of the new tokens, ``(N or 1, T, pairs)``; None: from the
+            positions 0 to T - 1.
+        placement: slots of the new tokens in the cache; None without a cache.
+        lengths: real tokens of each row, ``(N,)``; None: all T.
+        is_first: the cache was empty before this pass.
+        cache: earlier tokens; the layers add the new ones.
+        attention_maps: list that each layer appends its weights to, ``(N, H, T, tokens
+            of a row)``; None: weights are not computed.
     """
 
     angles: Tensor | None = None
     placement: TokenPlacement | None = None
     lengths: Tensor | None = None
-    fresh: bool = False
+    is_first: bool = False
     cache: TemporalLatentCache | None = None
-    noted: list[Tensor] | None = None
+    attention_maps: list[Tensor] | None = None
 
     @property
-    def placed(self) -> TokenPlacement:
-        """``placement``, which is there wherever a cache is."""
+    def cache_placement(self) -> TokenPlacement:
+        """Return ``placement``, which is set whenever ``cache`` is."""
         assert self.placement is not None, "the model places tokens in its cache"
         return self.placement
 
 
 class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
-    """One layer's attention; parameters have the reference's names."""
+    """Attention of one layer; its parameters have the reference's names."""
 
     def __init__(self, config: LlamaMTLAConfig, layer_idx: int) -> None:
         super().__init__(**config.attention_settings())
         self.config, self.layer_idx = config, layer_idx
         self.halves = config.rope_layout == "halves"
-        self.frequencies, self.turned_scale = config.rope_frequencies, 1.0
-        kind = rope_settings(config)["rope_type"]
-        if self.frequencies is None and kind != "default":
+        self.frequencies, self.rope_scale = config.rope_frequencies, 1.0
+        rope_type = rope_settings(config)["rope_type"]
+        if self.frequencies is None and rope_type != "default":
             llama = copy(config)
             llama.head_dim = config.qk_rope_head_dim
-            with torch.device("cpu"):  # a model may be built on no device at all
+            with torch.device("cpu"):  # values are needed, also in a model on "meta"
                 rotary = LlamaRotaryEmbedding(llama)
             self.frequencies = rotary.inv_freq.tolist()
-            self.turned_scale = rotary.attention_scaling
+            self.rope_scale = rotary.attention_scaling
         if config.kv_norm == "none":
             self.kv_norm = nn.Identity()
         if not config.hyper_network:
             self.hypernet_down = None
 
-    # Hooks of the attention ----------------------------------------------------------
+    # Overrides of the attention ------------------------------------------------------
 
     def angles(self, position: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the rotary angles of positions; see the base class."""
         if self.frequencies is None:
             return super().angles(position, dtype)
         exact = accumulation_dtype(dtype)
@@ -85,10 +89,12 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
         return position.to(exact).unsqueeze(-1) * frequency
 
     def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
-        if self.halves:  # scores do not depend on the order of the numbers
+        """Rotate the pairs of ``x`` and scale them; see the base class."""
+        # Halves become adjacent pairs and stay so: scores do not depend on the order.
+        if self.halves:
             x = x.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
         turned = rotate(x, angles)
-        return turned if self.turned_scale == 1 else turned * self.turned_scale
+        return turned if self.rope_scale == 1 else turned * self.rope_scale
 
     def merge(
         self,
@@ -96,63 +102,64 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
         placement: TokenPlacement | None,
         open_entry: Tensor | None,
     ) -> Tensor:
+        """Merge latents into chunks; without a hyper-network, return them unmerged."""
         if self.hypernet_down is None:
             return MultiheadLatentAttention.merge(self, latent, placement, open_entry)
         return super().merge(latent, placement, open_entry)
 
     # ---------------------------------------------------------------------------------
 
-    def forward(self, hidden_states: Tensor, step: Step) -> Tensor:  # type: ignore[override]
-        """Attend as one layer of a Llama does: packed rows ``(N, T, D)`` in and out.
+    def forward(self, hidden_states: Tensor, inputs: PassInputs) -> Tensor:  # type: ignore[override]
+        """Attend from packed rows ``(N, T, D)``; the result has the same shape.
 
-        Llama's own attention takes its cache, mask and positions as keywords. All of
-        that is in ``step``, so that none of them can be passed here unseen.
+        Llama's own attention has cache, mask and positions as keywords. Here they are
+        all in ``inputs``, and no keyword is accepted and then ignored.
         """
         x, cache = hidden_states, None
-        if step.cache is not None:
-            cache = step.cache.layers[self.layer_idx].rows
-        if step.noted is not None:
-            return self._attend_shown(x, cache, step, step.noted)
+        if inputs.cache is not None:
+            cache = inputs.cache.layers[self.layer_idx].rows
+        if inputs.attention_maps is not None:
+            return self._attend_with_maps(x, cache, inputs, inputs.attention_maps)
         if cache is None:
-            return self.attend_all(x, angles=step.angles)
-        placement = step.placed
-        if not step.fresh:
-            return self.step(x, cache, placement, step.lengths)
-        # The first tokens are attended as in training, and cached on the way.
+            return self.attend_all(x, angles=inputs.angles)
+        placement = inputs.cache_placement
+        if not inputs.is_first:
+            return self.step(x, cache, placement, inputs.lengths)
+        # The prompt is attended as in training (no cache is read), and cached.
         entries = self.entries(x, placement.angles)
-        cache.write(entries, placement, step.lengths)
+        cache.write(entries, placement, inputs.lengths)
         return self._attend_entries(entries, QueryTokens(x), placement.angles)
 
-    def _attend_shown(
-        self, x: Tensor, cache: RowsCache | None, step: Step, noted: list[Tensor]
+    def _attend_with_maps(
+        self, x: Tensor, cache: RowsCache | None, inputs: PassInputs, maps: list[Tensor]
     ) -> Tensor:
-        """The same by weights that are kept: ``(N, T, D)``, and one more in ``noted``.
+        """Attend with explicit weights, which are appended to ``maps``; ``(N, T, D)``.
 
-        The output of first tokens is made from what is noted, so that gradients reach
-        it.
+        Without earlier tokens the output is computed from the appended weights, so that
+        gradients flow through them.
         """
-        assert step.angles is not None, "the model gives them"
-        q, layout = self.absorb(self.queries(x, step.angles)), self.layout
+        assert inputs.angles is not None, "the model computes angles for attention maps"
+        q, layout = self.absorb(self.queries(x, inputs.angles)), self.layout
         if cache is None:
-            own, tokens = self.entries(x, step.angles), x.size(1)
+            running, tokens = self.entries(x, inputs.angles), x.size(1)
         else:
-            own = self._write(x, cache, step.placed, step.lengths)
+            running = self._write(x, cache, inputs.cache_placement, inputs.lengths)
             tokens = cache.timeline.width
-        if cache is None or step.fresh:
-            finished = own[:, :, layout.stride - 1 :: layout.stride]
+        if cache is None or inputs.is_first:
+            finished = running[:, :, layout.stride - 1 :: layout.stride]
             index = torch.arange(x.size(1), device=x.device).unsqueeze(0)
         else:
-            finished = cache.written(step.placed, step.lengths)
-            index = step.placed.index
+            finished = cache.filled_entries(inputs.cache_placement, inputs.lengths)
+            index = inputs.cache_placement.index
         weights = chunk_weights(
-            q, layout, finished, own, index // layout.stride, self.scale
+            q, layout, finished, running, index // layout.stride, self.scale
         )
         weights = F.dropout(weights, self.dropout, self.training)
         shown = over_tokens(weights, index, layout.stride, tokens)
-        noted.append(shown)
-        if cache is None or step.fresh:
-            out = shown[..., : x.size(1)] @ layout.values(own)
+        maps.append(shown)
+        if cache is None or inputs.is_first:
+            out = shown[..., : x.size(1)] @ layout.values(running)
         else:
             out = weights[..., :-1] @ layout.values(finished)
-            out = out + weights[..., -1:] * layout.values(own)
+            out = out + weights[..., -1:] * layout.values(running)
         return self.project_out(self.up_project(out))

@@ -1,8 +1,11 @@
-"""The cache that ``generate`` passes around: a layer of entries for each attention.
+"""The cache of a whole model, as Transformers' ``generate`` uses it.
 
 ``get_seq_length`` counts tokens (columns of the batch, padding included), as generation
-needs; the width of a mask over the cache counts entries, ``stride`` times fewer. All
-layers share one timeline, so whole caches are reordered and cropped, not single layers.
+needs. Mask sizes count entries, ``stride`` times fewer. All layers share one timeline,
+so only a whole cache can be reordered or cropped, not a single layer.
+
+Letters: ``N`` rows, ``T`` new tokens, ``S`` entries of a row, ``D`` model width, ``r``
+latent width, ``d_R`` rotary width.
 """
 
 from __future__ import annotations
@@ -21,14 +24,14 @@ from espnet_mtla.hf.versions import CACHE_NAME, TRANSFORMERS_4
 from espnet_mtla.settings.checks import whole_number
 
 SLACK = 64
-"""Tokens that a growing cache gets room for at least, beyond those it must hold."""
+"""Smallest room for further tokens when a growing cache is enlarged."""
 
 
 class TemporalLatentLayer(CacheLayerMixin):
-    """One layer's entries, ``stride`` tokens in each.
+    """The entries of one layer, ``stride`` tokens in each.
 
     Attributes:
-        rows: the attention's own cache; None before the first token.
+        rows: the cache that the attention writes; None before the first token.
     """
 
     is_compileable = False
@@ -37,97 +40,100 @@ class TemporalLatentLayer(CacheLayerMixin):
     supports_early_init = False
 
     def __init__(self, layout: EntryLayout, max_tokens: int | None = None) -> None:
-        # Not the base's: ``keys`` and ``values`` are views of one tensor here.
+        # The base's would set ``keys`` and ``values``, which are views here.
         self.layout, self.max_tokens = layout, max_tokens
         self.rows: RowsCache | None = None
 
-    # The base sets these; here they are read off the one tensor that there is.
+    # The base stores these two; here they are views of one tensor.
     @property
     def keys(self) -> Tensor | None:  # type: ignore[override]
-        """Keys of all entries, ``(N, 1, S, r + d_R)``."""
+        """Return the keys of all entries, ``(N, 1, S, r + d_R)``."""
         return None if self.rows is None else self.layout.keys(self._entries)
 
     @property
     def values(self) -> Tensor | None:  # type: ignore[override]
-        """Values of all entries, ``(N, 1, S, r)``: a part of the keys' memory."""
+        """Return the values of all entries, ``(N, 1, S, r)``, a part of the keys."""
         return None if self.rows is None else self.layout.values(self._entries)
 
     @property
-    def held(self) -> RowsCache:
-        """The attention's own cache, which is there from the first token on."""
+    def allocated_rows(self) -> RowsCache:
+        """Return ``rows``, which must have been allocated."""
         if self.rows is None:
-            raise RuntimeError("no token has been seen yet")
+            raise RuntimeError("the cache has no tokens yet")
         return self.rows
 
     @property
     def _entries(self) -> Tensor:
-        return self.held.suffix[:, :, : self.layout.slots(self.get_seq_length())]
+        return self.allocated_rows.suffix[
+            :, :, : self.layout.slots(self.get_seq_length())
+        ]
 
     @property
     def is_initialized(self) -> bool:  # type: ignore[override]
-        """Whether memory has been allocated."""
+        """Return True if memory has been allocated."""
         return self.rows is not None
 
     @property
     def batch_size(self) -> int:
-        """Rows, -1 before the first token."""
+        """Return the number of rows, -1 before the first token."""
         return -1 if self.rows is None else len(self.rows.num_tokens)
 
     def lazy_initialization(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: there are no keys and values to begin with, but entries."""
+        """Raise an error: keys and values are not stored, but merged entries."""
         del args, kwargs
         raise UserError(
             f"{CACHE_NAME}: entries are written by the model's own attention; a "
-            "TemporalLatentCache fits LlamaMTLA models alone"
+            "TemporalLatentCache works with LlamaMTLA models alone"
         )
 
     def update(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused, see :meth:`lazy_initialization`."""
+        """Raise an error, see :meth:`lazy_initialization`."""
         self.lazy_initialization(*args, **kwargs)
 
     def get_seq_length(self) -> int:
-        """Tokens seen, padding of the batch included."""
+        """Return the tokens so far, padding of the batch included."""
         return 0 if self.rows is None else self.rows.timeline.columns
 
     def get_mask_sizes(self, query: int | Tensor) -> tuple[int, int]:
-        """Entries there will be with ``query`` more tokens, and the offset 0.
+        """Return the number of entries after ``query`` more tokens, and the offset 0.
 
-        Transformers 4 gives the positions of the tokens in place of their number.
+        Transformers 4 passes the positions of the tokens in place of their number.
         """
         more = query if isinstance(query, int) else query.size(0)
         return self.layout.slots(self.get_seq_length() + more), 0
 
     def get_max_length(self) -> int:
-        """Tokens there is room for; -1 where the cache grows."""
+        """Return the capacity in tokens; -1 if the cache grows."""
         return self.max_tokens if self.is_compileable and self.max_tokens else -1
 
     get_max_cache_shape = get_max_length  # its name in Transformers 4
 
 
 class StaticTemporalLatentLayer(TemporalLatentLayer):
-    """A layer whose shapes never change: allocated once, for ``max_tokens``."""
+    """A layer of fixed shape, allocated once for ``max_tokens``."""
 
     is_compileable = True
     is_croppable = False
 
 
 class TemporalLatentCache(Cache):
-    """Caches of all layers of a model.
+    """The caches of all layers of a model.
 
     Args:
         config: of the model.
-        max_cache_len: tokens a row at most. With ``static`` memory of exactly that size
-            is allocated at the first token and never moves; else the cache grows, and
-            the number spares it that.
+        max_cache_len: expected number of tokens of a row.
+        static: allocate exactly ``max_cache_len`` at the first token and never move it,
+            as recorded and compiled steps need; False: the cache grows, and a large
+            ``max_cache_len`` saves reallocations.
 
     Attributes:
-        newest: last hidden state of each row's newest token, ``(N, D)``, for padding
-            that follows it in another call; zeros where there is none, and after
-            :meth:`crop`. None before the first token.
-        real: which columns are no padding, ``(N, columns)``; None while all are.
+        newest: last hidden state of each row's newest token, ``(N, D)``: the output at
+            padding that follows in a later call. Zeros without such a token, and after
+            :meth:`crop`; None before the first token.
+        real: False at columns of padding, ``(N, columns)``; None: no padding so far.
     """
 
-    layers: list[TemporalLatentLayer]  # type: ignore[assignment]  # no other kinds
+    layers: list[TemporalLatentLayer]  # type: ignore[assignment]  # of this class alone
 
     def __init__(
         self,
@@ -137,53 +143,62 @@ class TemporalLatentCache(Cache):
     ) -> None:
         if max_cache_len is not None or static:
             max_cache_len = whole_number(max_cache_len, "max_cache_len")
-        kind = StaticTemporalLatentLayer if static else TemporalLatentLayer
+        layer_class = StaticTemporalLatentLayer if static else TemporalLatentLayer
         layout = entry_layout(config)
         count = config.num_hidden_layers
-        super().__init__(layers=[kind(layout, max_cache_len) for _ in range(count)])
+        super().__init__(
+            layers=[layer_class(layout, max_cache_len) for _ in range(count)]
+        )
         self.layout, self.static, self.max_tokens = layout, static, max_cache_len
         self.timeline: RowsTimeline | None = None
         self.newest: Tensor | None = None
         self.record_past = False
         self.real: Tensor | None = None
 
-    # What the model uses -------------------------------------------------------------
+    # Used by the model ---------------------------------------------------------------
 
     @property
-    def held(self) -> tuple[RowsTimeline, Tensor]:
-        """``timeline`` and ``newest``, which are there from the first token on."""
+    def allocated_state(self) -> tuple[RowsTimeline, Tensor]:
+        """Return ``timeline`` and ``newest``, which must have been allocated."""
         if self.timeline is None or self.newest is None:
-            raise RuntimeError("no token has been seen yet")
+            raise RuntimeError("the cache has no tokens yet")
         return self.timeline, self.newest
 
-    def ready(self, x: Tensor, real: Tensor | None = None) -> RowsTimeline:
-        """Make room for the tokens ``x (N, T, D)`` that come next.
+    def make_room(self, x: Tensor, real: Tensor | None = None) -> RowsTimeline:
+        """Allocate memory for the next tokens, and return the timeline.
 
-        ``real (N, T)`` says which columns of the batch are not padding; None: all.
+        Args:
+            x: hidden states of the tokens, ``(N, T, D)``.
+            real: False at columns of padding, ``(N, T)``; None: no padding.
 
         Raises:
-            UserError: another number of rows than the cache holds, or other numbers.
+            UserError: other rows, width, dtype or device than those of the cache.
         """
         rows, new = x.shape[:2]
         if self.timeline is None:
             self._allocate(x)
-        timeline, held = self.held
+        timeline, hidden = self.allocated_state
         if len(timeline.num_tokens) != rows:
             raise UserError(
                 f"{CACHE_NAME}: holds {len(timeline.num_tokens)} rows, {rows} given"
             )
-        if (held.size(1), held.dtype, held.device) != (x.size(2), x.dtype, x.device):
+        if (hidden.size(1), hidden.dtype, hidden.device) != (
+            x.size(2),
+            x.dtype,
+            x.device,
+        ):
             raise UserError(
-                f"{CACHE_NAME}: a cache of vectors of {held.size(1)} {held.dtype} "
-                f"on {held.device}; {x.size(2)} {x.dtype} on {x.device} needed"
+                f"{CACHE_NAME}: a cache of vectors of {hidden.size(1)} {hidden.dtype} "
+                f"on {hidden.device}; {x.size(2)} {x.dtype} on {x.device} needed"
             )
-        self._note_padding(real, new)
+        self._record_padding(real, new)
         need = 0 if self.static else timeline.appended + new
         if need > timeline.capacity:
-            return self._take(timeline.rows, need + max(SLACK, need // 2))
+            return self._select_rows(timeline.rows, need + max(SLACK, need // 2))
         return timeline
 
-    def _note_padding(self, real: Tensor | None, new: int) -> None:
+    def _record_padding(self, real: Tensor | None, new: int) -> None:
+        """Append which of ``new`` columns are padding; None: none of them."""
         if isinstance(self.timeline, StaticTimeline):
             if real is not None and self.real is not None:
                 self.real.index_copy_(1, self.timeline.next_columns(new), real)
@@ -197,11 +212,12 @@ class TemporalLatentCache(Cache):
         self.real = torch.cat((self.real, real), dim=1)
 
     def _allocate(self, x: Tensor) -> None:
+        """Allocate all layers for the first tokens ``x (N, T, D)``."""
         rows, new = x.shape[:2]
         room = self.max_tokens or new + SLACK
         self.newest = x.new_zeros(rows, x.size(-1))
-        kind = StaticTimeline if self.static else RowsTimeline
-        self.timeline = kind(
+        timeline_class = StaticTimeline if self.static else RowsTimeline
+        self.timeline = timeline_class(
             rows, self.layout.stride, room if self.static else max(room, new), x.device
         )
         if self.static:
@@ -211,31 +227,32 @@ class TemporalLatentCache(Cache):
             if self.record_past:
                 layer.rows.start_recording()
 
-    def _take(self, rows: Tensor, capacity: int | None = None) -> RowsTimeline:
-        timeline, newest = self.held
-        timeline = timeline.of_rows(rows, capacity)
+    def _select_rows(self, rows: Tensor, capacity: int | None = None) -> RowsTimeline:
+        """Continue with ``rows (N',)`` and a new capacity; return the new timeline."""
+        timeline, newest = self.allocated_state
+        timeline = timeline.copy_rows(rows, capacity)
         for layer in self.layers:
-            layer.held.take_rows(rows, timeline)
+            layer.allocated_rows.select_and_resize(rows, timeline)
         self.timeline = timeline
         self.newest = newest.index_select(0, rows)
         if self.real is not None:
             self.real = self.real.index_select(0, rows)
         return timeline
 
-    # What generation uses ------------------------------------------------------------
+    # Used by generation --------------------------------------------------------------
 
     @property
     def nbytes(self) -> int:
-        """Bytes allocated by all layers."""
+        """Return the bytes allocated by all layers."""
         return sum(layer.rows.nbytes for layer in self.layers if layer.rows)
 
     @property
     def used_nbytes(self) -> int:
-        """Bytes of the entries that hold something: what the formula says."""
+        """Return the bytes of the filled entries, as the formula counts them."""
         return sum(layer.rows.used_nbytes for layer in self.layers if layer.rows)
 
     def activate_past_recording(self) -> None:
-        """Make every further token one that :meth:`crop` can take back."""
+        """Record further tokens, so that :meth:`crop` can remove them one by one."""
         self._refuse_if_static()
         self.record_past = True
         for layer in self.layers:
@@ -243,9 +260,13 @@ class TemporalLatentCache(Cache):
                 layer.rows.start_recording()
 
     def crop(self, tokens: int) -> None:
-        """Take the newest ``-tokens`` columns back, exactly, or say why that cannot be.
+        """Remove the newest ``-tokens`` columns exactly.
 
-        A positive number is what to keep, as in Transformers 4; there 0 keeps nothing.
+        A positive number is how many columns remain, as in Transformers 4, where 0
+        removes all of them.
+
+        Raises:
+            UserError: the cache is static, has fewer columns, or did not record them.
         """
         columns = self.get_seq_length()
         keeps = tokens > 0 or (tokens == 0 and TRANSFORMERS_4)
@@ -255,47 +276,47 @@ class TemporalLatentCache(Cache):
         self._refuse_if_static()
         if remove > columns:
             raise UserError(f"crop: {remove} tokens back, the cache holds {columns}")
-        timeline, newest = self.held
+        timeline, newest = self.allocated_state
         of_rows = torch.full_like(timeline.num_tokens, remove)
         if self.real is not None:
             of_rows = self.real[:, columns - remove :].sum(1)
         for layer in self.layers:
-            layer.held.restore_open(of_rows)
-        timeline.go_back(remove, of_rows)
+            layer.allocated_rows.restore_open(of_rows)
+        timeline.remove_newest(remove, of_rows)
         newest.zero_()
         if self.real is not None:
             self.real = self.real[:, : columns - remove]
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Row i goes on as row ``beam_idx[i]`` was."""
+        """Continue row ``beam_idx[i]`` in row i."""
         if self.timeline is None:
             return
-        timeline, newest = self.held
+        timeline, newest = self.allocated_state
         rows = beam_idx.to(timeline.num_tokens.device)
         for layer in self.layers:
-            layer.held.reorder_in_place(rows)
+            layer.allocated_rows.reorder_in_place(rows)
         timeline.reorder(rows)
         newest.copy_(newest.index_select(0, rows))
         if self.real is not None:
             self.real.copy_(self.real.index_select(0, rows))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Every row ``repeats`` times, beside itself."""
+        """Repeat every row ``repeats`` times, copies next to each other."""
         if self.timeline is not None:
-            self._take(self.timeline.rows.repeat_interleave(repeats))
+            self._select_rows(self.timeline.rows.repeat_interleave(repeats))
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows, ``(N',)``, or those where a mask ``(N,)`` is true."""
         if self.timeline is not None:
-            self._take(self.timeline.rows[indices])
+            self._select_rows(self.timeline.rows[indices])
 
     def reset(self) -> None:
-        """Begin again; a static cache stays where it is in memory."""
+        """Remove all tokens; a static cache keeps its memory."""
         if isinstance(self.timeline, StaticTimeline):
             self.timeline.clear()
-            for kept, empty in ((self.newest, 0), (self.real, True)):
-                if kept is not None:
-                    kept.fill_(empty)
+            for tensor, empty in ((self.newest, 0), (self.real, True)):
+                if tensor is not None:
+                    tensor.fill_(empty)
             return
         self.timeline = self.real = None
         for layer in self.layers:
@@ -304,12 +325,12 @@ class TemporalLatentCache(Cache):
     def _refuse_if_static(self) -> None:
         if self.static:
             raise UserError(
-                f"{CACHE_NAME}: a static cache cannot go back; use a dynamic one"
+                f"{CACHE_NAME}: a static cache cannot be cropped; use a dynamic one"
             )
 
 
 def entry_layout(config: LlamaMTLAConfig) -> EntryLayout:
-    """What an entry of the model's cache holds."""
+    """Return the layout of an entry: a latent and a rotary key."""
     latent, rope = config.kv_lora_rank, config.qk_rope_head_dim
     return EntryLayout(
         heads=1,
@@ -321,7 +342,7 @@ def entry_layout(config: LlamaMTLAConfig) -> EntryLayout:
     )
 
 
-def describe(layout: EntryLayout) -> str:
-    """A layout in words, for messages."""
+def layout_summary(layout: EntryLayout) -> str:
+    """Return a layout in words, for messages."""
     latent, rope = layout.value_width, layout.width - layout.value_width
     return f"entries of {latent} + {rope} numbers at stride {layout.stride}"

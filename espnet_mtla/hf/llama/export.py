@@ -1,8 +1,8 @@
-"""A folder that loads without this package: weights, settings and the sources.
+"""Export a model to a folder that loads without this package: with its source code.
 
-Transformers runs a folder's own code when it is loaded with ``trust_remote_code=True``.
-It copies the files that relative imports name, from one flat folder; so each module
-that the model needs becomes one file there, its imports of this package rewritten.
+With ``trust_remote_code=True`` Transformers runs code of the model's folder. It copies
+the files that relative imports name, and supports no subfolders. So each module that
+the model needs is written as one file, with relative imports in place of ours.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ AUTO_MAP = {
 
 
 def export(model: LlamaMTLAPreTrainedModel, folder: str | Path) -> list[Path]:
-    """Save a model with its sources; returns the files of the latter."""
+    """Save a model with its source code; return the paths of the source files."""
     folder = Path(folder)
     model.save_pretrained(folder)
     sources = needed_sources(type(model).__module__)
-    entries = {place.rpartition(".")[0] for place in AUTO_MAP.values()}
+    entries = {target.rpartition(".")[0] for target in AUTO_MAP.values()}
     written = []
     for module, source in sources.items():
         path = folder / f"{_flat(module)}.py"
@@ -41,34 +41,36 @@ def export(model: LlamaMTLAPreTrainedModel, folder: str | Path) -> list[Path]:
         written.append(path)
     config = folder / "config.json"
     settings = json.loads(config.read_text(encoding="utf-8"))
-    wanted = AUTO_MAP if isinstance(model, LlamaMTLAForCausalLM) else _body(AUTO_MAP)
+    classes = AUTO_MAP if isinstance(model, LlamaMTLAForCausalLM) else _body(AUTO_MAP)
     settings["auto_map"] = {
-        name: f"{_flat(place.rpartition('.')[0])}.{place.rpartition('.')[2]}"
-        for name, place in wanted.items()
+        name: f"{_flat(target.rpartition('.')[0])}.{target.rpartition('.')[2]}"
+        for name, target in classes.items()
     }
     config.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return written
 
 
 def needed_sources(module: str) -> dict[str, str]:
-    """Sources, by module, of all that one needs of this package; imports rewritten."""
-    found: dict[str, str] = {}
+    """Return the source of a module and of all it imports from here, by module."""
+    sources: dict[str, str] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found:
+        if name in sources:
             continue
         spec = find_spec(name)
         if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(f"{name}: its source is needed to go along")
+            raise ModuleNotFoundError(
+                f"{name}: its source file is needed for the export"
+            )
         text = Path(spec.origin).read_text(encoding="utf-8")
-        found[name], more = _rewrite(text)
+        sources[name], more = _rewrite(text)
         waiting += more
-    return found
+    return sources
 
 
 def _rewrite(text: str) -> tuple[str, list[str]]:
-    """A source with relative imports for ours, and the modules that these name."""
+    """Return a source with relative imports, and the modules that it imports."""
     lines, modules = text.splitlines(keepends=True), []
     for node in ast.walk(ast.parse(text)):
         if not isinstance(node, ast.ImportFrom) or node.module is None:
@@ -84,14 +86,16 @@ def _rewrite(text: str) -> tuple[str, list[str]]:
 
 
 def _name_all(modules: Iterable[str]) -> str:
-    """Lines that name all modules: Transformers 4 copies what an entry itself names."""
+    """Return unused imports of all modules: Transformers 4 follows no others."""
     lines = [f"    from .{_flat(module)} import __doc__ as _" for module in modules]
     return "\n\nif False:\n" + "\n".join(lines) + "\n"
 
 
 def _flat(module: str) -> str:
+    """Return the file name of a module, without its ending."""
     return module.replace(".", "_")
 
 
 def _body(auto_map: dict[str, str]) -> dict[str, str]:
-    return {name: place for name, place in auto_map.items() if "CausalLM" not in place}
+    """Return the classes of a model without output layer."""
+    return {name: path for name, path in auto_map.items() if "CausalLM" not in path}

@@ -1,4 +1,4 @@
-"""What ``generate`` must know: which cache to make, and which mask a step needs."""
+"""Overrides of ``generate``: the cache that it makes, and the mask of a step."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ MASK_KEYWORDS = (
     *("config", "cache", "past_key_values", "cache_position", "position_ids"),
     "is_first_iteration",
 )
-"""What Transformers passes to make a mask by, and ``forward`` gets all the same."""
+"""Keywords that Transformers passes to mask creation, and that need no mask here."""
 
 
 class TemporalGenerationMixin(GenerationMixin):
     """Mixed into a model before Transformers' own generation."""
 
     if TYPE_CHECKING:
-        config: Any  # of the model that this is mixed into, a LlamaMTLAConfig
-        model: Any  # its layers, a LlamaMTLAModel
+        config: Any  # LlamaMTLAConfig of the model
+        model: Any  # LlamaMTLAModel, the layers
 
-    _longest_static = 0  # so that a shorter text next time compiles nothing anew
+    _longest_static = 0  # reused for shorter texts, which avoids recompilation
 
     def generate(
         self,
@@ -44,13 +44,13 @@ class TemporalGenerationMixin(GenerationMixin):
         past_key_values: Cache | None = None,
         **options: object,
     ) -> GenerateOutput | Tensor:
-        """Generate as Transformers does, with the cache by either keyword.
+        """Generate as Transformers does; the cache has two keywords.
 
         Raises:
-            UserError: two different caches, one by the name of Mamba's, one that does
-                not fit the model, or one that holds as much as the prompt.
+            UserError: two different caches, ``cache_params``, a cache of another model,
+                or a cache that already holds the whole prompt.
         """
-        # Transformers 5.24 would take it for the cache, or drop it beside one.
+        # Transformers 5.24 would use it as the cache, or ignore it beside one.
         alias = options.keys() & {"cache_params"}
         refuse_unknown(TemporalGenerationMixin.generate, alias)
         filled = one_cache(cache, past_key_values)
@@ -66,17 +66,22 @@ class TemporalGenerationMixin(GenerationMixin):
         generation_config: GenerationConfig,
         model_kwargs: dict[str, Any],
         generation_mode: GenerationMode,
-        batch_size: int,  # noqa: ARG002 - memory is made for the rows that come
+        batch_size: int,  # noqa: ARG002 - memory is allocated at the first token
         max_cache_length: int,
     ) -> None:
-        """Put the cache that was asked for into ``model_kwargs``."""
-        kind = generation_config.cache_implementation
+        """Create the cache that the configuration names, in ``model_kwargs``.
+
+        Raises:
+            UserError: another cache is requested beside one that was passed, or a type
+                that cannot be used.
+        """
+        implementation = generation_config.cache_implementation
         assisted = generation_mode == GenerationMode.ASSISTED_GENERATION
         if model_kwargs.get(CACHE_NAME) is not None:
-            if kind is not None:
+            if implementation is not None:
                 raise UserError(
-                    f"cache_implementation: {kind!r} given beside {CACHE_NAME}; "
-                    "leave one out"
+                    f"cache_implementation: {implementation!r} given beside "
+                    f"{CACHE_NAME}; leave one out"
                 )
             if generation_config.use_cache is False:
                 raise UserError(
@@ -85,24 +90,25 @@ class TemporalGenerationMixin(GenerationMixin):
             model_kwargs[CACHE_NAME]._is_user_defined = True
         elif generation_config.use_cache is False:
             return
-        elif kind in DYNAMIC:
+        elif implementation in DYNAMIC:
             model_kwargs[CACHE_NAME] = TemporalLatentCache(self.config)
-        elif kind == "static":
+        elif implementation == "static":
             if assisted:
                 raise UserError(
-                    "cache_implementation: 'static' given, assisted decoding must go "
-                    "back, which only a dynamic cache can; leave it out"
+                    "cache_implementation: 'static' given, assisted decoding removes "
+                    "tokens, which only a dynamic cache can; leave it out"
                 )
-            given = getattr(generation_config, "max_cache_len", None) or 0
-            longest = max(max_cache_length, given, self._longest_static)
+            requested = getattr(generation_config, "max_cache_len", None) or 0
+            longest = max(max_cache_length, requested, self._longest_static)
             self._longest_static = longest
             model_kwargs[CACHE_NAME] = TemporalLatentCache(
                 self.config, longest, static=True
             )
         else:
             raise UserError(
-                f"cache_implementation: {kind!r} given, dynamic or static is needed: "
-                "entries are compressed already, and are not moved or quantised"
+                f"cache_implementation: {implementation!r} given, dynamic or static "
+                "is needed: entries are compressed already, and are not moved or "
+                "quantised"
             )
         if assisted or generation_config.is_assistant:
             model_kwargs[CACHE_NAME].activate_past_recording()
@@ -114,17 +120,18 @@ class TemporalGenerationMixin(GenerationMixin):
         input_embeds: Tensor | None = None,
         **others: object,
     ) -> Tensor | None:
-        """The mask of the new tokens alone: of one form at every step.
+        """Return the mask of the new tokens alone, which has one shape in all steps.
 
-        Contiguous, since the strides of a part of a growing mask are another form, and
-        each would be compiled anew. ``input_embeds`` is its name in Transformers 4.
+        It is contiguous: a slice of a growing mask has other strides in each step, and
+        each would be compiled again. Transformers 4 calls the embeddings
+        ``input_embeds``.
 
         Raises:
-            UserError: something else that a mask would depend on.
+            UserError: a keyword that a mask would depend on.
         """
-        given = [name for name, value in others.items() if value is not None]
+        unknown = [name for name, value in others.items() if value is not None]
         make = TemporalGenerationMixin.create_masks_for_generate
-        refuse_unknown(make, given, MASK_KEYWORDS)
+        refuse_unknown(make, unknown, MASK_KEYWORDS)
         like = inputs_embeds if inputs_embeds is not None else input_embeds
         if attention_mask is None or like is None:
             return attention_mask
@@ -134,14 +141,19 @@ class TemporalGenerationMixin(GenerationMixin):
 def _check_prompt(
     cache: TemporalLatentCache, args: Sequence[object], options: Mapping[str, object]
 ) -> None:
-    """Check that the prompt of ``generate`` goes on behind what the cache holds.
+    """Check that the prompt of ``generate`` is longer than the cache.
 
-    Transformers takes what follows the cache's tokens from the prompt; where nothing
-    does, it would read the prompt once more. A prompt of new tokens alone is known by
-    a mask that is wider (from Transformers 5 on).
+    Transformers reads the part of the prompt behind the cache's tokens. If there is
+    none, it would read the whole prompt a second time. From Transformers 5 on the
+    prompt may be the new tokens alone, with a wider mask.
+
+    Args:
+        cache: passed to ``generate``.
+        args: its positional arguments.
+        options: its keywords.
 
     Raises:
-        UserError: it does not.
+        UserError: the prompt has no new token.
     """
     names = ("inputs_embeds", "input_ids", "inputs")
     prompts = [options.get(name) for name in names] + [*args[:1]]

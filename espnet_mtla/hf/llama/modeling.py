@@ -1,7 +1,10 @@
 """Llama with Multi-head Temporal Latent Attention, for Transformers.
 
-Everything but the attention is Llama's, as Transformers has it. The batch is packed
-once (:mod:`.packing`), runs through the layers as rows, and is unpacked at the end.
+Everything but the attention is Transformers' Llama. The batch is packed once
+(:mod:`.packing`), runs through the layers as packed rows, and is unpacked at the end.
+
+Letters: ``B`` rows of the batch, ``L`` their new columns, ``D`` model width, ``H``
+heads, ``V`` symbols; ``N`` packed rows of ``T`` tokens.
 """
 
 from __future__ import annotations
@@ -29,29 +32,29 @@ from transformers.utils.generic import can_return_tuple
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.llama.arguments import (
     check_columns,
-    check_places,
+    check_mask_and_positions,
     check_segments,
     check_tokens,
-    kept_columns,
     one_cache,
+    select_columns,
 )
-from espnet_mtla.hf.llama.attention import LlamaMTLAAttention, Step
-from espnet_mtla.hf.llama.cache import TemporalLatentCache, describe
+from espnet_mtla.hf.llama.attention import LlamaMTLAAttention, PassInputs
+from espnet_mtla.hf.llama.cache import TemporalLatentCache, layout_summary
 from espnet_mtla.hf.llama.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.llama.generation import TemporalGenerationMixin
-from espnet_mtla.hf.llama.packing import Packing, find_packing, over_columns
+from espnet_mtla.hf.llama.packing import Packing, find_packing, unpack_attention
 from espnet_mtla.hf.loading import CheckedLoading, check_saving
 from espnet_mtla.hf.versions import CACHE_NAME, CACHE_NAMES
 from espnet_mtla.module_list import ModuleListOf
 from espnet_mtla.settings.checks import refuse_unknown
 
 OTHERS = ("cache_position", "token_type_ids")
-"""Keywords of ``forward`` that are no parameters, so that ``generate`` and the Trainer
-do not take the model for one that needs them."""
+"""Keywords that ``forward`` accepts without parameters of these names. ``generate`` and
+the Trainer read the signature, and would pass them always if they were parameters."""
 
 
 class LlamaMTLADecoderLayer(GradientCheckpointingLayer):
-    """Llama's layer, of the same parts by the same names, around another attention."""
+    """Llama's layer with another attention; its modules have Llama's names."""
 
     if TYPE_CHECKING:
         self_attn: LlamaMTLAAttention
@@ -66,15 +69,15 @@ class LlamaMTLADecoderLayer(GradientCheckpointingLayer):
             config.hidden_size, config.rms_norm_eps
         )
 
-    def forward(self, hidden_states: Tensor, step: Step) -> Tensor:
+    def forward(self, hidden_states: Tensor, inputs: PassInputs) -> Tensor:
         """Run one layer on packed rows ``(N, T, D)``."""
         x = hidden_states
-        x = x + self.self_attn(self.input_layernorm(x), step)
+        x = x + self.self_attn(self.input_layernorm(x), inputs)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
 class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
-    """What both models share."""
+    """Base of both models: loading, saving, and what Transformers may do with them."""
 
     if TYPE_CHECKING:
         config: LlamaMTLAConfig
@@ -84,13 +87,13 @@ class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
     _supports_flash_attn = False
     _supports_flex_attn = False
     _supports_attention_backend = False
-    _can_record_outputs = None  # type: ignore[assignment]  # they are returned
+    _can_record_outputs = None  # type: ignore[assignment]  # forward returns them
     _skip_keys_device_placement = list(CACHE_NAMES)  # noqa: RUF012 - the same
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> None:
-        """Save, and note the stride that the weights belong to.
+        """Save the model, with the stride that its weights were trained with.
 
         Raises:
             UserError: a keyword that no supported Transformers version knows.
@@ -101,9 +104,9 @@ class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
 
 
 class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
-    """The layers, from tokens to hidden states."""
+    """Embedding and layers: from tokens to hidden states."""
 
-    accepts_loss_kwargs = False  # for the Trainer: there is no loss here
+    accepts_loss_kwargs = False  # for the Trainer: this model computes no loss
 
     def __init__(self, config: LlamaMTLAConfig) -> None:
         super().__init__(config)
@@ -135,25 +138,29 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         past_key_values: Cache | None = None,
         **others: object,
     ) -> BaseModelOutputWithPast:
-        """Hidden states of new tokens, which see those in the cache.
+        """Compute the hidden states of new tokens, which attend to those in the cache.
 
         Args:
-            input_ids: ``(B, L)``; or inputs_embeds: ``(B, L, D)``.
-            attention_mask: 1 at tokens and 0 at padding, of the new tokens or of all so
-                far, ``(B, tokens)``.
-            position_ids: rotary positions ``(B or 1, L)``; None: a row's own tokens
-                count. Without a mask and a cache, rows whose positions begin anew hold
-                several documents, which do not see each other.
-            cache: gets the new tokens; or past_key_values, its name before
-                Transformers 5.24.
-            use_cache: make a cache if there is none; None: as the configuration says.
-            output_attentions: of each layer ``(B, H, L, columns so far)``: a merged
-                chunk's weight stands at its last token. Slower; no flash kernels.
+            input_ids: ``(B, L)``.
+            attention_mask: 1 at tokens and 0 at padding, ``(B, tokens)``, of the new
+                tokens or of all so far.
+            position_ids: rotary positions ``(B or 1, L)``; None: the index of a token
+                in its row, padding excluded. Without mask and cache, positions that
+                start again mark a new document of a row; documents do not attend to
+                each other.
+            cache: earlier tokens; the new ones are added.
+            inputs_embeds: ``(B, L, D)`` in place of ``input_ids``.
+            use_cache: make a cache if none is passed; None: as in the configuration.
+            output_attentions: also return the weights of each layer, ``(B, H, L,
+                columns so far)``; those of a merged chunk are at its last token. This
+                is slower: flash kernels are not used.
+            output_hidden_states: also return the states before each layer.
+            past_key_values: name of ``cache`` before Transformers 5.24.
             others: ``cache_position`` and ``token_type_ids``, which are only checked
                 (:func:`.arguments.check_columns`, :func:`.arguments.check_segments`).
 
         Raises:
-            UserError: what cannot be done or is not known, by name.
+            UserError: an argument is unknown, invalid or not supported; names it.
         """
         refuse_unknown(LlamaMTLAModel.forward, others, OTHERS)
         check_tokens(input_ids, inputs_embeds, self.config.hidden_size)
@@ -166,21 +173,21 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
         shape = x.shape[:2]
         check_columns(others.get("cache_position"), shape[1], cache)
         check_segments(others.get("token_type_ids"))
-        check_places(attention_mask, position_ids, shape, cache)
+        check_mask_and_positions(attention_mask, position_ids, shape, cache)
         packing = find_packing(attention_mask, position_ids, shape, cache is not None)
         if packing is not None:
             x = packing.pack(x)
             if position_ids is not None:
                 position_ids = packing.pack(position_ids.expand(shape))
-        step = self._step(x, position_ids, packing, cache)
-        noted: list[Tensor] = []
-        step = replace(step, noted=noted if output_attentions else None)
-        states = self._through(x, step, packing, bool(output_hidden_states))
+        maps: list[Tensor] = []
+        inputs = self._pass_inputs(x, position_ids, packing, cache)
+        inputs = replace(inputs, attention_maps=maps if output_attentions else None)
+        states = self._run_layers(x, inputs, packing, bool(output_hidden_states))
         attentions = None
         if output_attentions:
             padded = cache if cache is not None else packing
             real = None if padded is None else padded.real
-            attentions = tuple(over_columns(one, packing, real) for one in noted)
+            attentions = tuple(unpack_attention(one, packing, real) for one in maps)
         return BaseModelOutputWithPast(
             last_hidden_state=states[-1],
             hidden_states=tuple(states) if output_hidden_states else None,
@@ -188,109 +195,116 @@ class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
             **{CACHE_NAME: cache},
         )
 
-    def _through(
+    def _run_layers(
         self,
         x: Tensor,
-        step: Step,
+        inputs: PassInputs,
         packing: Packing | None,
         output_hidden_states: bool,
     ) -> list[Tensor]:
-        """Run the layers on packed tokens ``x (N, T, D)``; move the cache's timeline.
+        """Run all layers and advance the cache's timeline.
+
+        Args:
+            x: embeddings of packed rows, ``(N, T, D)``.
+            inputs: of all layers.
+            packing: of the batch; None: it is packed as it is.
+            output_hidden_states: whether to return the states before each layer.
 
         Returns:
-            The last hidden states ``(B, L, D)``, with all before them if asked for.
+            Hidden states ``(B, L, D)``, those after the last norm at the end.
         """
         states: list[Tensor] = []
-        cache = step.cache
-        # As in Llama: assisted decoding with an early exit lowers the number.
+        cache = inputs.cache
+        # Assisted decoding with an early exit lowers num_hidden_layers, as in Llama.
         for layer in self.layers[: self.config.num_hidden_layers]:
             if output_hidden_states and packing is not None:
-                # Through the batch's own form, so that gradients reach what is shown.
+                # Packed again from the returned states, so that these get gradients.
                 states.append(packing.unpack(x))
                 x = packing.pack(states[-1])
             elif output_hidden_states:
                 states.append(x)
-            x = layer(x, step=step)  # x by place: checkpointing follows it by that
+            x = layer(x, inputs=inputs)  # checkpointing tracks positional arguments
         x = self.norm(x)
         if cache is None:
             return [*states, x if packing is None else packing.unpack(x)]
-        timeline, newest = cache.held
+        timeline, newest = cache.allocated_state
         timeline.advance(x.size(1) if packing is None else packing.lengths)
         x = x if packing is None else packing.unpack(x, newest)
         newest.copy_(x[:, -1].detach())
         return [*states, x]
 
-    def _step(
+    def _pass_inputs(
         self,
         x: Tensor,
         position: Tensor | None,
         packing: Packing | None,
         cache: TemporalLatentCache | None,
-    ) -> Step:
-        """What all layers need to know of the packed tokens ``x (N, T, D)``."""
+    ) -> PassInputs:
+        """Return the inputs that all layers share, for packed rows ``x (N, T, D)``."""
         attention = self.layers[0].self_attn
         if cache is None:
             if position is None:
                 position = torch.arange(x.size(1), device=x.device).unsqueeze(0)
-            return Step(attention.angles(position, x.dtype))
-        # Asked before tokens are placed. A compiled step must not look at values.
-        fresh = x.size(1) > 1 and cache.get_seq_length() == 0
+            return PassInputs(attention.angles(position, x.dtype))
+        # Read before tokens are placed. A compiled step (one token) reads no value.
+        is_first = x.size(1) > 1 and cache.get_seq_length() == 0
         if packing is None:
-            timeline, lengths = cache.ready(x), None
+            timeline, lengths = cache.make_room(x), None
         else:
-            timeline, lengths = cache.ready(x, packing.real), packing.lengths
+            timeline, lengths = cache.make_room(x, packing.real), packing.lengths
         placement = attention.locate(timeline, x, position)
-        return Step(placement.angles, placement, lengths, fresh, cache)
+        return PassInputs(placement.angles, placement, lengths, is_first, cache)
 
     def _cache(
-        self, given: Cache | None, use_cache: bool | None
+        self, cache: Cache | None, use_cache: bool | None
     ) -> TemporalLatentCache | None:
+        """Return the cache of a call: the one passed, a new one, or none."""
         if use_cache is None:
             use_cache = self.config.use_cache
-        # Without gradients layers run once, in training mode too.
+        # Checkpointing runs layers a second time only if gradients are computed.
         checkpointing = self.gradient_checkpointing and self.training
         checkpointing = checkpointing and torch.is_grad_enabled()
-        if given is None:
-            wanted = use_cache and not checkpointing
-            return TemporalLatentCache(self.config) if wanted else None
+        if cache is None:
+            needed = use_cache and not checkpointing
+            return TemporalLatentCache(self.config) if needed else None
         if checkpointing:
             raise UserError(
                 f"{CACHE_NAME}: given with gradient checkpointing, which runs layers "
                 "twice; leave one out"
             )
-        return self.checked_cache(given)
+        return self.checked_cache(cache)
 
-    def checked_cache(self, given: Cache) -> TemporalLatentCache:
-        """Return a cache that this model can use.
+    def checked_cache(self, cache: Cache) -> TemporalLatentCache:
+        """Return the cache if this model can use it.
 
         Raises:
             UserError: it is of another class or of another model.
         """
-        layers, count = getattr(given, "layers", []), self.config.num_hidden_layers
-        if not isinstance(given, TemporalLatentCache) or len(layers) != count:
+        layers, count = getattr(cache, "layers", []), self.config.num_hidden_layers
+        if not isinstance(cache, TemporalLatentCache) or len(layers) != count:
             raise UserError(
-                f"{CACHE_NAME}: {type(given).__name__} of {len(layers)} layers "
+                f"{CACHE_NAME}: {type(cache).__name__} of {len(layers)} layers "
                 f"given, a TemporalLatentCache of {count} is needed; leave "
                 "it out, or make one by TemporalLatentCache(model.config)"
             )
         needed = self.layers[0].self_attn.layout
-        if given.layout != needed:
+        if cache.layout != needed:
             raise UserError(
-                f"{CACHE_NAME}: a cache of another model, {describe(given.layout)}; "
-                f"{describe(needed)} needed"
+                f"{CACHE_NAME}: a cache of another model, "
+                f"{layout_summary(cache.layout)}; {layout_summary(needed)} needed"
             )
-        return given
+        return cache
 
 
 class LlamaMTLAForCausalLM(
     TemporalGenerationMixin, LlamaMTLAPreTrainedModel, LlamaForCausalLM
 ):
-    """The model with its output layer: training by ``labels``, and ``generate``."""
+    """The model with an output layer: a loss of ``labels``, and ``generate``."""
 
     accepts_loss_kwargs = True  # for the Trainer: num_items_in_batch
 
     def __init__(self, config: LlamaMTLAConfig) -> None:
-        super(LlamaForCausalLM, self).__init__(config)  # not Llama's own layers
+        super(LlamaForCausalLM, self).__init__(config)  # without Llama's own layers
         self.model = LlamaMTLAModel(config)
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -313,17 +327,21 @@ class LlamaMTLAForCausalLM(
         num_items_in_batch: Tensor | int | None = None,
         **others: object,
     ) -> CausalLMOutputWithPast:
-        """Logits of new tokens ``(B, L, V)``, and the loss of ``labels``.
+        """Compute logits of new tokens ``(B, L, V)``, and the loss of ``labels``.
 
-        Args: see :meth:`LlamaMTLAModel.forward`, and
-            labels: ``(B, L)``, as the tokens themselves; -100 does not count.
-            logits_to_keep: which columns' logits, see :func:`.arguments.kept_columns`.
-            num_items_in_batch: what the sum of the losses is divided by; None: the
-                number of labels that count. Not read without ``labels``: the Trainer
-                passes it, too, where it computes the loss itself.
+        The parameters are written out again: ``generate`` and the Trainer read the
+        signature. Those not listed here are as in :meth:`LlamaMTLAModel.forward`.
+
+        Args:
+            labels: the tokens ``(B, L)``, not shifted; -100 is excluded from the loss.
+            logits_to_keep: columns to compute logits of, see
+                :func:`.arguments.select_columns`.
+            num_items_in_batch: divisor of the summed loss; None: the number of labels.
+                Unused without ``labels``: the Trainer also passes it when it computes
+                the loss itself.
 
         Raises:
-            UserError: what cannot be done or is not known, by name.
+            UserError: an argument is unknown, invalid or not supported; names it.
         """
         refuse_unknown(LlamaMTLAForCausalLM.forward, others, OTHERS)
         outputs = self.model(
@@ -338,7 +356,7 @@ class LlamaMTLAForCausalLM(
             return_dict=True,
             **others,
         )
-        states = kept_columns(outputs.last_hidden_state, logits_to_keep)
+        states = select_columns(outputs.last_hidden_state, logits_to_keep)
         logits = self.lm_head(states)
         loss = None
         if labels is not None:

@@ -1,10 +1,11 @@
-"""From a batch with padding anywhere to rows whose real tokens stand first, and back.
+"""Pack a batch: move padding, which may be anywhere, behind the tokens; and unpack it.
 
-Inside the model rows are packed, so that positions and chunks count a row's own tokens
-alone, whatever padding stands beside them. A row of a batch may also hold several
-documents behind each other, which become rows of their own.
+The layers run on packed rows, so that positions and chunks count the tokens of a row
+alone, wherever its padding is. A row of the batch may also hold several documents,
+which become packed rows of their own.
 
-Letters: ``B x L`` the batch as given, ``N x T`` packed rows.
+Letters: ``B`` rows and ``L`` columns of the batch, ``N`` packed rows of ``T`` tokens,
+``H`` heads, ``C`` columns so far.
 """
 
 from __future__ import annotations
@@ -17,27 +18,34 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packing:
-    """Where tokens go: ``source (N, T)`` and ``place (B, L)`` are flat indices."""
+    """The index maps between a batch and its packed rows.
+
+    Attributes:
+        source: flat index into the batch of each packed token, ``(N, T)``.
+        target: flat index into the packed rows of each column, ``(B, L)``.
+        lengths: tokens of each packed row, ``(N,)``.
+        real: False at padding, ``(B, L)``; None for documents, which have none.
+    """
 
     source: Tensor
-    place: Tensor
-    lengths: Tensor  # (N,) real tokens
-    real: Tensor | None = None  # (B, L) which are no padding; None of documents
+    target: Tensor
+    lengths: Tensor
+    real: Tensor | None = None
 
     @classmethod
     def of_mask(cls, real: Tensor) -> Packing:
-        """Of padding: ``real (B, L)`` is true at tokens."""
+        """Return the packing of a batch; ``real (B, L)`` is False at padding."""
         batch, width = real.shape
         start = torch.arange(batch, device=real.device).unsqueeze(1) * width
         order = (~real).to(torch.uint8).argsort(dim=1, stable=True)
-        rank = (real.cumsum(1) - 1).clamp(min=0)
-        return cls(order + start, rank + start, real.sum(1), real)
+        index = (real.cumsum(1) - 1).clamp(min=0)  # of a token in its packed row
+        return cls(order + start, index + start, real.sum(1), real)
 
     @classmethod
     def of_documents(cls, position: Tensor) -> Packing | None:
-        """Of documents: one begins where ``position (B, L)`` does not count on.
+        """Return the packing of documents; None if each row is one document.
 
-        None where each row is one document.
+        A document begins where ``position (B, L)`` is not one more than before.
         """
         begins = torch.ones_like(position, dtype=torch.bool)
         begins[:, 1:] = position[:, 1:] != position[:, :-1] + 1
@@ -50,72 +58,72 @@ class Packing:
         source = (first.unsqueeze(1) + step).clamp(max=position.numel() - 1)
         document = begins.flatten().cumsum(0) - 1
         token = torch.arange(position.numel(), device=position.device)
-        place = document * len(step) + token - first[document]
-        return cls(source, place.view_as(position), lengths)
+        target = document * len(step) + token - first[document]
+        return cls(source, target.view_as(position), lengths)
 
     def pack(self, x: Tensor) -> Tensor:
-        """``(B, L, ...)`` to ``(N, T, ...)``; zeros behind the real tokens."""
+        """Pack ``(B, L, ...)`` to ``(N, T, ...)``, with zeros behind the tokens."""
         packed = x.flatten(0, 1)[self.source]
         step = torch.arange(self.source.size(1), device=x.device)
         padding = step >= self.lengths.unsqueeze(1)
-        # Zeros, since whatever stands in padding, NaN too, must not spread.
+        # Padding may hold NaN, which must not spread.
         return packed.masked_fill(padding.view(*padding.shape, *[1] * (x.dim() - 2)), 0)
 
     def unpack(self, x: Tensor, before: Tensor | None = None) -> Tensor:
-        """``(N, T, ...)`` to ``(B, L, ...)``.
+        """Unpack ``(N, T, ...)`` to ``(B, L, ...)``.
 
-        At padding stands what stands at the newest token before it, so that the last
-        column is a row's newest token, whichever side its padding is on. Where none
-        comes before in the batch it is ``before (B, ...)``, or zeros.
+        Padding gets the value of the newest token before it, so that the last column is
+        always a row's newest token. Padding before all tokens gets ``before (B, ...)``,
+        or zeros.
         """
-        out = x.flatten(0, 1)[self.place]
+        out = x.flatten(0, 1)[self.target]
         if self.real is None:
             return out
-        nothing = self.real.cumsum(1) == 0
-        nothing = nothing.view(*nothing.shape, *[1] * (x.dim() - 2))
+        leading = self.real.cumsum(1) == 0
+        leading = leading.view(*leading.shape, *[1] * (x.dim() - 2))
         filling = 0 if before is None else before.unsqueeze(1).to(out.dtype)
-        return torch.where(nothing, filling, out)
+        return torch.where(leading, filling, out)
 
 
-def over_columns(
+def unpack_attention(
     weights: Tensor, packing: Packing | None, real: Tensor | None
 ) -> Tensor:
-    """Attention weights of packed rows in the batch's own form.
+    """Unpack attention weights to the columns of the batch.
 
     Args:
         weights: ``(N, H, T, tokens of a row)``.
-        packing: of the T tokens that ask.
-        real: which of all columns so far are no padding, ``(B, C)``; None: all.
+        packing: of the T query tokens.
+        real: False at padding among all columns so far, ``(B, C)``; None: no padding.
 
     Returns:
-        ``(B, H, L, C)``; zeros for padding, and for what padding sees.
+        ``(B, H, L, C)``; zero for queries and keys that are padding.
     """
     if packing is not None:
         weights = packing.unpack(weights.transpose(1, 2)).transpose(1, 2)
     if packing is not None and packing.real is None:
         width = packing.source.size(1)
-        rank, document = packing.place % width, packing.place // width
-        seen = document.unsqueeze(2) == document.unsqueeze(1)
+        index, document = packing.target % width, packing.target // width
+        visible = document.unsqueeze(2) == document.unsqueeze(1)
     elif real is not None:
-        rank, seen = (real.cumsum(1) - 1).clamp(min=0), real.unsqueeze(1)
+        index, visible = (real.cumsum(1) - 1).clamp(min=0), real.unsqueeze(1)
         if packing is not None and packing.real is not None:
-            seen = seen & packing.real.unsqueeze(2)
+            visible = visible & packing.real.unsqueeze(2)
     else:
         return weights
-    rank = rank[:, None, None].expand(-1, *weights.shape[1:3], -1)
-    return weights.gather(-1, rank).masked_fill(~seen.unsqueeze(1), 0)
+    index = index[:, None, None].expand(-1, *weights.shape[1:3], -1)
+    return weights.gather(-1, index).masked_fill(~visible.unsqueeze(1), 0)
 
 
 def find_packing(
     mask: Tensor | None, position: Tensor | None, shape: torch.Size, cached: bool
 ) -> Packing | None:
-    """How a batch is packed; None where it is as it should be.
+    """Return how a batch is packed; None if its rows are packed already.
 
     Args:
-        mask: of the new tokens or of all so far, true or 1 at tokens.
+        mask: True or 1 at tokens, of the new tokens or of all so far; None: no padding.
         position: rotary positions ``(B or 1, L)``.
         shape: B and L.
-        cached: whether a cache is read or filled; it has no room for documents.
+        cached: whether there is a cache, which does not support documents.
     """
     if mask is None:
         if position is None or cached or position.size(1) == 1:

@@ -1,11 +1,11 @@
-"""A KV cache of single rows that can grow and go back, and one of fixed shape.
+"""A KV cache of independent rows that grows and can be rolled back.
 
-Merging adds a token into its chunk's entry for good. To go back into a chunk, the
-*running* entries of the newest tokens, each as it stood after its token, are recorded
-on demand: at most :data:`RECORD` of them, so that the cache stays compressed.
+Merging adds a token to its chunk's entry and cannot be undone from the entry alone. To
+roll back into a chunk, the *running* entry after each of the newest tokens is recorded
+on demand. At most :data:`RECORD` are, so that the cache stays compressed.
 
-Letters: ``N`` rows, ``G`` entry heads, ``L`` new tokens, ``R`` recorded ones, ``w``
-entry width.
+Letters: ``N`` rows, ``G`` entry heads, ``L`` new tokens, ``R`` recorded tokens, ``S``
+slots, ``w`` entry width.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 RECORD = 256
-"""Tokens that can be taken back one by one while a cache records."""
+"""Number of newest tokens that can be removed one by one while recording."""
 
 
 class RowsTimeline(Timeline):
-    """How far rows without a shared prompt have come."""
+    """Token counts of rows without a shared prompt."""
 
     def __init__(
         self, rows: int, stride: int, capacity: int, device: torch.device
@@ -38,16 +38,16 @@ class RowsTimeline(Timeline):
 
     @property
     def columns(self) -> int:
-        """Tokens seen, padding of the batch included."""
+        """Return the tokens so far, padding of the batch included."""
         return self.appended
 
     @property
     def width(self) -> int:
-        """Columns that attention weights are shown with."""
+        """Return the columns of attention maps."""
         return self.appended
 
-    def of_rows(self, rows: Tensor, capacity: int | None = None) -> Self:
-        """That of ``rows (N',)`` of this one, with that capacity."""
+    def copy_rows(self, rows: Tensor, capacity: int | None = None) -> Self:
+        """Return a copy of ``rows (N',)``; ``capacity`` None: that of this timeline."""
         room = self.capacity if capacity is None else capacity
         new = type(self)(len(rows), self.stride, room, self.num_tokens.device)
         new.num_tokens, new.appended = (
@@ -56,14 +56,14 @@ class RowsTimeline(Timeline):
         )
         return new
 
-    def go_back(self, columns: int, tokens: Tensor) -> None:
-        """Forget the newest columns, which were ``tokens (N,)`` in each row."""
+    def remove_newest(self, columns: int, tokens: Tensor) -> None:
+        """Remove the newest columns, of which ``tokens (N,)`` are real in each row."""
         self.num_tokens -= tokens
         self.appended -= columns
 
 
 class StaticTimeline(RowsTimeline):
-    """The same for ``torch.compile``: no number on the host changes with a token."""
+    """A timeline for ``torch.compile``: no Python number changes with a token."""
 
     def __init__(
         self, rows: int, stride: int, capacity: int, device: torch.device
@@ -80,7 +80,7 @@ class StaticTimeline(RowsTimeline):
         return self.capacity
 
     def next_columns(self, count: int) -> Tensor:
-        """Columns of the next tokens ``(count,)``, on the device."""
+        """Return the columns of the next tokens, ``(count,)``, on the device."""
         return self._columns + torch.arange(count, device=self._columns.device)
 
     @property
@@ -88,27 +88,26 @@ class StaticTimeline(RowsTimeline):
         return self.slots
 
     def reserve(self, tokens: int) -> None:
-        """Count, on the device; writing behind the last slot is an IndexError."""
+        """Count tokens on the device; a write behind the last slot is an IndexError."""
         self._columns.add_(tokens)
 
-    def of_rows(self, rows: Tensor, capacity: int | None = None) -> Self:
-        new = super().of_rows(rows, capacity)
+    def copy_rows(self, rows: Tensor, capacity: int | None = None) -> Self:
+        new = super().copy_rows(rows, capacity)
         new._columns.copy_(self._columns)
         return new
 
     def clear(self) -> None:
-        """Begin again: what stands in the slots is never read."""
+        """Reset to no tokens; the entries in the slots are no longer read."""
         self.num_tokens.zero_()
         self._columns.zero_()
 
 
 class RowsCache(KVCache):
-    """One layer's cache without a shared prompt: every row owns all its entries.
+    """The cache of one layer without a shared prompt.
 
     Attributes:
-        record: running entries of the newest tokens, ``(N, G, R, w)``, the last one
-            that of the newest token, NaN where a row has fewer of them; None while
-            nothing is recorded.
+        record: running entries after each of the newest tokens, ``(N, G, R, w)``, the
+            newest last; NaN in front if a row has fewer; None while not recording.
     """
 
     timeline: RowsTimeline
@@ -123,25 +122,29 @@ class RowsCache(KVCache):
         self.record: Tensor | None = None
 
     def start_recording(self) -> None:
-        """From now on every token can be taken back (:data:`RECORD` of them)."""
+        """Make the newest :data:`RECORD` tokens from now on removable."""
         if self.record is None:
             self.record = self._newest().unsqueeze(2)
 
     def write(
         self, entries: Tensor, placement: TokenPlacement, lengths: Tensor | None = None
     ) -> None:
-        """Write new tokens' entries, without their gradients; see the base."""
+        """Write entries of new tokens, without their gradients; see the base class."""
         entries = entries.detach().to(self.suffix.dtype)
         if entries.size(2) == 1 and lengths is not None:
-            self._write_some(entries[:, :, 0], placement.slot[:, 0], lengths > 0)
+            self._write_rows(entries[:, :, 0], placement.slot[:, 0], lengths > 0)
         else:
             super().write(entries, placement, lengths)
         if self.record is not None:
             ends = None if lengths is None else self.record.size(2) + lengths
-            self.record = _last(torch.cat((self.record, entries), 2), ends, RECORD)
+            self.record = _newest_entries(
+                torch.cat((self.record, entries), 2), ends, RECORD
+            )
 
-    def written(self, placement: TokenPlacement, lengths: Tensor | None) -> Tensor:
-        """All entries ``(N, G, S, w)`` when new tokens are in; zeros where none is."""
+    def filled_entries(
+        self, placement: TokenPlacement, lengths: Tensor | None
+    ) -> Tensor:
+        """Return all entries ``(N, G, S, w)`` with new tokens; zeros in empty slots."""
         count = placement.start + (
             placement.index.size(1) if lengths is None else lengths
         )
@@ -151,30 +154,30 @@ class RowsCache(KVCache):
         return entries.masked_fill(behind[:, None, :, None], 0)
 
     def restore_open(self, tokens: Tensor) -> None:
-        """Put each row's chunk back as it was ``tokens (N,)`` ago.
+        """Restore the open entry of each row to its value ``tokens (N,)`` earlier.
 
         Raises:
-            UserError: that is inside a chunk of which nothing is recorded.
+            UserError: that is inside a chunk and was not recorded.
         """
         record = self._newest().unsqueeze(2) if self.record is None else self.record
         seen = self.timeline.num_tokens - tokens
         inside, column = seen % self.layout.stride > 0, record.size(2) - 1 - tokens
-        back = record[self.timeline.rows, :, column.clamp(min=0)]
-        unknown = (column < 0) | back.isnan().flatten(1).any(1)
+        earlier = record[self.timeline.rows, :, column.clamp(min=0)]
+        unknown = (column < 0) | earlier.isnan().flatten(1).any(1)
         if bool((inside & unknown).any()):
             raise UserError(
-                f"crop: {int(tokens.max())} tokens back is inside a merged chunk of "
-                "which nothing is recorded; call cache.activate_past_recording() "
-                f"before its tokens are added (the newest {RECORD} are kept)"
+                f"crop: {int(tokens.max())} tokens back is inside a merged chunk, and "
+                "was not recorded; call cache.activate_past_recording() before the "
+                f"tokens are added (the newest {RECORD} are recorded)"
             )
         slot = ((seen - 1) // self.layout.stride).clamp(min=0)
-        self._write_some(back, slot, inside)
+        self._write_rows(earlier, slot, inside)
         if self.record is not None:
             ends = (record.size(2) - tokens).clamp(min=1)
-            self.record = _last(record, ends, int(ends.min()))
+            self.record = _newest_entries(record, ends, int(ends.min()))
 
-    def take_rows(self, rows: Tensor, timeline: RowsTimeline) -> None:
-        """Go on with ``rows (N',)`` alone, and with the timeline's capacity."""
+    def select_and_resize(self, rows: Tensor, timeline: RowsTimeline) -> None:
+        """Continue with ``rows (N',)`` and with the capacity of ``timeline``."""
         filled, old = timeline.filled, self.suffix
         shape = (len(rows), self.layout.heads, timeline.slots, self.layout.width)
         self.prompt = old.new_zeros(len(rows), self.layout.heads, 0, self.layout.width)
@@ -184,34 +187,38 @@ class RowsCache(KVCache):
             self.record = self.record.index_select(0, rows)
 
     def reorder_in_place(self, rows: Tensor) -> None:
-        """Row i goes on as row ``rows[i]`` was; the timeline is the caller's."""
+        """Continue row ``rows[i]`` in row i; the caller reorders the timeline."""
         used = self.suffix_entries()
         used.copy_(used.index_select(0, rows))
         if self.record is not None:
             self.record = self.record.index_select(0, rows)
 
     def _newest(self) -> Tensor:
-        """Each row's newest entry ``(N, G, w)``."""
+        """Return the newest entry of each row, ``(N, G, w)``."""
         slot = ((self.timeline.num_tokens - 1) // self.layout.stride).clamp(min=0)
         return self.suffix[self.timeline.rows, :, slot]
 
-    def _write_some(self, entries: Tensor, slot: Tensor, where: Tensor) -> None:
-        """``entries (N, G, w)`` into ``slot (N,)`` of the rows ``where (N,)`` says."""
-        slot = slot.clamp(max=self.suffix.size(2) - 1)  # of those that are not written
+    def _write_rows(self, entries: Tensor, slot: Tensor, where: Tensor) -> None:
+        """Write ``entries (N, G, w)`` into ``slot (N,)`` if ``where (N,)`` is True."""
+        slot = slot.clamp(max=self.suffix.size(2) - 1)  # rows not written may be full
         rows = self.timeline.rows
-        kept = torch.where(where[:, None, None], entries, self.suffix[rows, :, slot])
-        self.suffix[rows, :, slot] = kept
+        old = self.suffix[rows, :, slot]
+        new = torch.where(where[:, None, None], entries, old)
+        self.suffix[rows, :, slot] = new
 
 
-def _last(entries: Tensor, ends: Tensor | None, count: int) -> Tensor:
-    """At most ``count`` of ``entries (N, G, R, w)`` before each row's ``ends (N,)``.
+def _newest_entries(entries: Tensor, ends: Tensor | None, count: int) -> Tensor:
+    """Return the ``count`` entries before each row's end.
 
-    NaN stands before the first of a row that has fewer than others.
+    Args:
+        entries: ``(N, G, R, w)``.
+        ends: end of each row among the R, ``(N,)``; None: R.
+        count: largest number of entries; rows with fewer have NaN in front.
     """
     if ends is None:
         return entries[:, :, -count:]
     count = min(count, entries.size(2))
     column = ends.unsqueeze(1) + torch.arange(-count, 0, device=ends.device)
     rows = torch.arange(len(ends), device=ends.device).unsqueeze(1)
-    found = entries.transpose(1, 2)[rows, column.clamp(min=0)].transpose(1, 2)
-    return found.masked_fill((column < 0)[:, None, :, None], torch.nan)
+    newest = entries.transpose(1, 2)[rows, column.clamp(min=0)].transpose(1, 2)
+    return newest.masked_fill((column < 0)[:, None, :, None], torch.nan)

@@ -1,7 +1,7 @@
-"""Stands in for the registry of decode back-ends where a model travels alone.
+"""The registry of decode-attention back-ends in an exported folder: PyTorch's alone.
 
-An exported folder holds the sources that it needs and no more: PyTorch's back-end runs
-anywhere. With the package installed, all of them are there.
+It replaces :mod:`espnet_mtla.attention.decoding.backend` there, so that kernels need
+not be exported.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from espnet_mtla.errors import UserError
 if TYPE_CHECKING:
     from espnet_mtla.attention.decoding.layout import EntryLayout
 
-DecodeBackend = TorchBackend  # for annotations: there is one
+DecodeBackend = TorchBackend  # the name that annotations use
 
 
 def choose_backend(
     name: str,
-    layout: EntryLayout,  # noqa: ARG001 - PyTorch's fits any, in any type, anywhere
+    layout: EntryLayout,  # noqa: ARG001 - PyTorch supports every case
     dtype: torch.dtype,  # noqa: ARG001
     device: torch.device,  # noqa: ARG001
 ) -> TorchBackend:
-    """PyTorch's back-end.
+    """Return PyTorch's back-end; the arguments are those of the full registry.
 
     Raises:
-        UserError: another one is asked for by name.
+        UserError: ``name`` is another back-end.
     """
     if name not in ("auto", "torch"):
         raise UserError(

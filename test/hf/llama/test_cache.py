@@ -131,7 +131,7 @@ def test_going_back_into_a_forgotten_chunk_is_refused() -> None:
         cache.crop(-9)
     static = TemporalLatentCache(model.config, 10, static=True)
     run(model, tokens(1, 4), static)
-    with pytest.raises(UserError, match="a static cache cannot go back"):
+    with pytest.raises(UserError, match="a static cache cannot be cropped"):
         static.crop(-1)
 
 
@@ -189,7 +189,7 @@ def test_a_merge_never_reaches_a_sibling() -> None:
 
 def test_entries_are_written_by_the_attention_alone() -> None:
     cache = TemporalLatentCache(tiny(2).config)
-    with pytest.raises(UserError, match="fits LlamaMTLA models alone"):
+    with pytest.raises(UserError, match="works with LlamaMTLA models alone"):
         cache.update(torch.zeros(1, 1, 2, 4), torch.zeros(1, 1, 2, 4), 0)
     for length, static in ((None, True), (0, True), (-5, False)):
         with pytest.raises(UserError, match=f"max_cache_len: {length} given, a whole"):

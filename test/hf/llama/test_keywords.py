@@ -11,7 +11,7 @@ from transformers import GenerationConfig
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAForCausalLM, TemporalLatentCache
-from espnet_mtla.hf.llama.attention import Step
+from espnet_mtla.hf.llama.attention import PassInputs
 from espnet_mtla.hf.versions import CACHE_NAMES, TRANSFORMERS_4
 from test.support.tiny_llama import cache_of, left_padded, tiny, tokens
 
@@ -78,7 +78,7 @@ def test_no_forward_drops_a_keyword(made_up: str, value: object) -> None:
         model.create_masks_for_generate: torch.ones(1, 4),
     }
     for call, first in calls.items():
-        more = {"step": Step()} if first is x else {}
+        more = {"inputs": PassInputs()} if first is x else {}
         if call == model.create_masks_for_generate:
             if value is None:  # Transformers passes all that any model may need
                 continue
@@ -93,7 +93,7 @@ def test_the_layers_take_nothing_of_llamas_by_keyword(name: str) -> None:
     layer, x = tiny(2).model.layers[0], torch.zeros(1, 4, 32, dtype=torch.float64)
     for module in (layer, layer.self_attn):
         with pytest.raises(TypeError, match=name):
-            module(x, step=Step(), **{name: None})
+            module(x, inputs=PassInputs(), **{name: None})
 
 
 def test_saving_and_loading_drop_no_keyword(tmp_path) -> None:
@@ -111,7 +111,9 @@ def test_the_columns_that_transformers_4_passes_are_checked() -> None:
     cache = TemporalLatentCache(model.config)
     model(batch[:, :4], cache=cache, cache_position=torch.arange(4))
     for wrong in (torch.arange(2), torch.arange(4, 7), torch.arange(5, 7), 4):
-        with pytest.raises(UserError, match=r"cache_position: .* stand in") as e:
+        with pytest.raises(
+            UserError, match=r"cache_position: .* have the columns"
+        ) as e:
             model(batch[:, 4:], cache=cache, cache_position=wrong)
         assert "\n" not in str(e.value)
     out = model(batch[:, 4:], cache=cache, cache_position=torch.arange(4, 6))

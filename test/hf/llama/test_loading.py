@@ -38,7 +38,7 @@ def numbers(model: LlamaMTLAForCausalLM) -> list[tuple[object, float]]:
     """What each layer rotates by, which no checkpoint holds."""
     layers = getattr(model, "model", model).layers
     attentions = [layer.self_attn for layer in layers]
-    return [(one.frequencies, one.turned_scale) for one in attentions]
+    return [(one.frequencies, one.rope_scale) for one in attentions]
 
 
 def logits(model: LlamaMTLAForCausalLM) -> Tensor:

@@ -271,7 +271,7 @@ def test_scaled_rotation_is_that_of_a_llama(kind: str) -> None:
     ours = attention.rotate(x, attention.angles(position, x.dtype))
     pairs = theirs.unflatten(-1, (2, -1)).transpose(-1, -2).flatten(-2)
     close(ours, pairs[:, 0], 1e-5)
-    assert (attention.turned_scale > 1) == (kind == "yarn")
+    assert (attention.rope_scale > 1) == (kind == "yarn")
     batch = tokens(2, 9)
     cache = cache_of(model(batch[:, :5]))
     cached = model(batch[:, 5:], cache=cache).logits

@@ -51,7 +51,7 @@ def test_what_was_loaded_is_told_as_transformers_tells_it(saved) -> None:
 def test_an_exported_folder_loads_without_the_package(tmp_path) -> None:
     model, batch = tiny(3, dtype=torch.float32), tokens(2, 7)
     files = export(model, tmp_path / "shared")
-    assert len(files) < 40
+    assert len(files) < 45
     torch.save(batch, tmp_path / "tokens.pt")
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": ""}
     for name in os.environ.get("PYTHONPATH", "").split(os.pathsep):
@@ -115,7 +115,9 @@ def test_folders_that_do_not_say_what_they_hold(saved, tmp_path) -> None:
     (tmp_path / "model.safetensors").write_bytes(
         (saved / "model.safetensors").read_bytes()
     )
-    with pytest.raises(UserError, match=r"config\.json: no such file, which says"):
+    with pytest.raises(
+        UserError, match=r"config\.json: no such file; the folder has no"
+    ):
         load(tmp_path)
     (tmp_path / "config.json").write_text("{oops")
     with pytest.raises(UserError, match=r"config\.json' is not a valid JSON"):
