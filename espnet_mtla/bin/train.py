@@ -29,8 +29,12 @@ def get_parser() -> argparse.ArgumentParser:
         "--frontend_config",
         help="front-end YAML that overrides it: a name in conf/frontend, or a path",
     )
-    add("--train_data", type=Path, help="training set: formatted data folder")
-    add("--valid_data", type=Path, help="validation set: formatted data folder")
+    add("--train_data", type=Path, help="training set: formatted folder; lm: or a text")
+    add(
+        "--valid_data",
+        type=Path,
+        help="validation set: formatted folder; lm: or a text",
+    )
     add("--stats_dir", type=Path, help="statistics, written by --collect_stats")
     add("--output_dir", type=Path, help="experiment folder; an existing one is resumed")
     add("--collect_stats", action="store_true", help="collect statistics only")

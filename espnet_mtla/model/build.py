@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ with quiet_import():
     from espnet2.torch_utils.initialize import initialize
 
     from espnet_mtla.model.base import DecoderOnlyModel
+    from espnet_mtla.model.language import LOSSES, DecoderOnlyLanguageModel
     from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.model.text import DecoderOnlyTextModel
@@ -96,12 +97,37 @@ def build_model(
 
 def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
     """Build a text model; see :func:`build_model`."""
+    config, decoder = _text_parts(args, {"ctc_weight": 0.0})
+    with config_errors("projector_conf"):
+        projection = TextProjectorConfig(**args.projector_conf)
+    projector = None
+    if projection.kernel > 1:
+        projector = TokenConvolution(decoder.config.embed_dim, projection)
+    return DecoderOnlyTextModel(args.token_list, config, decoder, projector)
+
+
+def build_language_model(args: Namespace) -> DecoderOnlyLanguageModel:
+    """Build a language model; see :func:`build_model`."""
+    config, decoder = _text_parts(args, LOSSES)
+    if args.projector_conf:
+        raise UserError("projector_conf: a language model has no prompt; leave it out")
+    return DecoderOnlyLanguageModel(args.token_list, config, decoder)
+
+
+def _text_parts(
+    args: Namespace, losses: Mapping[str, object]
+) -> tuple[ModelConfig, DecoderOnlyTransformer]:
+    """Build losses and decoder of a model that reads no sound.
+
+    Args:
+        losses: defaults of ``model_conf`` that differ from those for speech.
+    """
     args.token_list = read_token_list(args.token_list)
     for choices in CHOICES:
         if getattr(args, choices.name) is not None:
             raise UserError(f"{choices.name}: text needs none; leave it out")
     with config_errors("model_conf"):
-        config = ModelConfig(**{"ctc_weight": 0.0, **args.model_conf})
+        config = ModelConfig(**{**losses, **args.model_conf})
     if config.uses_ctc:
         raise UserError("model_conf.ctc_weight: 0 for text, which has no frames")
     if config.encoded_cache_mb:
@@ -112,12 +138,7 @@ def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
         settings = DecoderConfig(vocab_size=len(args.token_list), **args.decoder_conf)
     decoder = DecoderOnlyTransformer(settings)
     initialise(args, decoder.layers)
-    with config_errors("projector_conf"):
-        projection = TextProjectorConfig(**args.projector_conf)
-    projector = None
-    if projection.kernel > 1:
-        projector = TokenConvolution(settings.embed_dim, projection)
-    return DecoderOnlyTextModel(args.token_list, config, decoder, projector)
+    return config, decoder
 
 
 def initialise(args: Namespace, *parts: nn.Module | None) -> None:
@@ -159,8 +180,11 @@ def load_model(
     resolve_files(args, Path(config_file).parent)
     if model_file is not None:
         args.init = None  # the file has every parameter
-    text = getattr(args, "task", "asr") == "sum"
-    model: DecoderOnlyModel = build_text_model(args) if text else build_model(args)
+    builders: dict[str, Callable[[Namespace], DecoderOnlyModel]] = {
+        "sum": build_text_model,
+        "lm": build_language_model,
+    }
+    model = builders.get(getattr(args, "task", "asr"), build_model)(args)
     if model_file is not None:
         parameters = load(model_file)
         _check_vocabulary(parameters, model, model_file)

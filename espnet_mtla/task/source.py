@@ -51,6 +51,7 @@ def open_source(
     sound or features in place.
 
     Args:
+        folder: data folder; without sound and source it may be a table of texts.
         target, source: names of the tables of texts; none for no source.
         sound: False where the source's text is all the input there is.
 
@@ -58,6 +59,8 @@ def open_source(
         UserError: names the file and the first utterance that is wrong.
     """
     folder = Path(folder)
+    if not sound and not source and folder.is_file():
+        folder, target = folder.parent, folder.name
     if not folder.is_dir():
         raise UserError(f"{folder}: no such data folder")
     triples: tuple[Triple, ...] = ((str(folder / target), "text", "text"),)
@@ -199,7 +202,8 @@ def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:
     Raises:
         UserError: not collected yet, or from other data.
     """
-    paths = [Path(stats) / part / f"{name}_shape" for name in (source.inputs, "text")]
+    names = dict.fromkeys((source.inputs, "text"))  # one name for a language model
+    paths = [Path(stats) / part / f"{name}_shape" for name in names]
     for path in paths:
         if not path.is_file():
             raise UserError(f"{path}: no such file; run train --collect_stats first")

@@ -13,6 +13,7 @@ TASKS = {
     "st": "espnet_mtla.task.st:STTask",
     "slu": "espnet_mtla.task.slu:SLUTask",
     "sum": "espnet_mtla.task.sum:SUMTask",
+    "lm": "espnet_mtla.task.lm:LMTask",
 }
 
 
