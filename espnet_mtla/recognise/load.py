@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from espnet_mtla.model.base import DecoderOnlyModel, Unit
+    from espnet_mtla.recognise.fusion import Fusion
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,9 @@ class TrainedModel:
         source_text: table of the texts that CTC was trained on or, of a model of text,
             that it reads; empty if there is none.
         read_source: of a model of text: turns a source text into token ids.
+        token_ids: turns a text to write into token ids; None: there is no tokeniser.
         trained_seconds: usual length of an utterance in training, if it is known.
+        fusions: language models and hotwords, by the options that named them.
     """
 
     model: DecoderOnlyModel
@@ -48,7 +51,11 @@ class TrainedModel:
     task: str = "asr"
     source_text: str = ""
     read_source: Callable[[str], list[int]] | None = None
+    token_ids: Callable[[str], list[int]] | None = None
     trained_seconds: float | None = None
+    fusions: dict[object, Fusion] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @property
     def unit(self) -> Unit:
@@ -140,6 +147,9 @@ def describe_model(
         args.token_type, args.bpemodel, args.non_linguistic_symbols
     )
     task = getattr(args, "task", "asr")
+    if task == "lm":
+        raise UserError("a language model decodes nothing by itself: name it as --lm")
+    token_ids = Preprocess(args).token_ids
     frontend = None if args.frontend in (None, "none") else args.frontend
     fs = sampling_rate(args) if frontend else FRAMES_PER_SECOND
     return TrainedModel(
@@ -152,7 +162,8 @@ def describe_model(
         frontend_conf=args.frontend_conf,
         task=task,
         source_text=getattr(args, "source_text", None) or "",
-        read_source=Preprocess(args).token_ids if task == "sum" else None,
+        read_source=token_ids if task == "sum" else None,
+        token_ids=token_ids,
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE
 from espnet_mtla.decoder.memory import Load, decode_bytes
 from espnet_mtla.model.frames import seconds_per_frame
+from espnet_mtla.recognise.fusion import load_fusion
 from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
 from espnet_mtla.search.decoder_scorer import cache_options
 from espnet_mtla.search.limits import length_limits
@@ -80,7 +83,11 @@ def batch_frames(
         itemsize=getattr(torch, options.dtype).itemsize,
         options=cache_options(options),
     )
-    utterances = int(DECODER_SHARE * free / decode_bytes(decoder, load))
+    utterance = decode_bytes(decoder, load)
+    lm = load_fusion(trained, options).lm if options.lm_weight else None
+    if lm is not None:
+        utterance += decode_bytes(lm, replace(load, frames=0, options=DEFAULT_CACHE))
+    utterances = int(DECODER_SHARE * free / utterance)
     if utterances * longest >= options.batch_frames:
         return options.batch_frames
     size = max(1, utterances) * longest

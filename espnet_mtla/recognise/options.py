@@ -6,13 +6,16 @@ The command line overrides the file, and the file overrides the defaults.
 from __future__ import annotations
 
 import argparse
+import logging
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from espnet_mtla.search.options import ALIASES, DecodeOptions
+from espnet_mtla.search.options import ALIASES, FUSION_FILES, DecodeOptions
 from espnet_mtla.settings.checks import true_or_false
 from espnet_mtla.settings.names import DECODE
+
+logger = logging.getLogger(__name__)
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
@@ -70,11 +73,26 @@ def read_options(args: argparse.Namespace) -> DecodeOptions:
 def folder_options(folder: Path) -> DecodeOptions:
     """Return the options of a model folder: its ``decode.yaml``, if it has one.
 
+    Paths in the file are relative to the folder.
+
     Raises:
         UserError: an unknown option in the file, or a value out of range.
     """
     file = folder / DECODE
-    return _from_file(file if file.is_file() else None)
+    return _from_file(file if file.is_file() else None).relative_to(folder)
+
+
+def without_files(options: DecodeOptions) -> DecodeOptions:
+    """Return the options without language models and hotwords, which is logged.
+
+    For a model whose files do not include theirs.
+    """
+    names = [name for name in FUSION_FILES if getattr(options, name) is not None]
+    if names:
+        left = ", ".join(f"{name} {getattr(options, name)}" for name in names)
+        logger.warning("not part of this model, pass it to generate: %s", left)
+    nothing = dict.fromkeys(FUSION_FILES)
+    return options.replaced(**nothing, lm_weight=0.0, ngram_weight=0.0)
 
 
 def _from_file(file: Path | None) -> DecodeOptions:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.batches import plan_batches
+from espnet_mtla.recognise.fusion import load_fusion
 from espnet_mtla.recognise.utterances import Sound, count_frames
 from espnet_mtla.search.beam import BrokenScores, Hypothesis, Symbols, beam_search
 from espnet_mtla.search.ctc import CTCPrefixScorer, best_path
@@ -91,7 +92,8 @@ class Recogniser:
     one after another.
 
     Raises:
-        UserError: the options need a CTC that the model does not have.
+        UserError: the options need a CTC that the model does not have, or files that
+            are missing or do not fit (:mod:`espnet_mtla.recognise.fusion`).
     """
 
     trained: TrainedModel
@@ -100,6 +102,7 @@ class Recogniser:
 
     def __post_init__(self) -> None:
         self.trained.check_options(self.options)
+        self.fusion = load_fusion(self.trained, self.options)
 
     def in_batches(self, sounds: Sequence[Sound]) -> list[Recognised]:
         """Decode any number of utterances; :func:`plan_batches` forms the batches.
@@ -239,8 +242,14 @@ class Recogniser:
             eos=model.eos,
             word_starts=starts if options.intent_first else None,
         )
+        others = self.fusion.scorers(len(prompt), int(limits[1].max()), options)
         nbests = beam_search(
-            [(scorer, 1 - weight)], limits, symbols, options, prefix_scorers
+            [(scorer, 1 - weight), *others],
+            limits,
+            symbols,
+            options,
+            prefix_scorers,
+            self.fusion.token_gain,
         )
         self.costs.note_cache(scorer)
         return nbests

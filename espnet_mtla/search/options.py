@@ -1,11 +1,13 @@
-"""The settings of decoding: the only home of their names, defaults and checks."""
+"""Options of decoding: the only home of their names, defaults and checks."""
 
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 from espnet_mtla.errors import UserError
@@ -35,6 +37,9 @@ ALIASES = {
 they set. Files, the command line and Python accept both; the meanings are equal."""
 
 
+FUSION_FILES = ("lm", "ngram", "hotwords")
+"""Options that name files: their values in a model folder are relative to it."""
+
 T = TypeVar("T")
 
 
@@ -44,11 +49,10 @@ def _option(default: T, help: str) -> T:
 
 @dataclass(frozen=True)
 class DecodeOptions:
-    """How an utterance is decoded; the YAML of conf/decode has these keys, and no
-    other.
+    """How an utterance is decoded. The keys of decode.yaml are these fields.
 
     Raises:
-        UserError: A value out of range, named with the field.
+        UserError: a value out of range; the message names the field.
     """
 
     beam_size: int = _option(10, "hypotheses an utterance; 1 is greedy search")
@@ -61,50 +65,65 @@ class DecodeOptions:
     )
     length_bonus: float = _option(0.0, "added a generated token, <eos> included")
     length_norm: float = _option(
-        0.0, "a in score / length**a, by which the finished are ranked; 0: plain score"
+        0.0, "a in score / length**a, by which finished hypotheses are ranked; 0: score"
     )
     min_length_ratio: float = _option(
-        0.0, "least tokens a prompt frame; negative: that many tokens, e.g. -3 is 3"
+        0.0, "fewest tokens per prompt frame; negative: so many tokens, e.g. -3 is 3"
     )
     max_length_ratio: float = _option(
         0.0,
-        "most tokens a prompt frame; 0: as many as frames; negative: that many tokens",
+        "most tokens per prompt frame; 0: as many as frames; negative: so many tokens",
     )
     intent_first: bool = _option(
         False,
-        "the first word, an intent, is settled by itself, token by token the most "
-        "probable; the rest is searched for behind it",
+        "decode the first word, an intent, greedily by itself, and search for the rest "
+        "behind it",
     )
     batch_frames: int = _option(
-        16000, "audio of a batch in frames of 10 ms, padding included"
+        16000, "audio of a batch in frames of 10 ms, with padding"
     )
     dtype: str = _option(
         "float32",
-        f"of the decoder and its cache: {', '.join(DTYPES)}; all else float32",
+        f"precision of decoder and cache: {', '.join(DTYPES)}; the rest is float32",
     )
     cache_dtype: str | None = _option(
-        None, "8 bits a number of the cache: int8 or fp8; null: the decoder's dtype"
+        None, "store the cache in 8 bits: int8 or fp8; null: the decoder's dtype"
     )
     prompt_cache: str = _option(
         "latent",
-        "latent, or heads: a prompt's keys and values of each head; more memory, and "
-        "faster with many hypotheses",
+        "latent, or heads: store the prompt's keys and values of each head; this takes "
+        "more memory and is faster with many hypotheses",
     )
     expand_from: int = _option(
         0,
-        "queries a head, of an utterance's hypotheses, from which a step projects its "
-        "prompt's latents up for itself; 0: where that is faster",
+        "queries per head of an utterance from which a step projects the prompt's "
+        "latents up to keys and values; 0: where that is faster",
     )
     backend: str = _option(
-        "auto", "of attention over the cache: auto, torch, triton, flash_attn"
+        "auto", "attention over the cache: auto, torch, triton, flash_attn"
     )
     share_prompt: bool = _option(
-        True, "one prompt cache an utterance; false: one a hypothesis, as in the paper"
+        True, "one prompt cache per utterance; false: per hypothesis, as in the paper"
     )
     cuda_graphs: str = _option(
         "auto",
-        f"whether a step is recorded and replayed: {', '.join(CUDA_GRAPHS)}; auto "
-        "records on a GPU",
+        f"record a step and replay it: {', '.join(CUDA_GRAPHS)}; auto: on a GPU",
+    )
+    lm_weight: float = _option(0.0, "w in score + w * log p(token) of --lm")
+    lm: str | None = _option(
+        None, "language model: folder of train --task lm, or a file of weights in it"
+    )
+    ngram_weight: float = _option(
+        0.0, "w in score + w * log p(token) of --ngram, natural logarithm"
+    )
+    ngram: str | None = _option(
+        None, "n-grams over the model's tokens: an ARPA file, also .gz"
+    )
+    hotwords: str | tuple[str, ...] | None = _option(
+        None, "phrases that gain a bonus: a file with one a line; in YAML also a list"
+    )
+    hotword_bonus: float = _option(
+        2.0, "added for each whole phrase of --hotwords, in equal shares a token"
     )
 
     def __post_init__(self) -> None:
@@ -128,6 +147,28 @@ class DecodeOptions:
         ):
             check_choice(self, name, choices, prefix)
         check_flags(self, "share_prompt", "intent_first", prefix=prefix)
+        self._check_fusion(prefix)
+
+    def _check_fusion(self, prefix: str) -> None:
+        """Check the language models and hotwords; convert paths and lists."""
+        for name in ("lm_weight", "ngram_weight", "hotword_bonus"):
+            check_number(self, name, inside="[0, inf)", prefix=prefix)
+        for name in FUSION_FILES:
+            value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                value = os.fspath(value)
+            elif name == "hotwords" and isinstance(value, list | tuple):
+                phrases = all(isinstance(one, str) and one.split() for one in value)
+                require(phrases, f"{prefix}{name}", value, "a list of phrases is")
+                value = tuple(value)
+            needed = "a path is" if name != "hotwords" else "a path or a list is"
+            fine = value is None or (isinstance(value, str | tuple) and value != "")
+            require(fine, f"{prefix}{name}", value, needed)
+            object.__setattr__(self, name, value)
+        for name in ("lm", "ngram"):
+            weight = getattr(self, f"{name}_weight")
+            if weight and getattr(self, name) is None:
+                raise UserError(f"{prefix}{name}_weight {weight}: {name} is missing")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "") -> DecodeOptions:
@@ -162,6 +203,16 @@ class DecodeOptions:
                 range.
         """
         return self._changed(changes)
+
+    def relative_to(self, folder: Path) -> DecodeOptions:
+        """Return a copy whose relative paths (:data:`FUSION_FILES`) are in ``folder``.
+
+        >>> DecodeOptions(lm="lm", lm_weight=0.3).relative_to(Path("/packed")).lm
+        '/packed/lm'
+        """
+        values = {name: getattr(self, name) for name in FUSION_FILES}
+        paths = {name: path for name, path in values.items() if isinstance(path, str)}
+        return self.replaced(**{name: str(folder / p) for name, p in paths.items()})
 
     def _changed(self, values: Mapping[str, Any]) -> DecodeOptions:
         changes = _resolve_aliases(values)

@@ -2,7 +2,6 @@
 
 import gzip
 import importlib.util
-import math
 import random
 import sys
 
@@ -12,11 +11,11 @@ import torch
 from espnet_mtla.errors import UserError
 from espnet_mtla.search.backoff import BackoffScorer
 from espnet_mtla.search.ngram import ngram_automaton, read_arpa
+from test.support.arpa import LN10, plain_score, random_arpa
 from test.support.espnet_nets import espnet_nets
 
 TOKENS = ["<blank>", "<unk>", "a", "b", "c", "never", "<sos/eos>"]
 EOS = len(TOKENS) - 1
-LN10 = math.log(10)
 
 TRIGRAM = """\\data\\
 ngram 1=6
@@ -80,41 +79,6 @@ def test_scores_computed_by_hand(arpa):
     }
     for name, (found, log10) in wanted.items():
         assert found.item() == pytest.approx(log10 * LN10, abs=1e-6), name
-
-
-def plain_score(ngrams, history, word):
-    """The definition: the longest n-gram, and the back-off weights on the way to it."""
-    words = (*history[max(0, len(history) - ngrams.order + 1) :], word)
-    total = 0.0
-    while words not in ngrams.log_probs:
-        total += ngrams.backoffs.get(words[:-1], 0.0)
-        words = words[1:]
-    return total + ngrams.log_probs[words]
-
-
-def random_arpa(order, seed, holes=True):
-    """A model whose n-grams may lack their suffixes, which kenlm has no room for."""
-    words = ("a", "b", "c", "d", "<unk>")
-    draw = random.Random(seed)
-    number = lambda: f"{-draw.uniform(0.1, 3):.4f}"  # noqa: E731
-    grams = [[("<s>",), ("</s>",), *((word,) for word in words)]]
-    for _ in range(order - 1):
-        longer = [
-            (*context, word)
-            for context in grams[-1]
-            if context[-1] != "</s>"
-            for word in (*words, "</s>")
-            if draw.random() < 0.4 and (holes or (*context[1:], word) in grams[-1])
-        ]
-        grams.append(longer)
-    lines = ["\\data\\", *(f"ngram {n}={len(g)}" for n, g in enumerate(grams, 1))]
-    for n, section in enumerate(grams, 1):
-        lines.append(f"\n\\{n}-grams:")
-        for gram in section:
-            weight = draw.random() < 0.7 and n < order and gram[-1] != "</s>"
-            fields = [number(), " ".join(gram), *([number()] if weight else [])]
-            lines.append("\t".join(fields))
-    return "\n".join([*lines, "", "\\end\\", ""])
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4, 5])

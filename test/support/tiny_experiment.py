@@ -91,6 +91,30 @@ def make_text_model(folder):
     return folder
 
 
+def make_lm(folder, tokens=TOKENS, token_type="char", attention="mtla"):
+    """As :func:`make_model`, a language model over the same tokens."""
+    from espnet_mtla.model.build import load_model
+
+    nothing = dict.fromkeys(("frontend", "specaug", "normalize", "encoder"))
+    nothing |= {f"{name}_conf": {} for name in nothing}
+    nothing |= {"bpemodel": None, "non_linguistic_symbols": None, "input_size": None}
+    sizes = {"embed_dim": 32, "num_layers": 2, "num_heads": 4, "ffn_dim": 48}
+    config = {
+        **{"task": "lm", "source_text": "", **nothing},
+        **{"token_list": list(tokens), "token_type": token_type},
+        **{"model_conf": {}, "ctc_conf": {}, "projector_conf": {}},
+        "decoder_conf": {**sizes, "attention": attention},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    torch.manual_seed(8)
+    model, _ = load_model(folder / "config.yaml")
+    with torch.no_grad():
+        model.decoder.output.weight.mul_(6.0)
+    torch.save(model.state_dict(), folder / "model.pth")
+    return folder
+
+
 def make_texts(folder):
     """A data folder of texts alone."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -30,6 +30,7 @@ from espnet_mtla.search.options import DTYPES, DecodeOptions
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
+    from espnet_mtla.recognise.fusion import Fusion
     from espnet_mtla.recognise.load import TrainedModel
 
 _REGISTER = nn.Module.register_parameter
@@ -71,6 +72,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         else:
             self._decoder.to(getattr(torch, config.decode.get("dtype", "float32")))
         config.tie_word_embeddings = self._decoder.config.tie_embeddings
+        self._fusions: dict[object, Fusion] = {}
         self._derived = non_persistent_buffers(self.speech)
         self.generation_config = GenerationConfig(
             pad_token_id=config.pad_token_id, **recipe_values(config.decode)
@@ -167,14 +169,14 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
             UserError: no such model, or its input is not sound.
         """
         from espnet_mtla.recognise.load import TrainedModel
-        from espnet_mtla.recognise.options import folder_options
+        from espnet_mtla.recognise.options import folder_options, without_files
         from espnet_mtla.settings.names import CONFIG
         from espnet_mtla.settings.yaml_files import load_yaml
         from espnet_mtla.share.hub import find_model
         from espnet_mtla.share.pack import portable
 
         folder = find_model(model, revision)
-        options = folder_options(folder)
+        options = without_files(folder_options(folder))
         trained = TrainedModel.from_folder(folder, torch.device("cpu"), options)
         if trained.frontend is None or trained.model.decoder is None:
             raise UserError(f"{folder}: a model from sound to text is needed")
@@ -289,6 +291,7 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
             to_text=" ".join,
             word_starts=torch.tensor(starts),
             source_text=config.recipe.get("source_text") or "",
+            fusions=self._fusions,
         )
 
     def decode_options(
