@@ -19,7 +19,7 @@ from espnet_mtla.settings.checks import count
 
 if TYPE_CHECKING:
     from espnet_mtla.attention.decoding.backend import DecodeBackend
-    from espnet_mtla.attention.decoding.backend.triton import Launch
+    from espnet_mtla.attention.decoding.backend.triton_plan import Launch
     from espnet_mtla.benchmark.report import BenchmarkReport, Value
 
 ENTRIES = ["128+32", "256+32", "256+64", "512+64", "8x64"]

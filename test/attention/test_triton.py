@@ -8,12 +8,8 @@ import pytest
 import torch
 
 from espnet_mtla.attention import EntryLayout
-from espnet_mtla.attention.decoding.backend.triton import (
-    Launch,
-    TritonBackend,
-    attend,
-    plan,
-)
+from espnet_mtla.attention.decoding.backend.triton import TritonBackend, attend
+from espnet_mtla.attention.decoding.backend.triton_plan import Launch, plan
 from espnet_mtla.attention.naive import dense_attention
 from espnet_mtla.errors import UserError
 from test.support.attention_types import make

@@ -20,6 +20,7 @@ from triton.compiler import ASTSource
 
 from espnet_mtla.attention import EntryLayout
 from espnet_mtla.attention.decoding.backend import triton as host
+from espnet_mtla.attention.decoding.backend.triton_plan import plan
 from espnet_mtla.attention.decoding.backend.triton_kernels import attend_kernel
 
 CASES = {
@@ -38,7 +39,7 @@ POINTERS = {
 
 def compile_case(layout: EntryLayout, queries: int) -> dict[str, int]:
     """Counts of the instructions that matter, and bytes that spilled to memory."""
-    launch = host.plan(layout, 2, groups=64, queries=queries, slots=250, processors=132)
+    launch = plan(layout, 2, groups=64, queries=queries, slots=250, processors=132)
     fixed = host.constants(layout, torch.bfloat16, launch)
     names = attend_kernel.arg_names
     whole = {n: "i32" for n in names if n not in fixed and n not in POINTERS}

@@ -1,14 +1,14 @@
-"""The back-end that calls FlashAttention, as far as the installed builds go.
+"""The back-end that calls an installed FlashAttention.
 
 Three builds have kernels for one query a row over a cache:
 
 - ``flash-attn`` 2.7 and later: keys and values of one width (MHA, GQA, MQA);
 - the build extended for MTLA, https://github.com/D-Keqi/flash-attention, which the
   reference uses: latent entries of 256 numbers and a rotary part of up to 32;
-- FlashAttention-3, module ``flash_attn_interface``, Hopper alone: both kinds; latent
-  entries of 256 or 512 and a rotary part of up to 64.
+- FlashAttention-3, module ``flash_attn_interface``, on Hopper GPUs alone: both kinds of
+  entries; latents of 256 or 512 numbers and a rotary part of up to 64.
 
-All are asked for the log-sum-exp too, since prompt and suffix are merged by it.
+All return the log-sum-exp too, by which prompt and suffix are merged.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from espnet_mtla.attention.decoding.layout import EntryLayout
 
 Kernel = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
-"""Of ``q (R, 1, H, d)``, ``entries (C, S, G, w)``, which of the C a row reads ``(R,)``,
-how many of its S ``(R,)``, and the scale; returns ``(R, 1, H, e)``, ``(R, H, 1)``."""
+"""A function of ``q (R, 1, H, d)``, ``entries (C, S, G, w)``, the index in C of each
+row's entries ``(R,)``, the number that the row sees ``(R,)``, and the scale. It returns
+output ``(R, 1, H, e)`` and log-sum-exp ``(R, H, 1)``."""
 
 MTLA_BUILD = "https://github.com/D-Keqi/flash-attention"
 HOPPER_BUILD = (
@@ -44,7 +45,7 @@ class FlashAttnBackend:
     """See :class:`~espnet_mtla.attention.decoding.backend.DecodeBackend`.
 
     Args:
-        devices: types of device to run on; other than CUDA in tests of the calls alone.
+        devices: types of device that are supported; others than CUDA are for tests.
     """
 
     name = "flash_attn"
@@ -61,8 +62,8 @@ class FlashAttnBackend:
             return f"FlashAttention needs a CUDA device, {device} given"
         if dtype not in (torch.bfloat16, torch.float16):
             return f"FlashAttention needs bfloat16 or float16, {dtype} given"
-        found = _kernel(layout)
-        return found if isinstance(found, str) else None
+        kernel = _kernel(layout)
+        return kernel if isinstance(kernel, str) else None
 
     def attend(
         self,
@@ -74,18 +75,18 @@ class FlashAttnBackend:
     ) -> tuple[Tensor, Tensor]:
         rows, heads, queries, _ = q.shape
         source = torch.arange(rows, device=q.device, dtype=torch.int32)
-        if visible.size(1) > 1:  # a limit each: a row of its own for every query
+        if visible.size(1) > 1:  # kernels have one limit a row: a row for each query
             asked = q.permute(0, 2, 1, 3).flatten(0, 1).unsqueeze(1)  # (R M, 1, G, d)
             source = source.repeat_interleave(queries)
         else:
             asked = q.flatten(1, 2).unsqueeze(1)  # (R, 1, G M, d)
         seen = visible.flatten()
         kernel = _kernel(layout)
-        assert not isinstance(kernel, str), "unfit() says so before"
+        assert not isinstance(kernel, str), "unsupported_reason() is called before"
         out, lse = kernel(
             asked, entries.transpose(1, 2), source, seen.to(torch.int32), scale
         )
-        # Rows without keys: the kernels promise neither zeros nor a sign of infinity.
+        # For rows without keys the builds return different things.
         nothing = (seen == 0)[:, None, None]
         lse = lse.masked_fill(nothing, NEG_INF)
         out = out.masked_fill(nothing.unsqueeze(-1), 0.0)
@@ -98,19 +99,19 @@ class FlashAttnBackend:
 
 @functools.cache
 def _kernel(layout: EntryLayout) -> Kernel | str:
-    """The kernel that serves such entries, or what to install."""
+    """Return the kernel for such entries, or a message of what to install."""
     latent = layout.value_start < layout.key_width
     finders = (_of_hopper, _of_mtla if latent else _of_two)
     reasons = []
-    for found in (finder(layout) for finder in finders):
-        if not isinstance(found, str):
-            return found
-        reasons.append(found)
+    for kernel in (finder(layout) for finder in finders):
+        if not isinstance(kernel, str):
+            return kernel
+        reasons.append(kernel)
     return "; ".join(reasons)
 
 
 def _of_two(layout: EntryLayout) -> Kernel | str:
-    """FlashAttention-2: its ordinary kernel with a cache."""
+    """Return FlashAttention-2's kernel with a cache, or why it cannot be used."""
     module = _load("flash_attn", "pip install flash-attn")
     if isinstance(module, str):
         return module
@@ -140,7 +141,10 @@ def _of_two(layout: EntryLayout) -> Kernel | str:
 
 
 def _of_mtla(layout: EntryLayout) -> Kernel | str:
-    """The build for MTLA; below its Python function, which drops the log-sum-exp."""
+    """Return the kernel of the build for MTLA, or why it cannot be used.
+
+    It calls the compiled function, since the Python one drops the log-sum-exp.
+    """
     module = _load("flash_attn", f"build {MTLA_BUILD}")
     if isinstance(module, str):
         return module
@@ -155,19 +159,38 @@ def _of_mtla(layout: EntryLayout) -> Kernel | str:
     def kernel(
         q: Tensor, entries: Tensor, source: Tensor, seen: Tensor, scale: float
     ) -> tuple[Tensor, Tensor]:
-        no_keys, no_rotation, no_pages, no_slopes, no_out = (None,) * 5
-        whole_window, causal, interleaved, splits = (-1, -1), False, True, 1
+        new_keys = cos = sin = block_table = alibi_slopes = out = None
+        causal, window_left, window_right = False, -1, -1
+        rotary_interleaved, num_splits = True, 1
         return function(
-            *(q, entries, layout.value_width, no_keys, seen, no_rotation, no_rotation),
-            *(source, no_pages, no_slopes, no_out, scale, causal, *whole_window),
-            *(interleaved, splits),
+            q,
+            entries,
+            layout.value_width,
+            new_keys,
+            seen,
+            cos,
+            sin,
+            source,
+            block_table,
+            alibi_slopes,
+            out,
+            scale,
+            causal,
+            window_left,
+            window_right,
+            rotary_interleaved,
+            num_splits,
         )
 
     return kernel
 
 
 def _of_hopper(layout: EntryLayout) -> Kernel | str:
-    """FlashAttention-3, whose ``qv`` asks the values too: a latent's main part."""
+    """Return FlashAttention-3's kernel, or why it cannot be used.
+
+    Its argument ``qv`` holds the part of the query that is multiplied by the values,
+    which of a latent entry are the main part of the key.
+    """
     module = _load("flash_attn_interface", f"build {HOPPER_BUILD}")
     if isinstance(module, str):
         return module
@@ -200,7 +223,7 @@ def _of_hopper(layout: EntryLayout) -> Kernel | str:
 
 
 def _load(name: str, remedy: str) -> ModuleType | str:
-    """A package, or why there is none and what to do."""
+    """Import a package, or return why that failed and what to do."""
     if find_spec(name) is None:
         return f"{name} is not installed: {remedy}"
     try:

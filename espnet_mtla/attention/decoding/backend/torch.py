@@ -1,4 +1,8 @@
-"""The back-end that runs anywhere: matrix products and a softmax."""
+"""The back-end in PyTorch alone: matrix products and a softmax, on any device.
+
+Letters: ``R`` rows, ``G`` heads of the entries, ``M`` queries, ``S`` entries, ``e``
+value width.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,11 @@ if TYPE_CHECKING:
     from espnet_mtla.attention.decoding.layout import EntryLayout
 
 ROW_OPERATIONS = 5e6
-"""What one more call costs, in arithmetic that could be done instead."""
+"""Cost of computing one more row by calls of its own, in arithmetic operations."""
 
 
 class TorchBackend:
-    """A :class:`DecodeBackend` in PyTorch alone; it supports every layout."""
+    """See :class:`~espnet_mtla.attention.decoding.backend.DecodeBackend`."""
 
     name = "torch"
     token_writer = None
@@ -53,17 +57,18 @@ class TorchBackend:
             hidden = slot >= visible.unsqueeze(-1)  # (R, M or 1, S - low)
             scores[..., low:].masked_fill_(hidden.unsqueeze(1), NEG_INF)
         peak, total = _exponentials(scores)
-        # Weights are fewer than outputs. Their sum is 1 at least, but where nothing is
-        # visible.
+        # Normalise the weights, of which there are fewer than outputs. Their sum is at
+        # least 1, the largest being exp(0), or 0 if nothing is visible.
         weights = (scores / total.clamp(min=0.5)).to(values.dtype)
         out = weights[..., :low] @ values[:, :, :low]
         if low < top:
-            # Selected, not multiplied: a weight of 0 does not undo a NaN.
+            # Unwritten slots may hold NaN, and 0 times NaN is NaN: set values to 0.
             unwritten = slot >= visible.amax(1, keepdim=True)  # (R, S - low)
             tail = values[:, :, low:top].masked_fill(unwritten[:, None, :, None], 0)
-            out = torch.baddbmm(
-                *(x.flatten(0, 1) for x in (out, weights[..., low:], tail))
-            ).unflatten(0, out.shape[:2])
+            flat_out, flat_tail = out.flatten(0, 1), tail.flatten(0, 1)
+            flat_weights = weights[..., low:].flatten(0, 1)
+            out = torch.baddbmm(flat_out, flat_weights, flat_tail)
+            out = out.unflatten(0, q.shape[:2])
         return out.to(q.dtype), (peak + total.log()).squeeze(-1)
 
     def merge(self, a: Tensor, lse_a: Tensor, b: Tensor, lse_b: Tensor) -> Tensor:
@@ -72,10 +77,15 @@ class TorchBackend:
 
 
 def _bounds(visible: Tensor, slots: int) -> tuple[int, int, int]:
-    """Slots that all queries see, those that any may see, and how many they do not.
+    """Return the least and the most visible slots of a query, and the hidden scores.
 
-    Known on the CPU alone: asking a GPU would be waiting for it, and a compiled step
-    may not look.
+    The hidden scores are those between a query's own number and the most, summed over
+    queries. On a GPU, reading the numbers would synchronise it, and a compiled step
+    cannot read them: then the least is 0, the most is ``slots``, and none count as
+    hidden.
+
+    >>> _bounds(torch.tensor([[3], [5]]), slots=8)
+    (3, 5, 2)
     """
     unknown = visible.device.type != "cpu" or torch.compiler.is_compiling()
     if slots == 0 or unknown:
@@ -86,28 +96,30 @@ def _bounds(visible: Tensor, slots: int) -> tuple[int, int, int]:
 
 
 def _loop_is_faster(q: Tensor, layout: EntryLayout, unseen: int) -> bool:
-    """Whether rows of different lengths had better be computed one after another.
+    """Return True if looping over rows is faster than masking one padded batch.
 
-    Each without masks and without padding, which pays where there is much of that.
+    The loop computes no hidden scores and needs no mask, but makes more calls.
     """
     each = 2 * q.size(1) * q.size(2) * (layout.key_width + layout.value_width)
     return unseen * each > q.size(0) * ROW_OPERATIONS
 
 
 def _scores(q: Tensor, keys: Tensor, scale: float) -> Tensor:
-    """``(R, G, M, S)``, float32 or float64."""
+    """Return scaled scores ``(R, G, M, S)`` in float32 or float64."""
     if q.dtype not in (torch.float32, torch.float64):
         return (q @ keys.mT).float() * scale
-    # The product scales its result for nothing; with beta=0 what it adds to is unread.
+    # baddbmm scales its product at no cost; with beta=0 it does not read ``unread``.
     unread = q.new_empty(*q.shape[:-1], keys.size(2)).flatten(0, 1)
     scores = unread.baddbmm(q.flatten(0, 1), keys.flatten(0, 1).mT, beta=0, alpha=scale)
     return scores.unflatten(0, q.shape[:2])
 
 
 def _exponentials(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """exp(score - largest), in place; the largest and the sum, ``(R, G, M, 1)``.
+    """Replace scores by exp(score - largest), in place.
 
-    Where nothing is visible these are the smallest number and 0.
+    Returns:
+        The largest score and the sum of exponentials, ``(R, G, M, 1)``. For a query
+        that sees nothing these are the smallest finite number and 0.
     """
     smallest = torch.finfo(scores.dtype).min
     if scores.size(-1) == 0:

@@ -1,9 +1,14 @@
-"""The back-end of our own Triton kernels: split-KV attention, fused small steps.
+"""The Triton back-end: split-KV attention, and a new token's entry in one launch.
 
-The kernels are in :mod:`.triton_kernels` and :mod:`.triton_token`; here are their
-shapes and grids. A tile of latent entries is read once and serves as key and as value.
-A long row is split among programs and the parts are merged in a fixed order, so that
-results do not change from run to run.
+The kernels are in :mod:`.triton_kernels` and :mod:`.triton_token`; :mod:`.triton_plan`
+chooses their sizes, and this module launches them.
+
+In decoding a row has few queries and many entries, so a program a row would leave most
+of a GPU idle. The entries of a row are therefore cut into ``splits``. Each program
+computes the softmax over one split, and a second kernel merges the splits by their
+log-sum-exps. It does so in a fixed order, so that results are equal from run to run.
+
+A tile of latent entries is loaded once and used as keys and as values.
 """
 
 from __future__ import annotations
@@ -12,13 +17,18 @@ import functools
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.decoding.backend.triton_plan import (
+    Launch,
+    plan,
+    power_of_two,
+    tile_width,
+)
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,62 +43,14 @@ if TYPE_CHECKING:
 
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 WIDEST = 512
-"""Widest value, or key beside the rotary part, that fits a program's registers."""
-TILE_BYTES = 40 * 1024
-"""A tile of entries; three in flight and two programs on a processor fit an H100."""
-LEAST_SPLIT, USUAL_SPLIT = 128, 512
-"""Entries of a split: fewer cost more in merging than they gain."""
-
-
-@dataclass(frozen=True)
-class Launch:
-    """How the attention kernel is cut: block sizes, programs a row, warps, stages."""
-
-    block_m: int
-    block_s: int
-    splits: int
-    warps: int
-    stages: int
-
-
-def plan(
-    layout: EntryLayout,
-    itemsize: int,
-    groups: int,
-    queries: int,
-    slots: int,
-    processors: int,
-) -> Launch:
-    """Block sizes from the shapes alone: nothing is timed, nothing asks the device.
-
-    Args:
-        itemsize: bytes of a number.
-        groups: rows times entry heads; queries: of each; slots: entries allocated.
-        processors: of the device.
-    """
-    block_m = min(max(_power(queries), 16), 64)
-    if itemsize == 4:
-        block_m = min(block_m, 32)
-    read = layout.width * itemsize
-    block_s = min(max(_power(TILE_BYTES // read + 1) // 2, 16), 128)
-    programs = groups * -(-queries // block_m)
-    few = min(-(-processors // programs), slots // LEAST_SPLIT)
-    usual = min(-(-8 * processors // programs), slots // USUAL_SPLIT)
-    wide = block_m == 64 and layout.value_width > 256
-    return Launch(
-        block_m,
-        block_s,
-        splits=max(few, usual, 1),
-        warps=8 if wide else 4,
-        stages=3 if block_m < 64 else 2,
-    )
+"""Largest width of values, and of keys without rotary part: a program's registers."""
 
 
 class TritonBackend:
     """See :class:`~espnet_mtla.attention.decoding.backend.DecodeBackend`.
 
     Args:
-        devices: types of device to run on; the CPU only where Triton interprets.
+        devices: types of device that are supported; ``cpu`` for Triton's interpreter.
     """
 
     name = "triton"
@@ -134,10 +96,15 @@ class TritonBackend:
         _refuse_gradients(a, b)
         a, b, width = a.contiguous(), b.contiguous(), a.size(-1)
         out, rows = torch.empty_like(a), a.numel() // width
-        block = _power(width)
+        block = power_of_two(width)
         block_rows = max(2048 // block, 1)
         _kernels().merge_kernel[(-(-rows // block_rows),)](
-            *(a, lse_a.contiguous(), b, lse_b.contiguous(), out, rows),
+            a_ptr=a,
+            a_lse_ptr=lse_a.contiguous(),
+            b_ptr=b,
+            b_lse_ptr=lse_b.contiguous(),
+            out_ptr=out,
+            rows=rows,
             WIDTH=width,
             BLOCK=block,
             BLOCK_ROWS=block_rows,
@@ -154,50 +121,52 @@ class TritonBackend:
     ) -> None:
         """Merge one new token a row into its latent entry, in place, in one launch.
 
-        Does what ``entries`` and ``KVCache.write`` do for a single token of MLA
-        (``hypernet=None``) and MTLA (:mod:`espnet_mtla.attention.merge`).
+        Computes what ``entries`` and ``KVCache.write`` compute for a single token of
+        MLA or MTLA (:mod:`espnet_mtla.attention.merge`).
 
         Args:
-            raw: ``(N, r + d_R)``, what ``wkv_a`` made of the tokens.
-            norm: of the latent; hypernet: merge weights.
-            new: where the tokens stand.
-            suffix: the cache's ``(N, 1, S, r + d_R)``, written at one slot a row.
+            raw: output of ``wkv_a`` for the tokens, ``(N, r + d_R)``.
+            norm: LayerNorm of the latent.
+            hypernet: merge weights; None: MLA.
+            placement: where the tokens stand.
+            suffix: of the cache, ``(N, 1, S, r + d_R)``; written at one slot a row.
         """
         _refuse_gradients(raw, suffix)
         rows, width = raw.shape
         rank, angles = norm.normalized_shape[0], placement.angles.flatten(0, 1)
-        # Not read without a hyper-network, but a kernel's argument needs an address.
-        linears = (hypernet.fc_c, hypernet.fc_p) if hypernet else (norm, norm)
-        weights = [t for linear in linears for t in (linear.weight, linear.bias)]
-        chunk_encodings = (
-            raw
-            if placement.chunk_encodings is None
-            else placement.chunk_encodings.contiguous()
-        )
+        encodings = placement.chunk_encodings
+        # Without a hyper-network its arguments are not read, but must be addresses.
+        fc_c, fc_p = (hypernet.fc_c, hypernet.fc_p) if hypernet else (norm, norm)
         from espnet_mtla.attention.decoding.backend.triton_token import write_kernel
 
         write_kernel[(-(-rows // 16),)](
-            *(
-                raw,
-                norm.weight,
-                norm.bias,
-                angles,
-                chunk_encodings,
-                placement.slot,
-                placement.is_open,
-            ),
-            *(*weights, suffix, raw.stride(0)),
-            *(angles.stride(0) if len(angles) > 1 else 0, suffix.stride(0)),
-            *(suffix.stride(2), rows, norm.eps),
+            raw_ptr=raw,
+            gain_ptr=norm.weight,
+            shift_ptr=norm.bias,
+            angle_ptr=angles,
+            code_ptr=raw if encodings is None else encodings.contiguous(),
+            slot_ptr=placement.slot,
+            open_ptr=placement.is_open,
+            fc_c_ptr=fc_c.weight,
+            fc_c_bias_ptr=fc_c.bias,
+            fc_p_ptr=fc_p.weight,
+            fc_p_bias_ptr=fc_p.bias,
+            cache_ptr=suffix,
+            raw_row=raw.stride(0),
+            angle_row=angles.stride(0) if len(angles) > 1 else 0,  # 0: one for all
+            cache_row=suffix.stride(0),
+            cache_slot=suffix.stride(2),
+            rows=rows,
+            epsilon=norm.eps,
             MERGES=hypernet is not None,
             RANK=rank,
             ROPE=width - rank,
             FEATURES=rank // 4,
             BLOCK_N=16,
-            BLOCK_RANK=_block(rank),
-            BLOCK_ROPE=_block((width - rank) // 2),
-            BLOCK_FEATURES=_block(rank // 4),
-            BLOCK_K=min(_block(rank), 64),
+            BLOCK_RANK=tile_width(rank),
+            BLOCK_ROPE=tile_width((width - rank) // 2),
+            BLOCK_FEATURES=tile_width(rank // 4),
+            BLOCK_K=min(tile_width(rank), 64),
             PRECISION=_precision(raw.dtype),
             num_warps=4 if rank <= 256 else 8,
         )
@@ -211,7 +180,13 @@ def attend(
     scale: float,
     launch: Launch,
 ) -> tuple[Tensor, Tensor]:
-    """:meth:`TritonBackend.attend`, cut as ``launch`` says; the result is the same."""
+    """Do what :meth:`TritonBackend.attend` does, with given launch parameters.
+
+    Grid of the attention kernel: axis 0 has a program for each row, head and block of
+    queries; axis 1 one for each split. With one split the kernel writes the result
+    itself. With several it writes float32 parts ``(splits, R, G, M, e)``, which the
+    second kernel merges: a program a query and block of columns.
+    """
     kernels = _kernels()
     (rows, heads, queries, _), width = q.shape, layout.value_width
     splits, shape = launch.splits, (rows, heads, queries)
@@ -221,20 +196,38 @@ def attend(
         parts = lse.new_empty(splits, *shape, width)
         part_lse = lse.new_empty(splits, *shape)
     kernels.attend_kernel[(rows * heads * -(-queries // launch.block_m), splits)](
-        *(q, entries, visible, parts, part_lse, scale, heads, queries),
-        *(*q.stride()[:3], *entries.stride()[:3], visible.stride(0)),
-        visible.stride(1) if visible.size(1) > 1 else 0,
+        q_ptr=q,
+        entry_ptr=entries,
+        visible_ptr=visible,
+        out_ptr=parts,
+        lse_ptr=part_lse,
+        scale=scale,
+        heads=heads,
+        queries=queries,
+        q_row=q.stride(0),
+        q_head=q.stride(1),
+        q_query=q.stride(2),
+        entry_row=entries.stride(0),
+        entry_head=entries.stride(1),
+        entry_slot=entries.stride(2),
+        visible_row=visible.stride(0),
+        visible_query=visible.stride(1) if visible.size(1) > 1 else 0,  # 0: one for all
         **constants(layout, q.dtype, launch),
         num_warps=launch.warps,
         num_stages=launch.stages,
     )
     if splits > 1:
-        count, block = lse.numel(), min(_power(width), 128)
+        count, block = lse.numel(), min(power_of_two(width), 128)
         kernels.reduce_kernel[(count, -(-width // block))](
-            *(parts, part_lse, out, lse, count, splits),
+            part_ptr=parts,
+            part_lse_ptr=part_lse,
+            out_ptr=out,
+            lse_ptr=lse,
+            rows=count,
+            parts=splits,
             WIDTH=width,
             BLOCK=block,
-            PARTS=_power(splits),
+            PARTS=power_of_two(splits),
         )
     return out, lse
 
@@ -242,7 +235,7 @@ def attend(
 def constants(
     layout: EntryLayout, dtype: torch.dtype, launch: Launch
 ) -> dict[str, int | bool | str]:
-    """What the attention kernel has to know when it is compiled."""
+    """Return the compile-time constants of the attention kernel."""
     main, tail = _key_parts(layout)
     return {
         "MAIN": main,
@@ -251,15 +244,15 @@ def constants(
         "VALUE_START": layout.value_start,
         "BLOCK_M": launch.block_m,
         "BLOCK_S": launch.block_s,
-        "BLOCK_MAIN": _block(main),
-        "BLOCK_TAIL": _block(tail),
-        "BLOCK_VALUE": _block(layout.value_width),
+        "BLOCK_MAIN": tile_width(main),
+        "BLOCK_TAIL": tile_width(tail),
+        "BLOCK_VALUE": tile_width(layout.value_width),
         "PRECISION": _precision(dtype),
     }
 
 
 def launch_for(q: Tensor, entries: Tensor, layout: EntryLayout) -> Launch:
-    """:func:`plan` for these shapes on their device."""
+    """Return :func:`plan` for these shapes on their device."""
     rows, heads, queries, _ = q.shape
     processors = _processors(q.device)
     groups, slots = rows * heads, entries.size(2)
@@ -267,28 +260,24 @@ def launch_for(q: Tensor, entries: Tensor, layout: EntryLayout) -> Launch:
 
 
 def _shared(layout: EntryLayout) -> bool:
-    """Whether values are the beginning of the keys, as in a latent entry."""
+    """Return True if values are the beginning of the keys, as in a latent entry."""
     return layout.value_start == 0 and layout.value_width <= layout.key_width
 
 
 def _key_parts(layout: EntryLayout) -> tuple[int, int]:
-    """Width of a key's main part, which is the value where shared, and the rest."""
+    """Return the widths of a key's main part and of the rest.
+
+    In a latent entry the main part is the value, so that one tile serves as both.
+    """
     main = layout.value_width if _shared(layout) else layout.key_width
     return main, layout.key_width - main
 
 
-def _power(number: int) -> int:
-    """The next power of two."""
-    return 1 << max(number - 1, 0).bit_length()
-
-
-def _block(width: int) -> int:
-    """The width of a tile for matrix products: a power of two, 16 at least."""
-    return max(_power(width), 16)
-
-
 def _precision(dtype: torch.dtype) -> str:
-    """Three products of tf32 stand for one of float32: the error is float32's."""
+    """Return Triton's precision of products.
+
+    ``tf32x3`` computes a float32 product by three of tf32, with float32's error.
+    """
     return "tf32x3" if dtype == torch.float32 else "ieee"
 
 
@@ -301,7 +290,7 @@ def _refuse_gradients(*tensors: Tensor) -> None:
 
 
 def _has_compiler() -> bool:
-    """Whether Triton will find what it builds its launchers with."""
+    """Return True if there is a C compiler, with which Triton builds its launchers."""
     return "CC" in os.environ or any(map(shutil.which, ("gcc", "clang")))
 
 
