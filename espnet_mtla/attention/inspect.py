@@ -1,4 +1,6 @@
-"""Attention weights, which neither training nor decoding computes: to be looked at.
+"""Attention weights, for plots and ``output_attentions``.
+
+Neither training nor decoding computes them.
 
 Letters: ``N`` rows, ``H`` query heads, ``G`` heads of the entries, ``U`` queries,
 ``S`` finished chunks, ``T`` tokens of a row, ``d`` key width, ``w`` entry width.
@@ -22,17 +24,21 @@ def chunk_weights(
     visible: Tensor,
     scale: float,
 ) -> Tensor:
-    """What queries see of the chunks before them, and of their own as it stood then.
+    """Compute attention weights over finished chunks and each query's running entry.
 
     Args:
-        q: ``(N, H, U, d)``, in the space of the entries.
-        finished: entries of the chunks of a row, ``(N, G, S, w)``; more may be there
-            than are finished.
-        own: each query's running entry, ``(N, G, U, w)``.
-        visible: how many chunks lie before the query's own, ``(N or 1, U)``.
+        q: queries in the space of the entries' keys, ``(N, H, U, d)``.
+        layout: of an entry.
+        finished: entries of the chunks of a row, ``(N, G, S, w)``; later ones may be
+            unfinished.
+        running: running entry of each query, ``(N, G, U, w)``.
+        visible: number of chunks that finished before the query's began,
+            ``(N or 1, U)``.
+        scale: factor of the scores.
 
     Returns:
-        ``(N, H, U, S + 1)``, the last column for the own entry; rows sum to 1.
+        ``(N, H, U, S + 1)``, the running entry last; the sum over the last dimension
+        is 1.
     """
     q = q.unflatten(1, (running.size(1), -1))  # (N, G, H / G, U, d)
     before = (q @ layout.keys(finished).unsqueeze(2).mT).flatten(1, 2)
@@ -44,15 +50,16 @@ def chunk_weights(
 
 
 def over_tokens(weights: Tensor, index: Tensor, stride: int, tokens: int) -> Tensor:
-    """Weights of chunks at their last tokens, and the own entry's at the query's.
+    """Assign a chunk's weight to its last token, the running entry's to the query.
 
     Args:
-        weights: as :func:`chunk_weights` gives them.
+        weights: as :func:`chunk_weights` returns them, ``(N, H, U, S + 1)``.
         index: of each query in its row, ``(N or 1, U)``.
-        tokens: T, that the row is shown with.
+        stride: tokens of a chunk.
+        tokens: T.
 
     Returns:
-        ``(N, H, U, T)``; rows sum to 1.
+        ``(N, H, U, T)``; the sum over the last dimension is 1.
     """
     chunks = weights.size(-1) - 1
     token = torch.arange(tokens, device=weights.device)

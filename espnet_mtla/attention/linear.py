@@ -1,12 +1,12 @@
-"""The matrix of a linear layer, whatever stands between its weight and its output.
+"""The matrix of a linear layer, also if an adapter or quantisation has changed it.
 
-Adapters (LoRA), parametrisations, pruning, quantisation and offloading leave a layer's
-call intact and make its ``weight`` a part of the truth, or none of it. Code that needs
-the matrix rather than a product by it reads it here. Of a plain ``nn.Linear`` it is the
-weight; of any other module it is what the call makes of the unit vectors, which costs
-about as much as a call for ``width`` tokens.
+Adapters (LoRA), parametrisations, pruning, quantisation and offloading change what a
+layer computes, but its ``weight`` may not show that. Code that needs the matrix itself
+reads it here. For a plain ``nn.Linear`` it is the weight. For any other module it is
+the module's output for the unit vectors, which costs as much as a call with ``width``
+tokens.
 
-Dropout inside such a module (LoRA's) drops a feature of all tokens of the call at once.
+Dropout inside such a module (LoRA has one) then drops features of all tokens together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from espnet_mtla.errors import UserError
 
 
 class PlainLinear(nn.Module):
-    """Base of modules that compute ``x @ weight.T + bias`` in a way of their own."""
+    """Base class of modules that compute ``x @ weight.T + bias`` by other kernels."""
 
     weight: Tensor
     bias: Tensor | None
@@ -33,29 +33,29 @@ def is_plain_linear(
 ) -> TypeGuard[nn.Linear | PlainLinear]:
     """Return True if the output is ``x @ weight.T + bias`` of dense tensors."""
     if is_plain(module, nn.Linear) or isinstance(module, PlainLinear):
-        # Quantised and distributed weights are of other types, and know F.linear.
+        # Quantised and distributed weights are subclasses of Tensor.
         return type(module.weight) in (nn.Parameter, Tensor)
     return False
 
 
 def linear_matrix(linear: nn.Module, width: int, like: Tensor, name: str) -> Tensor:
-    """Return the matrix ``(out, width)`` that ``linear`` multiplies its input by.
+    """Return the matrix ``(out, width)`` by which ``linear`` multiplies its input.
 
-    Gradients flow to whatever it is made of. The bias is not part of it.
+    Gradients flow to the parameters that it is computed from. The bias is left out.
 
     Args:
-        linear: a plain ``nn.Linear``, or any module that is linear but for a bias.
+        linear: a plain ``nn.Linear``, or any module that is linear except for a bias.
         width: of its input.
-        like: gives type and device of the input.
-        name: of the layer in its parent, for the error.
+        like: gives dtype and device of the input.
+        name: of the layer in its parent, for the error message.
 
     Raises:
         UserError: the module does not multiply all tokens by one matrix.
     """
     if is_plain_linear(linear):
         return linear.weight
-    # Unit vectors, zeros for the bias, and a sum of unit vectors to check linearity:
-    # all are exact in any quantisation of activations.
+    # Inputs: the unit vectors; 0, which gives the bias; and the sum of every second
+    # unit vector, to check linearity. Quantised activations represent them exactly.
     probe = torch.zeros(width + 2, width, dtype=like.dtype, device=like.device)
     probe.fill_diagonal_(1.0)
     probe[width + 1, ::2] = 1.0
@@ -74,7 +74,7 @@ def linear_matrix(linear: nn.Module, width: int, like: Tensor, name: str) -> Ten
 
 
 def _can_check(linear: nn.Module, out: Tensor) -> bool:
-    """Return True if the output can be looked at and does not depend on chance."""
+    """Return True if the output's values can be read and are not random."""
     if torch.compiler.is_compiling() or out.is_meta:
         return False
     if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():

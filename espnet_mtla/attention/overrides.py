@@ -1,8 +1,7 @@
-"""Tell whether an object still runs the code that a shortcut stands for.
+"""Check that an object still runs the package's own methods.
 
-A fused kernel, or code that reads parameters, skips methods and calls. That is right
-only while these are the package's own: no subclass, hook or attribute of the object may
-have replaced one.
+A fused kernel, or code that reads parameters directly, skips methods and calls. That is
+correct only if no subclass, hook or attribute of the object has replaced one of them.
 """
 
 from __future__ import annotations

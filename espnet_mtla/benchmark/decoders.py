@@ -26,7 +26,7 @@ from espnet_mtla.attention import (
 from espnet_mtla.attention.rope import rotary_angles, rotate
 from espnet_mtla.benchmark.references import mtla_attention
 from espnet_mtla.decoder.graphs import steps_of
-from espnet_mtla.decoder.prepacked_linear import packed
+from espnet_mtla.decoder.prepacked_linear import prepack_linears
 
 if TYPE_CHECKING:
     from espnet_mtla.benchmark.references import ReferenceAttention
@@ -226,7 +226,7 @@ class WithoutAttention:
 
     def __init__(self, decoder: DecoderOnlyTransformer, rows: int) -> None:
         with torch.inference_mode():
-            self.decoder = packed(decoder, rows)
+            self.decoder = prepack_linears(decoder, rows)
 
     @torch.inference_mode()
     def step(self, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Settings of the decoder-only Transformer: the only home of their defaults."""
+"""Settings of the decoder-only Transformer. Defaults are written here alone."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ PROMPT_MODES = ("fixed", "recompute")
 
 @dataclass(frozen=True)
 class DecoderConfig:
-    """Sizes as in the paper's section 5; ``attention_conf`` is checked by its type.
+    """Settings of the decoder. Defaults are the sizes of the paper's section 5.
 
-    ``prompt_mode``: with ``fixed`` each layer's keys are [prompt; text] and the text
-    alone asks, the prompt staying as it is from layer to layer; with ``recompute`` the
-    prompt runs through the layers as tokens do.
+    ``attention_conf`` has the settings of the attention type, which checks them.
+
+    ``prompt_mode``: with ``fixed`` each layer's keys are [prompt; text], and only the
+    text is queried and updated; every layer reads the same prompt. With ``recompute``
+    layers update the prompt as they update tokens.
     """
 
     vocab_size: int
@@ -45,17 +47,17 @@ class DecoderConfig:
         self.complete_attention()
 
     def complete(self) -> dict[str, object]:
-        """All settings but ``vocab_size``, defaults written out.
+        """Return all settings but ``vocab_size``, defaults included.
 
-        A trained model's configuration holds these, so that it can be rebuilt when
-        defaults have changed.
+        The configuration of a trained model stores them, so that it can be rebuilt even
+        if defaults change.
         """
         settings = {f.name: getattr(self, f.name) for f in fields(self)[1:]}
         settings["attention_conf"] = self.complete_attention()
         return settings
 
     def complete_attention(self) -> dict[str, object]:
-        """All settings of ``attention_conf``; raises UserError for what is wrong."""
+        """Return all settings of ``attention_conf``, or raise a UserError."""
         return complete_settings(
             self.attention, self.embed_dim, self.num_heads, self.attention_conf
         )

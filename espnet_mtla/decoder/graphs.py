@@ -1,13 +1,21 @@
-"""A decoding step as one CUDA graph: recorded once a batch, then replayed.
+"""A decoding step as one CUDA graph: recorded once for a batch, then replayed.
 
-A step of nine layers is hundreds of small kernels; launched one by one they keep the
-host busier than the device. A recording runs them all at a single call, on the same
-memory each time: tokens and row order are copied into buffers of the recording, caches
-and timeline are changed in place, and every slot of the suffix takes part from the
-start, so that no shape depends on how far the rows have come.
+A step of nine layers launches hundreds of small kernels. Launched one by one they take
+the host longer than they take the GPU. A CUDA graph launches all of them in one call.
+It replays the recorded kernels with the recorded addresses and shapes, which requires
+three things of a step:
 
-Batches get smaller when utterances leave; each size is recorded anew, which takes a
-step or two (:data:`espnet_mtla.search.beam.LEAVE_AT` keeps sizes few).
+- Inputs are copied into buffers of the recording: the tokens, and the order of rows.
+- Caches and token counts are changed in place, never replaced.
+- No shape depends on the number of tokens so far: ``timeline.all_slots`` lets attention
+  read all suffix slots from the start, and masks hide the unwritten ones.
+
+The beams' new order is applied at the beginning of the next step, so that reordering is
+part of the recording. Until then it is kept in a buffer.
+
+A recording fits one number of rows. When utterances leave the batch, the smaller batch
+is recorded again, which takes the time of one or two steps;
+:data:`espnet_mtla.search.beam.LEAVE_AT` keeps the number of sizes low.
 """
 
 from __future__ import annotations
@@ -19,7 +27,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from espnet_mtla.decoder.prepacked_linear import packed
+from espnet_mtla.decoder.prepacked_linear import prepack_linears
 from espnet_mtla.decoder.state import DecoderState
 from espnet_mtla.errors import UserError
 from espnet_mtla.turns import CUDA
@@ -34,14 +42,14 @@ Step = Callable[[], Tensor]
 
 
 class Recorder(Protocol):
-    """Turns a function on fixed memory into one that does the same at each call."""
+    """Record a function of fixed memory, and return one that replays it."""
 
     def __call__(self, step: Step, undo: Callable[[], None]) -> Step:
-        """Record ``step``; ``undo`` takes back what running it changes."""
+        """Record ``step`` and return its replay; ``undo`` reverts a run of it."""
 
 
 class CudaRecorder:
-    """Records on a CUDA device; all recordings share one pool of memory."""
+    """Record on a CUDA device; all recordings of one recorder share a memory pool."""
 
     def __init__(self) -> None:
         self.pool: _POOL_HANDLE | None = None
@@ -51,7 +59,8 @@ class CudaRecorder:
             return self._record(step, undo)
 
     def _record(self, step: Step, undo: Callable[[], None]) -> Step:
-        # Kernels are compiled and libraries get their workspaces before recording.
+        # Run once before: kernels are compiled and libraries allocate workspaces, which
+        # a recording must not do. On another stream, as PyTorch's documentation asks.
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -59,7 +68,7 @@ class CudaRecorder:
             undo()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Not "global": another thread, of a server for one, may allocate meanwhile.
+        # The mode "global" would fail if another thread of a server allocates memory.
         mode = "thread_local"
         with torch.cuda.graph(graph, pool=self.pool, capture_error_mode=mode):
             result = step()
@@ -73,10 +82,16 @@ class CudaRecorder:
 
 
 class RecordedSteps:
-    """Steps of one state: what :meth:`DecoderOnlyTransformer.step` does, replayed.
+    """Run :meth:`DecoderOnlyTransformer.step` of one state as a recording.
 
-    The logits of a step are overwritten by the next. What cannot be recorded runs step
-    by step, which is said, or is a UserError where recording is ``required``.
+    The logits of a step are overwritten by the next step.
+
+    Args:
+        decoder: in evaluation mode.
+        state: its caches are changed in place.
+        recorder: records a step.
+        required: raise a :class:`UserError` if recording fails. Otherwise a warning is
+            logged, and steps run without a recording.
     """
 
     def __init__(
@@ -91,17 +106,17 @@ class RecordedSteps:
         self._record()
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i continues what row ``rows[i]`` was; done as the next step begins."""
+        """Let row i continue row ``rows[i]``, from the beginning of the next step."""
         self._order.copy_(self._order.index_select(0, rows))
 
     def select(self, utterances: Tensor) -> None:
-        """Keep utterances ``(B',)`` with all their hypotheses, and record anew."""
+        """Keep utterances ``(B',)`` with all their hypotheses, and record again."""
         self.state.reorder(self._order)
         self.state.select(utterances)
         self._record()
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Logits ``(N, V)`` after one more token ``(N,)``."""
+        """Return logits ``(N, V)`` after one more token ``(N,)``."""
         self.state.timeline.reserve(1)
         self._tokens.copy_(tokens)
         logits = self._replay()
@@ -113,7 +128,7 @@ class RecordedSteps:
         timeline.all_slots = True
         self._order = timeline.rows.clone()
         self._tokens = torch.zeros_like(timeline.rows)
-        if timeline.appended == timeline.capacity:  # no step can follow, nor be tried
+        if timeline.appended == timeline.capacity:  # full: no step can follow
             return
         changed = self._tensors()
         saved = [tensor.clone() for tensor in changed]
@@ -125,7 +140,7 @@ class RecordedSteps:
         try:
             self._replay = self.recorder(self._advance, undo)
         except torch.OutOfMemoryError:
-            raise  # for smaller batches, not for slower steps
+            raise  # a smaller batch helps, steps without a recording do not
         except RuntimeError as error:
             undo()
             reason = (str(error).strip() or "no reason given").splitlines()[0]
@@ -135,17 +150,19 @@ class RecordedSteps:
             self._replay = self._advance
 
     def _advance(self) -> Tensor:
+        """Reorder rows, then run a step: the function that is recorded."""
         timeline = self.state.timeline
-        # Tokens are counted where a step is asked for, not where it is recorded.
-        counted, timeline.appended = timeline.appended, 0
+        # step() of this class counts the token on the host, since a replay does not.
+        # The count that the decoder's own step makes is therefore undone.
+        appended, timeline.appended = timeline.appended, 0
         try:
             self.state.reorder_in_place(self._order)
             return self.decoder.step(self._tokens, self.state)
         finally:
-            timeline.appended = counted
+            timeline.appended = appended
 
     def _tensors(self) -> list[Tensor]:
-        """All that a step changes."""
+        """Return all tensors that a step changes."""
         return [
             self.state.timeline.num_tokens,
             *(part for cache in self.state.caches for part in cache.by_row()),
@@ -153,31 +170,37 @@ class RecordedSteps:
 
 
 class EagerSteps:
-    """The same without a recording."""
+    """Run the steps of a state without a recording."""
 
     def __init__(self, decoder: DecoderOnlyTransformer, state: DecoderState) -> None:
         self.decoder, self.state = decoder, state
         self.reorder, self.select = state.reorder, state.select
 
     def step(self, tokens: Tensor) -> Tensor:
-        """Logits ``(N, V)`` after one more token ``(N,)``."""
+        """Return logits ``(N, V)`` after one more token ``(N,)``."""
         return self.decoder.step(tokens, self.state)
 
 
 def steps_of(
     decoder: DecoderOnlyTransformer, state: DecoderState, cuda_graphs: str
 ) -> RecordedSteps | EagerSteps:
-    """Steps of a new state, recorded: ``always``, ``never``, or on a GPU (``auto``).
+    """Return the object that runs the steps of a new state.
 
-    On a CPU weights are packed for many rows (:mod:`.packed`).
+    On a CPU, weights are prepacked for many rows (:mod:`.prepacked_linear`).
+
+    Args:
+        decoder: in evaluation mode.
+        state: as ``prefill`` returned it.
+        cuda_graphs: ``auto`` records steps on a GPU; ``always`` does so or raises an
+            error; ``never`` does not.
 
     Raises:
-        UserError: ``always`` where there is no GPU, or recording fails.
+        UserError: ``always``, and there is no GPU or recording fails.
     """
     device = state.timeline.num_tokens.device
     if cuda_graphs == "always" and device.type != "cuda":
         raise UserError(f"cuda_graphs: always given, but the decoder is on {device}")
     if cuda_graphs == "never" or device.type != "cuda":
-        return EagerSteps(packed(decoder, len(state.timeline.rows)), state)
+        return EagerSteps(prepack_linears(decoder, len(state.timeline.rows)), state)
     required = cuda_graphs == "always"
     return RecordedSteps(decoder, state, CudaRecorder(), required)

@@ -10,7 +10,7 @@ from espnet_mtla.decoder.config import DecoderConfig
 
 
 class DecoderLayer(nn.Module):
-    """Pre-norm block, run all at once (the call), or by ``prefill`` and ``step``."""
+    """Pre-norm block: called in training; ``prefill`` and ``step`` for decoding."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -33,7 +33,12 @@ class DecoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, row: Tensor, query_tokens: QueryTokens) -> Tensor:
-        """Training: the asking tokens ``(B, U, D)`` of packed rows ``(B, T, D)``."""
+        """Return the query tokens after the layer, ``(B, U, D)``.
+
+        Args:
+            row: packed rows, ``(B, T, D)``, that the queries attend to.
+            query_tokens: tokens that the layer updates.
+        """
         normed = QueryTokens(
             self.attention_norm(query_tokens.x), query_tokens.query_index
         )
@@ -48,7 +53,18 @@ class DecoderLayer(nn.Module):
         attend_prompt: bool,
         options: CacheOptions = DEFAULT_CACHE,
     ) -> tuple[Tensor, KVCache]:
-        """Cache a prompt ``(B, P, D)``; ``update`` takes it through the layer too."""
+        """Cache prompts.
+
+        Args:
+            prompt: packed prompts, ``(B, P, D)``.
+            lengths: valid frames of each, ``(B,)``.
+            capacity: tokens of a row that the cache has room for after the prompt.
+            attend_prompt: update the prompt as well.
+            options: how the cache is stored.
+
+        Returns:
+            The prompt, updated or as it was, and its cache.
+        """
         normed = self.attention_norm(prompt)
         attended, cache = self.attention.prefill(
             normed, lengths, capacity, attend_prompt, options
@@ -58,10 +74,16 @@ class DecoderLayer(nn.Module):
         return prompt, cache
 
     def step(self, x: Tensor, cache: KVCache, placement: TokenPlacement) -> Tensor:
-        """New tokens ``(N, L, D)`` behind those in the cache, updated."""
+        """Append new tokens to the cache, and return them after the layer.
+
+        Args:
+            x: ``(N, L, D)``.
+            cache: of this layer.
+            placement: where the tokens stand in their rows.
+        """
         attended = self.attention.step(self.attention_norm(x), cache, placement)
         return self.feed_forward(x + self.dropout(attended))
 
     def feed_forward(self, x: Tensor) -> Tensor:
-        """The second half of the layer, ``(..., D) -> (..., D)``."""
+        """Apply the second half of the layer, ``(..., D) -> (..., D)``."""
         return x + self.dropout(self.ffn(self.ffn_norm(x)))

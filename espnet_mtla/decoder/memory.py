@@ -1,8 +1,8 @@
-"""How much memory decoding takes, before it is tried: one formula for all who ask.
+"""The formula of the memory that decoding needs, for choosing batch sizes in advance.
 
-Caches are counted as they are allocated, to the byte. What a step needs beside them is
-an estimate from above: scores of the vocabulary in a few copies, a layer's activations
-of the prompt, the past of the search.
+The bytes of the caches are exact. The memory of a step beside them is an upper
+estimate: a few copies of the vocabulary's scores, a layer's activations of the prompt,
+and the search's past tokens.
 """
 
 from __future__ import annotations
@@ -22,17 +22,22 @@ from espnet_mtla.settings.checks import check_count, check_flags
 if TYPE_CHECKING:
     from espnet_mtla.decoder.transformer import DecoderOnlyTransformer
 
-SCORE_COPIES = 4  # logits, their log-softmax, and what the search makes of them
+SCORE_COPIES = 4  # logits, their log-softmax, and results of the search
 PROMPT_COPIES = 6  # the prompt, normalised and projected, before it is cached
 
 
 @dataclass(frozen=True)
 class Load:
-    """What is decoded at once: ``batch`` utterances of like length.
+    """A batch to decode: ``batch`` utterances of equal length.
 
     Attributes:
-        frames: of each prompt; tokens: that may be generated, <eos> not counted.
+        batch: utterances.
+        beam: hypotheses of each.
+        frames: prompt frames of each.
+        tokens: tokens that may be generated, without <eos>.
+        share_prompt: one copy of the prompt for all hypotheses of an utterance.
         itemsize: bytes of a number of the decoder.
+        options: how the cache is stored.
     """
 
     batch: int
@@ -50,21 +55,21 @@ class Load:
 
 
 def cache_bytes(decoder: DecoderOnlyTransformer, load: Load) -> int:
-    """Bytes that all layers' caches are allocated with, the spare suffix included."""
-    dtype, room = load.options.dtype, load.tokens + 1  # <sos> is fed, too
+    """Return the bytes allocated for all layers' caches and for scratch memory."""
+    dtype, room = load.options.dtype, load.tokens + 1  # and <sos>
     copies = 1 if load.share_prompt else load.beam
     layouts = [layer.attention.layout for layer in decoder.layers]
     suffix = [x.room_bytes(room, load.beam, load.itemsize, dtype) for x in layouts]
     total = sum(suffix) + (suffix[0] if load.beam > 1 else 0)
     for layer in decoder.layers:
-        kept = layer.attention.prompt_layout(load.options)
-        slots = copies * (load.frames // kept.stride)
-        total += kept.nbytes(slots, load.itemsize, dtype)
+        stored = layer.attention.prompt_layout(load.options)
+        slots = copies * (load.frames // stored.stride)
+        total += stored.nbytes(slots, load.itemsize, dtype)
     return load.batch * total
 
 
 def decode_bytes(decoder: DecoderOnlyTransformer, load: Load) -> int:
-    """Bytes of :func:`cache_bytes` and of what decoding needs beside them."""
+    """Return the bytes of :func:`cache_bytes`, plus an upper estimate of the rest."""
     config, rows = decoder.config, load.batch * load.beam
     scores = SCORE_COPIES * rows * config.vocab_size * 4
     prompt = PROMPT_COPIES * load.batch * load.frames * config.embed_dim * 4
@@ -73,7 +78,13 @@ def decode_bytes(decoder: DecoderOnlyTransformer, load: Load) -> int:
 
 
 def most(fits: Callable[[int], bool], at_most: int = 10**7) -> int:
-    """The largest whole number that fits; 0 where 1 does not."""
+    """Return the largest whole number that ``fits``; 0 if 1 does not.
+
+    ``fits`` must be true up to some number and false above it.
+
+    >>> most(lambda number: number * number <= 50)
+    7
+    """
     low, high = 0, 1
     while high <= at_most and fits(high):
         low, high = high, 2 * high
@@ -86,11 +97,14 @@ def most(fits: Callable[[int], bool], at_most: int = 10**7) -> int:
 def sketch(
     attention: str, vocab_size: int, conf: Mapping[str, Any]
 ) -> DecoderOnlyTransformer:
-    """A decoder of other attention than ``conf`` says, without memory for parameters.
+    """Build a decoder with another attention than that of ``conf``, without parameters.
+
+    The parameters are on the meta device and take no memory.
 
     Args:
-        attention: a name, MTLA with its stride: ``mtla_s2``.
-        conf: ``decoder_conf``; widths of latents hold for MLA and MTLA alike.
+        attention: a name; MTLA with its stride, ``mtla_s2``.
+        vocab_size: tokens of the vocabulary.
+        conf: ``decoder_conf``. Its widths of latents are used for MLA and MTLA alike.
 
     Raises:
         UserError: an unknown name or key.

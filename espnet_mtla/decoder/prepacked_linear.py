@@ -1,9 +1,9 @@
-"""Linear layers whose weights are laid out once for many small products on a CPU.
+"""Linear layers with prepacked weights, for many small products on a CPU.
 
-A step multiplies some dozens of rows by each weight. MKL lays a weight out anew each
-time; oneDNN takes one that is laid out already: a fifth less time at 80 rows, a tenth
-at 16, nothing below. Laying out all weights takes as long as half a step of 80 rows,
-and as much memory as they have.
+A decoding step multiplies some dozens of rows by each weight. MKL rearranges the weight
+for its kernel in every product; oneDNN accepts one that was rearranged before. This
+saves a fifth of the time at 80 rows, a tenth at 16 and nothing below. Prepacking all
+weights takes as long as half a step of 80 rows, and as much memory as the weights.
 """
 
 from __future__ import annotations
@@ -17,52 +17,63 @@ from espnet_mtla.attention.linear import PlainLinear, is_plain_linear
 
 LEAST_ROWS = 16
 LAID_OUT_FOR = 80
-"""Rows; for fewer too, since what oneDNN lays out for 16 is slower with 16."""
+"""Rows for which oneDNN arranges a weight. Arranged for 16, it is slower at 16."""
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 
-def packed(module: AnyModule, rows: int) -> AnyModule:
-    """The module for products of ``rows`` rows, without gradients; parameters shared.
+def prepack_linears(module: AnyModule, rows: int) -> AnyModule:
+    """Return a copy of the module with prepacked linear layers, for inference.
 
-    It is a twin with packed linear layers where these pay, else the module itself.
+    The copy shares all parameters. The module itself is returned if prepacking does not
+    pay or is not supported: fewer than 16 rows, not float32, not on a CPU, with
+    gradients.
+
+    Args:
+        module: its linear layers get ``rows`` rows in every call.
+        rows: hypotheses of all utterances together.
     """
-    fit = _fits(next(module.parameters())) and torch.backends.mkldnn.is_available()
-    if not fit or rows < LEAST_ROWS or torch.is_grad_enabled():
+    weight = next(module.parameters())
+    supported = _is_supported(weight) and torch.backends.mkldnn.is_available()
+    if not supported or rows < LEAST_ROWS or torch.is_grad_enabled():
         return module
-    return cast("AnyModule", _twin(module))
+    return cast("AnyModule", _copy(module))
 
 
-def _can_pack(module: nn.Module) -> TypeGuard[nn.Linear | PlainLinear]:
-    """Return True for linear layers that are no more than a float32 weight here."""
-    return is_plain_linear(module) and _fits(module.weight)
+def _can_prepack(module: nn.Module) -> TypeGuard[nn.Linear | PlainLinear]:
+    """Return True for unmodified linear layers with a float32 weight on a CPU."""
+    return is_plain_linear(module) and _is_supported(module.weight)
 
 
-def _fits(weight: Tensor) -> bool:
+def _is_supported(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
-def _twin(module: nn.Module) -> nn.Module:
-    if _can_pack(module):
-        return _PackedLinear(module)
-    if not any(_can_pack(part) for part in module.modules()):
+def _copy(module: nn.Module) -> nn.Module:
+    """Copy the modules that contain linear layers, and replace these."""
+    if _can_prepack(module):
+        return _PrepackedLinear(module)
+    if not any(_can_prepack(part) for part in module.modules()):
         return module
-    twin = object.__new__(type(module))  # parametrised modules refuse copy.copy
-    twin.__dict__ = dict(module.__dict__)
-    twin._modules = {
-        name: None if child is None else _twin(child)
+    copied = object.__new__(type(module))  # parametrised modules refuse copy.copy
+    copied.__dict__ = dict(module.__dict__)
+    copied._modules = {
+        name: None if child is None else _copy(child)
         for name, child in module._modules.items()
     }
-    return twin
+    return copied
 
 
-class _PackedLinear(PlainLinear):
-    """Packs its weight at the first call, and again where the weight has changed."""
+class _PrepackedLinear(PlainLinear):
+    """A linear layer that prepacks its weight in the first call.
+
+    It does so again if the weight is replaced or written to in between.
+    """
 
     def __init__(self, linear: nn.Linear | PlainLinear) -> None:
         super().__init__()
-        self._parameters = linear._parameters  # sees parameters that are replaced
+        self._parameters = linear._parameters  # the dictionary: replacements are seen
         self.packed: Tensor | None = None
-        self.source: Tensor | None = None  # kept, so that its address is not used anew
+        self.source: Tensor | None = None  # held, so that its address is not reused
         self.version: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,11 +88,14 @@ class _PackedLinear(PlainLinear):
         )
 
     def _has_changed(self, source: Tensor) -> bool:
-        """Return True if the weight was replaced or written to, but by ``.data``."""
+        """Return True if the weight was replaced or written to.
+
+        A write through ``weight.data`` is not noticed.
+        """
         moved = self.weight.data_ptr() != source.data_ptr()
         return moved or _version(self.weight) != self.version
 
 
 def _version(weight: Tensor) -> int | None:
-    """Number of writes to a tensor; None for those that do not count them."""
+    """Return the number of writes to a tensor; None if it does not count them."""
     return None if weight.is_inference() else weight._version

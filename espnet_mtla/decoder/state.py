@@ -1,4 +1,4 @@
-"""What decoding keeps between steps: one cache a layer, advanced together."""
+"""State of decoding between steps: one cache a layer, advanced together."""
 
 from __future__ import annotations
 
@@ -11,9 +11,16 @@ from espnet_mtla.attention import KVCache
 class DecoderState:
     """Caches of all layers for ``B`` utterances of ``beam`` hypotheses each.
 
-    Row ``b * beam + k`` is hypothesis k of utterance b. The layers share one timeline,
-    and one suffix more than there are layers: a layer is reordered into the spare one,
-    and what it leaves is spare for the next.
+    Row ``b * beam + k`` is hypothesis k of utterance b. The layers share one timeline.
+
+    There is scratch memory of the size of one layer's suffix. To reorder beams, the
+    first layer's suffix is copied into it in the new order, and the layer's old memory
+    is the scratch of the next layer: every number is copied once.
+
+    Args:
+        caches: of each layer, with one row an utterance.
+        beam: hypotheses of an utterance.
+        share_prompt: one copy of the prompt for all hypotheses of an utterance.
     """
 
     def __init__(self, caches: list[KVCache], beam: int, share_prompt: bool) -> None:
@@ -26,17 +33,17 @@ class DecoderState:
         self.scratch = caches[0].scratch() if beam > 1 else []
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i continues what row ``rows[i]`` was, ``(N,)``; same utterance only."""
-        if self.beam == 1:  # it can but continue itself
+        """Let row i continue row ``rows[i]``, ``(N,)``, of the same utterance."""
+        if self.beam == 1:  # each row continues itself
             return
         for cache in self.caches:
             self.scratch = cache.reorder_into(rows, self.scratch)
         self.timeline.reorder(rows)
 
     def reorder_in_place(self, rows: Tensor) -> None:
-        """:meth:`reorder` without moving to other memory, for recorded steps."""
+        """Do what :meth:`reorder` does, at the same addresses, for recorded steps."""
         for cache in self.caches:
-            private = cache.beam == 1 and self.beam > 1  # a copy of the prompt each
+            private = cache.beam == 1 and self.beam > 1  # each row has a prompt copy
             for part in cache.by_row() + (cache.by_prompt() if private else []):
                 part.copy_(part.index_select(0, rows))
         self.timeline.reorder(rows)
@@ -60,5 +67,5 @@ class DecoderState:
 
     @property
     def used_nbytes(self) -> int:
-        """Bytes of the slots that hold something."""
+        """Bytes of the slots in use."""
         return sum(cache.used_nbytes for cache in self.caches)

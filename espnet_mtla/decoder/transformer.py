@@ -1,4 +1,4 @@
-"""The decoder-only Transformer: a prompt of vectors, then text, token by token.
+"""The decoder-only Transformer: it reads a prompt of vectors and generates tokens.
 
 Letters: ``B`` utterances, ``K`` hypotheses each, ``N = B K`` rows, ``P`` prompt frames,
 ``U`` tokens, ``D`` width, ``V`` vocabulary.
@@ -24,7 +24,7 @@ from espnet_mtla.settings.checks import require, whole_number
 
 
 class DecoderOnlyTransformer(nn.Module):
-    """Rotary positions inside the attention, none outside; pre-norm; final norm."""
+    """Pre-norm layers and a final norm; positions are rotary, inside the attention."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
@@ -41,15 +41,15 @@ class DecoderOnlyTransformer(nn.Module):
         self.register_load_state_dict_post_hook(_tie_again)
 
     def forward(self, prompt: Tensor, prompt_lens: Tensor, tokens: Tensor) -> Tensor:
-        """Training: logits of the token after each token.
+        """Compute the logits of the next token after each token, for training.
 
         Args:
-            prompt: ``(B, P, D)``, padding behind the valid frames.
+            prompt: ``(B, P, D)``, the valid frames first.
             prompt_lens: valid frames, ``(B,)``.
             tokens: ids that begin with <sos>, ``(B, U)``; padding is any valid id.
 
         Returns:
-            ``(B, U, V)``; those of padding mean nothing.
+            ``(B, U, V)``; meaningless at padding.
         """
         self._check(prompt, prompt_lens)
         text = self.embed(tokens)
@@ -66,14 +66,16 @@ class DecoderOnlyTransformer(nn.Module):
         share_prompt: bool = True,
         options: CacheOptions = DEFAULT_CACHE,
     ) -> DecoderState:
-        """Cache the prompts and make ``beam`` hypotheses of each.
+        """Cache the prompts and begin ``beam`` hypotheses of each.
 
         Args:
-            prompt: ``(B, P, D)``; prompt_lens: valid frames, ``(B,)``.
+            prompt: ``(B, P, D)``, the valid frames first.
+            prompt_lens: valid frames, ``(B,)``.
             max_tokens: tokens that may follow; the cache is allocated for them.
+            beam: hypotheses of each utterance.
             share_prompt: one copy of the prompt for all hypotheses of an utterance;
-                False copies it to each, as the paper's implementation does.
-            options: who computes attention, and how the cache is kept.
+                False copies it to each, as the authors' implementation does.
+            options: how the cache is stored and read.
         """
         self._check(prompt, prompt_lens)
         max_tokens = whole_number(max_tokens, "max_tokens", least=0)
@@ -87,11 +89,11 @@ class DecoderOnlyTransformer(nn.Module):
         return DecoderState(caches, beam, share_prompt)
 
     def step(self, tokens: Tensor, state: DecoderState) -> Tensor:
-        """Logits ``(N, V)`` after one more token ``(N,)``; advances ``state``."""
+        """Append one token a row ``(N,)`` to ``state``; return logits ``(N, V)``."""
         return self.extend(tokens.unsqueeze(1), state)[:, -1]
 
     def extend(self, tokens: Tensor, state: DecoderState) -> Tensor:
-        """Logits ``(N, L, V)`` after each of L more tokens a row, ``(N, L)``."""
+        """Append tokens ``(N, L)`` to ``state``; return logits ``(N, L, V)``."""
         x = self.embed(tokens)
         placement = self.layers[0].attention.locate(state.timeline, x)
         for layer, cache in zip(self.layers, state.caches, strict=True):
@@ -108,7 +110,16 @@ class DecoderOnlyTransformer(nn.Module):
         itemsize: int = 4,
         options: CacheOptions = DEFAULT_CACHE,
     ) -> int:
-        """Bytes that one utterance fills, by the formula, in all layers."""
+        """Return the bytes that one utterance uses in all caches, by the formula.
+
+        Args:
+            prompt_frames: P.
+            tokens: tokens of each hypothesis after the prompt.
+            beam: hypotheses.
+            share_prompt: one copy of the prompt for all of them.
+            itemsize: bytes of a number.
+            options: how the cache is stored.
+        """
         return sum(
             layer.attention.cache_bytes(
                 prompt_frames, tokens, beam, share_prompt, itemsize, options
@@ -117,15 +128,15 @@ class DecoderOnlyTransformer(nn.Module):
         )
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Vectors of token ids, ``(..., U)`` to ``(..., U, D)``."""
+        """Return the vectors of token ids, ``(..., U)`` to ``(..., U, D)``."""
         return self.embedding(tokens) * self.config.embed_dim**0.5
 
     def _logits(self, x: Tensor) -> Tensor:
-        """``(..., D)`` of the last layer to ``(..., V)``.
+        """Compute logits ``(..., V)`` from the last layer's output ``(..., D)``.
 
         Raises:
-            UserError: an adapter on tied embeddings. It would work until it is merged
-                into the weight that both share.
+            UserError: there is an adapter on a tied embedding or output. Merging it
+                into the shared weight would change both.
         """
         if self.config.tie_embeddings and not self._has_own_ends():
             raise UserError(
@@ -135,12 +146,12 @@ class DecoderOnlyTransformer(nn.Module):
         return self.output(self.norm(x))
 
     def _has_own_ends(self) -> bool:
-        """Return True if embedding and output are those made here, hooked or not."""
+        """Return True if embedding and output are of the original types."""
         linear = type(self.output) is nn.Linear or isinstance(self.output, PlainLinear)
         return linear and type(self.embedding) is nn.Embedding
 
     def _tie(self) -> None:
-        """Let output and embedding share a parameter, if they are to."""
+        """Let output and embedding share their weight, with ``tie_embeddings``."""
         ends = (self.output, self.embedding)
         if (
             self.config.tie_embeddings
@@ -152,7 +163,7 @@ class DecoderOnlyTransformer(nn.Module):
     def _apply(
         self, fn: Callable[[Tensor], Tensor], recurse: bool = True
     ) -> DecoderOnlyTransformer:
-        """``to``, ``to_empty`` and the like, which can make two parameters of one."""
+        """Tie again after ``to``, ``to_empty`` and the like, which can undo it."""
         super()._apply(fn, recurse)
         self._tie()
         return self
@@ -162,7 +173,7 @@ class DecoderOnlyTransformer(nn.Module):
     ) -> None:
         names = [f"{prefix}{end}.weight" for end in ("embedding", "output")]
         both = [state[name] for name in names if name in state]
-        if self.config.tie_embeddings and len(both) == 2 and not _same(*both):
+        if self.config.tie_embeddings and len(both) == 2 and not _are_equal(*both):
             raise UserError(
                 f"{names[1]}: differs from {names[0]}, but tie_embeddings is true; "
                 "these weights belong to a decoder with tie_embeddings: false"
@@ -185,12 +196,13 @@ class DecoderOnlyTransformer(nn.Module):
 
 
 def _tie_again(decoder: DecoderOnlyTransformer, incompatible: object) -> None:
-    """After loading, which can replace parameters (``assign=True``)."""
+    """Tie again after loading, which can replace parameters (``assign=True``)."""
     del incompatible
     decoder._tie()
 
 
-def _same(a: Tensor, b: Tensor) -> bool:
+def _are_equal(a: Tensor, b: Tensor) -> bool:
+    """Compare values, or shapes if either is on the meta device."""
     if a.is_meta or b.is_meta:
         return a.shape == b.shape
     return a is b or torch.equal(a, b.to(a.device))

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, prune
 
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.decoder.graphs import EagerSteps, steps_of
-from espnet_mtla.decoder.prepacked_linear import LEAST_ROWS, packed
+from espnet_mtla.decoder.prepacked_linear import LEAST_ROWS, prepack_linears
 from test.support.attention_types import WIDTH
 from test.support.tiny_decoder import VOCAB, make
 
@@ -43,7 +43,7 @@ def test_packed_steps_give_the_same_logits(kind: str) -> None:
 def test_parameters_are_shared_and_the_module_stays_as_it_was() -> None:
     decoder = make("mtla_s2", "fixed").float()
     before = [type(module) for module in decoder.modules()]
-    twin = packed(decoder, LEAST_ROWS)
+    twin = prepack_linears(decoder, LEAST_ROWS)
     assert [type(module) for module in decoder.modules()] == before
     assert nn.Linear not in {type(module) for module in twin.modules()}
     theirs = {p.data_ptr() for p in twin.parameters()}
@@ -53,18 +53,18 @@ def test_parameters_are_shared_and_the_module_stays_as_it_was() -> None:
 def test_few_rows_other_types_and_gradients_go_the_plain_road() -> None:
     decoder = make("mtla_s2", "fixed")
     with torch.no_grad():
-        assert packed(decoder, LEAST_ROWS) is decoder  # float64
+        assert prepack_linears(decoder, LEAST_ROWS) is decoder  # float64
         single = decoder.float()
-        assert packed(single, LEAST_ROWS - 1) is single
-        assert packed(single, LEAST_ROWS) is not single
-    assert packed(single, LEAST_ROWS) is single
+        assert prepack_linears(single, LEAST_ROWS - 1) is single
+        assert prepack_linears(single, LEAST_ROWS) is not single
+    assert prepack_linears(single, LEAST_ROWS) is single
 
 
 @torch.no_grad()
 def test_a_part_that_was_registered_as_none_stays_none() -> None:
     module = nn.Sequential(nn.Linear(4, 4))
     module.register_module("norm", None)
-    twin = packed(module, LEAST_ROWS)
+    twin = prepack_linears(module, LEAST_ROWS)
     assert twin._modules["norm"] is None
     assert type(twin[0]) is not nn.Linear
 
@@ -140,7 +140,7 @@ EDITS: dict[str, Callable[[DecoderOnlyTransformer], object]] = {
 @torch.no_grad()
 def test_weights_that_change_between_steps_are_packed_again(edit: Callable) -> None:
     decoder = make("mtla_s2", "fixed").float()
-    twin, tokens = packed(decoder, LEAST_ROWS), torch.arange(2 * BEAM) % VOCAB
+    twin, tokens = prepack_linears(decoder, LEAST_ROWS), torch.arange(2 * BEAM) % VOCAB
     before = twin.step(tokens, prefilled(twin))
     edit(decoder)
     after = twin.step(tokens, prefilled(decoder))

@@ -20,8 +20,8 @@ from triton.compiler import ASTSource
 
 from espnet_mtla.attention import EntryLayout
 from espnet_mtla.attention.decoding.backend import triton as host
-from espnet_mtla.attention.decoding.backend.triton_plan import plan
 from espnet_mtla.attention.decoding.backend.triton_kernels import attend_kernel
+from espnet_mtla.attention.decoding.backend.triton_plan import plan
 
 CASES = {
     "latent, 8 queries": (EntryLayout(1, 288, 288, 0, 256), 8),

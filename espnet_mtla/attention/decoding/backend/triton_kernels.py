@@ -1,8 +1,14 @@
-"""Triton kernels of attention over cached entries: its splits and its merges.
+"""Triton kernels of attention over cached entries, and of merging attentions.
+
+The attention kernel is an online softmax: a program goes through tiles of entries and
+keeps the largest score so far (``peak``), the sum of ``exp(score - peak)`` (``total``)
+and the weighted sum of values (``out``). When the peak grows, ``total`` and ``out`` are
+multiplied by ``exp(old peak - new peak)``. Scores are multiplied by log2(e), so that
+``exp2`` can be used, which GPUs compute in one instruction.
 
 Letters: ``R`` rows, ``G`` entry heads, ``M`` queries of a head, ``S`` slots, ``d`` key
-width, ``e`` value width. Every sum runs in float32 and in a fixed order: the same input
-gives the same bits. Names in capitals are known when a kernel is compiled.
+width, ``e`` value width. Sums are float32 and in a fixed order, so that equal inputs
+give equal bits. Names in capitals are compile-time constants.
 """
 
 from __future__ import annotations
@@ -43,10 +49,11 @@ def attend_kernel(
     BLOCK_VALUE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One block of queries over one split of its row's visible entries.
+    """Compute attention of a block of queries over one split of the visible entries.
 
-    Programs: axis 0 row, head and block of queries, these beside each other so that
-    they find the row's entries in the L2 cache; axis 1 the split.
+    Programs: axis 0 is row, head and block of queries, with neighbouring blocks of a
+    head next to each other, so that they share the row's entries in the L2 cache. Axis
+    1 is the split.
     """
     blocks = tl.cdiv(queries, BLOCK_M)
     group, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
@@ -55,6 +62,8 @@ def attend_kernel(
     asks = m < queries
     seen_at = visible_ptr + row * visible_row + m * visible_query
     visible = tl.load(seen_at, mask=asks, other=0).to(tl.int32)
+    # A split is a whole number of tiles, and all splits of a row are equally long. The
+    # last ones may be empty.
     most = tl.max(visible, 0)
     split, splits = tl.program_id(1), tl.num_programs(1)
     share = tl.cdiv(tl.cdiv(most, BLOCK_S), splits) * BLOCK_S
@@ -91,7 +100,7 @@ def attend_kernel(
 def _store_part(
     out_ptr,
     lse_ptr,
-    place,  # (BLOCK_M,), which query of all
+    place,  # (BLOCK_M,), index of each query among those of all splits
     asks,
     out,
     peak,
@@ -99,7 +108,7 @@ def _store_part(
     VALUE: tl.constexpr,
     BLOCK_VALUE: tl.constexpr,
 ):
-    """One split's output and log-sum-exp; zeros and -inf where nothing is visible."""
+    """Store one split's output and log-sum-exp; 0 and -inf if nothing is visible."""
     v = tl.arange(0, BLOCK_VALUE)
     safe = tl.where(total == 0.0, 1.0, total)
     lse = tl.where(total == 0.0, float("-inf"), (peak + tl.log2(safe)) * _LN2)
@@ -127,9 +136,10 @@ def _attend_slots(
     BLOCK_VALUE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Slots ``first`` to ``stop``: the sum of values, largest exponent, sum of weights.
+    """Go through the slots ``first`` to ``stop - 1``.
 
-    The sum is ``(BLOCK_M, BLOCK_VALUE)``; the largest is 0 where nothing is visible.
+    Returns the weighted sum of values ``(BLOCK_M, BLOCK_VALUE)``, the largest exponent
+    and the sum of weights ``(BLOCK_M,)``. The largest is 0 if nothing is visible.
     """
     c, t = tl.arange(0, q.shape[1]), tl.arange(0, q_tail.shape[1])
     v = tl.arange(0, BLOCK_VALUE)
@@ -138,7 +148,7 @@ def _attend_slots(
     out = tl.zeros((q.shape[0], BLOCK_VALUE), tl.float32)
     for start in tl.range(first, stop, BLOCK_S):
         slot = start + tl.arange(0, BLOCK_S)
-        # Slots from ``stop`` on may hold anything: they are not read.
+        # Slots from ``stop`` on may hold NaN: they are not read.
         written = (slot < stop)[:, None]
         at = entries + slot[:, None] * entry_slot
         keys = tl.load(at + c, mask=written & (c < MAIN), other=0.0)
@@ -149,6 +159,7 @@ def _attend_slots(
         seen = slot[None, :] < tl.minimum(visible, stop)[:, None]
         scores = tl.where(seen, scores * scale, float("-inf"))
 
+        # 0 in place of a peak of -inf: -inf - -inf would be NaN.
         new_peak = tl.maximum(peak, tl.max(scores, 1))
         level = tl.where(new_peak == float("-inf"), 0.0, new_peak)
         weights = tl.exp2(scores - level[:, None])
@@ -176,7 +187,10 @@ def reduce_kernel(
     BLOCK: tl.constexpr,
     PARTS: tl.constexpr,  # P, rounded up
 ):
-    """Softmax over all splits, from the softmax of each. Programs: row, columns."""
+    """Merge the splits of a query by their log-sum-exps.
+
+    Programs: axis 0 is the query, axis 1 a block of columns.
+    """
     row = tl.program_id(0).to(tl.int64)
     p, c = tl.arange(0, PARTS), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     lse = tl.load(part_lse_ptr + p * rows + row, mask=p < parts, other=float("-inf"))
@@ -207,7 +221,7 @@ def merge_kernel(
     BLOCK: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
 ):
-    """Softmax over two sets of entries, from the softmax over each."""
+    """Merge attentions over two disjoint sets of entries by their log-sum-exps."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     c, real = tl.arange(0, BLOCK), row < rows
     a_lse = tl.load(a_lse_ptr + row, mask=real, other=float("-inf"))

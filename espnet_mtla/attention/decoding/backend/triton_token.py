@@ -1,7 +1,10 @@
 """The Triton kernel that puts a new token into a latent cache, in one launch.
 
-Letters: ``N`` rows, ``S`` slots, ``r`` latent width, ``d_R`` rotary width. Sums run in
-float32. Names in capitals are known when a kernel is compiled.
+A decoding step has one token a row, so its arithmetic is small and separate kernels
+would spend their time being launched. A program handles ``BLOCK_N`` rows.
+
+Letters: ``N`` rows, ``S`` slots, ``r`` latent width, ``d_R`` rotary width. Sums are
+float32. Names in capitals are compile-time constants.
 """
 
 from __future__ import annotations
@@ -41,7 +44,11 @@ def write_kernel(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """LayerNorm, merge weight, running sum, rotary key, and the entry into its slot."""
+    """Compute each row's running entry from its projected token, and write it.
+
+    That is LayerNorm, merge weight, running sum and rotary key. If the chunk is open,
+    the running sum includes the entry that the slot holds.
+    """
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     real = row < rows
     slot = tl.load(slot_ptr + row, mask=real, other=0)
@@ -72,7 +79,7 @@ def write_kernel(
             PRECISION,
         )
         latent = latent * weight[:, None]
-        # Read only where a chunk is open: other slots may hold anything.
+        # The slot is read only if the chunk is open: else it may hold NaN.
         is_open = tl.load(open_ptr + row, mask=real, other=0) != 0
         carry = tl.load(entry + c, mask=here & (c < RANK) & is_open[:, None], other=0.0)
         latent += carry.to(tl.float32)
@@ -87,9 +94,10 @@ def write_kernel(
 def _layer_norm(
     raw, gain_ptr, shift_ptr, real, epsilon, RANK: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """The latents ``(BLOCK_N, BLOCK)`` at addresses ``raw (BLOCK_N, 1)``, normed.
+    """Normalise the latents at addresses ``raw (BLOCK_N, 1)``.
 
-    Returns their means and inverse deviations ``(BLOCK_N,)``, too.
+    Returns them ``(BLOCK_N, BLOCK)``, their means and their inverse standard deviations
+    ``(BLOCK_N,)``.
     """
     c = tl.arange(0, BLOCK)
     x = tl.load(raw + c, mask=real & (c < RANK), other=0.0).to(tl.float32)
@@ -120,10 +128,10 @@ def _merge_weight(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """``sigmoid(<F_c pe, F_p c>)`` of each row, in tiles of the latent ``(BLOCK_N,)``.
+    """Compute the merge weights ``sigmoid(<F_c pe, F_p c>)``, ``(BLOCK_N,)``.
 
-    The latent is normed again tile by tile: reading it twice is cheaper than keeping
-    what a product of all of it would need.
+    The products go through tiles of the latent, which is normalised again tile by tile:
+    loading it twice takes fewer registers than one product over all of it.
     """
     f = tl.arange(0, BLOCK_FEATURES)
     of_chunk = tl.zeros((mean.shape[0], BLOCK_FEATURES), tl.float32)
@@ -149,7 +157,7 @@ def _merge_weight(
 
 @triton.jit
 def _write_rotated(raw, key, angle, real, ROPE: tl.constexpr, BLOCK_ROPE: tl.constexpr):
-    """Turn the pairs (2k, 2k + 1) at addresses ``raw (BLOCK_N, 1)`` into ``key``."""
+    """Rotate the pairs (2k, 2k + 1) at addresses ``raw (BLOCK_N, 1)`` into ``key``."""
     p = tl.arange(0, BLOCK_ROPE)
     pair = real & (p < ROPE // 2)
     even = tl.load(raw + 2 * p, mask=pair, other=0.0).to(tl.float32)
