@@ -141,12 +141,14 @@ class ReferenceInterface(CausalAttention):
         seen: int,
     ) -> None:
         check_tokens(self, query, key)
-        rows, asked, tokens = key.size(0), query.size(1), key.size(1)
-        if asked > tokens:
-            raise UserError(f"query has {asked} tokens, more than the key's {tokens}")
+        rows, num_queries, tokens = key.size(0), query.size(1), key.size(1)
+        if num_queries > tokens:
+            raise UserError(
+                f"query has {num_queries} tokens, more than the key's {tokens}"
+            )
         check_padding(pad, rows, tokens, seen)
         check_position(position, rows, tokens)
-        check_causal(mask, asked, tokens)
+        check_causal(mask, num_queries, tokens)
 
 
 @dataclass(frozen=True)
@@ -169,11 +171,11 @@ class _Row:
     def packed(
         cls, query: Tensor, key: Tensor, pad: Tensor | None, position: Tensor | None
     ) -> _Row:
-        tokens, asked = key.size(1), query.size(1)
+        tokens, num_queries = key.size(1), query.size(1)
         if pad is None:
-            if asked == tokens:
+            if num_queries == tokens:
                 return cls(key, QueryTokens(query), None, position)
-            query_index = torch.arange(tokens - asked, tokens, device=key.device)
+            query_index = torch.arange(tokens - num_queries, tokens, device=key.device)
             return cls(
                 key, QueryTokens(query, query_index.unsqueeze(0)), None, position
             )
@@ -183,7 +185,7 @@ class _Row:
         x = gather_tokens(key, order).masked_fill(
             gather_tokens(pad, order).unsqueeze(-1), 0.0
         )
-        query_index = ((~pad).cumsum(1) - 1).clamp(min=0)[:, -asked:]
+        query_index = ((~pad).cumsum(1) - 1).clamp(min=0)[:, -num_queries:]
         packed_position = None if position is None else gather_tokens(position, order)
         return cls(x, QueryTokens(query, query_index), (~pad).sum(1), packed_position)
 
@@ -244,22 +246,22 @@ def check_position(position: Tensor | None, rows: int, tokens: int) -> None:
         )
 
 
-def check_causal(mask: Tensor | None, asked: int, tokens: int) -> None:
-    """Check that a mask ``(asked, tokens)`` hides no token before a query.
+def check_causal(mask: Tensor | None, num_queries: int, tokens: int) -> None:
+    """Check that a mask ``(num_queries, tokens)`` hides no token before a query.
 
-    The queries are the last ``asked`` tokens. The mask is true at hidden tokens.
+    The queries are the last ``num_queries`` tokens. The mask is true at hidden tokens.
 
     Raises:
         UserError: it hides one, or has another shape.
     """
     if mask is None:
         return
-    if mask.shape != (asked, tokens):
+    if mask.shape != (num_queries, tokens):
         raise UserError(
-            f"self_attn_mask {tuple(mask.shape)}: ({asked}, {tokens}) is needed"
+            f"self_attn_mask {tuple(mask.shape)}: ({num_queries}, {tokens}) is needed"
         )
-    past = torch.ones(asked, tokens, dtype=torch.bool, device=mask.device)
-    if (mask.bool() & past.tril(tokens - asked)).any():
+    past = torch.ones(num_queries, tokens, dtype=torch.bool, device=mask.device)
+    if (mask.bool() & past.tril(tokens - num_queries)).any():
         raise UserError(
             "self_attn_mask: only a causal mask is supported, since each query "
             "sees merged chunks; use key_padding_mask to hide tokens"

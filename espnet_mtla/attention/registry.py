@@ -44,12 +44,12 @@ def parse_attention(name: str) -> tuple[str, dict[str, int]]:
     """
     needed = "one like mtla_s2 or mha is"
     require(isinstance(name, str), "attention", name, needed)
-    kind, separator, stride = name.partition("_s")
+    type_name, separator, stride = name.partition("_s")
     if not separator:
-        return kind, {}
-    if kind != "mtla" or not stride.isdecimal():
+        return type_name, {}
+    if type_name != "mtla" or not stride.isdecimal():
         raise UserError(f"attention: {name!r} given, {needed} needed")
-    return kind, {"down_rate": int(stride)}
+    return type_name, {"down_rate": int(stride)}
 
 
 def attention_settings(name: str) -> list[str]:
@@ -97,19 +97,19 @@ def complete_settings(
     valid = attention_settings(name)
     is_mapping = conf is None or isinstance(conf, Mapping)
     require(is_mapping, "attention_conf", conf, "names and their values are")
-    given = dict(conf or {})
+    own_conf = dict(conf or {})
     embed_dim = whole_number(embed_dim, "embed_dim")
     num_heads = whole_number(num_heads, "num_heads")
-    for key in given:
+    for key in own_conf:
         if key not in valid:
             raise UserError(
                 f"attention_conf.{key}: unknown key for {name}; "
                 f"valid: {', '.join(valid)}"
             )
-    _, config, settled = ATTENTIONS[name]
+    _, config, implied = ATTENTIONS[name]
     latent = issubclass(config, LatentConfig)
     scaled = paper_sizes(embed_dim, num_heads) if latent else {}
-    complete = config(embed_dim, num_heads, **{**scaled, **settled, **given})
+    complete = config(embed_dim, num_heads, **{**scaled, **implied, **own_conf})
     return {key: getattr(complete, key) for key in valid}
 
 

@@ -111,15 +111,15 @@ def sketch(
     """
     from espnet_mtla.decoder.transformer import DecoderOnlyTransformer
 
-    kind, stride = parse_attention(attention)
-    valid, latent = attention_settings(kind), ("mla", "mtla")
-    given = dict(conf)
-    widths = dict(given.pop("attention_conf", None) or {})
-    if given.pop("attention", "mtla") not in latent or kind not in latent:
+    name, stride = parse_attention(attention)
+    valid, latent = attention_settings(name), ("mla", "mtla")
+    settings = dict(conf)
+    widths = dict(settings.pop("attention_conf", None) or {})
+    if settings.pop("attention", "mtla") not in latent or name not in latent:
         widths = {}
     widths = {key: value for key, value in widths.items() if key in valid} | stride
     config = DecoderConfig(
-        vocab_size, **{**given, "attention": kind, "attention_conf": widths}
+        vocab_size, **{**settings, "attention": name, "attention_conf": widths}
     )
     with torch.device("meta"):
         return DecoderOnlyTransformer(config)

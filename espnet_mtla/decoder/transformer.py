@@ -182,8 +182,8 @@ class DecoderOnlyTransformer(nn.Module):
 
     def _check(self, prompt: Tensor, prompt_lens: Tensor) -> None:
         width = self.config.embed_dim
-        for name, given in (("prompt", prompt), ("prompt_lens", prompt_lens)):
-            require(isinstance(given, Tensor), name, type(given), "a tensor is")
+        for name, value in (("prompt", prompt), ("prompt_lens", prompt_lens)):
+            require(isinstance(value, Tensor), name, type(value), "a tensor is")
         if prompt.dim() != 3 or prompt.size(2) != width:
             raise UserError(
                 f"prompt: {tuple(prompt.shape)} given, (batch, frames, {width}) needed"

@@ -76,15 +76,17 @@ class FlashAttnBackend:
         rows, heads, queries, _ = q.shape
         source = torch.arange(rows, device=q.device, dtype=torch.int32)
         if visible.size(1) > 1:  # kernels have one limit a row: a row for each query
-            asked = q.permute(0, 2, 1, 3).flatten(0, 1).unsqueeze(1)  # (R M, 1, G, d)
+            kernel_q = (
+                q.permute(0, 2, 1, 3).flatten(0, 1).unsqueeze(1)
+            )  # (R M, 1, G, d)
             source = source.repeat_interleave(queries)
         else:
-            asked = q.flatten(1, 2).unsqueeze(1)  # (R, 1, G M, d)
+            kernel_q = q.flatten(1, 2).unsqueeze(1)  # (R, 1, G M, d)
         seen = visible.flatten()
         kernel = _kernel(layout)
         assert not isinstance(kernel, str), "unsupported_reason() is called before"
         out, lse = kernel(
-            asked, entries.transpose(1, 2), source, seen.to(torch.int32), scale
+            kernel_q, entries.transpose(1, 2), source, seen.to(torch.int32), scale
         )
         # For rows without keys the builds return different things.
         nothing = (seen == 0)[:, None, None]

@@ -51,19 +51,16 @@ def attend_kernel(
 ):
     """Compute attention of a block of queries over one split of the visible entries.
 
-    Programs: axis 0 is row, head and block of queries, with neighbouring blocks of a
-    head next to each other, so that they share the row's entries in the L2 cache. Axis
-    1 is the split.
+    Axis 0 is row, head and block of queries: the blocks of a head are neighbours and
+    share its entries in the L2 cache. Axis 1 is the split, a whole number of tiles.
     """
     blocks = tl.cdiv(queries, BLOCK_M)
     group, block = tl.program_id(0) // blocks, tl.program_id(0) % blocks
     row, head = (group // heads).to(tl.int64), (group % heads).to(tl.int64)
     m = block * BLOCK_M + tl.arange(0, BLOCK_M)
-    asks = m < queries
+    is_query = m < queries
     seen_at = visible_ptr + row * visible_row + m * visible_query
-    visible = tl.load(seen_at, mask=asks, other=0).to(tl.int32)
-    # A split is a whole number of tiles, and all splits of a row are equally long. The
-    # last ones may be empty.
+    visible = tl.load(seen_at, mask=is_query, other=0).to(tl.int32)
     most = tl.max(visible, 0)
     split, splits = tl.program_id(1), tl.num_programs(1)
     share = tl.cdiv(tl.cdiv(most, BLOCK_S), splits) * BLOCK_S
@@ -72,8 +69,8 @@ def attend_kernel(
 
     c, t = tl.arange(0, BLOCK_MAIN), tl.arange(0, BLOCK_TAIL)
     q_at = q_ptr + row * q_row + head * q_head + m[:, None] * q_query
-    q = tl.load(q_at + c, mask=asks[:, None] & (c < MAIN), other=0.0)
-    q_tail = tl.load(q_at + MAIN + t, mask=asks[:, None] & (t < TAIL), other=0.0)
+    q = tl.load(q_at + c, mask=is_query[:, None] & (c < MAIN), other=0.0)
+    q_tail = tl.load(q_at + MAIN + t, mask=is_query[:, None] & (t < TAIL), other=0.0)
     out, peak, total = _attend_slots(
         q,
         q_tail,
@@ -93,7 +90,7 @@ def attend_kernel(
     )
     groups = tl.num_programs(0) // blocks
     place = (split.to(tl.int64) * groups + group) * queries + m
-    _store_part(out_ptr, lse_ptr, place, asks, out, peak, total, VALUE, BLOCK_VALUE)
+    _store_part(out_ptr, lse_ptr, place, is_query, out, peak, total, VALUE, BLOCK_VALUE)
 
 
 @triton.jit
@@ -101,7 +98,7 @@ def _store_part(
     out_ptr,
     lse_ptr,
     place,  # (BLOCK_M,), index of each query among those of all splits
-    asks,
+    is_query,
     out,
     peak,
     total,
@@ -112,9 +109,9 @@ def _store_part(
     v = tl.arange(0, BLOCK_VALUE)
     safe = tl.where(total == 0.0, 1.0, total)
     lse = tl.where(total == 0.0, float("-inf"), (peak + tl.log2(safe)) * _LN2)
-    tl.store(lse_ptr + place, lse, mask=asks)
+    tl.store(lse_ptr + place, lse, mask=is_query)
     out = out / safe[:, None]
-    at, real = out_ptr + place[:, None] * VALUE + v, asks[:, None] & (v < VALUE)
+    at, real = out_ptr + place[:, None] * VALUE + v, is_query[:, None] & (v < VALUE)
     tl.store(at, out.to(out_ptr.dtype.element_ty), mask=real)
 
 

@@ -44,11 +44,7 @@ def write_kernel(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Compute each row's running entry from its projected token, and write it.
-
-    That is LayerNorm, merge weight, running sum and rotary key. If the chunk is open,
-    the running sum includes the entry that the slot holds.
-    """
+    """Write LayerNorm, merge weight, running sum and rotary key of each row's token."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     real = row < rows
     slot = tl.load(slot_ptr + row, mask=real, other=0)
