@@ -1,4 +1,4 @@
-"""The converted model: new attention in every layer, all else as it was."""
+"""Build the converted model: new attention in every layer, all other weights equal."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from espnet_mtla.hf.llama.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.llama.modeling import LlamaMTLAForCausalLM
 from espnet_mtla.settings.checks import check_count, require
 
-KEPT_SETTINGS = (
+COPIED_SETTINGS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers"),
     *("num_attention_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps"),
     *("initializer_range", "pad_token_id", "bos_token_id", "eos_token_id"),
@@ -28,14 +28,14 @@ KEPT_SETTINGS = (
 
 @dataclass(frozen=True)
 class Target:
-    """What a model is converted to.
+    """Attention type and sizes to convert to.
 
     Attributes:
         attention: ``mla`` or ``mtla``.
         down_rate: temporal stride; 1 for MLA.
-        kv_lora_rank: width r of a latent; 0: as many as lose nothing.
-        qk_rope_head_dim: width that keeps its rotation; 0: all of it.
-        context: distances that count when components are chosen.
+        kv_lora_rank: width r of a latent; 0: the smallest lossless one.
+        qk_rope_head_dim: width d_R of the rotary key; 0: all components stay rotary.
+        context: largest distance in tokens that counts when components are chosen.
     """
 
     attention: str = "mtla"
@@ -45,8 +45,8 @@ class Target:
     context: int = 512
 
     def __post_init__(self) -> None:
-        kinds = "mla or mtla is"
-        require(self.attention in ("mla", "mtla"), "attention", self.attention, kinds)
+        needed = "mla or mtla is"
+        require(self.attention in ("mla", "mtla"), "attention", self.attention, needed)
         check_count(self, "down_rate", "context")
         check_count(self, "kv_lora_rank", "qk_rope_head_dim", least=0)
         require(
@@ -58,8 +58,15 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What a target means for one model."""
+class LatentSizes:
+    """Widths of a converted model's attention.
+
+    Attributes:
+        rank: of a latent.
+        rope: of the shared rotary key.
+        nope: of the part of a head's key that comes from the latent, at least 1.
+        head: of a head's value.
+    """
 
     rank: int
     rope: int
@@ -67,8 +74,8 @@ class Sizes:
     head: int
 
     @classmethod
-    def of(cls, target: Target, groups: int, head: int) -> Sizes:
-        """Sizes for ``groups`` key-value heads of width ``head``."""
+    def of(cls, target: Target, groups: int, head: int) -> LatentSizes:
+        """Return the sizes for ``groups`` key-value heads of width ``head``."""
         most = groups * head
         rope = target.qk_rope_head_dim or most
         if rope % 2 or rope > most:
@@ -76,9 +83,9 @@ class Sizes:
                 f"qk_rope_head_dim: {rope} given, an even number up to {most} "
                 "(key-value heads times their width) needed"
             )
-        exact = (most - rope) + most
-        exact += exact % 2
-        rank = target.kv_lora_rank or max(exact, 4)
+        lossless = (most - rope) + most  # keys that do not rotate, and values
+        lossless += lossless % 2
+        rank = target.kv_lora_rank or max(lossless, 4)
         return cls(rank, rope, head if rope < most else 1, head)
 
 
@@ -86,21 +93,23 @@ class Sizes:
 def convert(
     source: PreTrainedModel, target: Target, blocks: Tensor | None = None, seed: int = 0
 ) -> tuple[LlamaMTLAForCausalLM, list[float]]:
-    """A Llama as MLA or MTLA; see :mod:`.factor` for the mathematics.
+    """Convert a Llama to MLA or MTLA; see :mod:`.factor` for the mathematics.
 
     Args:
-        source: as :func:`~espnet_mtla.hf.convert.source.load_source` gives it.
-        blocks: tokens ``(N, L)`` that say how activations are distributed.
-        seed: of the hyper-network's positional part, which starts at random.
+        source: from :func:`~espnet_mtla.hf.convert.source.load_source`.
+        target: attention type and sizes.
+        blocks: tokens ``(N, L)`` to measure activations on; None: activations are
+            assumed to be independent.
+        seed: of the hyper-network's first layer, which starts at random.
 
     Returns:
-        The model, and the share of energy that each layer's latents keep.
+        The model, and for each layer the share of energy that its latents preserve.
     """
     old = source.config
     layers = source.model.layers
     head = layers[0].self_attn.head_dim
     groups = layers[0].self_attn.k_proj.out_features // head
-    sizes = Sizes.of(target, groups, head)
+    sizes = LatentSizes.of(target, groups, head)
     rotary = source.model.rotary_emb
     theta, factor = rotary.inv_freq.double(), rotary.attention_scaling
     parts = [Projections.of(layer.self_attn, head, factor) for layer in layers]
@@ -109,18 +118,21 @@ def convert(
         rotate_keys(part, moment, theta, target.context)
         for part, moment in zip(parts, moments, strict=True)
     ]
-    chosen = choose_components([keys.worth for keys in rotated], sizes.rope // 2)
+    chosen = choose_components([keys.importance for keys in rotated], sizes.rope // 2)
     biased = layers[0].self_attn.q_proj.bias is not None
     frequencies = theta[chosen.nonzero()[:, 0]].tolist()
     config = _config(old, target, sizes, frequencies, biased)
-    # The caller's random numbers go on as if none had been drawn here.
+    # The caller's random state is restored afterwards.
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         model = LlamaMTLAForCausalLM(config).to(source.dtype)
-        kept = {k: v for k, v in source.state_dict().items() if ".self_attn." not in k}
-        unknown = model.load_state_dict(kept, strict=False).unexpected_keys
+        state = source.state_dict()
+        copied = {k: v for k, v in state.items() if ".self_attn." not in k}
+        unknown = model.load_state_dict(copied, strict=False).unexpected_keys
         if unknown:
-            raise UserError(f"{unknown[0]}: no part of a Llama; merge adapters first")
+            raise UserError(
+                f"{unknown[0]}: not a weight of a Llama; merge adapters first"
+            )
         model.generation_config = source.generation_config
         shares = []
         for index, (part, keys, moment) in enumerate(
@@ -128,20 +140,29 @@ def convert(
         ):
             weights = factor_layer(part, keys, moment, chosen, sizes.rank)
             _fill(model.model.layers[index].self_attn, weights, part)
-            shares.append(weights.kept)
+            shares.append(weights.energy)
     return model.to(source.device).eval(), shares
 
 
 def _config(
     old: PretrainedConfig,
     target: Target,
-    sizes: Sizes,
+    sizes: LatentSizes,
     frequencies: list[float],
     biased: bool,
 ) -> LlamaMTLAConfig:
-    kept = {name: getattr(old, name) for name in KEPT_SETTINGS if hasattr(old, name)}
+    """Return the configuration of the converted model.
+
+    Args:
+        old: of the Llama.
+        target: attention type and stride.
+        sizes: widths of the attention.
+        frequencies: radians per token of each rotary pair.
+        biased: whether the projections have biases.
+    """
+    copied = {n: getattr(old, n) for n in COPIED_SETTINGS if hasattr(old, n)}
     return LlamaMTLAConfig(
-        **kept,
+        **copied,
         attention_bias=biased,
         kv_lora_rank=sizes.rank,
         q_lora_rank=0,
@@ -158,9 +179,10 @@ def _config(
 def _fill(
     attention: LlamaMTLAAttention, weights: LatentWeights, part: Projections
 ) -> None:
-    """Put a layer's new weights into its module."""
+    """Copy the new weights of a layer into its module."""
     up = weights.kv_b
     if attention.hypernet_down is not None:
+        # F_p = 0: all merge weights are 1/2; with 2/s a full chunk is a mean.
         up = up * (2 / attention.layout.stride)
         torch.nn.init.zeros_(attention.hypernet_down.fc_p.weight)
         torch.nn.init.zeros_(attention.hypernet_down.fc_p.bias)

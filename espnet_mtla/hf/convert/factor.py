@@ -1,28 +1,29 @@
-r"""One layer's MLA weights: rotary keys kept, the rest factorised jointly with values.
+r"""MLA weights of a layer: rotary keys, and a joint factorisation of all the rest.
 
-After :mod:`.rotary` a head's score is that of the kept components, which rotate, plus
-:math:`q_h^T B_h^T k_N` of the others, which from now on do not. Those and the values of
-all heads are one vector :math:`z = [k_N; v] = W_z [x; 1]`, of which a latent keeps r
-numbers, :math:`c = E z`, :math:`z \approx F c`. The error is measured where it does
-harm, in scores and in outputs:
+After :mod:`.rotary` the score of a head is that of the rotary components, plus
+:math:`q_h^T B_h^T k_N` of the others, whose rotation is dropped. These and the values
+of all heads are one vector :math:`z = [k_N; v] = W_z [x; 1]`. A latent holds r numbers
+:math:`c = E z` with :math:`z \approx F c`. The error is measured in scores and
+outputs:
 
 .. math:: \min_{E, F}\ \mathbf{E}\,\| M^{1/2} (z - F E z) \|^2, \qquad
    M = \mathrm{diag}(\tfrac{1}{H} \sum_h B_h C_{q_h} B_h^T,\
                      \sum_h W_{o,h}^T W_{o,h})
 
-with both parts scaled to trace 1 over the data. The solution are the r leading
+with both parts scaled to trace 1 over the data. The solution is given by the r leading
 eigenvectors of :math:`M^{1/2} C_z M^{1/2}`. MLA's up-projection of head h is
 :math:`B_h^T F_N` for keys and :math:`F_v` of its group for values.
 
-**When nothing is lost.** With r at least the length of z, E is a scaling and F its
-inverse; with all components rotary there is no :math:`k_N` and z is the values. The
-softmax scale :math:`1/\sqrt{d_N + d_R}` instead of :math:`1/\sqrt{d}` goes into the
-queries. What stands between is the latent's norm and the merge weight: a LayerNorm
-cannot be undone by a linear map (it forgets mean and scale of each token), so that
-converted models are built with ``kv_norm="none"``; and :math:`F_p = 0` makes every
-merge weight exactly 1/2, which a factor 2/s in the up-projection turns into 1/s: at
-s = 1 nothing changes, at s > 1 a finished chunk is the mean of its tokens. A weight of
-1/2 also leaves the sigmoid where its slope is largest, for healing.
+**Lossless conversion.** With r at least the length of z, E is a scaling and F its
+inverse. With all components rotary there is no :math:`k_N`, and z is the values. The
+softmax scale changes from :math:`1/\sqrt{d}` to :math:`1/\sqrt{d_N + d_R}`, which is
+compensated in the queries. The latent's norm and the merge weight need care:
+
+- A LayerNorm removes mean and scale of each token, which no linear map restores.
+  Converted models are therefore built with ``kv_norm="none"``.
+- :math:`F_p = 0` makes every merge weight 1/2. A factor 2/s in the up-projection turns
+  that into 1/s: at s = 1 nothing changes, at s > 1 a full chunk is the mean of its
+  tokens. The sigmoid has its largest slope at 1/2, which helps healing.
 """
 
 from __future__ import annotations
@@ -36,17 +37,21 @@ from espnet_mtla.hf.convert.rotary import RotatedKeys, as_complex
 from espnet_mtla.hf.convert.source import Projections
 
 RIDGE = 1e-6
-"""Added to the metric, of its mean: directions that no query asks for count little."""
+"""Share of the metric's mean added to its diagonal: no direction counts nothing."""
 
 
 @dataclass(frozen=True)
 class LatentWeights:
-    """Weights of one layer, biases as their last column, and what they keep."""
+    """Weights of one layer with biases as the last column, and their energy.
+
+    Letters: ``H`` heads, ``D`` model width, ``d_N``, ``d_R`` and ``d_V`` widths of a
+    head's key from the latent, of the rotary key and of a value, ``r`` latent width.
+    """
 
     q: Tensor  # (H (d_N + d_R), D + 1)
     kv_a: Tensor  # (r + d_R, D + 1)
     kv_b: Tensor  # (H (d_N + d_V), r)
-    kept: float  # share of the energy of z, in the metric
+    energy: float  # share of the energy of z that latents preserve, in the metric
 
 
 def factor_layer(
@@ -56,22 +61,25 @@ def factor_layer(
     chosen: Tensor,
     rank: int,
 ) -> LatentWeights:
-    """MLA weights of a layer; see the module for the mathematics.
+    """Compute the MLA weights of a layer; see the module for the mathematics.
 
     Args:
-        chosen: components that keep their rotation, ``(K, G)``.
-        rank: r.
+        layer: the Llama's projections.
+        rotated: its keys in principal components.
+        moment: second moment of the inputs, ``(D + 1, D + 1)``.
+        chosen: True at components that stay rotary, ``(K, G)``.
+        rank: latent width r.
     """
     heads, width = layer.q.shape[:2]
     rest = ~chosen
     nope = _to_rest(layer, rotated, rest)
     z = torch.cat((_as_rows(rotated.keys, rest), layer.v.flatten(0, 1)))
     metric = _metric(layer, nope, moment, z)
-    encode, decode, kept = low_rank(z @ moment @ z.T, metric, rank)
+    encode, decode, energy = low_rank(z @ moment @ z.T, metric, rank)
     keys = nope.size(1)
     up = decode[:keys], decode[keys:].unflatten(0, (-1, width))
     q_nope, k_nope = layer.q, nope.transpose(1, 2) @ up[0]  # (H, d, D + 1), (H, d, r)
-    if keys == 0:  # a width of 0 is not allowed
+    if keys == 0:  # the attention requires a width of at least 1
         q_nope, k_nope = (
             torch.zeros_like(layer.q[:, :1]),
             layer.q.new_zeros(heads, 1, rank),
@@ -81,16 +89,21 @@ def factor_layer(
         q=q.flatten(0, 1) * (q.size(1) / width) ** 0.5,
         kv_a=torch.cat((encode @ z, _as_rows(rotated.keys, chosen))),
         kv_b=torch.cat((k_nope, up[1][layer.group]), dim=1).flatten(0, 1),
-        kept=kept,
+        energy=energy,
     )
 
 
 def low_rank(moment: Tensor, metric: Tensor, rank: int) -> tuple[Tensor, Tensor, float]:
-    """The best ``rank`` numbers of z, whose second moment ``(m, m)`` is given.
+    """Find the linear code of z with the smallest error in a metric.
+
+    Args:
+        moment: second moment of z, ``(m, m)``.
+        metric: M, ``(m, m)``.
+        rank: numbers r of the code; at least m: lossless.
 
     Returns:
-        E ``(rank, m)`` and F ``(m, rank)`` with ``F E z`` near z, latents of unit
-        energy, and the share of the energy kept.
+        E ``(r, m)`` and F ``(m, r)`` with ``F E z`` near z and codes of unit energy,
+        and the share of the energy preserved.
     """
     size = len(moment)
     if rank >= size:
@@ -111,9 +124,9 @@ def low_rank(moment: Tensor, metric: Tensor, rank: int) -> tuple[Tensor, Tensor,
 
 
 def _metric(layer: Projections, nope: Tensor, moment: Tensor, z: Tensor) -> Tensor:
-    """M over z, ``(m, m)``; ``nope (H, m_N, d)`` are the B_h."""
-    asked = layer.q @ moment @ layer.q.transpose(1, 2)  # (H, d, d)
-    keys = (nope @ asked @ nope.transpose(1, 2)).mean(0)
+    """Compute M over z, ``(m, m)``; ``nope (H, m_N, d)`` are the B_h."""
+    queries = layer.q @ moment @ layer.q.transpose(1, 2)  # (H, d, d)
+    keys = (nope @ queries @ nope.transpose(1, 2)).mean(0)
     outputs = layer.o.transpose(1, 2) @ layer.o  # (H, d, d)
     groups = len(layer.v)
     values = torch.block_diag(*outputs.unflatten(0, (groups, -1)).sum(1))
@@ -130,32 +143,34 @@ def _metric(layer: Projections, nope: Tensor, moment: Tensor, z: Tensor) -> Tens
 
 
 def _as_rows(keys: Tensor, components: Tensor) -> Tensor:
-    """Real parts, then imaginary parts, of components: ``(2 n, D + 1)``, real."""
+    """Return components as real rows, real parts first: ``(2 n, D + 1)``."""
     return _parts(keys[components], dim=0)
 
 
-def _turns(layer: Projections, rotated: RotatedKeys, components: Tensor) -> Tensor:
-    """By what each head's queries are turned into components, ``(H, n)`` complex."""
+def _query_factors(
+    layer: Projections, rotated: RotatedKeys, components: Tensor
+) -> Tensor:
+    """Return the factors that map each head's queries to components, ``(H, n)``."""
     pair, component = components.nonzero(as_tuple=True)
     return rotated.basis[pair, :, component].conj()[:, layer.group].T
 
 
 def _to_rest(layer: Projections, rotated: RotatedKeys, rest: Tensor) -> Tensor:
-    """All B_h ``(H, 2 n, d)``: queries to the components that do not rotate."""
+    """Return all B_h ``(H, 2 n, d)``, from queries to components that do not rotate."""
     heads, width = layer.q.shape[:2]
-    turn, pair = _turns(layer, rotated, rest), rest.nonzero()[:, 0]
+    factor, pair = _query_factors(layer, rotated, rest), rest.nonzero()[:, 0]
     row = torch.arange(len(pair), device=pair.device)
-    maps = turn.new_zeros(heads, len(pair), width)
-    maps[:, row, pair], maps[:, row, width // 2 + pair] = turn, 1j * turn
+    maps = factor.new_zeros(heads, len(pair), width)
+    maps[:, row, pair], maps[:, row, width // 2 + pair] = factor, 1j * factor
     return _parts(maps)
 
 
 def _rotary_queries(layer: Projections, rotated: RotatedKeys, chosen: Tensor) -> Tensor:
-    """Each head's rotary query as a map of ``[x; 1]``, ``(H, d_R, D + 1)``."""
-    turn, pair = _turns(layer, rotated, chosen), chosen.nonzero()[:, 0]
-    return _parts(turn.unsqueeze(-1) * as_complex(layer.q)[:, pair])
+    """Return each head's rotary query as a map of ``[x; 1]``, ``(H, d_R, D + 1)``."""
+    factor, pair = _query_factors(layer, rotated, chosen), chosen.nonzero()[:, 0]
+    return _parts(factor.unsqueeze(-1) * as_complex(layer.q)[:, pair])
 
 
 def _parts(numbers: Tensor, dim: int = 1) -> Tensor:
-    """Real parts, then imaginary parts."""
+    """Concatenate real and imaginary parts along ``dim``."""
     return torch.cat((numbers.real, numbers.imag), dim)

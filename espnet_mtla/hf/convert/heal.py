@@ -1,4 +1,4 @@
-"""Text in blocks, perplexity on it, and training that heals a converted model."""
+"""Read text in blocks, measure perplexity, and train a converted model (healing)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from espnet_mtla.settings.checks import check_count, require
 
 @dataclass(frozen=True)
 class TextBlocks:
-    """Tokens of a text in blocks of one length: to learn from, and held out."""
+    """Tokens of a text in blocks of one length L, for training and held out."""
 
     training: Tensor  # (N, L)
     held_out: Tensor  # (N', L)
@@ -31,10 +31,16 @@ class TextBlocks:
         length: int,
         held_out: float = 0.1,
     ) -> TextBlocks:
-        """The last part of the blocks, ``held_out`` of them, is kept for perplexity.
+        """Read and tokenise text files; the last blocks are held out.
+
+        Args:
+            files: UTF-8 text.
+            tokenizer: of the model.
+            length: tokens of a block.
+            held_out: share of the blocks that is held out, at least one.
 
         Raises:
-            UserError: a file that is no text, or too little of it.
+            UserError: a file is not UTF-8, or there are fewer than two blocks.
         """
         ids: list[int] = []
         for file in files:
@@ -42,7 +48,7 @@ class TextBlocks:
                 text = Path(file).read_text(encoding="utf-8")
             except UnicodeDecodeError as error:
                 raise UserError(f"{file}: not UTF-8 text ({error.reason})") from error
-            # Quietly: it would warn that a whole text is longer than a model takes.
+            # verbose=False: no warning that the text is longer than the model's limit.
             ids += tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         count = len(ids) // length
         if count < 2:
@@ -57,7 +63,7 @@ class TextBlocks:
 
 @torch.no_grad()
 def perplexity(model: PreTrainedModel, blocks: Tensor, batch: int = 8) -> float:
-    """exp(mean negative log-likelihood) of ``blocks (N, L)`` but their first tokens."""
+    """Return the perplexity of all but the first tokens of ``blocks (N, L)``."""
     total = 0.0
     for part in blocks.split(batch):
         part = part.to(model.device)
@@ -68,7 +74,16 @@ def perplexity(model: PreTrainedModel, blocks: Tensor, batch: int = 8) -> float:
 
 @dataclass(frozen=True)
 class Healing:
-    """Training after conversion: AdamW, warm-up, then a cosine to zero."""
+    """Settings of training after conversion: AdamW, warm-up, then cosine decay.
+
+    Attributes:
+        steps: training steps.
+        batch: blocks per step.
+        learning_rate: the peak.
+        warmup: share of the steps.
+        clip: largest gradient norm.
+        seed: of the order of blocks.
+    """
 
     steps: int = 0
     batch: int = 8
@@ -87,9 +102,9 @@ class Healing:
         self,
         model: PreTrainedModel,
         blocks: Tensor,
-        report: Callable[[int, float], None] = lambda *_: None,
+        on_step: Callable[[int, float], None] = lambda *_: None,
     ) -> None:
-        """Train ``model`` in place on ``blocks (N, L)``; ``report(step, loss)``."""
+        """Train ``model`` in place on ``blocks (N, L)``; call on_step(step, loss)."""
         order = torch.Generator().manual_seed(self.seed)
         optimizer = torch.optim.AdamW(
             model.parameters(), self.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
@@ -110,10 +125,11 @@ class Healing:
             torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)
             optimizer.step()
             schedule.step()
-            report(step + 1, loss.item())
+            on_step(step + 1, loss.item())
         model.eval()
 
     def _rate(self, step: int) -> float:
+        """Return the learning rate of a step, relative to the peak."""
         warm = max(1, round(self.steps * self.warmup))
         if step < warm:
             return (step + 1) / warm

@@ -1,7 +1,7 @@
-"""How the inputs of each attention are distributed: second moments of ``[x; 1]``.
+"""Second moments of the inputs ``[x; 1]`` of each attention.
 
-A linear map keeps what matters of activations, not of weights, when its error is
-measured where the activations are (as ASVD, arXiv 2312.05821, and its kin do).
+Factorisations weighted by them minimise the error of activations, not of weights (as
+ASVD, arXiv 2312.05821, and similar methods do).
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from transformers import PreTrainedModel
 
 @torch.no_grad()
 def second_moments(model: PreTrainedModel, blocks: Tensor | None) -> list[Tensor]:
-    """``E[[x; 1] [x; 1]^T]`` of each layer, ``(D + 1, D + 1)`` in float64.
+    """Compute ``E[[x; 1] [x; 1]^T]`` of each layer, ``(D + 1, D + 1)`` in float64.
 
     Args:
-        blocks: tokens ``(N, L)`` of a text; None: inputs are taken for independent,
-            with the scale that the norm before them gives.
+        model: a Llama.
+        blocks: tokens ``(N, L)`` of a text; None: inputs are assumed independent, with
+            the scale of the norm before the attention.
     """
     if blocks is None:
         scales = [layer.input_layernorm.weight for layer in model.model.layers]
@@ -33,7 +34,7 @@ def second_moments(model: PreTrainedModel, blocks: Tensor | None) -> list[Tensor
         for _ in model.model.layers
     ]
 
-    def watch(index: int) -> Callable[..., None]:
+    def accumulate(index: int) -> Callable[..., None]:
         def add(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else kwargs["hidden_states"]
             x = x.flatten(0, -2).double()
@@ -43,7 +44,7 @@ def second_moments(model: PreTrainedModel, blocks: Tensor | None) -> list[Tensor
         return add
 
     hooks = [
-        layer.self_attn.register_forward_pre_hook(watch(index), with_kwargs=True)
+        layer.self_attn.register_forward_pre_hook(accumulate(index), with_kwargs=True)
         for index, layer in enumerate(model.model.layers)
     ]
     try:

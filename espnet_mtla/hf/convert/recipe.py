@@ -1,8 +1,8 @@
-"""A recipe's decoder under the reference's names, and back: nothing but names changes.
+"""Rename the weights of a recipe's decoder to the reference's names, and back.
 
 The reference's speech models are fairseq's: pre-norm layers of a Transformer decoder
-without cross-attention, whose attention has the names that it has here. What is outside
-the decoder (encoder, front-end, projector) differs in structure and is left out.
+without cross-attention. Their attention has our names. Encoder, front-end and projector
+differ in structure and are left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
 
-# Of the whole decoder and of a layer: ours, the reference's.
+# Names of the decoder and of a layer: ours, the reference's.
 DECODER = (
     ("embedding.weight", "embed_tokens.weight"),
     ("output.weight", "output_projection.weight"),
@@ -33,12 +33,12 @@ LAYER = (
     ("ffn.0.", "fc1."),
     ("ffn.3.", "fc2."),
 )
-# Of fairseq's own bookkeeping.
+# Entries of fairseq's state dict that are not weights.
 NO_WEIGHT = re.compile(r"decoder\.(version|embed_positions\._float_tensor)$")
 
 
 def to_reference(source: Path, output: Path) -> int:
-    """Write a recipe's decoder as a fairseq checkpoint; returns how many weights."""
+    """Write a recipe's decoder as a fairseq checkpoint; count its weights."""
     weights = _rename(source, _read(source), 0, 1)
     with atomic_file(output, "wb") as stream:
         torch.save({"model": weights}, stream)
@@ -46,7 +46,7 @@ def to_reference(source: Path, output: Path) -> int:
 
 
 def from_reference(source: Path, output: Path) -> int:
-    """Write a fairseq checkpoint's decoder as a recipe's; returns how many weights."""
+    """Write a fairseq decoder as a recipe's checkpoint; count its weights."""
     saved = _read(source)
     weights = _rename(source, saved.get("model", saved), 1, 0)
     with atomic_file(output, "wb") as stream:
@@ -55,13 +55,15 @@ def from_reference(source: Path, output: Path) -> int:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A checkpoint, without running anything that it may hold."""
+    """Load a checkpoint without executing code in it."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             saved = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: no checkpoint of weights alone ({reason})") from error
+        raise UserError(
+            f"{path}: not a checkpoint of weights alone ({reason})"
+        ) from error
     if not isinstance(saved, dict):
         raise UserError(f"{path}: holds a {type(saved).__name__}, a dictionary needed")
     return saved
@@ -70,7 +72,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _rename(
     path: Path, weights: Mapping[str, Tensor], old: int, new: int
 ) -> dict[str, Tensor]:
-    """Decoder weights under other names; ``old`` and ``new`` pick from the tables."""
+    """Rename decoder weights; ``old`` and ``new`` are columns of the name tables."""
     renamed = {}
     for key, value in weights.items():
         if not key.startswith("decoder.") or NO_WEIGHT.match(key):
@@ -82,6 +84,7 @@ def _rename(
 
 
 def _new_name(path: Path, key: str, old: int, new: int) -> str:
+    """Return the other name of one weight; raise :class:`UserError` without one."""
     match = re.match(r"(decoder\.layers\.\d+\.)(.*)", key)
     start, rest = match.groups() if match else ("decoder.", key[len("decoder.") :])
     for names in LAYER if match else DECODER:

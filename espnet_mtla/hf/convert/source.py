@@ -1,4 +1,4 @@
-"""What can be converted: a layer's four projections, biases as one more column.
+"""Load a checkpoint to convert, and read the projections of its layers.
 
 Letters: ``H`` query heads, ``G`` key-value heads, ``d`` width of a head, ``D`` width of
 the model.
@@ -23,13 +23,13 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.hf.llama.configuration import ROPE_TYPES, rope_settings
 from espnet_mtla.hf.loading import check_reachable, checked
 
-# Llama's blocks under other names; what each adds is looked at below.
+# These have Llama's layers; their further features are checked below.
 MODEL_TYPES = ("llama", "mistral", "qwen2")
 
 
 @dataclass(frozen=True)
 class Projections:
-    """One layer's attention in float64; the last of ``D + 1`` columns is the bias."""
+    """Projections of a layer in float64; the last of ``D + 1`` columns is the bias."""
 
     q: Tensor  # (H, d, D + 1)
     k: Tensor  # (G, d, D + 1)
@@ -41,18 +41,22 @@ class Projections:
     def of(
         cls, attention: LlamaAttention, head: int, factor: float = 1.0
     ) -> Projections:
-        """Those of Transformers' attention, whose heads are ``head`` wide.
+        """Read the projections of Transformers' attention.
 
-        By ``factor`` queries and keys are scaled when they turn; here queries by both.
+        Args:
+            attention: of one layer.
+            head: width of a head.
+            factor: by which rotation scales queries and keys; applied to the queries
+                here, twice.
 
         Raises:
-            UserError: a projection does more than multiply by its weight.
+            UserError: a projection is not a plain linear map.
         """
         for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
             if not is_plain_linear(getattr(attention, name)):
                 raise UserError(
-                    f"{name}: more than a weight in memory acts there (an adapter, a "
-                    "hook of offloading, quantisation), which can't be converted; "
+                    f"{name}: not a plain linear layer (it has an adapter, an "
+                    "offloading hook or quantised weights), which can't be converted; "
                     "merge adapters, load without device_map"
                 )
         o = attention.o_proj
@@ -67,12 +71,13 @@ class Projections:
 
     @property
     def group(self) -> Tensor:
-        """Key-value head of each query head, ``(H,)``."""
+        """Return the key-value head of each query head, ``(H,)``."""
         heads, groups = self.q.size(0), self.k.size(0)
         return torch.arange(heads, device=self.q.device) // (heads // groups)
 
 
 def _augmented(linear: nn.Linear, head: int) -> Tensor:
+    """Return weight and bias side by side by head, ``(heads, d, D + 1)``."""
     weight = linear.weight.detach().double()
     bias = (
         weight.new_zeros(len(weight)) if linear.bias is None else linear.bias.detach()
@@ -82,34 +87,42 @@ def _augmented(linear: nn.Linear, head: int) -> Tensor:
 
 
 def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
-    """A checkpoint that can be converted.
+    """Load a checkpoint to convert.
+
+    Args:
+        name: folder, or name on the hub.
+        dtype: of its weights.
 
     Raises:
-        UserError: nothing there, a pickle, weights that are not all there, code of its
-            own, or an architecture that is not Llama's.
+        UserError: there is no checkpoint, it is a pickle, lacks weights, needs code of
+            its own, or is not of a supported architecture.
     """
     check_reachable(name)
     try:
-        # Not left out: Transformers would ask on the terminal whether to run the code.
+        # Without the keyword Transformers would ask on the terminal.
         config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{name}: no checkpoint of Transformers ({reason})") from error
+        raise UserError(
+            f"{name}: not a checkpoint of Transformers ({reason})"
+        ) from error
     check_source(name, config)
     load = AutoModelForCausalLM.from_pretrained
     return checked(load, name, dtype=dtype, trust_remote_code=False).eval()
 
 
 def check_source(name: str, config: PretrainedConfig) -> None:
-    """Refuse, by name, what the conversion does not know."""
-    kind = config.model_type
-    if kind not in MODEL_TYPES:
+    """Raise :class:`UserError` naming a feature that cannot be converted."""
+    model_type = config.model_type
+    if model_type not in MODEL_TYPES:
         raise UserError(
-            f"{name}: model_type {kind!r} can't be converted; "
+            f"{name}: model_type {model_type!r} can't be converted; "
             f"{', '.join(MODEL_TYPES)} can"
         )
     if getattr(config, "quantization_config", None) is not None:
-        raise UserError(f"{name}: quantised weights can't be converted; use the full")
+        raise UserError(
+            f"{name}: quantised weights can't be converted; use full-precision weights"
+        )
     window = getattr(config, "sliding_window", None)
     if window is not None and getattr(config, "use_sliding_window", True):
         raise UserError(f"{name}: sliding_window={window} can't be converted")

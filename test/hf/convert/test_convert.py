@@ -268,7 +268,7 @@ def test_what_is_no_llama_is_refused_by_name(tmp_path, monkeypatch) -> None:
     dynamic = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
     with pytest.raises(UserError, match="rope_type 'dynamic' can't be converted"):
         check_source("m", LlamaConfig(rope_scaling=dynamic))
-    with pytest.raises(UserError, match="no checkpoint of Transformers"):
+    with pytest.raises(UserError, match="not a checkpoint of Transformers"):
         run(monkeypatch, "llama", tmp_path / "nothing", tmp_path / "out")
     LlamaConfig(**LLAMA_SIZES, vocab_size=9).save_pretrained(tmp_path / "bare")
     torch.save({}, tmp_path / "bare" / "pytorch_model.bin")

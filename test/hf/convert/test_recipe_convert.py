@@ -38,7 +38,7 @@ def test_a_recipes_decoder_under_the_references_names_and_back(
     with pytest.raises(UserError, match=r"encoder_attn\.k has no counterpart"):
         run(monkeypatch, "from_reference", tmp_path / "d.pt", tmp_path / "e.pth")
     torch.save(Path("x"), tmp_path / "f.pt")
-    with pytest.raises(UserError, match="no checkpoint of weights alone"):
+    with pytest.raises(UserError, match="not a checkpoint of weights alone"):
         run(monkeypatch, "from_reference", tmp_path / "f.pt", tmp_path / "e.pth")
     assert not (tmp_path / "e.pth").exists()
 
