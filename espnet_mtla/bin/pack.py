@@ -27,6 +27,12 @@ def get_parser() -> argparse.ArgumentParser:
         type=Path,
         help="decoding YAML to include; default: built-in settings",
     )
+    for name, help in (
+        ("lm", "language model to include: its folder"),
+        ("ngram", "ARPA file to include"),
+        ("hotwords", "file of phrases to include"),
+    ):
+        add(f"--{name}", default=argparse.SUPPRESS, help=help)
     add("--name", help="OWNER/NAME in the card; default: the folder's name")
     add("--license", help="licence in the card, such as apache-2.0")
     add("--language", help="language in the card, such as en")
@@ -43,9 +49,9 @@ def main() -> None:
 
     name = check_name(args.name or args.output_dir.resolve().name)
     card = Card(name, args.license, args.language, args.about)
-    options = read_options(argparse.Namespace(config=args.config))
+    options = read_options(args)
     written = pack(args.model_dir, args.output_dir, options, card)
-    size = sum(path.stat().st_size for path in args.output_dir.iterdir())
+    size = sum(path.stat().st_size for path in args.output_dir.rglob("*"))
     print(f"{args.output_dir}: {size / 1e6:.1f} MB, loads: {', '.join(written)}")
 
 

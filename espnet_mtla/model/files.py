@@ -11,7 +11,15 @@ from typing import Any
 
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
-from espnet_mtla.settings.names import STATS, SYMBOLS, TOKENISER, TOKENS, UPSTREAM
+from espnet_mtla.settings.names import (
+    MODEL,
+    STATS,
+    SYMBOLS,
+    TOKENISER,
+    TOKENS,
+    UPSTREAM,
+    WEIGHTS,
+)
 
 PARTS = ("frontend", "specaug", "normalize", "encoder")
 NEEDED = (
@@ -67,6 +75,23 @@ def resolve_files(args: Namespace, folder: Path) -> None:
 def _resolve(path: str | None, copy: Path) -> str | None:
     """Return ``copy`` if it exists, or if ``path`` is its bare name; else ``path``."""
     return str(copy) if copy.exists() or path == copy.name else path
+
+
+def locate_weights(folder: Path) -> Path:
+    """Return the file of parameters in a folder.
+
+    Raises:
+        UserError: there is no such folder or file.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    for file in (folder / WEIGHTS, folder / MODEL):
+        if file.is_file():
+            return file
+    raise UserError(
+        f"{file}: no such file; espnet-mtla average makes it from the checkpoints of "
+        "training"
+    )
 
 
 def upstream_path(frontend: str | None, settings: Mapping[str, Any]) -> Path | None:

@@ -81,8 +81,10 @@ def load_fusion(trained: TrainedModel, options: DecodeOptions) -> Fusion:
         UserError: a file is missing, broken, or does not fit the model.
     """
     for name in ("lm", "ngram"):
-        if getattr(options, name) and not getattr(options, f"{name}_weight"):
-            path = getattr(options, name)
+        path, weight = getattr(options, name), getattr(options, f"{name}_weight")
+        if weight and path is None:
+            raise UserError(f"{name}_weight {weight}: --{name} is missing")
+        if path is not None and not weight:
             logger.warning("%s %s is not used: %s_weight is 0", name, path, name)
     lm = options.lm if options.lm_weight else None
     ngram = options.ngram if options.ngram_weight else None
@@ -127,8 +129,8 @@ def _load_hotwords(
 def _load_lm(path: Path, trained: TrainedModel, dtype: str) -> DecoderOnlyTransformer:
     """Load a language model in evaluation mode, in precision ``dtype``."""
     from espnet_mtla.model.build import load_model
+    from espnet_mtla.model.files import locate_weights
     from espnet_mtla.model.language import DecoderOnlyLanguageModel
-    from espnet_mtla.recognise.load import locate_weights
     from espnet_mtla.settings.names import CONFIG
 
     try:

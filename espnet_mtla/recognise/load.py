@@ -13,7 +13,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
 from espnet_mtla.search.options import DecodeOptions
 from espnet_mtla.settings.checks import require
-from espnet_mtla.settings.names import CONFIG, WEIGHTS
+from espnet_mtla.settings.names import CONFIG
 
 if TYPE_CHECKING:
     import torch
@@ -77,6 +77,7 @@ class TrainedModel:
         import torch
 
         from espnet_mtla.model import build
+        from espnet_mtla.model.files import locate_weights
 
         weights = locate_weights(folder)
         model, args = build.load_model(folder / CONFIG, weights, device=str(device))
@@ -108,23 +109,6 @@ class TrainedModel:
             raise UserError(
                 f"ctc_weight {options.ctc_weight}: {problem}; decode with ctc_weight 0"
             )
-
-
-def locate_weights(folder: Path) -> Path:
-    """Return the file of parameters in a folder.
-
-    Raises:
-        UserError: there is no such folder or file.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    for file in (folder / WEIGHTS, folder / "model.pth"):
-        if file.is_file():
-            return file
-    raise UserError(
-        f"{file}: no such file; espnet-mtla average makes it from the checkpoints of "
-        "training"
-    )
 
 
 def describe_model(

@@ -165,10 +165,6 @@ class DecodeOptions:
             fine = value is None or (isinstance(value, str | tuple) and value != "")
             require(fine, f"{prefix}{name}", value, needed)
             object.__setattr__(self, name, value)
-        for name in ("lm", "ngram"):
-            weight = getattr(self, f"{name}_weight")
-            if weight and getattr(self, name) is None:
-                raise UserError(f"{prefix}{name}_weight {weight}: {name} is missing")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "") -> DecodeOptions:

@@ -20,7 +20,10 @@ from espnet_mtla.model.files import link_upstream, upstream_path
 from espnet_mtla.settings.names import (
     CONFIG,
     DECODE,
+    HOTWORDS,
+    LM,
     MODEL,
+    NGRAM,
     README,
     STATS,
     SYMBOLS,
@@ -69,11 +72,59 @@ def pack(folder: Path, target: Path, options: DecodeOptions, card: Card) -> list
     with atomic_folder(target) as aside:
         _write_files(aside, vars(args), config)
         save_weights(model, aside / WEIGHTS)
+        options = copy_fusion(options, model, aside)
         write_yaml(aside / DECODE, asdict(options))
         text = card_text(folder, model, config, options, card)
         (aside / README).write_text(text, encoding="utf-8")
         _check(aside, model)
         return sorted(path.name for path in aside.iterdir())
+
+
+def copy_fusion(
+    options: DecodeOptions, model: DecoderOnlyModel, target: Path
+) -> DecodeOptions:
+    """Copy language models and hotwords into a packed folder.
+
+    Returns:
+        The options with the names that the files have in ``target``.
+
+    Raises:
+        UserError: a file is missing, or a language model has other tokens.
+    """
+    names: dict[str, str] = {}
+    if options.lm is not None:
+        names["lm"] = LM
+        _pack_lm(Path(options.lm), model, target / LM)
+    if options.ngram is not None:
+        names["ngram"] = NGRAM + (".gz" if options.ngram.endswith(".gz") else "")
+    if isinstance(options.hotwords, str):
+        names["hotwords"] = HOTWORDS
+    for option in {*names} - {"lm"}:
+        source = Path(getattr(options, option))
+        if not source.is_file():
+            raise UserError(f"{option}: {source}: no such file")
+        (target / names[option]).write_bytes(source.read_bytes())
+    return options.replaced(**names)
+
+
+def _pack_lm(path: Path, model: DecoderOnlyModel, target: Path) -> None:
+    from espnet_mtla.model.build import load_model
+    from espnet_mtla.model.files import locate_weights
+
+    try:
+        weights = path if path.is_file() else locate_weights(path)
+    except UserError as error:
+        raise UserError(f"lm: {error}") from None
+    lm, args = load_model(weights.parent / CONFIG, weights)
+    if getattr(args, "task", "asr") != "lm" or lm.token_list != model.token_list:
+        raise UserError(f"lm {path}: not a language model over the model's tokens")
+    assert lm.decoder is not None, "language models have one"
+    config = portable(vars(args), weights.parent / CONFIG)
+    config["decoder_conf"] = lm.decoder.config.complete()
+    target.mkdir()
+    _write_files(target, vars(args), config)
+    save_weights(lm, target / WEIGHTS)
+    _check(target, lm)
 
 
 def portable(args: Mapping[str, Any], where: Path) -> dict[str, Any]:

@@ -131,8 +131,8 @@ def test_phrases_of_a_file(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lm_weight": 0.3}, "decoding option lm_weight 0.3: lm is missing"),
-        ({"ngram_weight": 0.3}, "decoding option ngram_weight 0.3: ngram is missing"),
+        ({"lm_weight": 0.3}, "lm_weight 0.3: --lm is missing"),
+        ({"ngram_weight": 0.3}, "ngram_weight 0.3: --ngram is missing"),
         ({"lm": "{}/none", "lm_weight": 0.3}, "lm: .*none: no such folder"),
         ({"lm": "{}/model", "lm_weight": 0.3}, "lm .*model: not a language model"),
         ({"lm": "{}/other", "lm_weight": 0.3}, r"lm .*other: its token list \(10 tok"),

@@ -16,7 +16,8 @@ from espnet_mtla.bin import pack as command
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.checkpoint import load
 from espnet_mtla.model.files import NEEDED
-from test.support.tiny_experiment import TOKENS, make_model
+from test.support.arpa import random_arpa
+from test.support.tiny_experiment import TOKENS, make_lm, make_model
 
 FILES = {"README.md", "config.yaml", "decode.yaml", "model.safetensors", "tokens.txt"}
 OPTIONS = {"min_length_ratio": 0.15, "device": "cpu"}
@@ -35,6 +36,42 @@ def test_the_packed_model_says_what_the_trained_one_says(model, packed, data):
     assert packed_model.options.beam_size == 3, "as decode.yaml says"
     pairs = list(zip(packed_model(files), trained(files), strict=True))
     assert all(a == b for a, b in pairs) and len({str(a) for a, _ in pairs}) > 2
+
+
+def test_language_models_and_hotwords_are_taken_along(
+    monkeypatch, model, data, tmp_path
+):
+    """The folder is moved, and what it was packed from is gone."""
+    make_lm(tmp_path / "from" / "lm")
+    (tmp_path / "from" / "n.arpa").write_text(random_arpa(2, seed=3))
+    (tmp_path / "from" / "words").write_text("abc d\ngag\n")
+    weights = {"lm_weight": 0.4, "ngram_weight": 0.2, "hotword_bonus": 3.0}
+    config = tmp_path / "decode.yaml"
+    config.write_text(yaml.safe_dump({"beam_size": 3, **weights}))
+    files = {"lm": "lm", "ngram": "n.arpa", "hotwords": "words"}
+    files = {name: str(tmp_path / "from" / file) for name, file in files.items()}
+    words = [word for name, file in files.items() for word in (f"--{name}", file)]
+    sounds = sorted(data.glob("*.wav"))
+    options = {"beam_size": 3, "device": "cpu", **weights, **files}
+    wanted = Speech2Text.from_pretrained(model, **options)(sounds)
+    plain = Speech2Text.from_pretrained(model, beam_size=3, device="cpu")(sounds)
+    options = ("--output_dir", tmp_path / "packed", "--config", config, *words)
+    run(monkeypatch, "--model_dir", model, *options)
+    shutil.rmtree(tmp_path / "from")
+    moved = shutil.move(tmp_path / "packed", tmp_path / "moved")
+    names = {path.name for path in (tmp_path / "moved").iterdir()}
+    assert names == {*FILES, "lm", "ngram.arpa", "hotwords.txt"}
+    found = Speech2Text.from_pretrained(moved, device="cpu")(sounds)
+    assert [t.score for t in found] == [t.score for t in wanted]
+    assert [t.score for t in found] != [t.score for t in plain]
+
+
+@pytest.mark.parametrize("name", ["lm", "ngram", "hotwords"])
+def test_missing_files_are_refused_by_name(monkeypatch, model, tmp_path, name):
+    words = ("--output_dir", tmp_path / "packed", f"--{name}", tmp_path / "none")
+    with pytest.raises(UserError, match=f"{name}: .*none: no such"):
+        run(monkeypatch, "--model_dir", model, *words)
+    assert not (tmp_path / "packed").exists()
 
 
 def test_it_works_elsewhere_by_itself(packed, data, tmp_path):
