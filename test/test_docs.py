@@ -224,6 +224,13 @@ def test_espnets_options_are_those_that_the_pipeline_accepts() -> None:
     assert accepted and shown == accepted
 
 
+def test_espnets_decoding_options_are_those_that_are_accepted() -> None:
+    from espnet_mtla.search.options import ALIASES
+
+    rows = table(PAGES["from-espnet.md"], "decode-options")
+    assert {row[0].strip("`"): row[1].strip("`") for row in rows} == ALIASES
+
+
 def test_every_recipe_is_on_the_page_of_recipes() -> None:
     recipes = {path.parent.name for path in ROOT.glob("egs2/*/*/run.sh")}
     assert recipes

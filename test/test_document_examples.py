@@ -51,6 +51,7 @@ def folder(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) ->
         shutil.copytree(data, top / name)
         keys = [line.split()[0] for line in (data / "wav.scp").read_text().splitlines()]
         (top / name / "text").write_text("".join(f"{key} a b\n" for key in keys))
+    (top / "names.txt").write_text("a b\n")
     (top / "exp").mkdir()
     for name in ("asr_train_mine_bpe_150_mtla_s2", "asr_train_bpe_150_mtla_s2"):
         (top / "exp" / name).symlink_to(model)
