@@ -101,7 +101,8 @@ def page_of(path: str) -> str:
         return f"# {path}\n\n{file.stat().st_size:,} bytes, in the repository.\n"
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".md":
-        return BADGE.sub("", text)
+        # MkDocs needs four spaces where GitHub needs three.
+        return re.sub(r"^ {3}(?=[^ ])", "    ", BADGE.sub("", text), flags=re.MULTILINE)
     if file.suffix != ".py":
         return f"# {path}\n\n{fence(text, LANGUAGES.get(file.suffix, 'text'), 1)}"
     lines, starts = text.splitlines(keepends=True), definitions(text)
@@ -115,6 +116,16 @@ def page_of(path: str) -> str:
 
 def _next(line: int, starts: dict[str, int], lines: list[str]) -> int:
     return min([x - 1 for x in starts.values() if x > line], default=len(lines))
+
+
+def uri_of(path: str) -> str:
+    """Return the page of a file or folder; MkDocs leaves out names with a leading dot.
+
+    >>> uri_of(".github/workflows/ci.yml")
+    'source/dot-github/workflows/ci.yml.md'
+    """
+    visible = re.sub(r"(^|/)[.]", r"\1dot-", path or "checkout")
+    return f"source/{visible}.md"
 
 
 def fence(text: str, language: str, line: int) -> str:
@@ -141,7 +152,7 @@ def rewrite(markdown: str, folder: str, page: str) -> str:
         if not match[1]:
             return match[0]
         path = resolve(match[1], folder)
-        path = path[5:] if path.startswith("docs/") else f"source/{path or '.'}.md"
+        path = path[5:] if path.startswith("docs/") else uri_of(path)
         return f"{up}{path}{match[2] or ''}"
 
     parts = CODE.split(markdown)  # text and code, in turn
@@ -165,7 +176,7 @@ def on_files(files: Any, config: Any) -> Any:
         if not (ROOT / path).exists():
             raise PluginError(f"link to {path}: no such file in the repository")
         text, folder = page_of(path), str(PurePosixPath(path).parent)
-        page = f"source/{path}.md"
+        page = uri_of(path)
         if path.endswith(".md"):
             todo |= targets(text, folder)
             text = rewrite(text, folder, page)
