@@ -9,22 +9,17 @@ heads, ``V`` symbols; ``N`` packed rows of ``T`` tokens.
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from transformers.cache_utils import Cache
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutputWithPast,
     CausalLMOutputWithPast,
 )
 from transformers.models.llama.modeling_llama import (
     LlamaForCausalLM,
-    LlamaMLP,
-    LlamaPreTrainedModel,
     LlamaRMSNorm,
 )
 from transformers.utils.generic import can_return_tuple
@@ -38,69 +33,20 @@ from espnet_mtla.hf.llama.arguments import (
     one_cache,
     select_columns,
 )
-from espnet_mtla.hf.llama.attention import LlamaMTLAAttention, PassInputs
+from espnet_mtla.hf.llama.attention import PassInputs
 from espnet_mtla.hf.llama.cache import TemporalLatentCache, layout_summary
 from espnet_mtla.hf.llama.configuration import LlamaMTLAConfig
 from espnet_mtla.hf.llama.generation import TemporalGenerationMixin
+from espnet_mtla.hf.llama.layer import LlamaMTLADecoderLayer
 from espnet_mtla.hf.llama.packing import Packing, find_packing, unpack_attention
-from espnet_mtla.hf.loading import CheckedLoading, check_saving
-from espnet_mtla.hf.versions import CACHE_NAME, CACHE_NAMES
+from espnet_mtla.hf.llama.pretrained import LlamaMTLAPreTrainedModel
+from espnet_mtla.hf.versions import CACHE_NAME
 from espnet_mtla.module_list import ModuleListOf
 from espnet_mtla.settings.checks import refuse_unknown
 
 OTHERS = ("cache_position", "token_type_ids")
 """Keywords that ``forward`` accepts without parameters of these names. ``generate`` and
 the Trainer read the signature, and would pass them always if they were parameters."""
-
-
-class LlamaMTLADecoderLayer(GradientCheckpointingLayer):
-    """Llama's layer with another attention; its modules have Llama's names."""
-
-    if TYPE_CHECKING:
-        self_attn: LlamaMTLAAttention
-
-    def __init__(self, config: LlamaMTLAConfig, layer_idx: int) -> None:
-        super().__init__()
-        self.hidden_size = config.hidden_size
-        self.self_attn = LlamaMTLAAttention(config, layer_idx)
-        self.mlp = LlamaMLP(config)
-        self.input_layernorm = LlamaRMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = LlamaRMSNorm(
-            config.hidden_size, config.rms_norm_eps
-        )
-
-    def forward(self, hidden_states: Tensor, inputs: PassInputs) -> Tensor:
-        """Run one layer on packed rows ``(N, T, D)``."""
-        x = hidden_states
-        x = x + self.self_attn(self.input_layernorm(x), inputs)
-        return x + self.mlp(self.post_attention_layernorm(x))
-
-
-class LlamaMTLAPreTrainedModel(CheckedLoading, LlamaPreTrainedModel):
-    """Base of both models: loading, saving, and what Transformers may do with them."""
-
-    if TYPE_CHECKING:
-        config: LlamaMTLAConfig
-
-    config_class = LlamaMTLAConfig
-    _no_split_modules = ["LlamaMTLADecoderLayer"]  # noqa: RUF012 - Transformers' own
-    _supports_flash_attn = False
-    _supports_flex_attn = False
-    _supports_attention_backend = False
-    _can_record_outputs = None  # type: ignore[assignment]  # forward returns them
-    _skip_keys_device_placement = list(CACHE_NAMES)  # noqa: RUF012 - the same
-
-    def save_pretrained(
-        self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
-    ) -> None:
-        """Save the model, with the stride that its weights were trained with.
-
-        Raises:
-            UserError: a keyword that no supported Transformers version knows.
-        """
-        check_saving(LlamaPreTrainedModel.save_pretrained, kwargs)
-        self.config.trained_down_rate = self.config.down_rate
-        super().save_pretrained(save_directory, *args, **kwargs)
 
 
 class LlamaMTLAModel(LlamaMTLAPreTrainedModel):
