@@ -1,11 +1,15 @@
 """MHA, GQA, MQA, MLA and MTLA over one cache. Needs torch alone.
 
-Read ``config``, ``rope``, ``merge``, ``base``, ``multihead``, ``latent``, ``temporal``
-first: settings, positions, temporal merging, what all types share, and the types.
-``naive`` is the same mathematics with dense matrices, for tests. ``training`` computes
-whole rows; ``decoding`` holds the cache and its back-ends. ``reference_api`` is the
-signature of the reference code, ``registry`` finds types by name, ``linear`` and
-``overrides`` read weights through their modules, ``inspect`` returns attention weights.
+Read first ``config``, ``rope``, ``merge``, ``contract``, ``base``, ``multihead``,
+``latent`` and ``temporal``: settings, positions, temporal merging, what a type
+implements, how every type runs, and the types. ``naive`` computes the same with dense
+matrices, for tests.
+
+``training`` computes attention of whole rows; ``decoding`` has the cache and its
+back-ends. ``reference_api`` is the call signature of the authors' code, ``registry``
+finds types by name, ``linear`` and ``overrides`` read weights of modules that adapters
+may have changed, ``inspect`` computes attention weights, ``precision`` has shared
+constants of arithmetic.
 """
 
 from espnet_mtla.attention.base import CausalAttention, QueryTokens

@@ -129,3 +129,9 @@ def test_a_type_without_a_fused_write_says_so() -> None:
     placement = module.locate(cache.timeline, torch.zeros(1, 1, WIDTH).double())
     with pytest.raises(NotImplementedError, match="SummedAttention has no fused write"):
         module.fused_write(torch.zeros(1, 1, WIDTH).double(), cache, placement)
+
+
+def test_the_old_name_of_token_placement_is_kept() -> None:
+    from espnet_mtla.attention import NewTokens
+
+    assert NewTokens is TokenPlacement
