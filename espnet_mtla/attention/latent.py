@@ -57,9 +57,9 @@ class MultiheadLatentAttention(ReferenceInterface):
     Args:
         embed_dim: width D of the model.
         num_heads: query heads H.
-        recompute_prompt_attn: accepted because the reference has it; has no effect.
-            The mask is causal with either prompt mode, and the caller says which
-            tokens are queries.
+        recompute_prompt_attn: stored, and otherwise ignored: the authors' module takes
+            it. Here the attention is causal either way, and whether a prompt is
+            computed again is the decoder's ``prompt_mode``.
         settings: other fields of :class:`.LatentConfig`.
     """
 

@@ -18,10 +18,11 @@ from espnet_mtla.attention.config import MultiheadConfig, TemporalLatentConfig
 
 
 def dense_attention(module: Any, x: Tensor) -> Tensor:
-    """Return causal self-attention of one row, ``(T, D) -> (T, D)``.
+    """Return causal self-attention of one unpadded row, ``(T, D) -> (T, D)``.
 
     Args:
-        module: any attention type of the registry; its parameters and ``settings``.
+        module: attention of any registered type; only its parameters and ``settings``
+            are read.
     """
     if isinstance(module.settings, MultiheadConfig):
         return dense_multihead(module, x)

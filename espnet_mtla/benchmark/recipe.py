@@ -95,14 +95,14 @@ def run(args: argparse.Namespace) -> BenchmarkReport:
 def _rows(
     texts: dict[str, Texts], seconds: dict[str, Seconds], audio: float
 ) -> list[dict[str, Value]]:
-    """Return a row for each way to decode.
+    """Return a row of the table for each run: ours and ESPnet's, batches and singles.
 
     Args:
-        texts: by the name of the way.
-        seconds: wall and CPU seconds, by the same names.
+        texts: best token ids by utterance, by name of the run.
+        seconds: wall and CPU seconds, by name of the run.
         audio: length of all sounds in seconds.
     """
-    ours, cpu_ours = seconds["batches"]
+    our_wall, our_cpu = seconds["batches"]
     rows: list[dict[str, Value]] = []
     for who, (wall, cpu) in seconds.items():
         alone = texts[who.replace("batches", ALONE)]
@@ -115,8 +115,8 @@ def _rows(
                 "decoding s": wall,
                 "CPU s": cpu,
                 "RTF": wall / audio,
-                "our batches are x faster": wall / ours,
-                "CPU x": cpu / cpu_ours,
+                "our batches are x faster": wall / our_wall,
+                "CPU x": cpu / our_cpu,
             }
         )
     return rows

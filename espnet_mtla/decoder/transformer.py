@@ -74,12 +74,15 @@ class DecoderOnlyTransformer(nn.Module):
             max_tokens: tokens that may follow; the cache is allocated for them.
             beam: hypotheses of each utterance.
             share_prompt: one copy of the prompt for all hypotheses of an utterance;
-                False copies it to each, as the authors' implementation does.
+                False copies it to each, as the code of the paper does.
             options: how the cache is stored and read.
+        Returns:
+            State for :meth:`step`; row ``b * beam + k`` is hypothesis k of utterance b.
         """
         self._check(prompt, prompt_lens)
         max_tokens = whole_number(max_tokens, "max_tokens", least=0)
         beam = whole_number(beam, "beam")
+        # Packing without text sets the padding, which may hold NaN, to zero.
         prompt = PromptPacking(prompt_lens, prompt.size(1), 0).rows(
             prompt, prompt[:, :0]
         )

@@ -145,12 +145,13 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
         intent: Tensor | None = None,
         utt_id: Sequence[str] = (),
     ) -> tuple[Tensor, Stats, Tensor | None]:
-        """Run the model once.
+        """Compute the training loss of a batch: CTC and decoder, weighted and summed.
 
         Args: see :meth:`forward`.
         Returns:
             loss (), statistics, and the decoder's logits (B, U + 1, V), None without a
-            decoder. Position u predicts token u, and <eos> after the last.
+            decoder. Logits at position u predict token u of the text; those after its
+            last token predict <eos>.
         Raises:
             UserError: see :meth:`forward`.
         """
@@ -168,7 +169,7 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
                 self.ctc, encoded, lengths, spoken, spoken_lengths, utt_id
             )
             loss = loss + weight * loss_ctc
-        if self.decoder is not None:
+        if self.decoder is not None:  # decoder_losses applies 1 - ctc_weight
             loss_decoder, decoder_stats, logits = self.decoder_losses(
                 encoded, lengths, text, text_lengths, intent
             )
@@ -340,7 +341,13 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
 
 
 def _refuse_short(frames: Tensor, lengths: Tensor, utt_id: Sequence[str]) -> None:
-    """Raise :class:`UserError` if subsampling leaves a row no frame; both are (B,)."""
+    """Raise :class:`UserError` if an utterance has no frame after subsampling.
+
+    Args:
+        frames: encoder frames of each utterance, (B,).
+        lengths: its feature frames, before subsampling, (B,).
+        utt_id: names for the message; may be empty.
+    """
     if int(frames.min()) < 1:
         row = int(frames.argmin())
         name = utt_id[row] if len(utt_id) else f"utterance {row} of the batch"

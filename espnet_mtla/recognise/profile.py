@@ -45,7 +45,7 @@ class Profile:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add the time of the block to a part, without that of parts inside it."""
+        """Time the ``with`` block as part ``name``, minus parts opened inside the block."""
         self._add_elapsed()
         self._open.append(name)
         self.calls[name] += 1

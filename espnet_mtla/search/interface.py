@@ -2,7 +2,8 @@
 
 A scorer object is the running state of one search over a batch of ``B`` utterances with
 ``K`` hypotheses each. It sees rows only: row ``b * K + k`` is hypothesis k of the
-utterance at place b. In every step the search calls, in this order,
+utterance at place b. Shapes: ``N = B K`` rows, ``V`` tokens in the vocabulary, ``C``
+candidates a row. In every step the search calls, in this order,
 
 1. ``score``, with the token that each row was extended by last (<sos> at first);
 2. ``reorder``, with the row that each new row continues;
@@ -30,13 +31,14 @@ class Movable(Protocol):
 
 
 class Scorer(Movable, Protocol):
-    """Scorer of the whole vocabulary: a decoder, a language model."""
+    """Scorer of the whole vocabulary: a decoder, a language model, or hotwords."""
 
     def score(self, tokens: Tensor) -> Tensor:
-        """Extend each row by ``tokens (N,)`` and score every next token.
+        """Append ``tokens (N,)``, one to each row, and score every next token.
 
         Returns:
-            Log-probabilities of the next token, ``(N, V)`` float32.
+            ``(N, V)`` float32: log-probabilities of the next token or, from hotwords,
+            bonuses that are added to them.
         """
 
 
@@ -44,7 +46,7 @@ class CandidateScorer(Movable, Protocol):
     """Scorer of a few candidates a row, for scores that are costly, such as CTC's."""
 
     def score(self, tokens: Tensor, candidates: Tensor) -> Tensor:
-        """Extend each row by ``tokens (N,)`` and score ``candidates (N, C)``.
+        """Append ``tokens (N,)``, one to each row, and score ``candidates (N, C)``.
 
         Returns:
             Log-probabilities, ``(N, C)`` float32.

@@ -29,8 +29,12 @@ WAY_OUT = (
 
 
 def check_rate(rate: object, key: str) -> int:
-    """Return a sampling rate in Hz, a whole number of any numeric type, as ``int``.
+    """Check a sampling rate in Hz and return it as ``int``.
 
+    ``16000.0`` and whole numbers of NumPy or torch are accepted.
+
+    Args:
+        key: name of the sound, for messages.
     Raises:
         UserError: the rate is None, not a whole number, or not positive; names ``key``.
     """

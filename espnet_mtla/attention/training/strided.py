@@ -96,7 +96,7 @@ class StridedAttention:
         out = self.q.new_zeros(*self.q.shape[:3], self._e)
         lse = out.new_full(self.q.shape[:3], NEG_INF, dtype=self._lse_dtype)
         states = [
-            self._finished(rows, keys, values, out[:, rows], lse[:, rows])
+            self._attend_finished(rows, keys, values, out[:, rows], lse[:, rows])
             for rows in self._calls()
         ]
         for rows in self._running_rows():
@@ -122,7 +122,7 @@ class StridedAttention:
         sums: tuple[Tensor, Tensor] | None = None
         for rows, state in reversed(list(zip(self._calls(), states, strict=True))):
             final = _Final(*(x[:, rows] for x in (grad, out, lse, dq)))
-            share = self._finished_backward(rows, keys, values, final, state)
+            share = self._backward_of_finished(rows, keys, values, final, state)
             if sums is None:
                 sums = share or (keys.zero_(), values.zero_())
             elif share is not None:
@@ -165,31 +165,40 @@ class StridedAttention:
         keys[..., self._n :] = self.finished[:, None, :, self._r :]
         return self._widened(keys), self._widened(heads[..., self._n :])
 
-    def _finished(
+    def _attend_finished(
         self, rows: slice, keys: Tensor, values: Tensor, out: Tensor, lse: Tensor
     ) -> Tensor:
-        """Run one kernel call, write ``out`` and ``lse``, return its random state."""
+        """Attend the queries of one kernel call to the finished chunks.
+
+        Args:
+            rows: the call's queries, as a slice of the tokens.
+            out, lse: views that get the output and the log-sum-exp; left as they are
+                if the call has no queries or no keys.
+        Returns:
+            The kernel's random state; zeros if it has none.
+        """
         q, count = self._call_queries(rows)
         state = self.seed.new_zeros(2, device=q.device)
         if q.size(2) == 0 or count == 0:
             return state
         keys, values = keys[:, :, :count], values[:, :, :count]
         if self.kernel == BLOCKED:
-            heads, heads_lse = self._blocked().forward(q, keys, values)
+            kernel_out, kernel_lse = self._blocked().forward(q, keys, values)
         else:
-            heads, heads_lse, state = KERNELS[self.kernel].forward(
+            kernel_out, kernel_lse, state = KERNELS[self.kernel].forward(
                 q, keys, values, self.scale, self.dropout
             )
-        out.copy_(heads[..., : self._e].transpose(1, 2))
-        lse.copy_(heads_lse.mT)
+        out.copy_(kernel_out[..., : self._e].transpose(1, 2))
+        lse.copy_(kernel_lse.mT)
         return state
 
-    def _finished_backward(
+    def _backward_of_finished(
         self, rows: slice, keys: Tensor, values: Tensor, final: _Final, state: Tensor
     ) -> tuple[Tensor, Tensor] | None:
-        """Run a call's backward: write its ``dq``, return gradients of keys and values.
+        """Compute the backward of one call; write its queries' part of ``final.dq``.
 
-        None: the call has no queries or no keys.
+        Returns:
+            Gradients of keys and values; None if the call has no queries or no keys.
         """
         q, count = self._call_queries(rows)
         if q.size(2) == 0 or count == 0:

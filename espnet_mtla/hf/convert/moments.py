@@ -20,8 +20,9 @@ def second_moments(model: PreTrainedModel, blocks: Tensor | None) -> list[Tensor
 
     Args:
         model: a Llama.
-        blocks: tokens ``(N, L)`` of a text; None: inputs are assumed independent, with
-            the scale of the norm before the attention.
+        blocks: token ids ``(N, L)`` of a text. None: no text is run; the components of
+            x are assumed uncorrelated, with mean 0 and the weight of the RMSNorm
+            before the attention as standard deviation, so the matrix is diagonal.
     """
     if blocks is None:
         scales = [layer.input_layernorm.weight for layer in model.model.layers]
