@@ -45,7 +45,7 @@ class Profile:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Time the ``with`` block as part ``name``, minus parts opened inside the block."""
+        """Time the ``with`` block as part ``name``, without parts opened inside it."""
         self._add_elapsed()
         self._open.append(name)
         self.calls[name] += 1

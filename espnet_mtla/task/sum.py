@@ -41,7 +41,7 @@ class SUMTask(ASRTask):
 
     @classmethod
     def input_lengths(cls, args: Namespace, source: Source) -> dict[str, str]:
-        """Return the number of tokens of each source text, as espnet2's shape files do."""
+        """Return the number of tokens of each source text, as text by key."""
         prepare = cls.build_preprocess_fn(args, train=False)
         return {
             key: str(len(prepare.token_ids(text)))
