@@ -233,7 +233,7 @@ def test_the_readme_is_read_in_one_go() -> None:
 ATTENTIONS = sorted((ROOT / "conf" / "attention").glob("*.yaml"))
 TRAINING = sorted(
     path
-    for pattern in ("train*.yaml", "encoder*.yaml")
+    for pattern in ("train*.yaml", "encoder*.yaml", "lm*.yaml")
     for path in ROOT.glob(f"egs2/*/*/conf/**/{pattern}")
 )
 DECODING = sorted(
@@ -250,6 +250,8 @@ def build(config: Path, attention: Path | None, folder: Path) -> int:
 
     # egs2/CORPUS/TASK1/conf: the recipe's folder says what is learnt.
     task = config.relative_to(ROOT / "egs2").parts[1].rstrip("0123456789")
+    if config.stem.startswith("lm"):
+        task = "lm"
     tokens = folder / "tokens.txt"
     tokens.write_text("<blank>\n<unk>\na\nb\n<sos/eos>\n")
     options = ["--token_list", str(tokens), "--output_dir", str(folder)]

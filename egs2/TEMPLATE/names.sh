@@ -21,7 +21,7 @@ maker_of() { # maker_of INPUT: print which stage makes a missing input
             ;;
         "$dumpdir"/org/*) made_by format ;;
         "$dumpdir"/*) made_by filter ;;
-        "$stats"/*) made_by stats ;;
+        "$stats"/* | "$lm_stats"/*) made_by stats ;;
         "$encoder"/*) made_by encoder ;;
         */.done.train) made_by train ;;
         */model.safetensors | */packed_*/README.md) made_by pack ;;

@@ -65,6 +65,12 @@ average_metric=valid.acc.max # metric that selects a model's best checkpoints
 nbest=5 # number of a model's checkpoints to average
 encoder_nbest=3 # number of the encoder's checkpoints to average
 decode_configs=conf/decode.yaml # how to decode, one or more files; results carry their names
+use_lm=false # train a language model for decode configs that have lm_weight
+lm_config=conf/lm.yaml # the language model and its training
+lm_train_text="" # its training texts, a table; empty for those of the training set
+lm_args="" # more options for its training, such as "--max_epoch 5"
+lm_exp="" # folder for it; empty derives it from lm_config and the tokens
+ngram_file="" # n-grams over the tokens (ARPA) for decode configs that have ngram_weight
 metrics="" # metrics of stage score, the table's first; empty for the task's own
 baselines="" # trivial systems to compare with: most_frequent, majority, first_sentence
 hub_name="" # for stage upload: owner/name on the hub; the attention type is added
@@ -85,6 +91,7 @@ option="" # declare an option of the recipe: "name=value # help"; {name} inserts
 . "$TEMPLATE/stages_data.sh"
 . "$TEMPLATE/stages_train.sh"
 . "$TEMPLATE/stages_results.sh"
+. "$TEMPLATE/lm.sh"
 
 parse_options "$@"
 if $help; then print_help && exit 0; fi
@@ -120,11 +127,14 @@ if [ -z "$metrics" ]; then
     esac
 fi
 stats=$expdir/stats_$tag encoder=$expdir/encoder_$tag packed=$expdir/packed_$tag
+lm_stats=$expdir/lm_stats_${token_dir##*/}
+lm_exp=${lm_exp:-$expdir/lm_$(name_of "$lm_config")_${token_dir##*/}}
 feats=$dumpdir # the folders that training and decoding read
 [ "$feats_type" = raw ] ||
     feats=$dumpdir/${feats_type}_$(name_of "${frontend_config:-$train_config}")
 
 check_options
+check_lm
 for note in ${alias_notes[@]+"${alias_notes[@]}"}; do say "   $note"; done
 if [ "$threads" -gt 0 ]; then export OMP_NUM_THREADS=$threads; fi
 trap interrupted INT TERM

@@ -29,9 +29,13 @@ for_each_model() {
 stage_decode() { for_each_decoding decode_one; }
 
 decode_one() {
-    step inference "$1" "$5" "$2/model.pth" "$3" "$feats/$4" -- \
+    local options inputs
+    mapfile -t options < <(fusion_options "$3")
+    mapfile -t inputs < <(fusion_inputs "$3")
+    step inference "$1" "$5" "$2/model.pth" "$3" "$feats/$4" \
+        ${inputs[@]+"${inputs[@]}"} -- \
         --model_dir "$2" --data "$feats/$4" --output_dir "$5" --config "$3" \
-        -- --ngpu $((ngpu > 0))
+        ${options[@]+"${options[@]}"} -- --ngpu $((ngpu > 0))
 }
 
 stage_score() {
@@ -88,10 +92,14 @@ stage_pack() {
 }
 
 pack_one() { # the model's card shows its own scores alone
-    local own_results
+    local own_results options inputs
+    mapfile -t options < <(fusion_options "${decoders[0]}")
+    mapfile -t inputs < <(fusion_inputs "${decoders[0]}")
     mapfile -t own_results < <(for_each_decoding print_results | grep -F "$2/")
-    step --quiet pack "$1" "$3" "$2/model.pth" "${decoders[0]}" "${own_results[@]}" -- \
+    step --quiet pack "$1" "$3" "$2/model.pth" "${decoders[0]}" "${own_results[@]}" \
+        ${inputs[@]+"${inputs[@]}"} -- \
         --model_dir "$2" --output_dir "$3" --config "${decoders[0]}" \
+        ${options[@]+"${options[@]}"} \
         --name "${hub_name:-$(basename "$2")}${hub_name:+-$1}"
 }
 

@@ -24,6 +24,7 @@ stage_stats() {
     mapfile -t inputs < <(training_inputs)
     step train stats "$stats" "$train_config" "${inputs[@]}" -- \
         --config "$train_config" "${options[@]}" --collect_stats
+    collect_lm_stats
 }
 
 train_model() { # train_model LABEL FOLDER CONFIG INPUT... -- OPTION...
@@ -53,6 +54,7 @@ stage_encoder() {
 
 stage_train() {
     local name
+    train_lm
     for name in "${attentions[@]}"; do beside train_attention "$name"; done
     wait_for_children
 }
@@ -74,6 +76,7 @@ train_attention() { # train_attention NAME
 
 stage_average() {
     local name folder
+    average_lm
     for name in "${attentions[@]}"; do
         folder=$(model_of "$name")
         step average "$(name_of "$name")" "$folder" "$folder/.done.train" -- \
