@@ -13,19 +13,20 @@ NO_COMMANDS = ("__init__", "cli")
 
 
 def commands() -> dict[str, str]:
-    """Each command and the first line of what it says about itself.
+    """Return the first docstring line of each command, by command name.
 
-    The files are parsed, not imported, which would take its time.
+    The files are parsed: importing them would take seconds.
     """
-    found = {}
+    summaries = {}
     for path in sorted(BIN.glob("*.py")):
         if path.stem not in NO_COMMANDS:
             text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-            found[path.stem] = text.split("\n")[0]
-    return found
+            summaries[path.stem] = text.split("\n")[0]
+    return summaries
 
 
 def usage() -> str:
+    """Return the text of ``espnet-mtla --help``."""
     lines = [f"  {name:15s} {text}" for name, text in commands().items()]
     return "\n".join(
         ["usage: espnet-mtla COMMAND [--help | options of the command]", "", *lines]
@@ -33,6 +34,7 @@ def usage() -> str:
 
 
 def main() -> None:
+    """Run the command named by the first argument."""
     from espnet_mtla import __version__
     from espnet_mtla.bin.cli import fail, run
 

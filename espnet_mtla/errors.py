@@ -1,4 +1,4 @@
-"""The one exception for anything a user can put right."""
+"""Exceptions: errors that the user can correct, and errors of HTTP libraries."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ class UserError(ValueError):
     """Bad input: a file, key or value that the user can change.
 
     The message is one line that names the file or key and says what to do. Commands
-    print it after ``error:`` and exit with 1 (:mod:`espnet_mtla.bin.cli`); a traceback
-    is for our own mistakes alone.
+    print it after ``error:`` and exit with 1 (:mod:`espnet_mtla.bin.cli`). A traceback
+    therefore always means a bug in this package.
     """
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """What HTTP libraries raise; which one the hub's client uses is its version's."""
+    """Return the base exceptions of the installed HTTP libraries.
+
+    Which library ``huggingface_hub`` uses depends on its version.
+    """
     bases = {
         "httpx2": "HTTPError",
         "httpx": "HTTPError",

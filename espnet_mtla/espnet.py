@@ -68,13 +68,13 @@ def check_version() -> None:
 
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
-    """Check ESPnet's version; keep what it prints while it is imported off the screen.
+    """Check ESPnet's version, then discard what ESPnet prints while it is imported.
 
-    It says that flash-attn is missing, and the like, to stdout or (202611) to stderr.
-    Only imports belong inside.
+    ESPnet reports missing optional packages, such as flash-attn, on stdout (202511) or
+    stderr (202611). Put only imports into the block: other output is lost, too.
 
     Raises:
-        UserError: This ESPnet is too old.
+        UserError: The installed ESPnet is too old.
     """
     check_version()
     with quiet(stderr=True):
@@ -82,7 +82,7 @@ def quiet_import() -> Iterator[None]:
 
 
 def initialisations() -> tuple[str, ...]:
-    """Return the names that espnet2's ``initialize`` knows."""
+    """Return the names of initialisations that espnet2's ``initialize`` accepts."""
     names = (
         *("xavier_uniform", "xavier_normal"),
         *("kaiming_uniform", "kaiming_normal", "normal"),
@@ -94,11 +94,11 @@ def initialisations() -> tuple[str, ...]:
 
 
 def unify_parameter_names(encoder: nn.Module) -> None:
-    """Give an encoder's parameters the names that they have in ESPnet 202511.
+    """Rename an encoder's parameters to their names in ESPnet 202511.
 
-    The linear layer behind subsampling is ``embed.out.0`` there and ``embed.out`` in
-    202611. With one name for both, a model trained with either loads with either.
-    Parameters under the other name are accepted too, as in ESPnet's own checkpoints.
+    The linear layer after subsampling is ``embed.out.0`` in 202511 and ``embed.out`` in
+    202611. With one name, a model trained with either version loads with the other.
+    ``load_state_dict`` also accepts the name of 202611, as in ESPnet's checkpoints.
     """
     from torch import nn
 
@@ -113,6 +113,7 @@ def unify_parameter_names(encoder: nn.Module) -> None:
 def _accept_other_names(
     _module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any
 ) -> None:
+    """Rename ``embed.out.*`` to ``embed.out.0.*`` before a state dict is loaded."""
     for name in ("weight", "bias"):
         if prefix + name in state_dict:
             state_dict[f"{prefix}0.{name}"] = state_dict.pop(prefix + name)

@@ -1,4 +1,4 @@
-"""How a line of log looks, whoever writes it."""
+"""Format of log lines, for all commands."""
 
 LOG_FORMAT = "%(asctime)s %(levelname)s: %(message)s"
 TIME_FORMAT = "%H:%M:%S"

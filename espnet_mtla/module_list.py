@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     Element = TypeVar("Element", bound=nn.Module)
 
     class ModuleListOf(nn.ModuleList, Generic[Element]):
-        """What a type checker sees: iteration and indexing give an ``Element``."""
+        """For type checkers: iteration and indexing return an ``Element``."""
 
         def __init__(self, modules: Iterable[Element] = ()) -> None: ...
 
@@ -29,5 +29,5 @@ if TYPE_CHECKING:
 
         def __getitem__(self, idx: int | slice) -> Element | Self: ...
 
-else:  # torch.compile and FSDP know nn.ModuleList itself
+else:  # torch.compile and FSDP treat nn.ModuleList specially, not a subclass
     ModuleListOf = nn.ModuleList

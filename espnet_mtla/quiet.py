@@ -1,4 +1,4 @@
-"""Keep what libraries print while they load off the screen."""
+"""Discard what libraries print while they are imported."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import TextIO
 from espnet_mtla.turns import Turns
 
 _TURNS = Turns()
-"""``sys.stdout`` is the process's: two threads that redirect it at the same time could
-each put back what the other one had put there, for ever."""
+"""``sys.stdout`` belongs to the process. Two threads that redirect it at the same time
+could each restore the other's replacement, and output would stay lost."""
 
 
 class _MutedThread(io.TextIOBase):
-    """Drops what the thread that made it writes; passes on what others write."""
+    """A stream that discards writes of its creating thread and forwards all others."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._thread = stream, threading.get_ident()
@@ -33,9 +33,9 @@ class _MutedThread(io.TextIOBase):
 
 @contextlib.contextmanager
 def quiet(stderr: bool = False) -> Iterator[None]:
-    """Drop what this thread prints meanwhile; ``stderr``: errors too.
+    """Discard what this thread prints to stdout in the block, and to stderr on request.
 
-    Other threads that want the same wait for their turn.
+    Only one thread at a time can be inside; others wait.
     """
     with _TURNS, contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.redirect_stdout(_MutedThread(sys.stdout)))

@@ -1,4 +1,4 @@
-"""How tensors are created that outlive the call in which they are made."""
+"""Contexts in which to create tensors that outlive the current call."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 @contextlib.contextmanager
 def float32_default() -> Iterator[None]:
-    """Create tensors in single precision, whatever the caller's default type is."""
+    """Set the default dtype to float32 in the block, and restore it afterwards."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -21,10 +21,10 @@ def float32_default() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_inference_tensors() -> Iterator[None]:
-    """Run without gradients where the caller is in inference mode, but outside it.
+    """Replace inference mode by ``no_grad`` in the block; do nothing outside it.
 
-    espnet2's encoders keep their tables of positions. A table made in inference mode
-    could not be used in training afterwards.
+    espnet2's encoders cache their positional encodings. A tensor created in inference
+    mode cannot take part in autograd, so training with the cached one would fail.
     """
     if not torch.is_inference_mode_enabled():
         yield

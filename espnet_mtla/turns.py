@@ -1,4 +1,4 @@
-"""One thread at a time, where a library keeps the state of a call for itself."""
+"""Locks for code that is not thread-safe, such as modules with state of a call."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 
 
 class Turns:
-    """A reentrant lock that a module can hold.
+    """A reentrant lock that can be an attribute of a module.
 
-    A copied or unpickled module gets a lock of its own: its state is its own, too.
+    A copied or unpickled module gets a new lock, because its state is separate, too.
     """
 
     def __init__(self) -> None:
@@ -36,13 +36,13 @@ class Turns:
 
 
 CUDA = Turns()
-"""Held by whoever decodes on a GPU, or records a CUDA graph.
+"""Lock for decoding on a GPU and for recording a CUDA graph.
 
-While a graph is recorded no other thread may synchronise the device, which decoding
-does. Threads share a device's stream, so taking turns costs next to nothing.
+No other thread may synchronise the device while a graph is recorded, and decoding does.
+Threads share the device's stream, so decoding one at a time costs almost nothing.
 """
 
 
 def turn_on(device: torch.device) -> AbstractContextManager[None]:
-    """The turn to decode on ``device``: on a GPU one thread has it, else each."""
+    """Return the lock for decoding on ``device``: :data:`CUDA`, or none on a CPU."""
     return CUDA if device.type == "cuda" else nullcontext()

@@ -1,4 +1,4 @@
-"""Writing so that a killed process leaves either the old state or the new one."""
+"""Atomic writes: a killed process leaves either the old state or the new one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def atomic_file(
 
 @contextmanager
 def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file beside ``path`` and rename it into place when the block succeeds.
+    """Open a temporary file and rename it to ``path`` when the block succeeds.
 
-    Text is UTF-8 with ``\\n`` line ends, whatever the locale.
+    Text is UTF-8 with ``\\n`` line ends, independent of the locale.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(stream.fileno())
         os.replace(aside, path)
     except OSError as error:
-        # A write that fails, on a full disk say, does not know its file.
+        # A failed write, such as on a full disk, does not name its file.
         error.filename = error.filename or str(path)
         raise
     finally:
@@ -48,9 +48,9 @@ def atomic_file(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``path`` that replaces it when the block succeeds.
+    """Yield an empty folder that replaces ``path`` when the block succeeds.
 
-    What was under ``path`` is gone afterwards: a stage that runs again starts clean.
+    The earlier contents of ``path`` are removed: a stage that runs again starts clean.
     """
     with atomic_folders([path]) as (aside,):
         yield aside
@@ -58,10 +58,10 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folders(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
-    """:func:`atomic_folder` of folders that belong together, in the order of ``paths``.
+    """Replace several folders together; yield the new ones in the order of ``paths``.
 
-    Whenever it is killed, no old folder ever stands beside a new one: all old ones go
-    before the first new one comes.
+    No kill leaves a mixture of old and new folders: all old ones are renamed away
+    before the first new one is renamed into place.
     """
     moves = []
     for path in map(Path, paths):
@@ -72,7 +72,7 @@ def atomic_folders(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
         aside.mkdir(parents=True)
     try:
         yield [aside for _, aside, _ in moves]
-        # Renamed, not removed in place: a kill must not leave half of one.
+        # Rename, not remove: a kill must not leave a partly deleted folder.
         for path, _, old in moves:
             if path.exists():
                 os.replace(path, old)
@@ -83,7 +83,7 @@ def atomic_folders(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
 
 
 def _settle(moves: list[tuple[Path, Path, Path]]) -> None:
-    """Take back a replacement that broke off, and remove what is left aside."""
+    """Undo an interrupted replacement, and remove temporary and old folders."""
     if all(aside.exists() for _, aside, _ in moves):  # no new folder is in place yet
         for path, _, old in moves:
             if old.exists() and not path.exists():

@@ -1,8 +1,8 @@
-"""Data folders in Kaldi's layout: tables of one line an utterance, key then value.
+"""Data folders in Kaldi's layout: tables of lines ``key value``.
 
-A folder holds ``wav.scp`` (a recording a line), optionally ``segments`` (which cuts
-recordings into utterances), ``utt2spk`` and ``spk2utt``, and any number of tables with
-a line an utterance: ``text``, further texts such as ``text.tc.de``, and ``utt2*``.
+A folder holds ``wav.scp`` (one line per recording), optionally ``segments`` (the times
+of utterances in recordings), ``utt2spk`` and ``spk2utt``, and any number of tables with
+one line per utterance: ``text``, other texts such as ``text.tc.de``, and ``utt2*``.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
 
-# Endings of copies that editors and people leave beside a table.
+# Endings of backup copies: such files are not tables.
 _LEFTOVERS = ("~", ".bak", ".orig", ".old", ".tmp", ".swp", ".gz")
-# Where validate_data --fix keeps what it changes.
+# Folder in which validate_data --fix backs up what it changes.
 BACKUP = ".backup"
-# Tables that say how long the sound is: wrong as soon as the sound changes.
+# Lengths of the audio: invalid when the audio changes.
 LENGTH_TABLES = ("utt2num_samples", "utt2dur", "utt2num_frames")
-# Where an utterance's sound, or its features, are read from.
+# Tables that locate an utterance's audio and features.
 SOUNDS, FEATURES = "wav.scp", "feats.scp"
-_UNFIT = re.compile("[\n\r\0\ud800-\udfff]")  # halves of characters come with JSON
+_UNFIT = re.compile("[\n\r\0\ud800-\udfff]")  # JSON can hold lone surrogates
 _BYTE_ORDER_MARK, _CRLF = "byte-order mark", "line ends are CRLF"
 
 
@@ -40,9 +40,9 @@ class TableLine:
 
 @dataclass(frozen=True)
 class Problem:
-    """What is wrong, and where: ``line`` is 0 when the whole file is meant.
+    """A defect of a data folder; ``line`` is 0 if it concerns the whole file.
 
-    ``what`` is the kind, the same words each time; ``detail`` belongs to this case.
+    ``what`` is the category, a fixed text; ``detail`` describes the individual case.
     """
 
     file: str
@@ -53,15 +53,14 @@ class Problem:
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else self.file
-        parts = (place, self.key, self.what, self.detail)
-        return ": ".join(part for part in parts if part)
+        return ": ".join(filter(None, (place, self.key, self.what, self.detail)))
 
 
 def scan_table(path: str | Path) -> tuple[list[TableLine], list[Problem]]:
-    """Read a table as it stands: its good lines in file order, and what is wrong.
+    """Read a table; return its valid lines in file order, and the defects.
 
-    A byte-order mark and CRLF line ends are read past, and reported. Only a missing
-    file raises (:class:`UserError`).
+    A byte-order mark and CRLF line ends are removed and reported. Only a missing file
+    raises :class:`UserError`.
     """
     path = Path(path)
     if not path.is_file():
@@ -96,16 +95,16 @@ def _parse_line(name: str, number: int, line: bytes) -> TableLine | Problem:
         return Problem(name, number, "", "control character inside the line")
     key, *rest = text.replace("\t", " ", 1).split(" ", 1)
     if key != "".join(key.split()):
-        # Readers that split at any white space would see another key.
+        # Programs that split at any white space would read another key.
         return Problem(name, number, key, "white space of another kind in the key")
     return TableLine(number, key, rest[0].strip() if rest else "")
 
 
 def read_table(path: str | Path) -> dict[str, str]:
-    """Read ``key value`` lines; the value is everything behind the first white space.
+    """Read ``key value`` lines; the value is the text after the first white space.
 
-    A byte-order mark and CRLF line ends are tolerated. Raises :class:`UserError` on a
-    missing file, bytes that are not UTF-8, an empty line or a key that stands twice.
+    A byte-order mark and CRLF line ends are accepted. Raises :class:`UserError` for a
+    missing file, bytes that are not UTF-8, an empty line or a duplicate key.
     """
     path = Path(path)
     rows, problems = scan_table(path)
@@ -121,9 +120,9 @@ def read_table(path: str | Path) -> dict[str, str]:
 
 
 def write_table(path: str | Path, table: Mapping[str, str]) -> None:
-    """Write ``key value`` lines sorted by the bytes of the key, whole or not at all.
+    """Write ``key value`` lines atomically, sorted by the UTF-8 bytes of the keys.
 
-    Sorting strings by code point is sorting their UTF-8 bytes, whatever the locale.
+    Python sorts strings by code point, which is the order of their UTF-8 bytes.
     """
     for key, value in table.items():
         if not key or len(key.split()) != 1 or key.split()[0] != key or "\0" in key:
@@ -136,20 +135,19 @@ def write_table(path: str | Path, table: Mapping[str, str]) -> None:
 
 
 def is_utterance_table(name: str) -> bool:
-    """True for a file with a line an utterance: ``text``, ``text.*``, ``utt2*``."""
-    if name.endswith(_LEFTOVERS):
-        return False
-    return name == "text" or name.startswith(("text.", "utt2"))
+    """Return True for ``text``, ``text.*`` and ``utt2*``: a line per utterance."""
+    matches = name == "text" or name.startswith(("text.", "utt2"))
+    return matches and not name.endswith(_LEFTOVERS)
 
 
 def is_text(name: str) -> bool:
-    """True for ``text`` and ``text.*``."""
+    """Return True for ``text`` and ``text.*``."""
     return is_utterance_table(name) and name.startswith("text")
 
 
 @dataclass(frozen=True)
 class Span:
-    """A cut of a recording, in seconds; ``end`` None is the recording's end."""
+    """A part of a recording, in seconds; ``end`` None is the recording's end."""
 
     recording: str
     start: float = 0.0
@@ -157,7 +155,11 @@ class Span:
 
 
 def parse_segment(value: str) -> Span:
-    """``RECORDING START END`` in seconds, END -1 for the end; ValueError otherwise."""
+    """Parse ``RECORDING START END`` (seconds; -1 is the end); else raise ValueError.
+
+    >>> parse_segment("a 0.5 -1")
+    Span(recording='a', start=0.5, end=None)
+    """
     fields = value.split()
     if len(fields) != 3:
         raise ValueError(f"expected 'recording start end', found {value!r}")
@@ -173,7 +175,11 @@ def parse_segment(value: str) -> Span:
 
 
 def group_by_speaker(utt2spk: Mapping[str, str]) -> dict[str, str]:
-    """``spk2utt`` from ``utt2spk``."""
+    """Compute ``spk2utt`` from ``utt2spk``.
+
+    >>> group_by_speaker({"u2": "s", "u1": "s"})
+    {'s': 'u1 u2'}
+    """
     members: dict[str, list[str]] = defaultdict(list)
     for utterance in sorted(utt2spk):
         members[utt2spk[utterance]].append(utterance)
@@ -182,13 +188,12 @@ def group_by_speaker(utt2spk: Mapping[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A data folder in memory: every table shares the same utterances.
+    """A data folder in memory; all ``tables`` have the same utterances.
 
-    ``wav`` is ``wav.scp``, or ``feats.scp`` where ``source`` says so (see
-    :func:`source_table`). ``tables`` are those with a line an utterance, ``utt2spk``
-    always among them once read; ``speaker_tables`` (``spk2gender`` ...) and
-    ``recording_tables`` (``reco2*``) are carried along. ``spk2utt`` is derived from
-    ``utt2spk`` when written.
+    ``wav`` is the table ``source``: ``wav.scp`` or ``feats.scp``. ``tables`` have a
+    line per utterance; :meth:`read` adds ``utt2spk`` if it is missing.
+    ``speaker_tables`` are ``spk2gender`` and others, ``recording_tables`` ``reco2*``.
+    :meth:`write` derives ``spk2utt`` from ``utt2spk``.
     """
 
     path: Path
@@ -201,16 +206,16 @@ class DataFolder:
 
     @classmethod
     def read(cls, path: str | Path) -> DataFolder:
-        """Read and check a folder; :class:`UserError` when tables disagree on keys.
+        """Read a folder; raise :class:`UserError` if the keys of tables differ.
 
-        Without ``utt2spk`` every utterance is its own speaker, and the log says so.
+        Without ``utt2spk`` every utterance is its own speaker, and this is logged.
         """
         path = Path(path)
         if not path.is_dir():
             raise UserError(f"{path}: no such data folder")
         names = sorted(item.name for item in path.iterdir() if item.is_file())
         source = source_table(path)
-        # Features are cut already.
+        # Features belong to utterances, not to recordings.
         segmented = "segments" in names and source == SOUNDS
         folder = cls(
             path=path,
@@ -229,16 +234,16 @@ class DataFolder:
 
     @property
     def utterances(self) -> list[str]:
-        """Keys in byte order: from ``segments`` if there is one, else ``wav.scp``."""
+        """Return the keys of ``segments``, or without it of ``wav``, in byte order."""
         return sorted(self.wav if self.segments is None else self.segments)
 
     @property
     def texts(self) -> dict[str, dict[str, str]]:
-        """``text`` and ``text.*`` by file name."""
+        """Return the tables ``text`` and ``text.*`` by file name."""
         return {name: table for name, table in self.tables.items() if is_text(name)}
 
     def span(self, utterance: str) -> Span:
-        """Where an utterance's sound is; :class:`UserError` for a bad segment."""
+        """Return an utterance's span; raise :class:`UserError` for a bad segment."""
         if self.segments is None:
             return Span(utterance)
         try:
@@ -253,29 +258,25 @@ class DataFolder:
         return span
 
     def select(self, keep: Collection[str]) -> DataFolder:
-        """The same folder with the utterances in ``keep`` alone."""
+        """Return a folder with only the utterances in ``keep``."""
         keep = frozenset(keep)
         tables = {name: _pick(table, keep) for name, table in self.tables.items()}
         speakers = frozenset(tables["utt2spk"].values())
-        return DataFolder(
-            path=self.path,
+        return replace(
+            self,
             wav=self.wav if self.segments is not None else _pick(self.wav, keep),
             segments=None if self.segments is None else _pick(self.segments, keep),
             tables=tables,
             speaker_tables={
-                name: _pick(table, speakers)
-                for name, table in self.speaker_tables.items()
+                n: _pick(table, speakers) for n, table in self.speaker_tables.items()
             },
-            recording_tables=self.recording_tables,
-            source=self.source,
         )
 
     def write(self, path: str | Path) -> None:
-        """Write every table under ``path``; the source comes last, as the mark."""
+        """Write all tables to ``path``; the source is last and marks the end."""
         path = Path(path)
-        for name, table in self.tables.items():
-            write_table(path / name, table)
-        for name, table in {**self.speaker_tables, **self.recording_tables}.items():
+        tables = self.tables | self.speaker_tables | self.recording_tables
+        for name, table in tables.items():
             write_table(path / name, table)
         if "utt2spk" in self.tables:
             write_table(path / "spk2utt", group_by_speaker(self.tables["utt2spk"]))
@@ -290,51 +291,49 @@ class DataFolder:
             raise UserError(f"{self.path}/{where}: no utterances")
         advice = f"`python -m espnet_mtla.bin.validate_data {self.path} --fix` drops it"
         for name, table in self.tables.items():
-            for wrong, what in (
-                (utterances - table.keys(), f"is in {where} but not in {name}"),
-                (table.keys() - utterances, f"is in {name} but not in {where}"),
+            for keys, present, absent in (
+                (utterances - table.keys(), where, name),
+                (table.keys() - utterances, name, where),
             ):
-                if wrong:
+                if keys:
                     raise UserError(
-                        f"{self.path}: utterance {min(wrong)!r} {what} "
-                        f"({len(wrong)} such); {advice}"
+                        f"{self.path}: utterance {min(keys)!r} is in {present} but not "
+                        f"in {absent} ({len(keys)} such); {advice}"
                     )
 
 
 def source_table(folder: str | Path) -> str:
-    """``wav.scp``, or ``feats.scp`` for a folder of features.
+    """Return ``wav.scp``, or ``feats.scp`` for a folder of features.
 
-    A folder with both, as Kaldi makes them, is one of sound, unless its file
-    ``feats_type`` names something else than ``raw``.
+    Kaldi writes both. Then audio is used, unless the file ``feats_type`` exists and
+    holds another word than ``raw``.
     """
     folder = Path(folder)
-    if not (folder / FEATURES).is_file():
-        return SOUNDS
-    if not (folder / SOUNDS).is_file():
-        return FEATURES
-    kind = folder / "feats_type"
-    named = kind.read_text(encoding="utf-8").strip() if kind.is_file() else "raw"
-    return SOUNDS if named == "raw" else FEATURES
+    sounds, features = ((folder / name).is_file() for name in (SOUNDS, FEATURES))
+    if not (sounds and features):
+        return FEATURES if features else SOUNDS
+    path = folder / "feats_type"
+    feats_type = path.read_text(encoding="utf-8").strip() if path.is_file() else "raw"
+    return SOUNDS if feats_type == "raw" else FEATURES
 
 
 def refuse_replacing(source: str | Path, target: str | Path) -> None:
-    """Guard a command that replaces the folder ``target`` as a whole.
+    """Check that a command may replace the folder ``target``.
 
-    :class:`UserError` if it is the source, a file, or holds folders (audio, say) other
-    than the backups of ``validate_data``.
+    Raises :class:`UserError` if it is the source, a file, or contains folders, such as
+    audio, other than the backups of ``validate_data``.
     """
     source, target = Path(source), Path(target)
     if target.resolve() == source.resolve():
         raise UserError(f"{target}: input and output are the same folder")
     if target.exists() and not target.is_dir():
         raise UserError(f"{target}: is a file; the output must be a folder")
-    if target.is_dir():
-        for item in sorted(target.iterdir()):
-            if item.is_dir() and item.name != BACKUP:
-                raise UserError(
-                    f"{target}: would be replaced, but holds the folder {item.name!r}; "
-                    "remove it or give another output"
-                )
+    for item in sorted(target.iterdir()) if target.is_dir() else ():
+        if item.is_dir() and item.name != BACKUP:
+            raise UserError(
+                f"{target}: would be replaced, but holds the folder {item.name!r}; "
+                "remove it or give another output"
+            )
 
 
 def _read_some(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from espnet_mtla.frontend.lengths import valid_frames
 from espnet_mtla.tensor_modes import float32_default
 
-# Kaldi reads 16-bit samples as they are; ours are in [-1, 1].
+# Kaldi's samples are 16-bit integers, those of this package are in [-1, 1].
 _FULL_SCALE = 32768.0
 _PREEMPHASIS = 0.97
 _SMALLEST = torch.finfo(torch.float32).eps
@@ -20,18 +20,19 @@ Tables = tuple[Tensor, Tensor]
 
 
 class FbankFrontend(AbsFrontend):
-    """Log mel energies as ``compute-fbank-feats --dither=0`` gives them.
+    """Compute the log mel energies of Kaldi's ``compute-fbank-feats --dither=0``.
 
-    Frames lie wholly inside the utterance (Kaldi's ``snip-edges``), so what stands
-    behind its end never reaches them: an utterance of L samples has
-    ``1 + (L - window) // shift`` frames, or none, in any batch. Samples in half
-    precision are computed in single precision.
+    Every frame lies completely inside its utterance (Kaldi's ``snip-edges``), so
+    padding never changes it. An utterance of L samples has
+    ``max(0, 1 + (L - window) // shift)`` frames, independent of the batch. Samples in
+    half precision are converted to single precision.
 
     Args:
-        fs: sampling rate in Hz, a number or such as "16k".
-        n_mels: filters, from ``fmin`` to ``fmax`` Hz; a ``fmax`` of 0 or below counts
-            from half the sampling rate.
+        fs: sampling rate in Hz, a number or a string such as "16k".
+        n_mels: number of mel filters.
         frame_length, frame_shift: milliseconds.
+        fmin, fmax: range of the filters in Hz. A ``fmax`` of 0 or below is relative to
+            half the sampling rate.
     """
 
     def __init__(
@@ -54,31 +55,34 @@ class FbankFrontend(AbsFrontend):
             raise ValueError("frame_length and frame_shift: too short for fs")
         self.n_fft = 1 << (self.window - 1).bit_length()
         self._mel = (n_mels, self.n_fft, float(rate), fmin, fmax)
-        # Neither parameters nor buffers: a loader that builds on the meta device, or
-        # ``to_empty``, would leave buffers that no checkpoint holds without values.
+        # Not buffers: after building on the meta device or ``to_empty``, a buffer that
+        # is in no checkpoint would stay uninitialised.
         self._tables: dict[tuple[torch.device, torch.dtype], Tables] = {}
         self._add_tables(torch.device("cpu"), torch.float32)  # checks the settings
 
     def output_size(self) -> int:
-        """Features a frame."""
+        """Return the number of features per frame."""
         return self.n_mels
 
     def frames(self, samples: Tensor) -> Tensor:
-        """Frames of utterances with so many samples; any shape."""
+        """Return numbers of frames from numbers of samples; any shape."""
         return ((samples - self.window) // self.hop_length + 1).clamp(min=0)
 
     def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, T, n_mels), zero behind an utterance's end, and frames (B,).
+        """Compute the features of a batch.
 
         Args:
-            speech: (B, L) samples in [-1, 1]; lengths: (B,).
+            speech: (B, L) samples in [-1, 1].
+            lengths: (B,) numbers of valid samples.
+        Returns:
+            Features (B, T, n_mels), zero in padding, and numbers of frames (B,).
         """
         counts = self.frames(lengths)
         speech = speech if speech.dtype == torch.float64 else speech.float()
         if speech.size(1) < self.window:
             return speech.new_zeros(len(speech), 1, self.n_mels), counts
-        place = speech.device, speech.dtype
-        banks, taper = self._tables.get(place) or self._add_tables(*place)
+        key = speech.device, speech.dtype
+        banks, taper = self._tables.get(key) or self._add_tables(*key)
         frames = speech.unfold(1, self.window, self.hop_length)  # (B, T, w)
         frames = frames * _FULL_SCALE
         frames = frames - frames.mean(2, keepdim=True)
@@ -90,16 +94,16 @@ class FbankFrontend(AbsFrontend):
         return features.masked_fill(~valid[..., None], 0.0), counts
 
     def _add_tables(self, device: torch.device, dtype: torch.dtype) -> Tables:
-        """Compute mel filters and window in single precision; keep them for a device.
+        """Compute mel filters and window in float32, convert and cache them.
 
-        The caller may be on the meta device, in inference mode or have another default
-        type of numbers: none of that reaches the tables.
+        The contexts make the values independent of the caller's default device (such
+        as meta), inference mode and default dtype.
         """
         from torchaudio.compliance.kaldi import get_mel_banks
 
         with torch.inference_mode(False), torch.device("cpu"), float32_default():
             banks, _ = get_mel_banks(*self._mel, 100.0, -500.0, 1.0)
-            # The filters leave out the bin of half the sampling rate.
+            # torchaudio's filters have no weight for the Nyquist bin: append a zero.
             banks = nn.functional.pad(banks, (0, 1)).T.contiguous()
             taper = torch.hann_window(self.window, periodic=False).pow(0.85)
             tables = banks.to(device, dtype), taper.to(device, dtype)

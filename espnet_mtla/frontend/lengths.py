@@ -1,4 +1,4 @@
-"""Rows of different lengths in one tensor: masks, and tails that fit the row."""
+"""Masks and reflection padding for batches of rows of different lengths."""
 
 from __future__ import annotations
 
@@ -7,22 +7,29 @@ from torch import Tensor
 
 
 def valid_frames(lengths: Tensor, size: int) -> Tensor:
-    """Mask (B, size), true where position < the row's length. ``lengths``: (B,)."""
+    """Return a mask (B, size), true where position < length; ``lengths`` is (B,).
+
+    >>> valid_frames(torch.tensor([1, 3]), 3).tolist()
+    [[True, False, False], [True, True, True]]
+    """
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
 
 
 def reflect_tail(speech: Tensor, lengths: Tensor, samples: int) -> Tensor:
-    """Append to each row its own mirror image, where the row ends.
+    """Append to each row its reflection, starting where the row ends.
 
-    A centred STFT mirrors the signal at the end of the *tensor*: the last frames of a
-    short row would see zeros in a batch and its reflection alone. With the mirror image
-    put there first they see the same in both.
+    A centred STFT reflects the signal at the end of the *tensor*. Without this function
+    the last frames of a short row would contain zeros in a batch, but the reflection
+    when the row is alone. With it, they are the same in both.
+
+    >>> reflect_tail(torch.tensor([[1, 2, 3, 0]]), torch.tensor([3]), 2).tolist()
+    [[1, 2, 3, 2, 1, 1]]
 
     Args:
         speech: (B, L) samples, valid up to ``lengths`` (B,).
-        samples: how many to append, half the STFT's window.
+        samples: number of samples to append; half the STFT's window.
     Returns:
-        (B, L + samples); what lies beyond a row's reflection repeats its first sample.
+        (B, L + samples); positions after the reflection repeat the row's first sample.
     """
     position = torch.arange(speech.size(1) + samples, device=speech.device)
     last = (lengths - 1).unsqueeze(1)

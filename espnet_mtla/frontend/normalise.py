@@ -1,4 +1,4 @@
-"""Mean and variance normalisation over one utterance that no padding can disturb."""
+"""Mean and variance normalisation per utterance, independent of padding."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from espnet_mtla.frontend.lengths import valid_frames
 class UtteranceMVN(AbsNormalize):
     """Subtract an utterance's mean and, on request, divide by its standard deviation.
 
-    espnet2's layer of the same name counts padded frames into the variance once the
-    mean is taken off; here padding is zero before and after.
+    espnet2's layer of the same name includes padded frames in the variance, because
+    subtracting the mean makes them non-zero. Here padding is set to zero again.
     """
 
     def __init__(
@@ -24,7 +24,11 @@ class UtteranceMVN(AbsNormalize):
         self.eps = eps
 
     def forward(self, x: Tensor, ilens: Tensor) -> tuple[Tensor, Tensor]:
-        """``x`` (B, T, D) and its valid frames (B,); the same shapes come back."""
+        """Normalise ``x`` (B, T, D), of which ``ilens`` (B,) frames are valid.
+
+        Returns:
+            The normalised ``x``, zero in padding, and ``ilens``.
+        """
         mask = valid_frames(ilens, x.size(1)).unsqueeze(-1)  # (B, T, 1)
         frames = ilens.clamp(min=1).view(-1, 1, 1).to(x.dtype)
         x = x.masked_fill(~mask, 0.0)
