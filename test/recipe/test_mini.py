@@ -105,6 +105,18 @@ def test_killed_again_and_again_gives_the_same_texts(make_mini) -> None:
     assert texts(killed) == expected
 
 
+def test_a_language_model_is_trained_joins_and_is_packed(make_mini) -> None:
+    recipe = make_mini("lm")
+    options = ("--use_lm", "--decode_configs", "conf/decode_lm.yaml")
+    recipe.run(*TINY, *options, "--lm_args", "--max_epoch 2", timeout=900)
+    packed = recipe.folder / "exp/packed_train_bpe_30/asr_train_bpe_30_mtla_s2"
+    assert (packed / "lm" / "model.safetensors").is_file()
+    decode = (packed / "decode.yaml").read_text()
+    assert "lm: lm\n" in decode and "lm_weight: 0.3\n" in decode
+    again = recipe.run(*TINY, *options, "--lm_args", "--max_epoch 2")
+    assert ": done in" not in again
+
+
 def test_own_data_start_at_stage_two_and_are_checked_first(make_mini) -> None:
     recipe = make_mini("own")
     recipe.run(*TINY, "--stop_stage", "1")
