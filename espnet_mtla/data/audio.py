@@ -1,12 +1,12 @@
-"""Reading one recording: a file, a shell pipe or a place in a Kaldi archive.
+"""Read one recording: a file, a shell pipe or an offset in a Kaldi archive.
 
-Everything becomes a :class:`soundfile.SoundFile`, so that an utterance cut from a long
-recording is read by seeking. Archives are sliced here, not by kaldiio: it would run
-pickled entries and return a shortened array for a truncated one.
+Every source is opened as a :class:`soundfile.SoundFile`, so that an utterance of a long
+recording is read by seeking. Archives are not read by kaldiio, because it unpickles
+entries and returns a shorter array for a truncated one.
 
-Resampling is soxr's, called directly: it is the resampler behind sox's ``rate`` and
-librosa's default, takes any real ratio (so a change of speed and of rate is one pass),
-and needs neither torch nor librosa in the worker processes.
+The resampler is soxr, which is also sox's ``rate`` and librosa's default. It accepts
+any real ratio, so speed and rate change in one pass, and the worker processes need
+neither torch nor librosa.
 """
 
 from __future__ import annotations
@@ -28,26 +28,26 @@ if TYPE_CHECKING:
     import numpy as np
     import soundfile
 
-# Segment ends are rounded by whoever wrote them: this much beyond the end is cut off.
+# Segment ends are often rounded: up to this far beyond the recording they are cut.
 MAX_OVERSHOOT_SECONDS = 0.5
-# Programs that cannot seek back write a length close to the largest one, or none.
+# Programs that write to a pipe put a length near the maximum, or 0, into the header.
 _UNKNOWN_LENGTH = 0x7FFF_0000
 _MOST_FRAMES = 2**48
 _ARCHIVE = re.compile(r"(?P<path>.+):(?P<offset>\d+)")
 
 
 def is_pipe(source: str) -> bool:
-    """True if a ``wav.scp`` value is a command: it ends in ``|``."""
+    """Return True if a ``wav.scp`` value is a command: it ends in ``|``."""
     return source.endswith("|")
 
 
 def source_file(source: str) -> Path | None:
-    """The file that a ``wav.scp`` value reads, None for a pipe."""
+    """Return the file that a ``wav.scp`` value reads, or None for a pipe."""
     return None if is_pipe(source) else _split_archive(source)[0]
 
 
 def _split_archive(source: str) -> tuple[Path, int | None]:
-    """Path and offset; None for a plain file, which may have a colon in its name."""
+    """Return path and offset; None for an existing file, even with a colon."""
     match = None if os.path.exists(source) else _ARCHIVE.fullmatch(source)
     return (
         (Path(match["path"]), int(match["offset"])) if match else (Path(source), None)
@@ -58,8 +58,8 @@ def _split_archive(source: str) -> tuple[Path, int | None]:
 def open_audio(source: str) -> Iterator[soundfile.SoundFile]:
     """Open a ``wav.scp`` value: path, ``command |`` or ``archive:offset``.
 
-    Raises :class:`UserError`, naming the source, if it is missing, empty, truncated or
-    in no known format, and if the command fails (with the end of what it said).
+    Raises :class:`UserError` with the source's name if it is missing, empty, truncated
+    or of unknown format, or if the command fails (with its last line of output).
     """
     import soundfile
 
@@ -81,7 +81,7 @@ def open_audio(source: str) -> Iterator[soundfile.SoundFile]:
     with opened as sound:
         if sound.frames == 0:
             raise UserError(f"{source}: no samples")
-        if sound.frames > _MOST_FRAMES:  # FLAC's 0 for "unknown", to libsndfile
+        if sound.frames > _MOST_FRAMES:  # how libsndfile reports FLAC of unknown length
             raise UserError(
                 f"{source}: its header does not say how long the sound is; decode it "
                 "once: flac -d FILE, or ffmpeg -i FILE OUT.wav"
@@ -90,16 +90,16 @@ def open_audio(source: str) -> Iterator[soundfile.SoundFile]:
 
 
 def check_file(path: Path) -> None:
-    """Require a file that can be read more than once, by seeking.
+    """Check that ``path`` is a regular, non-empty audio file.
 
     Raises:
-        UserError: nothing there, a folder, a FIFO, or an empty file; says which.
+        UserError: it is missing, a folder, a FIFO or device, empty, or headerless.
     """
     if path.is_dir():
         raise UserError(f"{path}: a folder; name the files in it")
     if path.exists() and not path.is_file():
         raise UserError(
-            f"{path}: a pipe or a device, which can be read but once; write the sound "
+            f"{path}: a pipe or a device, which can be read only once; write the sound "
             "to a file"
         )
     if not path.is_file():
@@ -112,7 +112,7 @@ def check_file(path: Path) -> None:
 
 
 def _open_file(path: Path, offset: int | None, source: str) -> str | io.BytesIO:
-    """What soundfile is to open: the file itself, or bytes of it put right."""
+    """Return what soundfile opens: the path, or bytes with a corrected header."""
     if offset is not None:
         data = _slice_archive(path, offset, source)
         return io.BytesIO(_repair_length(data, source))
@@ -122,6 +122,7 @@ def _open_file(path: Path, offset: int | None, source: str) -> str | io.BytesIO:
 
 
 def _run_pipe(source: str) -> bytes:
+    """Run the command of a ``wav.scp`` value; return its output."""
     command = source.removesuffix("|").strip()
     # pipefail: a failing first command must not pass as a short recording.
     done = subprocess.run(
@@ -131,8 +132,8 @@ def _run_pipe(source: str) -> bytes:
         check=False,
     )
     if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        last = said[-1] if said else "it said nothing"
+        lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        last = lines[-1] if lines else "no error message"
         raise UserError(
             f"command failed with exit code {done.returncode}: {command}: {last}"
         )
@@ -142,11 +143,11 @@ def _run_pipe(source: str) -> bytes:
 
 
 def _slice_archive(path: Path, offset: int, source: str) -> bytes:
-    """The bytes of one sound: RIFF, FLAC or kaldiio's AUDIO entry, length checked."""
+    """Return one RIFF, FLAC or kaldiio AUDIO entry; check its length."""
     with open(path, "rb") as stream:
         stream.seek(offset)
         head = stream.read(8)
-        size = -1  # as far as the archive goes
+        size = -1  # to the end of the archive
         start = offset
         if head[:5] == b"AUDIO" and len(head) > 5:
             width = head[5]
@@ -166,7 +167,7 @@ def _slice_archive(path: Path, offset: int, source: str) -> bytes:
 
 
 def _find_wav_data(head: bytes) -> tuple[int, int] | None:
-    """Where a RIFF file's samples begin, and how many bytes it says they are."""
+    """Return the offset of a WAV file's samples and their declared size in bytes."""
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return None
     position = 12
@@ -179,17 +180,19 @@ def _find_wav_data(head: bytes) -> tuple[int, int] | None:
 
 
 def _left_open(path: Path) -> bool:
-    """True of a WAV file whose header says 0 bytes of samples, and which has some.
+    """Return True if a WAV file has samples but its header declares 0 bytes.
 
     Raises:
-        UserError: it ends before it says, which libsndfile would take.
+        UserError: the file is truncated, which libsndfile would accept.
     """
     with open(path, "rb") as stream:
         head = stream.read(4)
-        found = _find_wav_data(head + stream.read(1 << 16)) if head == b"RIFF" else None
-        if found is None:
+        if head != b"RIFF":
             return False
-        start, declared = found
+        data = _find_wav_data(head + stream.read(1 << 16))
+        if data is None:
+            return False
+        start, declared = data
         size = path.stat().st_size
         if size - start < declared < _UNKNOWN_LENGTH:
             raise UserError(
@@ -199,9 +202,9 @@ def _left_open(path: Path) -> bool:
 
 
 def _only_chunks(stream: BinaryIO, position: int, end: int) -> bool:
-    """True if nothing but whole RIFF chunks, or nothing, stands up to ``end``.
+    """Return True if only complete RIFF chunks, or none, lie before ``end``.
 
-    So a recording without samples is told from one whose length was never written.
+    This distinguishes a recording without samples from one without a declared length.
     """
     while position + 8 <= end:
         stream.seek(position)
@@ -213,21 +216,21 @@ def _only_chunks(stream: BinaryIO, position: int, end: int) -> bool:
 
 
 def _repair_length(data: bytes, source: str) -> bytes:
-    """Write the true length into a WAV header that a program left open.
+    """Write the actual length into a WAV header that declares none.
 
-    The length stands in the four bytes before the samples; a real one stays as it is,
-    and is checked.
+    The length is in the four bytes before the samples. A declared length is checked
+    and not changed.
     """
-    found = _find_wav_data(data[: 1 << 16])
-    if found is None:
+    wav_data = _find_wav_data(data[: 1 << 16])
+    if wav_data is None:
         return data
-    start, declared = found
-    held = len(data) - start
-    if held < declared < _UNKNOWN_LENGTH:
-        raise UserError(f"{source}: truncated: {held} of {declared} bytes of samples")
+    start, declared = wav_data
+    actual = len(data) - start
+    if actual < declared < _UNKNOWN_LENGTH:
+        raise UserError(f"{source}: truncated: {actual} of {declared} bytes of samples")
     empty = declared == 0 and _only_chunks(io.BytesIO(data), start, len(data))
-    if declared > held or (declared == 0 and not empty):
-        size = struct.pack("<I", held)
+    if declared > actual or (declared == 0 and not empty):
+        size = struct.pack("<I", actual)
         riff = struct.pack("<I", len(data) - 8)
         return data[:4] + riff + data[8 : start - 4] + size + data[start:]
     return data
@@ -241,7 +244,7 @@ def check_readable(source: str) -> float:
 
 
 def _read(sound: soundfile.SoundFile, start: int, end: int, source: str) -> np.ndarray:
-    """Samples ``start`` to ``end`` as (n, channels) float32 in [-1, 1]."""
+    """Return samples ``start`` to ``end`` as (n, channels) float32 in [-1, 1]."""
     import soundfile
 
     try:
@@ -265,11 +268,18 @@ def read_span(
     end: float | None = None,
     channel: str | None = None,
 ) -> np.ndarray:
-    """One utterance, (n,) float32 in [-1, 1], from ``start`` to ``end`` seconds.
+    """Read one utterance.
 
-    ``channel`` is a number from 0, ``mean``, or None for sound that must be mono.
-    Raises :class:`UserError` for a span outside the recording, for several channels
-    without a choice, and for samples that are not finite.
+    Args:
+        sound: the open recording.
+        source: its ``wav.scp`` value, for errors.
+        start, end: seconds; ``end`` None is the end of the recording.
+        channel: a number from 0, ``mean``, or None if the recording must be mono.
+    Returns:
+        (n,) float32 in [-1, 1].
+    Raises:
+        UserError: the span is outside the recording or empty, a channel must be chosen
+            or does not exist, or samples are not finite.
     """
     import numpy as np
 
@@ -297,6 +307,7 @@ def read_span(
 def _choose_channel(
     samples: np.ndarray, source: str, channel: str | None
 ) -> np.ndarray:
+    """Reduce (n, channels) to (n,)."""
     channels = samples.shape[1]
     if channel == "mean":
         return samples.mean(axis=1)
@@ -312,15 +323,20 @@ def _choose_channel(
 
 
 def output_length(samples: int, rate: int, fs: int, speed: str = "1.0") -> int:
-    """Number of samples after going from ``rate`` to ``fs`` at a speed: n / speed."""
+    """Return the number of samples after resampling ``rate`` to ``fs`` at a speed.
+
+    >>> output_length(8000, 8000, 16000, "2.0")
+    8000
+    """
     exact = Fraction(samples * fs, rate) / Fraction(speed)
     return int(exact + Fraction(1, 2))
 
 
 def resample(samples: np.ndarray, rate: int, fs: int, speed: str = "1.0") -> np.ndarray:
-    """(n,) at ``rate`` to (n * fs / rate / speed,) at ``fs``, pitch following speed.
+    """Resample (n,) at ``rate`` Hz to (n * fs / rate / speed,) at ``fs`` Hz.
 
-    Sound played faster is sound recorded at a higher rate: one resampling does both.
+    A higher speed also raises the pitch. It equals a higher input rate, so that one
+    resampling does both.
     """
     import numpy as np
     import soxr
@@ -329,5 +345,5 @@ def resample(samples: np.ndarray, rate: int, fs: int, speed: str = "1.0") -> np.
         return samples
     changed = soxr.resample(samples, rate * float(Fraction(speed)), fs)
     length = output_length(len(samples), rate, fs, speed)
-    # soxr may be off by a sample; the length is a promise to utt2num_samples.
+    # soxr's length can differ by a sample; utt2num_samples needs output_length's.
     return np.pad(changed[:length], (0, max(0, length - len(changed))))

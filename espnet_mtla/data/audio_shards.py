@@ -1,7 +1,7 @@
-"""One shard of a data folder's audio: read, converted and written as a whole.
+"""Convert one shard of a data folder's audio.
 
-A shard is a folder that appears complete or not at all. Its manifest holds the
-fingerprint of its inputs.
+A shard is a folder that is written atomically. Its manifest holds the fingerprint of
+its inputs.
 """
 
 from __future__ import annotations
@@ -145,6 +145,7 @@ def _make_recording(
     aside: Path,
     result: ShardResult,
 ) -> None:
+    """Write the utterances of one recording into ``aside``; add to ``result``."""
     left = list(utterances)
     try:
         with audio.open_audio(source) as sound:
@@ -164,6 +165,7 @@ def _make_utterance(
     aside: Path,
     result: ShardResult,
 ) -> None:
+    """Write one utterance into ``aside``; add it to ``result``."""
     import numpy as np
 
     settings, key = shard.settings, utterance.key
@@ -211,7 +213,7 @@ def _write_sound(folder: Path, key: str, pcm: np.ndarray, settings: Settings) ->
                 write_kwargs={"format": "FLAC", "subtype": "PCM_16"},
             )
         return f"audio.ark:{place}"
-    # In memory first: libsndfile's errors do not tell that a disk is full.
+    # Encode in memory, because libsndfile's errors do not tell that a disk is full.
     whole = io.BytesIO()
     soundfile.write(
         whole, pcm, settings.fs, format=settings.audio_format.upper(), subtype="PCM_16"

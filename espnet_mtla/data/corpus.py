@@ -1,4 +1,4 @@
-"""What every ``local/prepare.py`` does alike: options, files to find, sets to write."""
+"""Common parts of ``local/prepare.py``: options, input files and output sets."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from espnet_mtla.data.folder import DataFolder, write_table
 from espnet_mtla.errors import UserError
 
 Tables = Mapping[str, Mapping[str, str]]
-"""Name of each table to its rows: a set that has no sound."""
+"""Rows of each table by table name: a set without audio."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """A wrong option is one line; where no corpus is named, it says where to."""
+    """Report a wrong option in one line, with ``run.sh``'s option for ``--corpus``."""
 
     def error(self, message: str) -> NoReturn:
-        given = '; run.sh takes it as --local_data_opts "--corpus DIR"'
-        raise UserError(message + (given if "--corpus" in message else ""))
+        hint = '; run.sh takes it as --local_data_opts "--corpus DIR"'
+        raise UserError(message + (hint if "--corpus" in message else ""))
 
 
 def corpus_parser(
     description: str | None, corpus: str, drop_bad: str, required: bool = True
 ) -> argparse.ArgumentParser:
-    """``--corpus``, ``--data`` and ``--drop_bad``; a recipe adds options of its own.
+    """Return a parser with ``--corpus``, ``--data`` and ``--drop_bad``.
 
-    ``corpus`` and ``drop_bad`` are help texts; ``required`` is about ``--corpus``.
+    Args:
+        description: text at the top of ``--help``.
+        corpus, drop_bad: help texts of these options.
+        required: whether ``--corpus`` is.
     """
     parser = _Parser(
         description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
@@ -42,9 +45,14 @@ def corpus_parser(
 
 
 def find_folder(places: Iterable[Path], file: str, way_out: str) -> Path:
-    """The first of ``places`` in which ``file`` is; UserError names that of the first.
+    """Return the first of ``places`` that contains ``file``.
 
-    ``way_out`` says what the user can do.
+    Args:
+        places: folders, in order of preference.
+        file: name of a file in one of them.
+        way_out: what the user can do if there is none.
+    Raises:
+        UserError: no folder contains it; names it in the first.
     """
     places = list(places)
     for place in places:
@@ -54,14 +62,15 @@ def find_folder(places: Iterable[Path], file: str, way_out: str) -> Path:
 
 
 def require_file(path: Path, way_out: str = "get the corpus again") -> Path:
-    """``path``; UserError with ``way_out`` if it is no file."""
+    """Return ``path``; raise UserError with ``way_out`` if it is no file."""
     return find_folder([path.parent], path.name, way_out) / path.name
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and JSON object of each line; UserError names a line that is none.
+    """Yield the line number and the JSON object of each non-empty line.
 
-    Empty lines are no items, and read past.
+    Raises:
+        UserError: a line is no JSON object; names it.
     """
     with open(require_file(path), "rb") as stream:
         for number, line in enumerate(stream, 1):
@@ -77,18 +86,19 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 
 def write_sets(data: Path, sets: Mapping[str, DataFolder | Tables]) -> None:
-    """Write ``data/NAME`` for each set, all or none.
+    """Write the folder ``data/NAME`` of each set, all or none.
 
-    Call it once all are read and counted. UserError for a text no table can hold.
+    Call it after all sets are read and counted. Raises UserError for a key or text
+    that a table cannot hold, such as one with a line break.
     """
     with atomic_folders(data / name for name in sets) as asides:
-        for aside, (name, found) in zip(asides, sets.items(), strict=True):
+        for aside, (name, content) in zip(asides, sets.items(), strict=True):
             try:
-                if isinstance(found, DataFolder):
-                    found.write(aside)
+                if isinstance(content, DataFolder):
+                    content.write(aside)
                     continue
-                for table, rows in found.items():
+                for table, rows in content.items():
                     write_table(aside / table, rows)
             except UserError as error:
-                # Of the folder aside nobody knows, and nothing is left.
+                # Name the set: the temporary folder is unknown to the user.
                 raise UserError(str(error).replace(str(aside), name)) from None

@@ -1,4 +1,4 @@
-"""Debian packages as data: fetched and unpacked without root, in folders of our own."""
+"""Download and unpack Debian packages as data, without root, into private folders."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 from espnet_mtla.data.atomic import atomic_file, atomic_folder
 from espnet_mtla.errors import UserError
 
-# Everything apt writes goes below one folder of ours, and hooks of the system's own apt
-# configuration (cleaning of caches, indexes of desktops) are not for us to run.
+# All of apt's output goes below one private folder. The system's hooks (which clean
+# caches or build desktop indexes) are disabled: they need root.
 _CONFIG = """\
 Dir::State "{root}/state";
 Dir::Cache "{root}/cache";
@@ -25,13 +25,15 @@ APT::Sandbox::User "root";
 
 
 def fetch_packages(names: Sequence[str], target: Path, instead: str) -> Path:
-    """Download and unpack packages into ``target``; returns it.
+    """Download packages, unpack them into ``target`` and return it.
 
-    A folder that is already there is complete, for it is renamed into place last, and
-    is left as it is. Downloads and apt's state lie in ``apt`` beside it.
+    An existing ``target`` is complete, because it is written atomically; then nothing
+    is done. Downloads and apt's state are in the folder ``apt`` beside it.
 
     Args:
-        instead: the way out for the user, told with every error.
+        names: packages.
+        target: output folder.
+        instead: what the user can do otherwise; part of every error.
     Raises:
         UserError: apt or dpkg is missing, or fails.
     """
@@ -47,7 +49,7 @@ def fetch_packages(names: Sequence[str], target: Path, instead: str) -> Path:
     call([*apt, "download", *names], debs, instead)
     with atomic_folder(target) as aside:
         for name in names:
-            # The versions of a name differ after its first underscore; newest last.
+            # NAME_VERSION_ARCH.deb: of several versions, use the last downloaded.
             archive = max(debs.glob(f"{name}_*.deb"), key=lambda p: p.stat().st_mtime)
             print(f"fetch: unpacking {archive.name}", flush=True)
             call(["dpkg", "-x", str(archive), str(aside)], Path.cwd(), instead)
@@ -55,8 +57,12 @@ def fetch_packages(names: Sequence[str], target: Path, instead: str) -> Path:
 
 
 def update(root: Path, instead: str, languages: str = "none") -> list[str]:
-    """Get the index of packages into a private state below ``root``.
+    """Download the package index into a private folder.
 
+    Args:
+        root: folder of apt's state, cache and configuration.
+        instead: what the user can do otherwise; part of every error.
+        languages: apt's ``Acquire::Languages``.
     Returns:
         ``apt-get`` with the options that use it.
     Raises:
@@ -75,16 +81,17 @@ def update(root: Path, instead: str, languages: str = "none") -> list[str]:
 
 
 def call(command: Sequence[str], folder: Path, instead: str) -> str:
-    """Run ``command`` in ``folder``; its output, or a UserError of its complaint."""
+    """Run ``command`` in ``folder``; return stdout. Failure is a UserError."""
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode != 0:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["no message"]
-        said = next((line for line in lines if line.startswith("E:")), lines[-1])
-        raise UserError(f"{' '.join(command)} failed ({said}): {instead}")
+        message = next((line for line in lines if line.startswith("E:")), lines[-1])
+        raise UserError(f"{' '.join(command)} failed ({message}): {instead}")
     return done.stdout
 
 
 def _require(tools: Sequence[str], instead: str) -> None:
+    """Raise UserError if a program is not installed."""
     missing = [tool for tool in tools if shutil.which(tool) is None]
     if missing:
         raise UserError(f"this machine has no {missing[0]}: {instead}")

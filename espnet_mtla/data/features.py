@@ -1,10 +1,9 @@
-"""Feature matrices in archives: written once, read in any order without unpacking.
+"""Feature matrices in archives, with random access.
 
-Two kinds of archive, told apart by their ending. ``.zip`` is uncompressed and holds an
-``.npy`` file an utterance; a place in it is ``file.zip:offset:length`` in bytes, so
-that one seek and one read give the matrix. ``.ark`` is Kaldi's; a place is
-``file.ark:offset``. Half precision, which Kaldi does not know, goes into an ark as
-kaldiio's ``NPY`` entries.
+The suffix selects the format. ``.zip`` is uncompressed and holds one ``.npy`` file per
+utterance; a place is ``file.zip:offset:length`` in bytes, so that one seek and one read
+return the matrix. ``.ark`` is Kaldi's format; a place is ``file.ark:offset``. Kaldi has
+no half precision: an ark stores it as kaldiio's ``NPY`` entries.
 
 Writing::
 
@@ -39,10 +38,10 @@ DTYPES = ("float32", "float16")
 _ZIP = re.compile(r"(?P<path>.+\.zip):(?P<offset>\d+):(?P<length>\d+)")
 _ARK = re.compile(r"(?P<path>.+\.ark):(?P<offset>\d+)(?P<part>\[[\d:,]*\])?")
 _NPY_MAGIC = b"\x93NUMPY"
-# Entries of an ark that hold numbers alone. Pickled ones ("PKL") would run code.
+# Ark entries that hold only numbers. Pickled ones ("PKL") could execute code.
 _ARK_HEADS = (b"\0BFM", b"\0BDM", b"\0BCM", b"\0BCM2", b"\0BCM3", b"NPY")
-# What numpy and kaldiio raise for a header that says something else than it should:
-# numpy evaluates it, and both believe the sizes in it.
+# What numpy and kaldiio raise for a damaged header: numpy evaluates its text, and both
+# trust its sizes.
 _DAMAGED = (
     AssertionError,
     EOFError,
@@ -54,20 +53,20 @@ _DAMAGED = (
     struct.error,
     tokenize.TokenError,
 )
-# A fixed date, so that the same features give the same bytes.
+# A fixed date makes archives of equal features identical.
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass
 class Written:
-    """What an archive holds: places below its folder, frames by key, and the width."""
+    """Contents of an archive: places relative to its folder, frames by key, width."""
 
     places: dict[str, str] = field(default_factory=dict)
     frames: dict[str, int] = field(default_factory=dict)
     width: int = 0
 
     def places_in(self, folder: str | Path) -> dict[str, str]:
-        """``feats.scp``: the places with the folder that the archive is in."""
+        """Return the rows of ``feats.scp``; ``folder`` is that of the archive."""
         return {key: f"{folder}/{place}" for key, place in self.places.items()}
 
 
@@ -76,15 +75,15 @@ def write_features(
     rows: Iterable[tuple[str, np.ndarray]],
     dtype: str = "float32",
 ) -> Written:
-    """Write (key, matrix) pairs to ``path``, whole or not at all.
+    """Write (key, matrix) pairs to ``path`` atomically.
 
     Args:
         path: ends in ``.zip`` or ``.ark``.
         rows: matrices (frames, width), the same width for all.
         dtype: ``float32`` or ``float16``.
     Raises:
-        UserError: a matrix that is empty, of another width or beyond the range of
-            ``dtype``, or a key that stands twice; named.
+        UserError: a matrix is empty, of another width or beyond the range of ``dtype``,
+            or a key is duplicate; names the key.
     """
     path = Path(path)
     if path.suffix not in ENDINGS or dtype not in DTYPES:
@@ -103,6 +102,7 @@ def write_features(
 def _checked(
     written: Written, path: Path, key: str, matrix: np.ndarray, dtype: str
 ) -> np.ndarray:
+    """Check a matrix, and convert it to ``dtype``; arguments of `write_features`."""
     import numpy as np
 
     if key in written.places:
@@ -122,6 +122,8 @@ def _checked(
 
 
 class _ZipArchive:
+    """Writer of ``.zip``; ``add`` returns the place, ``OFFSET:LENGTH``."""
+
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
         self.zip = zipfile.ZipFile(stream, "w", zipfile.ZIP_STORED)
@@ -131,7 +133,7 @@ class _ZipArchive:
 
         whole = io.BytesIO()
         np.save(whole, matrix, allow_pickle=False)
-        # No slash: a tool that unpacks the archive stays inside its folder.
+        # Escape slashes: unpacking must not write outside the target folder.
         name = key.replace("%", "%25").replace("/", "%2F")
         self.zip.writestr(zipfile.ZipInfo(f"{name}.npy", _DATE), whole.getbuffer())
         return f"{self.stream.tell() - whole.tell()}:{whole.tell()}"
@@ -141,6 +143,8 @@ class _ZipArchive:
 
 
 class _ArkArchive:
+    """Writer of ``.ark``; ``add`` returns the place, ``OFFSET``."""
+
     def __init__(self, stream: IO[bytes]) -> None:
         self.stream = stream
 
@@ -148,8 +152,9 @@ class _ArkArchive:
         import kaldiio
 
         place = self.stream.tell() + len(f"{key} ".encode())
-        how = None if matrix.dtype == "float32" else "numpy"
-        kaldiio.save_ark(self.stream, {key: matrix}, write_function=how)
+        # None: Kaldi's own binary format.
+        function = None if matrix.dtype == "float32" else "numpy"
+        kaldiio.save_ark(self.stream, {key: matrix}, write_function=function)
         return str(place)
 
     def close(self) -> None:
@@ -157,7 +162,7 @@ class _ArkArchive:
 
 
 def holds_features(source: str) -> bool:
-    """Whether a table's value is a place of features, not of sound (``flac.ark``)."""
+    """Return True if a table's value locates features, not audio (``flac.ark``)."""
     if _ZIP.fullmatch(source):
         return True
     match = _ARK.fullmatch(source)
@@ -169,10 +174,10 @@ def holds_features(source: str) -> bool:
 
 
 def check_places(table: str | Path, places: Mapping[str, str]) -> int:
-    """Every place must be inside its archive; the width of the first one's features.
+    """Check that every place is inside its archive; return the width of the first.
 
     Raises:
-        UserError: names the table, the key and what is wrong.
+        UserError: a place is invalid; names the table, the key and the defect.
     """
     sizes: dict[Path, int] = {}
     width = 0
@@ -192,10 +197,13 @@ def check_places(table: str | Path, places: Mapping[str, str]) -> int:
 
 
 def feature_file(source: str) -> tuple[Path, int]:
-    """The archive that a place is in, and the bytes it must have at least.
+    """Return the archive of a place, and the smallest size that it can have.
+
+    >>> feature_file("a.zip:100:28")
+    (PosixPath('a.zip'), 128)
 
     Raises:
-        UserError: no place in a ``.zip`` or ``.ark``.
+        UserError: ``source`` is no place in a ``.zip`` or ``.ark``.
     """
     if match := _ZIP.fullmatch(source):
         return Path(match["path"]), int(match["offset"]) + int(match["length"])
@@ -205,10 +213,10 @@ def feature_file(source: str) -> tuple[Path, int]:
 
 
 def read_features(source: str) -> np.ndarray:
-    """The matrix (frames, width) at a place, float32 or float16 as it was written.
+    """Read the matrix (frames, width) at a place; float32 or float16 as stored.
 
     Raises:
-        UserError: no such archive, or no whole matrix of numbers at this place.
+        UserError: the archive is missing, or has no complete matrix at this place.
     """
     import numpy as np
 
@@ -245,7 +253,7 @@ def _read_npy(path: Path, offset: int, length: int, source: str) -> np.ndarray:
     try:
         matrix = np.load(whole, allow_pickle=False)
     except _DAMAGED as error:
-        reason = str(error).split("\n")[0] or "not a whole matrix"
+        reason = str(error).split("\n")[0] or "incomplete matrix"
         raise UserError(f"{source}: damaged features: {reason}") from None
     if whole.tell() != length:
         raise UserError(
@@ -258,7 +266,7 @@ def _read_ark(path: Path, source: str) -> np.ndarray:
     import kaldiio
 
     match = _ARK.fullmatch(source)
-    assert match is not None, "feature_file has found an archive's place"
+    assert match is not None, "read_features calls this for places in an ark alone"
     with open(path, "rb") as stream:
         stream.seek(int(match["offset"]))
         head = stream.read(5)
@@ -267,5 +275,5 @@ def _read_ark(path: Path, source: str) -> np.ndarray:
     try:
         return kaldiio.load_mat(source)
     except _DAMAGED as error:
-        reason = str(error).split("\n")[0] or "not a whole matrix"
+        reason = str(error).split("\n")[0] or "incomplete matrix"
         raise UserError(f"{source}: damaged features: {reason}") from None

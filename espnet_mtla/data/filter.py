@@ -1,4 +1,4 @@
-"""Leaving out utterances that training or decoding cannot use, and counting them."""
+"""Drop utterances that training or decoding cannot use, and count them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from espnet_mtla.errors import UserError
 
 @dataclass(frozen=True)
 class Limits:
-    """What is kept: seconds of sound and characters of every text, ends included.
+    """Inclusive limits on seconds of audio and on characters of each text.
 
     ``empty_text`` keeps utterances with an empty text, which training cannot use.
     """
@@ -38,11 +38,14 @@ class Limits:
 def filter_data(
     source: str | Path, target: str | Path, limits: Limits
 ) -> dict[str, str]:
-    """Write ``target``, replaced as a whole, with what fits ``limits``.
+    """Replace ``target`` by the utterances of ``source`` within ``limits``.
 
-    Returns the reason of each dropped utterance, which also stands in
-    ``target/dropped``. The sound is not copied: ``wav.scp`` points to where it is.
-    Raises :class:`UserError` if nothing is left.
+    The audio is not copied: ``wav.scp`` names the original files.
+
+    Returns:
+        The reason for each dropped utterance, as in ``target/dropped``.
+    Raises:
+        UserError: no utterance is left.
     """
     refuse_replacing(source, target)
     folder = DataFolder.read(source)
@@ -51,12 +54,12 @@ def filter_data(
     seconds = read_seconds(folder)
     dropped: dict[str, tuple[str, str]] = {}
     for key in folder.utterances:
-        reason = judge(folder, key, seconds[key], limits)
-        if reason:
-            dropped[key] = reason
+        rejection = judge(folder, key, seconds[key], limits)
+        if rejection:
+            dropped[key] = rejection
     kept = [key for key in folder.utterances if key not in dropped]
     _print_counts(folder, kept, dropped, seconds)
-    reasons = {key: f"{kind}: {what}" for key, (kind, what) in dropped.items()}
+    reasons = {key: f"{reason}: {detail}" for key, (reason, detail) in dropped.items()}
     if not kept:
         first = min(reasons)
         raise UserError(
@@ -73,7 +76,7 @@ def filter_data(
 
 
 def read_seconds(folder: DataFolder) -> dict[str, float]:
-    """Length of each utterance, from ``utt2dur`` or else from the sound itself."""
+    """Return each utterance's seconds, from ``utt2dur`` or else from the audio."""
     if "utt2dur" not in folder.tables:
         from espnet_mtla.data.audio import check_readable
 
@@ -94,7 +97,7 @@ def read_seconds(folder: DataFolder) -> dict[str, float]:
 def judge(
     folder: DataFolder, key: str, seconds: float, limits: Limits
 ) -> tuple[str, str] | None:
-    """The first reason to drop an utterance, as kind and detail, or None."""
+    """Return the first reason to drop an utterance, with detail, or None."""
     for name, table in folder.texts.items():
         if not table[key] and not limits.empty_text:
             return "empty text", name
@@ -105,8 +108,8 @@ def judge(
     if limits.max_chars is not None:
         for name, table in folder.texts.items():
             if len(table[key]) > limits.max_chars:
-                what = f"{len(table[key])} in {name}, at most {limits.max_chars}"
-                return "too many characters", what
+                detail = f"{len(table[key])} in {name}, at most {limits.max_chars}"
+                return "too many characters", detail
     return None
 
 
@@ -116,7 +119,7 @@ def _print_counts(
     dropped: dict[str, tuple[str, str]],
     seconds: dict[str, float],
 ) -> None:
-    """Print a table: in = kept + dropped, with the hours of each."""
+    """Print utterances and hours: in, dropped by reason, and kept."""
 
     def line(name: str, keys: list[str]) -> None:
         hours = sum(seconds[key] for key in keys) / 3600
@@ -127,6 +130,7 @@ def _print_counts(
         raise RuntimeError(f"{len(total)} in, {len(kept)} + {len(dropped)} out")
     print(f"{folder.path!s:<30}{'utts':>9}{'hours':>9}")
     line("in", total)
-    for kind in Counter(kind for kind, _ in dropped.values()):
-        line(f"dropped, {kind}", [key for key in dropped if dropped[key][0] == kind])
+    for reason in Counter(reason for reason, _ in dropped.values()):
+        keys = [key for key in dropped if dropped[key][0] == reason]
+        line(f"dropped, {reason}", keys)
     line("kept", kept)

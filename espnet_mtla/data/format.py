@@ -1,9 +1,9 @@
-"""Write a data folder's audio anew: one sampling rate, one channel, one file format.
+"""Convert a data folder's audio to one sampling rate, one channel and one format.
 
-The work is cut into shards (:mod:`.audio_shards`), each a folder ``data/partN``. A run
-that was killed keeps the finished shards whose inputs are unchanged. A hash of the
+The audio is written in shards (:mod:`.audio_shards`), each a folder ``data/partN``. A
+second run reuses the finished shards whose inputs are unchanged. A hash of the
 recording assigns utterances to shards: a long recording is opened once, and dropping an
-utterance changes one shard alone.
+utterance changes only one shard.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def format_audio(
     """Write the data folder ``target`` from ``source``.
 
     Args:
+        source, target: data folders; ``target`` may hold an earlier run.
         settings: format of the audio.
         nj: worker processes.
         drop_bad: leave out utterances that cannot be read, and list them in
@@ -56,7 +57,7 @@ def format_audio(
     Returns:
         The results of all shards.
     Raises:
-        UserError: utterances cannot be read. All are tried first; the log names ten.
+        UserError: utterances cannot be read. All are tried first; ten are logged.
     """
     source, target = Path(source), Path(target)
     if source.resolve() == target.resolve():
@@ -79,7 +80,7 @@ def format_audio(
 
 
 def make_shards(folder: DataFolder, data: Path, settings: Settings) -> list[Shard]:
-    """Cut a folder into shards, the same ones for the same recordings."""
+    """Distribute utterances over shards, by a hash of their recordings."""
     speeds = folder.tables.get("utt2speed", {})
     count = _MIN_SHARDS
     while count * _SHARD_SIZE < len(folder.utterances):
@@ -99,11 +100,12 @@ def make_shards(folder: DataFolder, data: Path, settings: Settings) -> list[Shar
 
 
 def _check_speed(folder: DataFolder, key: str, speed: str) -> str:
+    """Return ``speed``; raise UserError unless it is a number from 0.1 to 10."""
     try:
-        fine = 0.1 <= float(speed) <= 10
+        valid = 0.1 <= float(speed) <= 10
     except ValueError:
-        fine = False
-    if not fine:
+        valid = False
+    if not valid:
         raise UserError(
             f"{folder.path}/utt2speed: {key}: {speed!r} is not between 0.1 and 10"
         )
@@ -149,6 +151,7 @@ def _remove_leftovers(data: Path, names: set[str]) -> None:
 
 
 def _report(results: list[ShardResult], total: int, settings: Settings) -> None:
+    """Log the numbers of utterances in, resampled, clipped, unusable and written."""
     rates: dict[int, int] = defaultdict(int)
     clipped: dict[str, int] = {}
     bad: dict[str, str] = {}

@@ -1,10 +1,10 @@
-"""Data folders as one TSV file, in the form that fairseq's speech recipes use.
+"""Data folders as one TSV file, in the format of fairseq's speech recipes.
 
-A header line, then a line an utterance: ``id``, ``audio``, ``n_frames``, ``tgt_text``,
-``speaker`` and, where there is one, ``src_text``. ``audio`` is what stands in
-``wav.scp`` or ``feats.scp``: a file, or a place such as ``fbank80.zip:120:5248``; what
-lies below the TSV's own folder is written relative to it. ``n_frames`` counts samples
-of sound, frames of features. Nothing is quoted, so no value holds a tab.
+A header line, then a line per utterance: ``id``, ``audio``, ``n_frames``, ``tgt_text``,
+``speaker`` and optionally ``src_text``. ``audio`` is the value in ``wav.scp`` or
+``feats.scp``: a file, or a place such as ``fbank80.zip:120:5248``. Paths below the
+TSV's folder are relative to it. ``n_frames`` is the number of audio samples or of
+feature frames. There is no quoting: a value with a tab is refused.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ _COUNTS = {SOUNDS: "utt2num_samples", FEATURES: "utt2num_frames"}
 def write_manifest(
     folder: DataFolder, path: str | Path, target: str = "text", source: str = ""
 ) -> int:
-    """Write a data folder as TSV; returns the number of utterances.
+    """Write a data folder as TSV; return the number of utterances.
 
     Args:
+        folder: without segments.
+        path: of the TSV.
         target, source: tables for ``tgt_text`` and ``src_text``; the latter may be "".
     Raises:
-        UserError: a table that is not there, segments, or a tab in a value.
+        UserError: a table is missing, the folder has segments, or a value has a tab.
     """
     path = Path(path)
     if folder.segments is not None:
@@ -47,7 +49,7 @@ def write_manifest(
     for key in folder.utterances:
         values = [
             key,
-            _seen_from(path.parent, folder.wav[key]),
+            _relative_to(path.parent, folder.wav[key]),
             _count(folder, key),
             folder.tables[target][key],
             folder.tables["utt2spk"][key],
@@ -61,12 +63,14 @@ def write_manifest(
     return len(lines) - 1
 
 
-def _seen_from(folder: Path, source: str) -> str:
+def _relative_to(folder: Path, source: str) -> str:
+    """Make a place relative to ``folder`` if it is below it."""
     inside = f"{folder}/"
     return source.removeprefix(inside) if folder != Path() else source
 
 
 def _count(folder: DataFolder, key: str) -> str:
+    """Return an utterance's ``n_frames``, from a table or from the data."""
     table = folder.tables.get(_COUNTS[folder.source])
     if table:
         return table[key]
@@ -84,21 +88,24 @@ def _count(folder: DataFolder, key: str) -> str:
 def read_manifest(
     path: str | Path, target: str = "text", source: str = "text.src"
 ) -> DataFolder:
-    """A TSV as a data folder; ``tgt_text`` and ``src_text`` become these tables.
+    """Read a TSV as a data folder.
 
+    Args:
+        path: of the TSV.
+        target, source: names of the tables for ``tgt_text`` and ``src_text``.
     Raises:
-        UserError: a column that is missing, a line with another number of values, an
-            id that stands twice, a count that is no number, features out of place.
+        UserError: a column is missing, a line has another number of values, an id is
+            duplicate, a count is no number, or a place of features is invalid.
     """
     path = Path(path)
     rows = _read_rows(path)
-    places = {key: _found_from(path.parent, row["audio"]) for key, row in rows.items()}
+    places = {key: _resolve(path.parent, row["audio"]) for key, row in rows.items()}
     features = {key: holds_features(place) for key, place in places.items()}
     if len(set(features.values())) > 1:
         key = min(k for k in features if features[k] != features[min(features)])
         raise UserError(f"{path}: {key}: sound and features in one file; split it")
-    kind = FEATURES if next(iter(features.values())) else SOUNDS
-    if kind == FEATURES:
+    table = FEATURES if next(iter(features.values())) else SOUNDS
+    if table == FEATURES:
         check_places(path, places)
     for key, row in rows.items():
         if not row["n_frames"].isdigit():
@@ -106,14 +113,15 @@ def read_manifest(
     tables = {
         target: {key: row["tgt_text"] for key, row in rows.items()},
         "utt2spk": {key: row.get("speaker") or key for key, row in rows.items()},
-        _COUNTS[kind]: {key: row["n_frames"] for key, row in rows.items()},
+        _COUNTS[table]: {key: row["n_frames"] for key, row in rows.items()},
     }
     if all(SOURCE_TEXT in row for row in rows.values()):
         tables[source] = {key: row[SOURCE_TEXT] for key, row in rows.items()}
-    return DataFolder(path=path, wav=places, tables=tables, source=kind)
+    return DataFolder(path=path, wav=places, tables=tables, source=table)
 
 
 def _read_rows(path: Path) -> dict[str, dict[str, str]]:
+    """Read the lines of a TSV, as values by column, by id."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -147,7 +155,7 @@ def _read_rows(path: Path) -> dict[str, dict[str, str]]:
 
 
 def _check_names(place: str, row: dict[str, str]) -> None:
-    """Keys of tables are one word; the speaker alone may be missing."""
+    """Check that id and speaker are one word; only the speaker may be missing."""
     for name in ("id", "audio"):
         if not row[name].strip():
             raise UserError(f"{place}: no {name}")
@@ -156,8 +164,8 @@ def _check_names(place: str, row: dict[str, str]) -> None:
             raise UserError(f"{place}: white space in {name} {row[name]!r}")
 
 
-def _found_from(folder: Path, source: str) -> str:
-    """The same place seen from here: a path below the TSV's folder comes first."""
+def _resolve(folder: Path, source: str) -> str:
+    """Inverse of `_relative_to`: prefer a path below ``folder`` if it exists."""
     if source.endswith("|") or source.startswith("/"):
         return source
     beside = f"{folder}/{source}" if folder != Path() else source
@@ -167,7 +175,13 @@ def _found_from(folder: Path, source: str) -> str:
 def manifest_to_folder(
     path: str | Path, target: str | Path, text: str = "text", source: str = "text.src"
 ) -> int:
-    """Write the data folder ``target`` from a TSV; returns the utterances' number."""
+    """Write the data folder ``target`` from a TSV; return the number of utterances.
+
+    Args:
+        path: of the TSV.
+        target: output folder, replaced as a whole.
+        text, source: names of the tables for ``tgt_text`` and ``src_text``.
+    """
     refuse_replacing(Path(path).parent, target)
     folder = read_manifest(path, text, source)
     with atomic_folder(target) as aside:

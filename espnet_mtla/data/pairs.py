@@ -1,4 +1,4 @@
-"""Folders of texts in pairs, a source and a target an utterance, without sound."""
+"""Folders of text pairs (source and target per utterance) without audio."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ def filter_pairs(
     max_words: int | None = None,
     empty_target: bool = False,
 ) -> dict[str, str]:
-    """Write ``target``, replaced as a whole, with the pairs that have two texts.
+    """Replace ``target`` by the pairs of ``folder`` in which no text is empty.
 
     Args:
-        names: tables of the source and of the text it becomes.
-        max_words: what a source has beyond so many is cut off.
-        empty_target: keep pairs whose target is empty, as in a test set; a source
-            without a word cannot be read, and is always dropped.
+        folder, target: input and output folders.
+        names: tables of the source and target texts.
+        max_words: truncate each source to this number of words.
+        empty_target: keep pairs with an empty target, as in a test set. Pairs with an
+            empty source are always dropped.
     Returns:
-        The reason of each dropped pair, which also stands in ``target/dropped``.
+        The reason for each dropped pair, as in ``target/dropped``.
     Raises:
-        UserError: the two tables differ in their keys, or nothing is left.
+        UserError: the keys of the two tables differ, or no pair is left.
     """
     refuse_replacing(folder, target)
     paths = [Path(folder) / name for name in names]
@@ -56,6 +57,7 @@ def filter_pairs(
 
 
 def _same_keys(paths: list[Path], sources: Iterable[str], texts: Iterable[str]) -> None:
+    """Raise UserError unless both tables have the same keys."""
     ours, theirs = set(sources), set(texts)
     if ours == theirs:
         return
@@ -70,6 +72,7 @@ def _same_keys(paths: list[Path], sources: Iterable[str], texts: Iterable[str]) 
 def _print_counts(
     folder: str | Path, total: int, dropped: dict[str, str], cut: int
 ) -> None:
+    """Print the numbers of pairs: in, dropped by reason, kept and truncated."""
     print(f"{folder!s:<30}{'pairs':>9}")
     print(f"{'in':<30}{total:>9}")
     for reason, count in sorted(Counter(dropped.values()).items()):

@@ -1,6 +1,6 @@
-"""Speed perturbation as tables: each utterance once a factor, with ``utt2speed``.
+"""Speed perturbation of tables: one copy of each utterance per factor.
 
-No sound is touched here: ``format_audio`` reads ``utt2speed`` and resamples.
+Only tables are written: ``format_audio`` reads ``utt2speed`` and resamples the audio.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from espnet_mtla.errors import UserError
 
 
 def parse_factor(text: str) -> str:
-    """A speed as it stands in keys (``0.9``, ``1.0``); else :class:`UserError`."""
+    """Return a speed as written in keys; raise :class:`UserError` for no speed.
+
+    >>> parse_factor("1")
+    '1.0'
+    """
     try:
         value = float(text)
     except ValueError:
@@ -27,14 +31,18 @@ def parse_factor(text: str) -> str:
 
 
 def prefix(factor: str) -> str:
-    """What stands before keys and speakers; the unchanged speed keeps its names."""
+    """Return the prefix of keys and speakers; none for unchanged speed.
+
+    >>> prefix("0.9"), prefix("1.0")
+    ('sp0.9-', '')
+    """
     return "" if Fraction(factor) == 1 else f"sp{factor}-"
 
 
 def perturb_speed(
     source: str | Path, target: str | Path, factors: Sequence[str]
 ) -> DataFolder:
-    """Write ``source`` once a factor into ``target``, which is replaced as a whole."""
+    """Replace ``target`` by one copy of ``source`` per factor; return the result."""
     factors = [parse_factor(factor) for factor in factors]
     if len(set(factors)) < len(factors):
         raise UserError(f"a speed factor stands twice: {' '.join(factors)}")
@@ -55,6 +63,7 @@ def perturb_speed(
 def _multiply_folder(
     folder: DataFolder, copies: dict[str, str], target: Path
 ) -> DataFolder:
+    """Copy the utterances of a folder; ``copies`` maps prefixes to factors."""
     prefixes, segments = list(copies), folder.segments
     tables = {
         name: _multiply(table, prefixes)
@@ -85,10 +94,12 @@ def _multiply_folder(
 
 
 def _multiply(table: dict[str, str], prefixes: list[str]) -> dict[str, str]:
+    """Repeat the rows of a table with each prefix."""
     return {before + key: value for before in prefixes for key, value in table.items()}
 
 
 def _refuse_clashes(folder: DataFolder, prefixes: list[str]) -> None:
+    """Raise UserError if a prefixed key equals an existing one."""
     names = set(folder.utterances)
     for before in filter(None, prefixes):
         for name in sorted(names):

@@ -1,4 +1,4 @@
-"""Token lists and tokenisers, and a count of what they do not know."""
+"""Token lists, tokenisers and counts of unknown tokens."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def read_token_list(source: str | Path | Sequence[str]) -> list[str]:
-    """Tokens in order of their ids, from a file of one a line or as they stand.
+    """Return the tokens in order of ids, from a file (one per line) or a sequence.
 
     Raises:
-        UserError: no such file, a token twice, or the special ones out of place.
+        UserError: the file is missing, a token is duplicate, or a special token is
+            missing or in the wrong position.
     """
     if isinstance(source, str | Path):
         try:
@@ -30,9 +31,9 @@ def read_token_list(source: str | Path | Sequence[str]) -> list[str]:
         tokens, name = text.rstrip("\n").split("\n"), str(source)
     else:
         tokens, name = list(source), "token_list"
-    twice = [token for token, count in Counter(tokens).items() if count > 1]
-    if twice:
-        raise UserError(f"{name}: token {twice[0]!r} stands twice")
+    duplicates = [token for token, count in Counter(tokens).items() if count > 1]
+    if duplicates:
+        raise UserError(f"{name}: token {duplicates[0]!r} stands twice")
     if len(tokens) < 4 or tokens[0] != BLANK or tokens[-1] != SOS_EOS:
         raise UserError(
             f"{name}: {BLANK} must come first and {SOS_EOS} last, with tokens between"
@@ -47,10 +48,14 @@ def build_tokeniser(
     bpemodel: str | Path | None,
     non_linguistic_symbols: str | Path | None = None,
 ) -> AbsTokenizer:
-    """espnet2's tokeniser of this type: text to tokens and back.
+    """Build espnet2's tokeniser, which converts text to tokens and back.
 
+    Args:
+        token_type: one of ``TOKEN_TYPES``.
+        bpemodel: sentencepiece model, needed for ``bpe`` and ``unigram``.
+        non_linguistic_symbols: file of symbols, for ``char``.
     Raises:
-        UserError: an unknown type, or a file that is missing or no model.
+        UserError: the type is unknown, or a file is missing or no model.
     """
     if token_type not in TOKEN_TYPES:
         raise UserError(
@@ -69,7 +74,7 @@ def build_tokeniser(
 
         pieces = SentencepiecesTokenizer(bpemodel)
         try:
-            # It reads its model at the first call, which threads would do together.
+            # It loads its model at the first call, which is not thread-safe.
             pieces.text2tokens("")
         except RuntimeError as error:
             raise UserError(
@@ -86,7 +91,11 @@ def build_tokeniser(
 
 
 def word_starts(token_list: Sequence[str], token_type: str) -> list[bool]:
-    """Which tokens begin a word, or stand between two: a space, a piece behind one."""
+    """Return, per token, whether it begins a word or is a space.
+
+    >>> word_starts(["▁a", "b"], "bpe")
+    [True, False]
+    """
     if token_type in ("bpe", "unigram"):
         return [token.startswith("▁") for token in token_list]
     return [token_type == "word" or token == "<space>" for token in token_list]
@@ -94,7 +103,7 @@ def word_starts(token_list: Sequence[str], token_type: str) -> list[bool]:
 
 @dataclass
 class UnknownSymbols:
-    """What a text holds beyond the token list, and where it was first met."""
+    """Counts of tokens that are not in a token list, and the first of them."""
 
     counts: Counter[str] = field(default_factory=Counter)
     first_symbol: str = ""
@@ -102,19 +111,20 @@ class UnknownSymbols:
 
     @property
     def total(self) -> int:
+        """Return the number of occurrences of unknown tokens."""
         return self.counts.total()
 
 
 def find_unknown(
     texts: Mapping[str, str], tokeniser: AbsTokenizer, token_list: Sequence[str]
 ) -> UnknownSymbols:
-    """Tokenise every text (utterance: words) and count the tokens not in the list."""
-    known, found = set(token_list), UnknownSymbols()
+    """Tokenise texts (by utterance) and count the tokens that are not in the list."""
+    known, unknown = set(token_list), UnknownSymbols()
     for utterance, text in texts.items():
         for token in tokeniser.text2tokens(text):
             if token in known:
                 continue
-            if not found.counts:
-                found.first_symbol, found.first_utterance = token, utterance
-            found.counts[token] += 1
-    return found
+            if not unknown.counts:
+                unknown.first_symbol, unknown.first_utterance = token, utterance
+            unknown.counts[token] += 1
+    return unknown

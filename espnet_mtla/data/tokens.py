@@ -1,7 +1,7 @@
 """Token lists in ESPnet's layout: ``<blank>``, ``<unk>``, the tokens, ``<sos/eos>``.
 
-Training and decoding split text by espnet2's tokenizers; what is written here holds
-every token that those make of the text it was made from.
+Training and decoding split text with espnet2's tokenizers. A list contains every token
+that these return for the text from which it was built, except those left to ``<unk>``.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from espnet_mtla.settings.names import TOKENISER, TOKENS
 BLANK, UNK, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 RESERVED = (BLANK, UNK, SOS_EOS)
 TOKEN_TYPES = ("bpe", "unigram", "char", "word")
-# Fixed, not the machine's cores: how the text is shared out decides the last bits of
-# the piece scores.
+# Fixed, because the piece scores depend in their last bits on the number of threads.
 _THREADS = 4
 
 
 @dataclass(frozen=True)
 class TokenOptions:
-    """What kind of tokens, and how many.
+    """Type and number of tokens.
 
-    ``vocab_size`` counts every line of ``tokens.txt``. ``bpe`` and ``unigram`` need it
-    and give exactly as many; for ``char`` and ``word`` it is a limit, and None is none.
-    ``min_count`` (``char`` and ``word``) leaves rarer tokens to ``<unk>``.
+    ``vocab_size`` counts every line of ``tokens.txt``. For ``bpe`` and ``unigram`` it
+    is required and exact; for ``char`` and ``word`` it is the maximum (None: none).
+    ``min_count`` (``char`` and ``word``) replaces rarer tokens by ``<unk>``.
+    ``symbols`` are non-linguistic symbols, see :func:`read_symbols`.
     """
 
     token_type: str = "bpe"
@@ -58,12 +58,12 @@ class TokenOptions:
 
     @property
     def uses_pieces(self) -> bool:
-        """True when a sentencepiece model does the splitting."""
+        """Return True if a sentencepiece model splits the text."""
         return self.token_type in ("bpe", "unigram")
 
 
 def read_symbols(path: str | Path) -> tuple[str, ...]:
-    """Non-linguistic symbols, one a line, each of them one token wherever it stands."""
+    """Read non-linguistic symbols, one per line; each is always a single token."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -84,7 +84,7 @@ def read_symbols(path: str | Path) -> tuple[str, ...]:
 
 
 def read_lines(paths: Sequence[str | Path]) -> list[str]:
-    """Texts of Kaldi tables in file order; empty ones are left out, and counted."""
+    """Return the non-empty texts of Kaldi tables in file order; log the empty ones."""
     values = [value for path in paths for value in read_table(path).values()]
     lines = [value for value in values if value]
     if len(lines) < len(values):
@@ -99,8 +99,7 @@ def tokenise(
 ) -> list[str]:
     """Write ``tokens.txt``, and ``bpe.model`` for pieces; return the tokens.
 
-    ``tokens.txt`` is removed first and written last: where it stands, the folder is
-    complete.
+    ``tokens.txt`` is removed first and written last, so it marks a complete folder.
     """
     output = Path(output_dir)
     if options.uses_pieces:
@@ -123,9 +122,9 @@ def tokenise(
 
 
 def train_pieces(lines: Iterable[str], options: TokenOptions) -> bytes:
-    """A sentencepiece model without <s> and </s>, as bytes.
+    """Train a sentencepiece model without <s> and </s>; return its bytes.
 
-    Raises :class:`UserError` naming the largest or least possible vocabulary.
+    Raises :class:`UserError` with the largest or smallest possible vocabulary.
     """
     import sentencepiece
 
@@ -137,14 +136,14 @@ def train_pieces(lines: Iterable[str], options: TokenOptions) -> bytes:
             sentence_iterator=iter(lines),
             model_writer=model,
             model_type=options.token_type,
-            # <unk> is counted by sentencepiece; <blank> and <sos/eos> are ours.
+            # sentencepiece counts <unk>, but not our <blank> and <sos/eos>.
             vocab_size=options.vocab_size - 2,
             character_coverage=1.0,
             user_defined_symbols=list(options.symbols),
             bos_id=-1,
             eos_id=-1,
             num_threads=_THREADS,
-            # The default skips long lines without a word.
+            # The default silently skips long lines.
             max_sentence_length=max(len(line.encode()) for line in lines) + 1,
             minloglevel=2,
         )
@@ -154,17 +153,17 @@ def train_pieces(lines: Iterable[str], options: TokenOptions) -> bytes:
 
 
 def explain_trainer(message: str, options: TokenOptions) -> UserError:
-    """Turn sentencepiece's error into one that counts as ``--vocab_size`` does."""
-    given = f"--vocab_size {options.vocab_size} (--nbpe of a recipe)"
+    """Convert sentencepiece's error to the counting of ``--vocab_size``."""
+    option = f"--vocab_size {options.vocab_size} (--nbpe of a recipe)"
     most = re.search(r"too high.*value <= (\d+)", message)
     if most:
         return UserError(
-            f"{given}: too big for this text; the maximum is {int(most[1]) + 2}"
+            f"{option}: too big for this text; the maximum is {int(most[1]) + 2}"
         )
     least = re.search(r"smaller than required_chars\. *\d+ vs (\d+)", message)
     if least:
         return UserError(
-            f"{given}: too small for the characters of this text; the minimum is "
+            f"{option}: too small for the characters of this text; the minimum is "
             f"{int(least[1]) + 2}"
         )
     return UserError(f"sentencepiece could not train: {message}")
@@ -173,10 +172,10 @@ def explain_trainer(message: str, options: TokenOptions) -> UserError:
 def load_pieces(
     model: bytes, lines: Sequence[str]
 ) -> tuple[list[str], Callable[[str], list[str]]]:
-    """The pieces of a model in its order, and the function that splits a line.
+    """Return the pieces of a model in its order, and the function that splits a line.
 
-    Logs how many of ``lines`` do not come back as they were: sentencepiece normalises
-    (Unicode's NFKC), and what is decoded is then compared with the text as written.
+    Logs how many of ``lines`` sentencepiece changes by its normalisation (Unicode's
+    NFKC): decoded text differs there from the reference.
     """
     import sentencepiece
 
@@ -197,7 +196,11 @@ def load_pieces(
 
 
 def splitter(options: TokenOptions) -> Callable[[str], list[str]]:
-    """Characters (a space is ``<space>``, a symbol stays whole), or words."""
+    """Return the function that splits a line into characters or words.
+
+    >>> splitter(TokenOptions("char", symbols=("<n>",)))("a <n>")
+    ['a', '<space>', '<n>']
+    """
     if options.token_type == "word":
         return str.split
     pattern = re.compile("|".join([*map(re.escape, options.symbols), "."]))
@@ -209,7 +212,7 @@ def splitter(options: TokenOptions) -> Callable[[str], list[str]]:
 def count_tokens(
     lines: Iterable[str], split: Callable[[str], list[str]], options: TokenOptions
 ) -> list[str]:
-    """Tokens by falling count, then by code point; symbols come first."""
+    """Return symbols, then tokens by descending count and by code point."""
     counts: Counter[str] = Counter()
     for line in lines:
         counts.update(split(line))
@@ -234,13 +237,13 @@ def log_token_counts(
     split: Callable[[str], list[str]],
     options: TokenOptions,
 ) -> None:
-    """Log what the token list does to the text it was made from."""
+    """Log the length of the texts in tokens, and the share of unknown tokens."""
     known = frozenset(tokens)
     total = unknown = 0
     for line in lines:
-        made = split(line)
-        total += len(made)
-        unknown += sum(token not in known for token in made)
+        line_tokens = split(line)
+        total += len(line_tokens)
+        unknown += sum(token not in known for token in line_tokens)
     logging.info(
         "%d tokens (%s); %d texts of %.1f tokens each",
         *(len(tokens), options.token_type, len(lines), total / len(lines)),

@@ -1,4 +1,4 @@
-"""The sound or the features of a folder's utterances as one mapping: key to array."""
+"""The audio or features of a folder's utterances as a mapping from key to array."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ TYPE = "utterance"
 
 
 class UtteranceTable(Mapping[str, "np.ndarray"]):
-    """``wav.scp`` or ``feats.scp`` read when asked, an utterance at a time.
+    """Arrays of ``wav.scp`` or ``feats.scp``, read on access.
 
     A value is (samples,) float32 in [-1, 1], or (frames, width) float32 or float16.
-    What cannot be read raises :class:`UserError` that begins with the key. It goes to
-    worker processes, so it keeps no file open.
+    Unreadable data raises :class:`UserError` that begins with the key. No file stays
+    open, so that the table can be sent to worker processes.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""Finding what is wrong in a data folder, and repairing what is mechanical."""
+"""Find defects of a data folder, and repair those that need no decision."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from espnet_mtla.errors import UserError
 
 @dataclass(frozen=True)
 class Checks:
-    """What a folder must have: ``text`` a transcript, ``sound`` readable audio.
+    """What to check: ``text`` the transcript, ``sound`` the audio, by ``nj`` threads.
 
-    ``empty_text`` allows texts to be empty, as in a test set with recordings in which
-    nothing is said.
+    ``empty_text`` accepts empty texts, as in a test set with recordings without
+    speech.
     """
 
     text: bool = True
@@ -44,10 +44,10 @@ class Checks:
 
 @dataclass
 class Inspection:
-    """A folder as found.
+    """The contents and the defects of a folder.
 
-    ``rows`` are its good lines by file; ``unfit`` says why an utterance cannot stay;
-    ``seconds`` are the lengths of the recordings that were opened.
+    ``rows``: valid lines by file and key. ``unfit``: utterances that a repair drops,
+    with reasons. ``seconds``: lengths of the recordings that were opened.
     """
 
     path: Path
@@ -59,46 +59,46 @@ class Inspection:
 
     @property
     def index(self) -> str:
-        """The file that lists the utterances."""
+        """Return the name of the file that lists the utterances."""
         return "segments" if "segments" in self.rows else "wav.scp"
 
     def report(self, name: str, key: str, what: str, detail: str = "") -> None:
-        """Note a problem at the line where ``key`` stands in file ``name``."""
+        """Record a defect at the line of ``key`` in file ``name``."""
         row = self.rows.get(name, {}).get(key)
         line = row.line if row else 0
         self.problems.append(Problem(name, line, key, what, detail))
 
     def condemn(self, utterances: Iterable[str], reason: str) -> None:
-        """Note why utterances cannot stay; the first reason counts."""
+        """Record why utterances must be dropped; the first reason is stored."""
         for utterance in utterances:
             self.unfit.setdefault(utterance, reason)
 
     def values(self, name: str) -> dict[str, str]:
-        """A table as key to value."""
+        """Return a table as a mapping from key to value."""
         return {key: row.value for key, row in self.rows.get(name, {}).items()}
 
 
 def inspect(path: str | Path, checks: Checks) -> Inspection:
-    """Look for everything that can be wrong; :class:`UserError` without a folder."""
-    found = Inspection(Path(path), checks)
-    if not found.path.is_dir():
+    """Run all checks; raise :class:`UserError` if the folder does not exist."""
+    inspection = Inspection(Path(path), checks)
+    if not inspection.path.is_dir():
         raise UserError(f"{path}: no such data folder")
     needed = {"wav.scp": ""}
     if checks.text:
         needed["text"] = "--no_text (--target_text of a recipe) if others are used"
     for name, detail in needed.items():
-        if not (found.path / name).is_file():
-            found.problems.append(Problem(name, 0, "", "missing file", detail))
-    for item in sorted(found.path.iterdir()):
+        if not (inspection.path / name).is_file():
+            inspection.problems.append(Problem(name, 0, "", "missing file", detail))
+    for item in sorted(inspection.path.iterdir()):
         if item.is_file() and _is_table(item.name):
-            _check_lines(found, item)
-    _check_keys(found)
-    _check_texts(found)
-    _check_speakers(found)
+            _check_lines(inspection, item)
+    _check_keys(inspection)
+    _check_texts(inspection)
+    _check_speakers(inspection)
     if checks.sound:
-        _check_sound(found)
-    _check_segments(found)
-    return found
+        _check_sound(inspection)
+    _check_segments(inspection)
+    return inspection
 
 
 def _is_table(name: str) -> bool:
@@ -107,88 +107,90 @@ def _is_table(name: str) -> bool:
 
 
 def _is_side_table(name: str) -> bool:
-    """Tables with a line a speaker or a recording."""
+    """Return True for a table with one line per speaker or recording."""
     return name.startswith(("spk2", "reco2")) and name != "spk2utt" and "." not in name
 
 
-def _check_lines(found: Inspection, path: Path) -> None:
-    """Each line by itself, the order, and keys that stand twice."""
+def _check_lines(inspection: Inspection, path: Path) -> None:
+    """Check the format of lines, their order, and that keys are unique."""
     rows, problems = scan_table(path)
-    found.problems += problems
-    table = found.rows.setdefault(path.name, {})
+    inspection.problems += problems
+    table = inspection.rows.setdefault(path.name, {})
     previous = ""
     for row in rows:
         here = (path.name, row.line, row.key)
         if row.key in table:
             first = table[row.key]
             detail = f"first in line {first.line}"
-            found.problems.append(Problem(*here, "key stands twice", detail))
+            inspection.problems.append(Problem(*here, "key stands twice", detail))
             if first.value != row.value:
-                found.condemn([row.key], f"two different lines in {path.name}")
+                inspection.condemn([row.key], f"two different lines in {path.name}")
         elif row.key < previous:
-            found.problems.append(Problem(*here, "not in byte order", f"{previous} <"))
+            inspection.problems.append(
+                Problem(*here, "not in byte order", f"{previous} <")
+            )
         table.setdefault(row.key, row)
         previous = row.key
     if not rows and path.name in ("wav.scp", "segments"):
-        found.problems.append(Problem(path.name, 0, "", "no lines"))
+        inspection.problems.append(Problem(path.name, 0, "", "no lines"))
 
 
-def _check_keys(found: Inspection) -> None:
-    """The tables of utterances must have the same keys."""
-    index = found.index
-    utterances = found.rows.get(index, {}).keys()
-    for name in found.rows:
+def _check_keys(inspection: Inspection) -> None:
+    """Check that all tables of utterances have the same keys."""
+    index = inspection.index
+    utterances = inspection.rows.get(index, {}).keys()
+    for name in inspection.rows:
         if not is_utterance_table(name):
             continue
-        for key in sorted(utterances - found.rows[name].keys()):
-            found.report(index, key, f"not in {name}")
-            found.condemn([key], f"not in {name}")
-        for key in sorted(found.rows[name].keys() - utterances):
-            found.report(name, key, f"not in {index}")
-            found.condemn([key], f"not in {index}")
+        for key in sorted(utterances - inspection.rows[name].keys()):
+            inspection.report(index, key, f"not in {name}")
+            inspection.condemn([key], f"not in {name}")
+        for key in sorted(inspection.rows[name].keys() - utterances):
+            inspection.report(name, key, f"not in {index}")
+            inspection.condemn([key], f"not in {index}")
 
 
-def _check_texts(found: Inspection) -> None:
-    for name, table in found.rows.items():
-        if not is_text(name) or not found.checks.text:
+def _check_texts(inspection: Inspection) -> None:
+    for name, table in inspection.rows.items():
+        if not is_text(name) or not inspection.checks.text:
             continue
         empty = [key for key, row in table.items() if not row.value]
-        if found.checks.empty_text and empty:
+        if inspection.checks.empty_text and empty:
             logging.info(
                 "%s: %d of %d texts are empty, the first is %s: scoring counts what is "
                 "said there",
-                *(found.path / name, len(empty), len(table), empty[0]),
+                *(inspection.path / name, len(empty), len(table), empty[0]),
             )
             continue
         for key in empty:
-            found.report(name, key, "empty text")
-            found.condemn([key], f"empty {name}")
+            inspection.report(name, key, "empty text")
+            inspection.condemn([key], f"empty {name}")
 
 
-def _check_speakers(found: Inspection) -> None:
-    """``spk2utt`` must be ``utt2spk`` turned round; either may be absent."""
-    for key, speaker in found.values("utt2spk").items():
+def _check_speakers(inspection: Inspection) -> None:
+    """Check that ``spk2utt`` is the inverse of ``utt2spk``; either may be absent."""
+    for key, speaker in inspection.values("utt2spk").items():
         if len(speaker.split()) != 1:
-            found.report("utt2spk", key, "not one speaker", speaker)
-            found.condemn([key], "not one speaker in utt2spk")
-    if not {"utt2spk", "spk2utt"} <= found.rows.keys():
+            inspection.report("utt2spk", key, "not one speaker", speaker)
+            inspection.condemn([key], "not one speaker in utt2spk")
+    if not {"utt2spk", "spk2utt"} <= inspection.rows.keys():
         return
-    expected = group_by_speaker(found.values("utt2spk"))
-    given = found.values("spk2utt")
-    for speaker in sorted(expected.keys() | given.keys()):
-        wanted = set(expected.get(speaker, "").split())
-        wrong = wanted ^ set(given.get(speaker, "").split())
+    expected = group_by_speaker(inspection.values("utt2spk"))
+    actual = inspection.values("spk2utt")
+    for speaker in sorted(expected.keys() | actual.keys()):
+        members = set(expected.get(speaker, "").split())
+        wrong = members ^ set(actual.get(speaker, "").split())
         if wrong:
-            found.report(
+            inspection.report(
                 "spk2utt", speaker, "differs from utt2spk", f"utterance {min(wrong)}"
             )
 
 
-def _check_sound(found: Inspection) -> None:
-    """Open every recording and read its end; pipes are left to format_audio."""
+def _check_sound(inspection: Inspection) -> None:
+    """Open every recording and read its end; pipes are not run."""
     from tqdm import tqdm
 
-    sources = found.values("wav.scp")
+    sources = inspection.values("wav.scp")
     files = {key: value for key, value in sources.items() if not audio.is_pipe(value)}
     if len(files) < len(sources):
         logging.info(
@@ -196,82 +198,86 @@ def _check_sound(found: Inspection) -> None:
             len(sources) - len(files),
         )
 
-    def look(source: str) -> float | str:
+    def check(source: str) -> float | str:
         try:
             return audio.check_readable(source) if source else "no path"
         except UserError as error:
             return str(error)
 
-    users = _utterances_by_recording(found)
-    with ThreadPoolExecutor(found.checks.nj) as pool:
-        looks = tqdm(
-            pool.map(look, files.values()), total=len(files), disable=None, unit="file"
+    users = _utterances_by_recording(inspection)
+    with ThreadPoolExecutor(inspection.checks.nj) as pool:
+        results = tqdm(
+            pool.map(check, files.values()), total=len(files), disable=None, unit="file"
         )
-        for key, result in zip(files, looks, strict=True):
+        for key, result in zip(files, results, strict=True):
             if isinstance(result, float):
-                found.seconds[key] = result
+                inspection.seconds[key] = result
             else:
-                found.report("wav.scp", key, "unusable audio", result)
-                found.condemn(users[key], "unusable audio")
+                inspection.report("wav.scp", key, "unusable audio", result)
+                inspection.condemn(users[key], "unusable audio")
 
 
-def _utterances_by_recording(found: Inspection) -> dict[str, list[str]]:
+def _utterances_by_recording(inspection: Inspection) -> dict[str, list[str]]:
     users: dict[str, list[str]] = defaultdict(list)
-    if found.index == "wav.scp":
-        return users | {key: [key] for key in found.rows.get("wav.scp", {})}
-    for key, value in found.values("segments").items():
+    if inspection.index == "wav.scp":
+        return users | {key: [key] for key in inspection.rows.get("wav.scp", {})}
+    for key, value in inspection.values("segments").items():
         users[value.split()[0] if value else ""].append(key)
     return users
 
 
-def _check_segments(found: Inspection) -> None:
-    for key, value in found.values("segments").items():
+def _check_segments(inspection: Inspection) -> None:
+    for key, value in inspection.values("segments").items():
         try:
             span = parse_segment(value)
         except ValueError as error:
-            found.report("segments", key, "bad segment", str(error))
-            found.condemn([key], "bad segment")
+            inspection.report("segments", key, "bad segment", str(error))
+            inspection.condemn([key], "bad segment")
             continue
-        length = found.seconds.get(span.recording)
-        if span.recording not in found.rows.get("wav.scp", {}):
-            found.report("segments", key, "recording not in wav.scp", span.recording)
-            found.condemn([key], "recording not in wav.scp")
+        length = inspection.seconds.get(span.recording)
+        if span.recording not in inspection.rows.get("wav.scp", {}):
+            inspection.report(
+                "segments", key, "recording not in wav.scp", span.recording
+            )
+            inspection.condemn([key], "recording not in wav.scp")
         elif length is not None and (
             span.start >= length
             or (span.end or 0) > length + audio.MAX_OVERSHOOT_SECONDS
         ):
             detail = f"{value} of {length:.2f} s"
-            found.report("segments", key, "outside the recording", detail)
-            found.condemn([key], "segment outside the recording")
+            inspection.report("segments", key, "outside the recording", detail)
+            inspection.condemn([key], "segment outside the recording")
 
 
 @dataclass(frozen=True)
 class Repair:
-    """What a repair did: utterances kept, dropped ones with reasons, the backup."""
+    """Result of a repair: number kept, dropped ones with reasons, backup folder."""
 
     kept: int
     dropped: dict[str, str]
     backup: Path
 
 
-def repair(found: Inspection) -> Repair:
-    """Write the folder sorted and complete, without the utterances that are unfit.
+def repair(inspection: Inspection) -> Repair:
+    """Write the folder sorted, complete and without the unfit utterances.
 
-    The tables as they were are copied to ``.backup/N`` first; reasons go to
-    ``dropped``. A repair that is killed is finished by running it again. Raises
-    :class:`UserError`, and changes nothing, if no utterance would be left.
+    The old tables are copied to ``.backup/N`` first. The reasons are added to the file
+    ``dropped``. Run it again after a kill. Raises :class:`UserError`, and changes
+    nothing, if no utterance would be left.
     """
-    for problem in found.problems:
+    for problem in inspection.problems:
         if problem.what == "missing file":
-            raise UserError(f"{found.path / problem.file}: missing; --fix needs it")
-    utterances = list(found.rows[found.index])
-    kept = [key for key in utterances if key not in found.unfit]
-    dropped = {key: why for key, why in found.unfit.items() if key not in kept}
+            raise UserError(
+                f"{inspection.path / problem.file}: missing; --fix needs it"
+            )
+    utterances = list(inspection.rows[inspection.index])
+    kept = [key for key in utterances if key not in inspection.unfit]
+    dropped = {key: why for key, why in inspection.unfit.items() if key not in kept}
     if not kept:
-        counts = Counter(found.unfit.values()).most_common(1)
+        counts = Counter(inspection.unfit.values()).most_common(1)
         most = f", most for: {counts[0][0]}" if counts else ""
-        raise UserError(f"{found.path}: --fix would leave no utterance{most}")
-    folder = _assemble(found).select(kept)
+        raise UserError(f"{inspection.path}: --fix would leave no utterance{most}")
+    folder = _assemble(inspection).select(kept)
     if folder.segments is not None:
         used = {folder.span(key).recording for key in kept}
         folder = replace(
@@ -282,17 +288,17 @@ def repair(found: Inspection) -> Repair:
                 for name, table in folder.recording_tables.items()
             },
         )
-    backup = _back_up(found)
+    backup = _back_up(inspection)
     if dropped:
-        earlier = found.path / "dropped"
+        earlier = inspection.path / "dropped"
         known = read_table(earlier) if earlier.is_file() else {}
         write_table(earlier, known | dropped)
-    folder.write(found.path)
+    folder.write(inspection.path)
     return Repair(len(kept), dropped, backup)
 
 
-def _assemble(found: Inspection) -> DataFolder:
-    tables = {name: found.values(name) for name in found.rows}
+def _assemble(inspection: Inspection) -> DataFolder:
+    tables = {name: inspection.values(name) for name in inspection.rows}
     if "utt2spk" not in tables:
         speakers = {
             utterance: speaker
@@ -300,10 +306,10 @@ def _assemble(found: Inspection) -> DataFolder:
             for utterance in utterances.split()
         }
         tables["utt2spk"] = {
-            key: speakers.get(key, key) for key in found.rows[found.index]
+            key: speakers.get(key, key) for key in inspection.rows[inspection.index]
         }
     return DataFolder(
-        path=found.path,
+        path=inspection.path,
         wav=tables["wav.scp"],
         tables={name: t for name, t in tables.items() if is_utterance_table(name)},
         segments=tables.get("segments"),
@@ -318,22 +324,22 @@ def _assemble(found: Inspection) -> DataFolder:
     )
 
 
-def _back_up(found: Inspection) -> Path:
+def _back_up(inspection: Inspection) -> Path:
     number = 1
-    while (found.path / BACKUP / str(number)).exists():
+    while (inspection.path / BACKUP / str(number)).exists():
         number += 1
-    with atomic_folder(found.path / BACKUP / str(number)) as aside:
-        for name in found.rows:
-            shutil.copy2(found.path / name, aside / name)
-    return found.path / BACKUP / str(number)
+    with atomic_folder(inspection.path / BACKUP / str(number)) as aside:
+        for name in inspection.rows:
+            shutil.copy2(inspection.path / name, aside / name)
+    return inspection.path / BACKUP / str(number)
 
 
 def print_problems(problems: Iterable[Problem], most: int) -> None:
-    """Print the first ``most`` of each kind, and how many there are of it."""
-    kinds: dict[tuple[str, str], list[Problem]] = defaultdict(list)
+    """Print the first ``most`` defects of each category, and the number of others."""
+    categories: dict[tuple[str, str], list[Problem]] = defaultdict(list)
     for problem in problems:
-        kinds[problem.file, problem.what].append(problem)
-    for (name, what), group in kinds.items():
+        categories[problem.file, problem.what].append(problem)
+    for (name, what), group in categories.items():
         for problem in group[:most]:
             print(problem)
         if len(group) > most:

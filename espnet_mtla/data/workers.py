@@ -1,4 +1,4 @@
-"""Worker processes that do not outlive the command that started them."""
+"""Worker processes that end with the command that started them."""
 
 from __future__ import annotations
 
@@ -25,17 +25,23 @@ _LOCK_PATIENCE_SECONDS = 10.0
 def map_unordered(
     work: Callable[[Job], Result], jobs: Sequence[Job], nj: int
 ) -> Iterator[tuple[Job, Result]]:
-    """Yield ``(job, work(job))`` as they finish, on ``nj`` processes (1: in this one).
+    """Yield ``(job, work(job))`` in order of completion.
 
-    The first exception of a job is raised here after the jobs that run have ended;
-    those that wait are not started.
+    Args:
+        work: function that a worker process can import.
+        jobs: its arguments.
+        nj: number of processes; 1 works in the calling process.
+    Raises:
+        UserError: ``nj`` is below 1.
+        Exception: the first exception of a job, after the running jobs have ended.
+            Waiting jobs are cancelled.
     """
     if nj < 1:
         raise UserError(f"--nj {nj}: must be at least 1")
     if nj == 1 or len(jobs) < 2:
         return ((job, work(job)) for job in jobs)
-    # Forked, so that the workers share the folder's lock with this process; and forked
-    # now, before the caller's progress bar starts a thread.
+    # Fork, so that the workers inherit the folder's lock. Fork now: the caller's
+    # progress bar will start a thread.
     pool = ProcessPoolExecutor(
         min(nj, len(jobs)),
         mp_context=multiprocessing.get_context("fork"),
@@ -48,6 +54,7 @@ def map_unordered(
 def _results(
     pool: ProcessPoolExecutor, futures: dict[Future[Result], Job]
 ) -> Iterator[tuple[Job, Result]]:
+    """Yield each finished job and its result; shut the pool down at the end."""
     try:
         for future in as_completed(futures):
             yield futures[future], future.result()
@@ -56,7 +63,7 @@ def _results(
 
 
 def _prepare_worker(parent: int) -> None:
-    """End this worker with its parent, even by kill -9, and silently on ctrl-C."""
+    """End this worker when its parent ends, even by kill -9, and silently on ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     def watch() -> None:
@@ -69,10 +76,10 @@ def _prepare_worker(parent: int) -> None:
 
 @contextmanager
 def lock_folder(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` against a second run of the same command.
+    """Lock ``folder`` against other runs of the command.
 
-    The lock is the kernel's: it goes with the last process of a run, however that ends.
-    Workers of a run killed a moment ago are waited for; :class:`UserError` after that.
+    The kernel releases the lock when the last process of a run ends. Waits ten seconds,
+    because workers of a killed run end a little later; then raises :class:`UserError`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as stream:
