@@ -1,4 +1,4 @@
-"""What a system would answer that has learnt next to nothing, for comparison."""
+"""Trivial baselines: hypotheses that need no trained model, for comparison."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(*-])|(?<=:)\s")
 
 @dataclass(frozen=True)
 class Question:
-    """Data folders and the names of their tables; ``source`` may be empty."""
+    """Input of a baseline: data folders and the names of their tables.
+
+    Attributes:
+        train: data folder of the training set.
+        data: data folder of the set to answer.
+        target: name of the table of reference texts, in both folders.
+        source: name of the table of source texts; empty if there is none.
+    """
 
     train: Path
     data: Path
@@ -26,18 +33,19 @@ class Question:
 
     @property
     def keys(self) -> list[str]:
+        """Utterance keys of the set to answer."""
         return list(read_table(self.data / self.target))
 
 
 def most_frequent(question: Question) -> dict[str, str]:
-    """The commonest training text for all; of equally common ones the shortest."""
+    """Answer every key with the most frequent training text; ties: the shortest."""
     counts = Counter(read_table(question.train / question.target).values())
     best = min(counts, key=lambda text: (-counts[text], len(text), text))
     return dict.fromkeys(question.keys, best)
 
 
 def majority(question: Question) -> dict[str, str]:
-    """The commonest first word (the intent) for all, and no transcript."""
+    """Answer every key with the most frequent first word (intent), no transcript."""
     table = question.train / question.target
     counts = Counter(word for t in read_table(table).values() for word in t.split()[:1])
     if not counts:
@@ -47,7 +55,7 @@ def majority(question: Question) -> dict[str, str]:
 
 
 def first_sentence(question: Question) -> dict[str, str]:
-    """The first sentence of each source."""
+    """Answer each key with the first sentence of its source text."""
     if not question.source:
         raise UserError("first_sentence: needs --source_text, the table of sources")
     sources = read_table(question.data / question.source)

@@ -1,7 +1,7 @@
-"""BLEU and chrF by sacrebleu; we resample, compare and list.
+"""BLEU and chrF from sacrebleu, with bootstrap intervals and comparisons.
 
-Papineni et al., 2002; Popovic, 2015; settings and reporting as in Post, 2018. Texts are
-taken as written, cased and detokenised: sacrebleu splits both sides alike.
+Papineni et al., 2002; Popovic, 2015; settings and reporting follow Post, 2018. Texts
+are passed cased and detokenised: sacrebleu tokenises both sides in the same way.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from espnet_mtla.score.table import aligned
 
 
 class _Counted(Metric):
-    """A metric of sacrebleu's with the counts of each sentence within reach."""
+    """A sacrebleu metric that exposes the counts of each sentence."""
 
     def counts(self, hyps: list[str], refs: list[list[str | None]]) -> np.ndarray:
-        """(C, N) for N sentences."""
+        """Return the counts of N sentences, (C, N)."""
         # sacrebleu takes None where a sentence has fewer references than others.
         counts = self._extract_corpus_statistics(hyps, refs)  # type: ignore[arg-type]
         return np.array(counts).T
 
     def of(self, sums: np.ndarray) -> np.ndarray:
-        """(C, R) summed counts to R scores."""
+        """Compute R scores from summed counts, (C, R) -> (R,)."""
         return np.array([self._compute_score_from_stats(list(s)).score for s in sums.T])
 
 
 class Bleu(_Counted, BLEU):
-    """C = 10: length of hypothesis and reference, 4 matches, 4 possible."""
+    """BLEU; C = 10: hypothesis and reference length, 4 matched, 4 total n-grams."""
 
 
 class Chrf(_Counted, CHRF):
-    """C = 18: n-grams of hypothesis and reference, and matches, n = 1 to 6."""
+    """chrF; C = 18: hypothesis, reference and matched n-grams for n = 1 to 6."""
 
 
 @cache
@@ -55,13 +55,13 @@ def _plain() -> Bleu:
 
 
 def bleu_of(sums: np.ndarray) -> np.ndarray:
-    """BLEU of summed counts, (10, R) to (R,); how they were counted is no matter."""
+    """Compute BLEU from summed counts, (10, R) -> (R,), for any tokenisation."""
     return _plain().of(sums)
 
 
 def bleu_report(request: Request) -> Report:
-    """BLEU, with chrF beside it."""
-    # sacrebleu's own warning names the line of a tokenised text, which is not ours.
+    """Score a request with BLEU and chrF; two systems are compared by BLEU."""
+    # sacrebleu warns about tokenised input by line number, which has no meaning here.
     logging.getLogger("sacrebleu").setLevel(logging.ERROR)
     meaning = "what is said there counts in length and n-grams, and matches nothing"
     empty, note = empty_references(request, meaning)
@@ -90,10 +90,10 @@ def bleu_report(request: Request) -> Report:
     parts = [_table(summary), note, _signatures(summary)]
     if request.others is not None:
         base = bleu.counts(list(request.others), streams)
-        found = compare(counts, base, bleu.of, True, **draws)
+        difference = compare(counts, base, bleu.of, True, **draws)
         other = float(bleu.of(base.sum(1, keepdims=True))[0])
-        summary["compare"] = {"bleu": other, **vars(found)}
-        parts.append(comparison_line("BLEU", summary["bleu"], other, found))
+        summary["compare"] = {"bleu": other, **vars(difference)}
+        parts.append(comparison_line("BLEU", summary["bleu"], other, difference))
     single = chrf.of(characters)
     rows = zip(request.keys, words, counts.T.tolist(), single, strict=True)
     utterances = [
@@ -117,7 +117,7 @@ def _bleu(request: Request) -> Bleu:
 
 
 def _streams(request: Request) -> list[list[str | None]]:
-    """References as sacrebleu wants them: a list a set, None where one has fewer."""
+    """Return one list per reference set, padded with None, as sacrebleu expects."""
     rows = [request.references(index) for index in range(len(request.keys))]
     most = max(map(len, rows))
     return [[row[i] if i < len(row) else None for row in rows] for i in range(most)]

@@ -1,4 +1,4 @@
-"""What decoding a data set cost: the content of ``efficiency.json``."""
+"""Time and memory that decoding a data set took: ``efficiency.json``."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 def summarise(
     recognised: Sequence[Recognised], recogniser: Recogniser
 ) -> dict[str, object]:
-    """One flat table of what was decoded, how, and at what cost.
+    """Return the content of ``efficiency.json`` as one flat dictionary.
 
-    - ``wall_seconds``: from samples in memory to tokens, summed over batches, after a
-      warm-up that is not counted; ``rtf`` is its share of ``audio_seconds``.
-    - ``tokens``: of the best hypotheses, without <eos>.
-    - ``cache_bytes_measured``, ``cache_bytes_formula``, ``cache_bytes_allocated``: of
-      the batch with the largest cache, all beams, at the step when it was largest:
-      entries that were filled; the same by formula; memory that was taken.
-    - ``cache_bytes_per_audio_second``: one hypothesis an utterance, by formula: it
-      compares attention types, whatever the batch, the beam and the device.
-    - ``input``: ``text`` where text was decoded; a second then stands for a token of
-      the source, in all figures that are said to be of the audio.
+    - ``wall_seconds``: time from samples in memory to tokens, summed over batches,
+      without the warm-up. ``rtf`` is ``wall_seconds / audio_seconds``.
+    - ``tokens``: tokens of the best hypotheses, without <eos>.
+    - ``cache_bytes_measured``, ``cache_bytes_formula``, ``cache_bytes_allocated``:
+      bytes of filled entries, the same by formula, and bytes allocated. All three are
+      of the batch with the largest cache, all beams, at the step of its maximum.
+    - ``cache_bytes_per_audio_second``: by formula, for one hypothesis per utterance.
+      It compares attention types independently of batch, beam and device.
+    - ``input``: ``text`` if the input was text, else absent. In that case every
+      figure per second of audio is per token of the source.
     """
     trained, options, costs = recogniser.trained, recogniser.options, recogniser.costs
     audio = sum(result.audio_seconds for result in recognised)
@@ -40,7 +40,7 @@ def summarise(
         for result in recognised
     )
     decoder = trained.model.decoder
-    peak, kind = peak_memory(trained.device)
+    peak, peak_source = peak_memory(trained.device)
     return {
         "utterances": len(recognised),
         "audio_seconds": audio,
@@ -55,7 +55,7 @@ def summarise(
         "cache_bytes_allocated": costs.cache_allocated,
         "cache_bytes_per_audio_second": single / audio,
         "peak_memory_bytes": peak,
-        "peak_memory_kind": kind,
+        "peak_memory_kind": peak_source,
         "parameters": sum(p.numel() for p in trained.model.parameters()),
         "attention": "none" if decoder is None else decoder.config.attention,
         "attention_conf": {} if decoder is None else decoder.config.attention_conf,
@@ -68,10 +68,10 @@ def summarise(
 
 
 def peak_memory(device: torch.device) -> tuple[int, str]:
-    """Bytes, and what was measured.
+    """Return the peak memory in bytes and the name of the measure.
 
-    On a GPU the most that torch's tensors took since start or the last reset,
-    parameters included; on the CPU the largest resident set of this process, libraries
+    On a GPU: the peak of torch's allocated tensors, parameters included, since start
+    or the last reset. On the CPU: the peak resident set of this process, libraries
     included.
     """
     import torch
@@ -85,7 +85,7 @@ def peak_memory(device: torch.device) -> tuple[int, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or ``cpu``."""
+    """Return the GPU's name, or ``cpu``."""
     import torch
 
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
@@ -111,7 +111,7 @@ def _versions() -> dict[str, str]:
 
 
 def table(summary: dict[str, Any]) -> str:
-    """The figures of one decoding for the screen."""
+    """Format the summary of one decoding for the terminal."""
     mega = 2**20
     text = summary.get("input") == "text"
     length = f"{summary['audio_seconds']:.0f} tokens"

@@ -1,9 +1,9 @@
-"""Tell plain lines from tables of keys, where the user has not said which it is.
+"""Detect the format of text files: Kaldi tables (``KEY text``) or plain lines.
 
-A file is a table of keys if each line begins with a word that no other line begins
-with. Plain lines can be that too, so nothing is guessed from one file: all files are
-tables, or none can be one. A wrong guess would score keys as words, or leave words out
-as keys; whatever could be either is refused, or said to be read as tables.
+A file can be a table if the first words of its lines are unique. Plain lines may
+satisfy that too, so the decision is made over all files together: either all are
+tables, or none is. A wrong decision would score keys as words, or drop words as keys.
+Ambiguous files are therefore refused, or read as tables with a message in the log.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ _KEY = re.compile(r"\d|_|\w-\w|/")  # in keys of corpora; seldom in words
 
 @dataclass(frozen=True)
 class Candidate:
-    """A file that is a table of keys or plain lines; ``obstacle``: why not a table."""
+    """A file of undetermined format.
+
+    ``obstacle`` is the error of reading it as a table; empty if it is a valid table.
+    """
 
     path: str
     lines: list[str]
@@ -34,27 +37,28 @@ class Candidate:
 
     @property
     def first_words(self) -> list[str]:
+        """The first word of each line that is not blank."""
         return [line.split(maxsplit=1)[0] for line in self.lines if line.strip()]
 
     @property
     def has_keys(self) -> bool:
-        """Whether most lines begin as keys do, rather than words."""
+        """Whether most lines begin with a word that looks like an utterance key."""
         words = self.first_words
         return 2 * sum(bool(_KEY.search(word)) for word in words) > len(words)
 
 
 def read_lines(path: str | Path) -> list[str]:
-    """Lines of a UTF-8 file without their ends; a byte-order mark is left out.
+    """Read the lines of a UTF-8 file, without line ends and byte-order mark.
 
     Raises:
-        UserError: no file, not UTF-8, or a control character inside a line.
+        UserError: the file is not UTF-8, or a line contains a control character.
     """
     try:
-        # As bytes: text would also be split at a carriage return inside a line.
+        # Read bytes: text mode would also split at a carriage return inside a line.
         content = Path(path).read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8") from None
-    # Not splitlines(): it would split at rarer separators inside a text, too.
+    # Not splitlines(): it also splits at separators such as U+2028 inside a text.
     lines = content.removesuffix("\n").split("\n") if content else []
     lines = [line.removesuffix("\r") for line in lines]
     for number, line in enumerate(lines, 1):
@@ -64,13 +68,15 @@ def read_lines(path: str | Path) -> list[str]:
 
 
 def forms(paths: Sequence[str | Path], form: str) -> list[str]:
-    """The form of each file: ``kaldi``, ``lines`` or ``jsonl``.
+    """Return the format of each file: ``kaldi``, ``lines`` or ``jsonl``.
 
     Args:
         paths: all files that are paired with each other.
-        form: one of :data:`FORMATS`; ``auto`` looks at the files' names and content.
+        form: one of :data:`FORMATS`; ``auto`` decides by file name and content.
+    Returns:
+        One format per file.
     Raises:
-        UserError: ``auto``, and the files can be neither or could be both.
+        UserError: ``form`` is ``auto`` and the format is ambiguous or unknown.
     """
     if form != "auto":
         return [form] * len(paths)
@@ -103,6 +109,7 @@ def forms(paths: Sequence[str | Path], form: str) -> list[str]:
 
 
 def _look(path: str) -> Candidate:
+    """Read a file and try to parse it as a table; empty files are refused."""
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file")
     lines = read_lines(path)
@@ -120,7 +127,7 @@ def _paths(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _refuse_other_forms(broken: Sequence[Candidate]) -> None:
-    """Refuse what other programs write: its marks would be scored as words."""
+    """Refuse sclite's trn format and JSON: their markup would be scored as words."""
     for candidate in broken:
         lines = [line for line in candidate.lines if line.strip()]
         if lines and all(_TRN.search(line) for line in lines):
@@ -136,10 +143,10 @@ def _refuse_other_forms(broken: Sequence[Candidate]) -> None:
 
 
 def _refuse_tables(broken: Sequence[Candidate]) -> None:
-    """Refuse tables of keys with a mistake in each, which would pass for plain lines.
+    """Refuse tables that each contain a mistake, instead of reading them as lines.
 
-    Most lines begin as keys do; or all files have the same first words, each once, and
-    what hinders is an empty line.
+    They are tables if most lines begin with a key, or if all files have the same first
+    words, each once (the obstacle is then an empty line).
     """
     words = [candidate.first_words for candidate in broken]
     once = all(len(set(each)) == len(each) for each in words)
@@ -149,7 +156,7 @@ def _refuse_tables(broken: Sequence[Candidate]) -> None:
 
 
 def _mention_words_as_keys(candidates: Sequence[Candidate]) -> None:
-    """Say that first words are taken for keys, where they look like words."""
+    """Log that first words are read as keys, if they look like ordinary words."""
     if candidates and not any(candidate.has_keys for candidate in candidates):
         logging.info(
             "%s: the first word of each line is its key (%s ...); %s",

@@ -1,7 +1,7 @@
-"""Intent accuracy, and the word error rate of the transcript behind the intent.
+"""Intent accuracy, and the word error rate of the transcript after the intent.
 
-A text is the intent, one word, then what was said. To have no intent is a class as
-others are: a hypothesis is right there when it is empty too.
+The first word of a text is the intent, the rest is the transcript. An empty text has
+the class :data:`NONE`: an empty hypothesis is correct for an empty reference.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NONE = "(nothing)"
 
 
 def intent_report(request: Request) -> Report:
-    """Share of utterances whose intent is right, in percent."""
+    """Compute the percentage of utterances with the correct intent."""
     request.single_reference("intent")
     empty, note = empty_references(request, f"{NONE} is the right intent there")
     wanted, spoken = _split(request.refs)
@@ -76,19 +76,19 @@ def intent_report(request: Request) -> Report:
 
 
 def _split(texts: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Intents and transcripts; an empty text has neither."""
+    """Split texts into intents and transcripts; an empty text: ``NONE`` and ``""``."""
     parts = [[*text.split(maxsplit=1), "", ""][:2] for text in texts]
     return [intent or NONE for intent, _ in parts], [words for _, words in parts]
 
 
 def _right(wanted: list[str], found: list[str]) -> np.ndarray:
-    """(2, N): whether each is right, and 1."""
+    """Return (2, N): 1 or 0 for each correct or wrong intent, and a row of ones."""
     hits = [float(a == b) for a, b in zip(wanted, found, strict=True)]
     return np.array([hits, [1.0] * len(hits)])
 
 
 def _macro_f1(wanted: list[str], found: list[str], classes: list[str]) -> float:
-    """Mean F1 in percent over the intents of the references, each counting alike."""
+    """Compute macro F1 in percent: the unweighted mean over the reference intents."""
     there, said = Counter(wanted), Counter(found)
     hits = Counter(a for a, b in zip(wanted, found, strict=True) if a == b)
     scores = [2 * hits[c] / (there[c] + said[c]) for c in classes]
@@ -98,7 +98,10 @@ def _macro_f1(wanted: list[str], found: list[str], classes: list[str]) -> float:
 def _transcript_wer(
     request: Request, spoken: list[str], heard: list[str]
 ) -> float | None:
-    """Percent; words heard where none was spoken are inserted. None without a word."""
+    """Compute the WER in percent; None if no reference has a transcript.
+
+    Hypothesis words for an empty reference transcript count as insertions.
+    """
     utterances = align(request.keys, spoken, heard, "words")
     words = sum(utterance.units for utterance in utterances)
     errors = sum(utterance.errors for utterance in utterances)
@@ -117,10 +120,10 @@ def _table(summary: dict[str, Any]) -> str:
 
 
 def _confusions(wanted: list[str], found: list[str], most: int) -> str:
-    """The pairs that are most often taken for one another; empty without errors."""
+    """Format the most frequent confusions (wanted, recognised); empty if no errors."""
     pairs = Counter((a, b) for a, b in zip(wanted, found, strict=True) if a != b)
     there = Counter(wanted)
-    # Ties are settled by the names, so that the order does not hang on the file's.
+    # Sort ties by name: the order must not depend on the order of the utterances.
     ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:most]
     rows = [
         [a, b, str(n), str(there[a]), f"{100 * n / there[a]:.0f}"]
@@ -131,6 +134,7 @@ def _confusions(wanted: list[str], found: list[str], most: int) -> str:
 
 
 def _listing(request: Request, right: np.ndarray, head: str) -> str:
+    """List every utterance with a wrong intent below ``head``."""
     blocks = [head, f"{int((1 - right[0]).sum())} utterances with a wrong intent"]
     for key, ref, hyp, hit in zip(
         request.keys, request.refs, request.hyps, right[0], strict=True

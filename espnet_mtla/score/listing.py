@@ -1,4 +1,4 @@
-"""Texts for reading: reference above hypothesis, worst utterances first."""
+"""Readable listings: reference above hypothesis, worst utterances first."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from espnet_mtla.score.metric import Request
 from espnet_mtla.score.table import pad, width
 
 LISTED = 50
-"""Utterances that :func:`lowest` shows."""
+"""Number of utterances that :func:`lowest` lists."""
 
 LINE = 100
-"""Screen columns after which an alignment goes on in a new block of lines."""
+"""Maximum width of an alignment in terminal columns; longer ones are wrapped."""
 
 SPACE = "␣"
 NAMES = ("ref", "hyp", "   ")
@@ -22,7 +22,11 @@ NAMES = ("ref", "hyp", "   ")
 
 @dataclass(frozen=True)
 class AlignedUnits:
-    """One step of an alignment: ``=``, ``S``, ``D`` (no hyp) or ``I`` (no ref)."""
+    """One edit operation of an alignment.
+
+    ``kind`` is ``=`` (match), ``S`` (substitution), ``D`` (deletion, ``hyp`` is None)
+    or ``I`` (insertion, ``ref`` is None).
+    """
 
     kind: str
     ref: str | None
@@ -35,27 +39,28 @@ class AlignedUnits:
 
 @dataclass(frozen=True)
 class AlignedUtterance:
-    """One aligned utterance: its steps from left to right, each a pair of units."""
+    """One aligned utterance: its edit operations from left to right."""
 
     key: str
     steps: tuple[AlignedUnits, ...]
 
     def count(self, kind: str) -> int:
-        """How many steps are of ``kind``: ``=``, ``S``, ``D`` or ``I``."""
+        """Count the operations of one ``kind``: ``=``, ``S``, ``D`` or ``I``."""
         return sum(step.kind == kind for step in self.steps)
 
     @property
     def units(self) -> int:
-        """Words (or characters) of the reference."""
+        """Number of words (or characters) in the reference."""
         return len(self.steps) - self.count("I")
 
     @property
     def errors(self) -> int:
+        """Number of substitutions, deletions and insertions."""
         return len(self.steps) - self.count("=")
 
 
 def listing(utterances: Sequence[AlignedUtterance], units: str, head: str) -> str:
-    """``head``, then each utterance with errors: most errors first, then by rate."""
+    """List utterances with errors below ``head``: most errors first, then by rate."""
     wrong = [utterance for utterance in utterances if utterance.errors]
     wrong.sort(key=lambda u: (-u.errors, u.units, u.key))
     count = f"{len(wrong)} of {len(utterances)} utterances have errors"
@@ -65,7 +70,14 @@ def listing(utterances: Sequence[AlignedUtterance], units: str, head: str) -> st
 
 
 def lowest(request: Request, scores: np.ndarray, name: str, head: str) -> str:
-    """``head``, then the texts with the lowest of ``scores`` (N,), called ``name``."""
+    """List the utterances with the lowest scores.
+
+    Args:
+        request: the texts that were scored.
+        scores: (N,), one score per utterance.
+        name: name of the score in the listing.
+        head: text above the list.
+    """
     worst = np.argsort(scores, kind="stable")[:LISTED]
     blocks = [head, f"{len(worst)} utterances with the lowest {name}"]
     for i in map(int, worst):
@@ -87,7 +99,7 @@ def _utterance_lines(utterance: AlignedUtterance, units: str) -> Iterator[str]:
 
 
 def _blocks(steps: Sequence[AlignedUnits]) -> Iterator[list[tuple[str, str, str]]]:
-    """Groups of padded (ref, hyp, mark) columns, each group at most a line wide."""
+    """Yield groups of padded (ref, hyp, mark) cells, each at most ``LINE`` wide."""
     block: list[tuple[str, str, str]] = []
     used = 0
     for step in steps:
@@ -109,5 +121,5 @@ def _blocks(steps: Sequence[AlignedUnits]) -> Iterator[list[tuple[str, str, str]
 
 
 def _visible(unit: str | None) -> str:
-    """Nothing stays nothing; a space, which CER counts, becomes a sign one can see."""
+    """Return the unit as printed: a space as ``SPACE``, None as an empty string."""
     return SPACE if unit == " " else unit or ""

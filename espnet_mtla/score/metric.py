@@ -1,4 +1,4 @@
-"""What a metric is: a function from paired texts to a report, found by its name.
+"""The interface of metrics: a function from a :class:`Request` to a :class:`Report`.
 
 A new metric is one module with one such function, and one entry in :data:`METRICS`.
 """
@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """How one metric is counted, compared and shown.
+    """Definition of one metric: how it is computed, compared and printed.
 
-    ``report`` is ``module:function``, imported when it is used. ``value`` names the
-    score in score.json. ``figures`` are the entries of a line of utterances.jsonl whose
-    sums ``rate`` turns into the score; each is a number or a list of numbers.
-    ``detail`` is filled in from score.json, under the heading ``beside``.
+    Attributes:
+        report: ``module:function`` that scores a request, imported on first use.
+        label: column heading of the score.
+        value: key of the score in score.json.
+        figures: keys in a line of utterances.jsonl; each value is a number or a list
+            of numbers. ``rate`` computes the score from their sums.
+        beside: column heading of ``detail``.
+        detail: format string, filled in from score.json.
+        rate: ``module:function`` from summed figures to the score.
+        higher_is_better: direction of the score.
     """
 
     report: str
@@ -38,7 +44,7 @@ class Metric:
 
     @property
     def shown(self) -> list[str]:
-        """What ``detail`` takes from score.json."""
+        """The keys of score.json that ``detail`` uses."""
         return [name for _, name, _, _ in Formatter().parse(self.detail) if name]
 
 
@@ -83,16 +89,25 @@ METRICS = {
         detail="{rouge2:.2f}, {rougeL:.2f}",
     ),
 }
-"""By the name on the command line."""
+"""Metrics by their name on the command line."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is scored, in the order of the reference.
+    """Texts to score, in the order of the reference, and the options of metrics.
 
-    ``others`` are the hypotheses of a second system to compare with, or ``None``.
-    ``more_refs`` are each utterance's references beyond the first. ``lowercase`` and
-    ``tokenize`` are BLEU's, ``stem`` is ROUGE's.
+    Attributes:
+        keys: utterance keys.
+        refs: the first reference of each utterance.
+        hyps: the hypothesis of each utterance.
+        others: hypotheses of a second system to compare with, or ``None``.
+        more_refs: further references of each utterance; empty if there are none.
+        resamples: number of bootstrap draws.
+        seed: random seed of the bootstrap.
+        confusions: number of confusions in the report.
+        lowercase: ignore case (BLEU, chrF).
+        tokenize: name of sacrebleu's tokeniser (BLEU).
+        stem: apply the Porter stemmer (ROUGE).
     """
 
     keys: tuple[str, ...]
@@ -108,11 +123,11 @@ class Request:
     stem: bool = True
 
     def references(self, index: int) -> list[str]:
-        """All references of one utterance."""
+        """Return all references of one utterance."""
         return [self.refs[index], *(self.more_refs[index] if self.more_refs else ())]
 
     def single_reference(self, metric: str) -> None:
-        """Raises :class:`UserError` if any utterance has several references."""
+        """Raise :class:`UserError` if an utterance has several references."""
         if any(self.more_refs):
             raise UserError(
                 f"{metric} takes one reference an utterance; give one --ref"
@@ -128,13 +143,13 @@ def empty_references(
     """Count the references without a word.
 
     Args:
-        request: what is scored.
+        request: the texts to score.
         meaning: how the metric counts such a reference, for the terminal.
-        has_word: true of a text that holds a word as the metric sees it.
-        word: what such a word is called in messages.
+        has_word: returns a true value if a text has a word in the metric's sense.
+        word: name of such a word in messages.
     Returns:
-        The count, over all references of all utterances; a line about them for the
-        terminal, empty without any.
+        The count over all references of all utterances, and a line about them for the
+        terminal (empty if the count is 0).
     Raises:
         UserError: no reference at all has a word.
     """
@@ -158,7 +173,7 @@ def empty_references(
 
 @dataclass(frozen=True)
 class Report:
-    """What a metric gives back; the command prints and writes it.
+    """Result of a metric; the score command prints and writes it.
 
     ``summary`` becomes score.json, ``utterances`` (one dictionary each) becomes
     utterances.jsonl, ``listing`` result.txt; ``terminal`` is printed.
@@ -171,14 +186,14 @@ class Report:
 
 
 def resolve(name: str) -> Callable[[Request], Report]:
-    """Import the report of the metric called ``name``."""
+    """Import the report function of the metric ``name``."""
     if name not in METRICS:
         raise UserError(f"no metric {name!r}; there are {', '.join(METRICS)}")
     return _import(METRICS[name].report)
 
 
 def rate_of(name: str) -> Rate:
-    """Import what turns sums of a metric's figures into its score."""
+    """Import the function from summed figures to the score of the metric ``name``."""
     return _import(METRICS[name].rate)
 
 
@@ -187,15 +202,15 @@ def _import(path: str) -> Any:
     return getattr(import_module(module), function)
 
 
-def comparison_line(name: str, score: float, other: float, found: Difference) -> str:
-    """One line that says whether two systems differ, for the terminal."""
+def comparison_line(name: str, score: float, other: float, result: Difference) -> str:
+    """Format the comparison of two systems as one line for the terminal."""
     meaning = {
         "same": "no difference that this data can show",
         "better": "better than the other",
         "worse": "worse than the other",
-    }[found.verdict]
+    }[result.verdict]
     return (
-        f"{name} {score:.2f} against {other:.2f}: {found.difference:+.2f}"
-        f" (95 % interval {found.low:+.2f} to {found.high:+.2f}, p = {found.p:.3f}),"
+        f"{name} {score:.2f} against {other:.2f}: {result.difference:+.2f}"
+        f" (95 % interval {result.low:+.2f} to {result.high:+.2f}, p = {result.p:.3f}),"
         f" {meaning}"
     )

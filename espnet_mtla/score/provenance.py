@@ -1,4 +1,4 @@
-"""When, with what and from which commit a result was made."""
+"""Provenance of a result: date, package versions and git commit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ import espnet_mtla
 
 @dataclass(frozen=True)
 class Provenance:
-    """``commit`` is ``None`` outside a git checkout, and ends in ``+`` if edited."""
+    """Date (ISO), versions by package, and commit.
+
+    ``commit`` is ``None`` outside a git checkout; it ends in ``+`` if modified.
+    """
 
     date: str
     versions: dict[str, str]
@@ -21,7 +24,7 @@ class Provenance:
 
 
 def provenance() -> Provenance:
-    """Of this moment and this installation."""
+    """Return the provenance of a result computed now by this installation."""
     return Provenance(
         date=datetime.date.today().isoformat(),
         versions={
@@ -41,8 +44,8 @@ def _version(package: str) -> str:
 
 
 def _commit(package: Path) -> str | None:
-    # A package installed into a virtual environment may lie inside somebody's checkout
-    # without being part of it: so git is asked for the file, not for the folder.
+    # A virtual environment may lie inside an unrelated checkout: check that git tracks
+    # the package's file, not only that the folder is inside a checkout.
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
     head = _git(package, "rev-parse", "--short", "HEAD")
@@ -51,7 +54,7 @@ def _commit(package: Path) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """What git prints, or ``None`` where there is no git or it refuses."""
+    """Run git and return its output; ``None`` if git is missing or fails."""
     try:
         done = subprocess.run(
             ["git", "-C", str(folder), *arguments],

@@ -1,4 +1,4 @@
-"""Comparisons as text: for the terminal, for RESULTS.md, and as JSON."""
+"""Format result tables: for the terminal, as Markdown (RESULTS.md) and as JSON."""
 
 from __future__ import annotations
 
@@ -20,9 +20,13 @@ UNITS = {"cer": "characters"}
 
 
 def quantity(value: float, unit: str) -> str:
-    """Three digits and a decimal prefix: ``460800, "B"`` -> ``461 kB``."""
+    """Format a value with three digits and a decimal prefix.
+
+    >>> quantity(460800, "B")
+    '461 kB'
+    """
     prefixes = ["", "k", "M", "G", "T"]
-    # 999.5 and above would print as 1000 of the smaller prefix.
+    # Values of 999.5 and above would be rounded to 1000 of the smaller prefix.
     while value >= 999.5 and len(prefixes) > 1:
         value /= 1000
         prefixes.pop(0)
@@ -31,6 +35,7 @@ def quantity(value: float, unit: str) -> str:
 
 
 def header(table: Table) -> list[str]:
+    """Return the column headings of a table."""
     base = f"vs {table.base}" if table.base == BASE else "vs first"
     metric = METRICS[table.metric]
     text = reads_text(table)
@@ -50,7 +55,7 @@ def header(table: Table) -> list[str]:
 
 
 def reads_text(table: Table) -> bool:
-    """Whether text was decoded: measured in tokens, where sound is in seconds."""
+    """Return True if the input was text: lengths are then tokens, not seconds."""
     return any(_of_text(row) for row in table.rows)
 
 
@@ -59,7 +64,7 @@ def _of_text(row: ResultRow) -> bool:
 
 
 def cells(row: ResultRow, metric: str) -> list[str]:
-    """One table row; gaps where something is missing."""
+    """Format one row of a table; missing values are printed as ``GAP``."""
     return [row.attention, *_cells(row, metric)]
 
 
@@ -91,18 +96,19 @@ def _cells(row: ResultRow, metric: str) -> list[str]:
 
 
 def _detail(metric: Metric, counts: dict[str, Any]) -> str:
-    """The metric's detail; a gap where it had nothing to count."""
+    """Format the metric's detail; ``GAP`` if one of its values is None."""
     if any(counts[name] is None for name in metric.shown):
         return GAP
     return metric.detail.format_map(counts)
 
 
 def title(table: Table) -> str:
+    """Return the heading of a table."""
     return f"{table.test_set}, decoded with {table.decode}"
 
 
 def conditions(table: Table) -> list[str]:
-    """What the rows have in common, then a warning for each thing they do not."""
+    """Return the conditions common to all rows, then a warning for each difference."""
     known = [row for row in table.rows if row.conditions]
     names = {name: None for row in known for name in row.conditions or {}}
     common, warnings = [], []
@@ -131,7 +137,7 @@ def conditions(table: Table) -> list[str]:
 
 
 def notes(table: Table) -> list[str]:
-    """Which base, where it is not MHA, and what is missing."""
+    """Return the lines below a table: conditions, a base other than MHA, gaps."""
     lines = conditions(table)
     if table.base != BASE:
         lines.append(
@@ -142,7 +148,7 @@ def notes(table: Table) -> list[str]:
 
 
 def terminal(tables: Sequence[Table]) -> str:
-    """All tables for a screen of 120 columns."""
+    """Format all tables for a terminal of 120 columns."""
     blocks = []
     for table in tables:
         grid = aligned(header(table), [cells(row, table.metric) for row in table.rows])
@@ -159,13 +165,25 @@ source), `smaller` how many times less that is."""
 
 
 def document(tables: Sequence[Table], made: Provenance, picture: str) -> str:
-    """A page of Markdown; ``picture`` is the plot's link."""
+    """Return a page of Markdown.
+
+    Args:
+        tables: the tables, in order.
+        made: provenance of the results.
+        picture: link to the plot.
+    """
     head = f"# Results\n\n![Quality against cache size, and decode time]({picture})"
     return f"{head}\n\n{section(tables, made, 2)}"
 
 
 def section(tables: Sequence[Table], made: Provenance, level: int) -> str:
-    """Markdown without the plot; ``level`` is that of each table's heading."""
+    """Return Markdown without the plot.
+
+    Args:
+        tables: the tables, in order.
+        made: provenance of the results.
+        level: heading level of each table's title.
+    """
     versions = ", ".join(f"{name} {number}" for name, number in made.versions.items())
     commit = f", commit {made.commit}" if made.commit else ""
     parts = [f"Made on {made.date} with {versions}{commit}.", LEGEND]
@@ -179,7 +197,7 @@ def section(tables: Sequence[Table], made: Provenance, level: int) -> str:
 
 
 def as_json(tables: Sequence[Table], made: Provenance) -> dict[str, Any]:
-    """Everything that was read and computed, unrounded."""
+    """Return all values of the tables, unrounded, as a JSON object."""
     content = {**asdict(made), "tables": [asdict(t) for t in tables]}
     for table, plain in zip(tables, content["tables"], strict=True):
         for row, plain_row in zip(table.rows, plain["rows"], strict=True):
@@ -189,10 +207,10 @@ def as_json(tables: Sequence[Table], made: Provenance) -> dict[str, Any]:
 
 
 def readme_text(path: Path, block: str) -> str:
-    """The content of ``path`` with ``block`` between its two markers.
+    """Return the content of ``path`` with ``block`` between the two markers.
 
     Raises:
-        UserError: the markers are not there exactly once, in order.
+        UserError: a marker is missing or repeated, or they are in the wrong order.
     """
     text = path.read_text(encoding="utf-8")
     begin, end = text.find(BEGIN), text.find(END)
@@ -205,5 +223,6 @@ def readme_text(path: Path, block: str) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
     with atomic_file(path) as stream:
         stream.write(text)

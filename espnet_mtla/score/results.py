@@ -1,8 +1,8 @@
-"""Collects decoded and scored experiments into comparisons of attention types.
+"""Collect decoded and scored experiments into comparisons of attention types.
 
-Reads ``EXP/decode_NAME/SET/efficiency.json`` (speed, memory) and
-``EXP/decode_NAME/SET/score_METRIC/{score.json,utterances.jsonl}`` (quality); of a
-baseline, which is no model, ``BASELINE/SET/score_METRIC/score.json``.
+Files of an experiment are ``EXP/decode_NAME/SET/efficiency.json`` (speed, memory) and
+``EXP/decode_NAME/SET/score_METRIC/{score.json,utterances.jsonl}`` (quality). A baseline
+has no model, only ``BASELINE/SET/score_METRIC/score.json``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Speed:
-    """What efficiency.json tells of one decoding; times in seconds, memory in bytes."""
+    """Values of one efficiency.json; times in seconds, memory in bytes."""
 
     audio_seconds: float
     wall_seconds: float
@@ -46,7 +46,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Quality:
-    """What score.json tells; ``counts`` is all of it, ``value`` the metric's score."""
+    """Values of one score.json; ``counts`` is its content, ``value`` the score."""
 
     utterances: int
     ref_words: int
@@ -59,9 +59,9 @@ class Quality:
 class ResultRow:
     """One attention type on one test set, decoded in one way, or a baseline.
 
-    ``missing`` says which file is not there and which stage makes it; what would have
-    been read from it is ``None``. ``speedup``, ``cache_factor`` (times smaller) and
-    ``difference`` are against the table's base; ``None`` where that is missing.
+    ``missing`` names a missing file and the stage that writes it; the values of that
+    file are ``None``. ``speedup``, ``cache_factor`` (times smaller) and ``difference``
+    are relative to the table's base; ``None`` if the base has no such value.
     """
 
     attention: str
@@ -94,15 +94,18 @@ def collect(
     partial: bool = False,
     baselines: Sequence[Path] = (),
 ) -> list[Table]:
-    """Read everything and compare with the base: MHA, or else the first experiment.
+    """Read all results and compare them with the base: MHA, or the first experiment.
 
     Args:
         experiments: folders ``exp/asr_TAG_ATTENTION``, in the order of the rows.
-        decodes: names of decode settings (``decode_NAME``); all found if empty.
-        sets: names of test sets; all that are found if empty.
-        metric: which ``score_METRIC`` folder is read.
-        partial: leave gaps for what is missing instead of raising.
-        baselines: folders of trivial hypotheses; they come first in each table.
+        decodes: names of decode settings (``decode_NAME``); empty: all that exist.
+        sets: names of test sets; empty: all that exist.
+        metric: name of the metric, that is of the folder ``score_METRIC``.
+        partial: leave gaps for missing files instead of raising.
+        baselines: folders of baselines, the first rows of each table.
+
+    Returns:
+        One table per test set and decode setting.
 
     Raises:
         UserError: a file is missing or lacks a key, or rows were scored on different
@@ -131,7 +134,10 @@ def collect(
 
 
 def _labels(experiments: Sequence[Path]) -> list[str]:
-    """``exp/asr_TAG_mtla_s2`` -> ``mtla_s2``; whole names where that is ambiguous."""
+    """Return row labels: ``exp/asr_TAG_mtla_s2`` -> ``mtla_s2``.
+
+    Whole folder names are used if the short labels are not unique.
+    """
     names = [path.resolve().name for path in experiments]
     labels = [_label(name) for name in names]
     if len(set(labels)) == len(labels):
@@ -149,32 +155,32 @@ def _label(name: str) -> str:
 
 
 def _found_decodes(experiments: Sequence[Path]) -> list[str]:
-    found = {
+    names = {
         path.name.removeprefix(PREFIX)
         for experiment in experiments
         for path in experiment.glob(f"{PREFIX}*")
         if path.is_dir()
     }
-    if not found:
+    if not names:
         raise UserError(
             f"{experiments[0]}: no {PREFIX}NAME folder in it"
             f" or in any other --exp; {_made_by('decode')}"
         )
-    return sorted(found)
+    return sorted(names)
 
 
 def _found_sets(experiments: Sequence[Path], decodes: Iterable[str]) -> list[str]:
-    """Folders that decoding or scoring has left something in; logs are none."""
+    """Return the test sets with output of decoding or scoring, sorted by name."""
     folders = [path / f"{PREFIX}{name}" for path in experiments for name in decodes]
-    found = {
+    names = {
         path.parent.name
         for folder in folders
         for mark in ("efficiency.json", "1best_recog", "score_*")
         for path in folder.glob(f"*/{mark}")
     }
-    if not found:
+    if not names:
         raise UserError(f"{folders[0]}: no decoded test set; {_made_by('decode')}")
-    return sorted(found)
+    return sorted(names)
 
 
 def _made_by(stage: str) -> str:
@@ -220,7 +226,7 @@ def _read_quality(path: Path, metric: str) -> Quality:
 
 
 def _missing(experiment: Path, folder: Path, metric: str) -> str | None:
-    """The first thing that is not there, in the order in which the stages make it."""
+    """Describe the first missing file, in the order of the stages; None if complete."""
     if not experiment.is_dir():
         return f"{experiment}: no such experiment; {_made_by('train')}"
     if not (folder / "efficiency.json").exists():
@@ -233,7 +239,7 @@ def _missing(experiment: Path, folder: Path, metric: str) -> str | None:
 
 
 def _conditions(raw: dict[str, Any]) -> dict[str, Any]:
-    """Under what the figures were taken: compared between rows, and printed."""
+    """Return the conditions of a measurement, which rows should have in common."""
     names = (
         "input",
         "device",
@@ -256,20 +262,21 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _typed(kind: type[T], raw: dict[str, Any], path: Path, stage: str) -> T:
-    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+def _typed(cls: type[T], raw: dict[str, Any], path: Path, stage: str) -> T:
+    """Build the dataclass ``cls`` from JSON; ``stage`` is the one that wrote it."""
+    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     lacks = [name for name in names if raw.get(name) is None]
     if lacks:
         raise UserError(
             f"{path}: lacks {', '.join(lacks)}; delete it and run stage {stage} again"
         )
-    return kind(**{name: raw[name] for name in names})
+    return cls(**{name: raw[name] for name in names})
 
 
 def _against(
     row: ResultRow, base: ResultRow, folder: Path, base_folder: Path, metric: str
 ) -> ResultRow:
-    """Fill in what is relative to the base row."""
+    """Return the row with its values relative to the base row."""
     if row.speed and base.speed:
         row = replace(
             row,
@@ -300,7 +307,7 @@ def _ratio(base: float, value: float) -> float | None:
 def _paired_figures(
     ours: Path, theirs: Path, names: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The figures of both, (C, N) each, in one order of utterances."""
+    """Read the figures of both files, (C, N) each, in the same order of utterances."""
     left, right = _read_figures(ours, names), _read_figures(theirs, names)
     differing = sorted(
         key
@@ -323,16 +330,16 @@ def _words(figures: dict[str, tuple[int, list[float]]], key: str) -> int | None:
 def _read_figures(
     path: Path, names: tuple[str, ...]
 ) -> dict[str, tuple[int, list[float]]]:
-    """Key -> (reference words, figures)."""
-    found = {}
+    """Read utterances.jsonl: key -> (number of reference words, figures)."""
+    figures: dict[str, tuple[int, list[float]]] = {}
     try:
         with open(path, encoding="utf-8") as lines:
             for item in map(json.loads, lines):
                 row = np.concatenate([np.atleast_1d(item[name]) for name in names])
-                found[item["key"]] = (item["ref_words"], row.tolist())
+                figures[item["key"]] = (item["ref_words"], row.tolist())
     except (ValueError, KeyError, TypeError):
         raise UserError(
-            f"{path}: line {len(found) + 1} is not as the score command writes it;"
+            f"{path}: line {len(figures) + 1} is not as the score command writes it;"
             f" run stage score again"
         ) from None
-    return found
+    return figures

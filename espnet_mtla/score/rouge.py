@@ -1,8 +1,9 @@
-"""ROUGE-1, -2 and -L by rouge-score; we resample, compare and list.
+"""ROUGE-1, -2 and -L from rouge-score, with bootstrap intervals and comparisons.
 
-F1 in percent, the mean over utterances (Lin, 2004). Of several references the best one
-counts, for each of the three. rouge-score compares lower-cased runs of a-z and 0-9, so
-it means nothing for other alphabets. A reference without any scores 0, as there.
+Scores are F1 in percent, averaged over utterances (Lin, 2004). With several references,
+the best one counts for each of the three variants. rouge-score compares lower-cased
+runs of a-z and 0-9, so it is meaningless for other alphabets. A reference without such
+a run scores 0, as in rouge-score.
 """
 
 from __future__ import annotations
@@ -29,11 +30,11 @@ KINDS = {
     "rouge2": ("ROUGE-2", "rouge2_ci95"),
     "rougeL": ("ROUGE-L", "rougeL_ci95"),
 }
-"""rouge-score's names, with ours: in tables, and of the interval in score.json."""
+"""rouge-score's name -> (name in tables, key of the interval in score.json)."""
 
 
 def rouge_report(request: Request) -> Report:
-    """Mean ROUGE-1, -2 and -L; two systems are compared by ROUGE-1."""
+    """Compute mean ROUGE-1, -2 and -L; two systems are compared in each of them."""
     tokenizer = DefaultTokenizer(request.stem)
     empty, note = empty_references(
         request, "they score 0", tokenizer.tokenize, "a word of a-z or 0-9"
@@ -49,16 +50,16 @@ def rouge_report(request: Request) -> Report:
         "signature": _signature(request),
     }
     ones = np.ones(len(request.keys))
-    for (kind, (_, interval)), row in zip(KINDS.items(), scores, strict=True):
-        summary[kind] = 100 * float(row.mean())
+    for (variant, (_, interval)), row in zip(KINDS.items(), scores, strict=True):
+        summary[variant] = 100 * float(row.mean())
         summary[interval] = list(percentiles(np.stack([row, ones]), ratio, **draws))
     parts = [_table(summary), note, summary["signature"]]
     if request.others is not None:
         others = _scores(request, request.others)
         summary["compare"] = {}
-        for kind, ours, base in zip(KINDS, scores, others, strict=True):
+        for variant, ours, base in zip(KINDS, scores, others, strict=True):
             figures, base_figures = (np.stack([row, ones]) for row in (ours, base))
-            found = compare(
+            difference = compare(
                 figures,
                 base_figures,
                 ratio,
@@ -67,8 +68,9 @@ def rouge_report(request: Request) -> Report:
                 seed=request.seed,
             )
             other = 100 * float(base.mean())
-            summary["compare"][kind] = {kind: other, **vars(found)}
-            parts.append(comparison_line(kind, summary[kind], other, found))
+            summary["compare"][variant] = {variant: other, **vars(difference)}
+            line = comparison_line(variant, summary[variant], other, difference)
+            parts.append(line)
     columns = zip(request.keys, words, *scores.tolist(), strict=True)
     utterances = [
         {"key": key, "ref_words": n, **dict(zip(KINDS, row, strict=True)), "one": 1}
@@ -80,12 +82,12 @@ def rouge_report(request: Request) -> Report:
 
 
 def _scores(request: Request, hyps: tuple[str, ...]) -> np.ndarray:
-    """(3, N) F1 between 0 and 1."""
+    """Compute F1 of the three variants, (3, N), between 0 and 1."""
     scorer = RougeScorer(list(KINDS), tokenizer=DefaultTokenizer(request.stem))
     rows = []
     for index, hyp in enumerate(hyps):
-        found = scorer.score_multi(request.references(index), hyp)
-        rows.append([found[kind].fmeasure for kind in KINDS])
+        best = scorer.score_multi(request.references(index), hyp)
+        rows.append([best[variant].fmeasure for variant in KINDS])
     return np.array(rows).T
 
 
@@ -96,8 +98,8 @@ def _signature(request: Request) -> str:
 
 def _table(summary: dict[str, Any]) -> str:
     rows = []
-    for kind, (name, interval) in KINDS.items():
+    for variant, (name, interval) in KINDS.items():
         low, high = summary[interval]
-        rows.append([name, f"{summary[kind]:.2f}", f"{low:.2f} to {high:.2f}"])
+        rows.append([name, f"{summary[variant]:.2f}", f"{low:.2f} to {high:.2f}"])
     count = f"{summary['utterances']:,} utterances, {summary['ref_words']:,} words"
     return f"{aligned(['', 'F1', '95 % interval'], rows)}\n\n{count}"

@@ -1,4 +1,4 @@
-"""Tables of text: aligned for the terminal, or Markdown. Widths are those on screen."""
+"""Format text tables for the terminal or as Markdown; widths in terminal columns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from collections.abc import Sequence
 
 
 def width(text: str) -> int:
-    """Columns that ``text`` takes on a terminal: wide letters two, combining none."""
+    """Return the terminal columns of ``text``: wide characters 2, combining ones 0.
+
+    >>> width("日本"), width("e\u0301")
+    (4, 1)
+    """
     return sum(
         0 if unicodedata.combining(letter) else _columns(letter) for letter in text
     )
@@ -18,7 +22,11 @@ def _columns(letter: str) -> int:
 
 
 def pad(text: str, columns: int, right: bool = False) -> str:
-    """Fill ``text`` with spaces up to ``columns``; ``right`` moves it to the right."""
+    """Pad ``text`` with spaces to ``columns``; right-aligned if ``right``.
+
+    >>> pad("ab", 4), pad("ab", 4, right=True)
+    ('ab  ', '  ab')
+    """
     space = " " * (columns - width(text))
     return space + text if right else text + space
 
@@ -26,7 +34,14 @@ def pad(text: str, columns: int, right: bool = False) -> str:
 def aligned(
     header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1, gap: int = 2
 ) -> str:
-    """Lines for the terminal; the first ``left`` columns are flush left."""
+    """Format a table for the terminal.
+
+    Args:
+        header: column headings.
+        rows: cells of each row.
+        left: number of left-aligned columns; the others are right-aligned.
+        gap: spaces between columns.
+    """
     columns = _column_widths(header, rows)
     lines = [header, ["-" * column for column in columns], *rows]
     return "\n".join(
@@ -40,7 +55,13 @@ def aligned(
 def markdown(
     header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1
 ) -> str:
-    """A Markdown table whose source is aligned too."""
+    """Format a Markdown table with aligned source.
+
+    Args:
+        header: column headings.
+        rows: cells of each row.
+        left: number of left-aligned columns; the others are right-aligned.
+    """
     columns = [max(3, column) for column in _column_widths(header, rows)]
     rule = ["-" * c if i < left else "-" * (c - 1) + ":" for i, c in enumerate(columns)]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""Reading what is scored: Kaldi ``text``, plain lines, or JSONL, paired by key."""
+"""Read texts to score: Kaldi ``text``, plain lines or JSONL, paired by key."""
 
 from __future__ import annotations
 
@@ -30,22 +30,24 @@ def read_request(
 ) -> Request:
     """Read references (one file or several) and hypotheses, and pair them.
 
-    Plain lines are paired by their number, everything else by key. An accent may be a
-    character of its own or not: all texts are brought to Unicode's composed form (NFC),
-    and the log says so where that changes any.
+    Plain lines are paired by line number, other formats by key. All texts are converted
+    to Unicode's composed form (NFC), so that accents compare equal however they are
+    encoded; a warning is logged if that changes a text.
 
     Args:
-        refs: files of references, a set each.
-        hyp, other: files of hypotheses; of the second system, or ``None``.
-        form: one of :data:`espnet_mtla.score.form.FORMATS`; ``auto`` is ``jsonl`` for
-            names that end so; all other files are ``kaldi``, or else all ``lines``.
-        fields: what JSONL calls the text of references and of hypotheses; a reference
-            may be a list.
+        refs: files of references, each one set.
+        hyp: file of hypotheses.
+        other: file of hypotheses of a second system, or ``None``.
+        form: one of :data:`espnet_mtla.score.form.FORMATS`. With ``auto``, files
+            named ``*.jsonl`` are ``jsonl``; the others are all ``kaldi`` or all
+            ``lines``.
+        fields: JSONL fields with the text of references and of hypotheses; a
+            reference may be a list of texts.
         options: the remaining fields of :class:`Request`.
     Returns:
-        The request. Hypotheses may be empty, and references as long as one is not.
+        The request. Hypotheses may be empty; at least one reference has a word.
     Raises:
-        UserError: a file is broken, or the files do not belong together.
+        UserError: a file is broken, or the files have different keys.
     """
     systems = [hyp] if other is None else [hyp, other]
     shapes = forms([*refs, *systems], form)
@@ -68,7 +70,7 @@ def read_request(
 
 
 def _read(path: str | Path, form: str, field: str) -> Texts:
-    """Texts of each key; several only for references in JSONL."""
+    """Read the texts of each key; only references in JSONL may have several."""
     texts: Texts
     if form == "lines":
         texts = {str(n): (line,) for n, line in enumerate(read_lines(path), 1)}
@@ -126,19 +128,19 @@ def _read_jsonl(path: str | Path, field: str) -> Texts:
         key = str(key)
         if key in texts:
             raise UserError(f"{place}: key {key!r} stands twice")
-        given = item[field] if isinstance(item[field], list) else [item[field]]
-        if not given or not all(isinstance(text, str) for text in given):
+        values = item[field] if isinstance(item[field], list) else [item[field]]
+        if not values or not all(isinstance(text, str) for text in values):
             raise UserError(f"{place}: {key}: {field!r} is neither text nor texts")
-        if any("\ud800" <= character <= "\udfff" for character in "".join(given)):
+        if any("\ud800" <= character <= "\udfff" for character in "".join(values)):
             raise UserError(f"{place}: {key}: half a character in {field!r}")
-        texts[key] = tuple(given)
+        texts[key] = tuple(values)
     return texts
 
 
 def _require_words(
     paths: Sequence[str | Path], tables: Sequence[Texts], guessed: bool
 ) -> None:
-    texts = [text for table in tables for given in table.values() for text in given]
+    texts = [text for table in tables for values in table.values() for text in values]
     if not any(text.strip() for text in texts):
         hint = f"; or {HINT}" if guessed else ""
         names = ", ".join(map(str, paths))

@@ -1,4 +1,4 @@
-"""Word and character error rates: jiwer aligns; we count, resample and list."""
+"""Word and character error rates from jiwer's alignments, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -22,29 +22,36 @@ from espnet_mtla.score.table import aligned
 
 
 def word_report(request: Request) -> Report:
-    """Word error rate; words are what white space separates."""
+    """Compute the word error rate; words are separated by white space."""
     return _report(request, "wer", "words")
 
 
 def character_report(request: Request) -> Report:
-    """Character error rate; the one space between two words counts as a character."""
+    """Compute the character error rate; one space between words is a character."""
     return _report(request, "cer", "characters")
 
 
 def align(
     keys: Sequence[str], refs: Sequence[str], hyps: Sequence[str], units: str
 ) -> list[AlignedUtterance]:
-    """Align each hypothesis with its reference by the fewest errors.
+    """Align each hypothesis with its reference by minimum edit distance.
 
-    ``units`` is ``words`` or ``characters``. Runs of white space count as one space.
-    Against an empty reference, all units of the hypothesis are insertions.
+    Runs of white space count as one space. With an empty reference, all units of the
+    hypothesis are insertions.
+
+    Args:
+        keys: utterance keys.
+        refs, hyps: reference and hypothesis of each utterance.
+        units: ``words`` or ``characters``.
+    Returns:
+        One alignment per utterance.
     """
     process = jiwer.process_words if units == "words" else jiwer.process_characters
-    found = process([_one_spaced(t) for t in refs], [_one_spaced(t) for t in hyps])
+    output = process([_one_spaced(t) for t in refs], [_one_spaced(t) for t in hyps])
     return [
         AlignedUtterance(key, tuple(_steps(ref, hyp, chunks)))
         for key, ref, hyp, chunks in zip(
-            keys, found.references, found.hypotheses, found.alignments, strict=True
+            keys, output.references, output.hypotheses, output.alignments, strict=True
         )
     ]
 
@@ -56,14 +63,14 @@ def _one_spaced(text: str) -> str:
 def _steps(
     ref: list[str], hyp: list[str], chunks: Iterable[jiwer.AlignmentChunk]
 ) -> Iterable[AlignedUnits]:
-    kinds = {"equal": "=", "substitute": "S", "delete": "D", "insert": "I"}
+    marks = {"equal": "=", "substitute": "S", "delete": "D", "insert": "I"}
     for chunk in chunks:
         pairs = zip_longest(
             ref[chunk.ref_start_idx : chunk.ref_end_idx],
             hyp[chunk.hyp_start_idx : chunk.hyp_end_idx],
         )
         for left, right in pairs:
-            yield AlignedUnits(kinds[chunk.type], left, right)
+            yield AlignedUnits(marks[chunk.type], left, right)
 
 
 def _report(request: Request, metric: str, units: str) -> Report:
@@ -74,10 +81,10 @@ def _report(request: Request, metric: str, units: str) -> Report:
     parts = [_summary_table(summary, units), note]
     if request.others is not None:
         others = align(request.keys, request.refs, request.others, units)
-        found = _compare(utterances, others, request)
+        result = _compare(utterances, others, request)
         other = _summary(others, request)["wer"]
-        summary["compare"] = {"wer": other, **vars(found)}
-        parts.append(comparison_line(metric.upper(), summary["wer"], other, found))
+        summary["compare"] = {"wer": other, **vars(result)}
+        parts.append(comparison_line(metric.upper(), summary["wer"], other, result))
     parts.append(_confusion_table(utterances, request.confusions))
     terminal = "\n\n".join(part for part in parts if part)
     return Report(
@@ -100,7 +107,7 @@ def _counts(utterance: AlignedUtterance) -> dict[str, Any]:
 
 
 def _arrays(utterances: list[AlignedUtterance]) -> tuple[np.ndarray, np.ndarray]:
-    """Errors and reference units, (N,) each."""
+    """Return errors and reference units of each utterance, (N,) each."""
     return (
         np.array([utterance.errors for utterance in utterances]),
         np.array([utterance.units for utterance in utterances]),
@@ -143,13 +150,13 @@ def _summary_table(summary: dict[str, Any], units: str) -> str:
 
 
 def _confusion_table(utterances: list[AlignedUtterance], most: int) -> str:
-    """The ``most`` frequent errors of each kind side by side; empty without errors."""
+    """Format the ``most`` frequent errors of each type in columns; empty if none."""
     counters: dict[str, Counter[str]] = {"S": Counter(), "D": Counter(), "I": Counter()}
     for utterance in utterances:
         for step in utterance.steps:
             if step.kind != "=":
                 counters[step.kind][str(step)] += 1
-    # Ties are settled by the text, so that the order does not hang on the file's.
+    # Sort ties by text: the order must not depend on the order of the utterances.
     columns = [
         [f"{n:>5} {text}" for text, n in sorted(c.items(), key=lambda i: (-i[1], i[0]))]
         for c in counters.values()

@@ -1,7 +1,7 @@
-"""Let espnet2's datasets read sound and features through :mod:`.utterance_table`.
+"""Let espnet2's datasets read sound and features through ``data.utterance_table``.
 
-espnet2's own readers end in a traceback at a truncated file, do not say whose it is,
-and unpickle what lies in an archive.
+espnet2's own readers raise a traceback without the utterance's key for a truncated
+file, and unpickle the content of archives.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from espnet_mtla.data.utterance_table import TYPE, UtteranceTable
 
 
 def register() -> None:
-    """Make ``PATH,NAME,utterance`` known to ``*_data_path_and_name_and_type``."""
+    """Register the type ``utterance`` for ``*_data_path_and_name_and_type``."""
     DATA_TYPES[TYPE] = {
         "func": UtteranceTable,
         "kwargs": [],
-        "help": "Sound (wav.scp) or features (feats.scp), one place an utterance",
+        "help": "Sound (wav.scp) or features (feats.scp), one location per utterance",
     }

@@ -1,9 +1,9 @@
-"""Features of a data folder, made once by a front-end and stored in archives.
+"""Compute the features of a data folder once and store them in archives.
 
-The work is cut into shards, each an archive of some hundred utterances that appears
-whole or not at all, with a mark that says from what it was made: front-end, settings,
-checkpoint, sound. A run that was killed, or is repeated with other utterances, keeps
-the shards whose mark still fits.
+Utterances are divided into shards of ``Storage.size`` utterances. Each shard is one
+archive, written atomically, with a JSON file that holds a hash of its inputs:
+front-end, settings, checkpoint and sound files. A resumed or repeated run reuses the
+shards whose hash is unchanged.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ if TYPE_CHECKING:
     import numpy as np
 
 _BYTES_PER_ENTRY = 300  # headers, index and padding of an utterance, at most
-# What forked workers find here: a model is too big to be sent to them with each job.
+# Forked workers inherit this: a model is too large to be pickled with each job.
 _inherited: dict[int, tuple[Maker, Storage, dict[Path, str]]] = {}
 _numbers = itertools.count()
 
 
 @dataclass(frozen=True)
 class Storage:
-    """How features are stored: ``kind`` is zip or ark, ``size`` utterances a shard."""
+    """Storage of features: ``kind`` is zip or ark, ``size`` is utterances per shard."""
 
     kind: str = "zip"
     dtype: str = "float32"
@@ -55,7 +55,7 @@ class Storage:
 
 
 class Maker:
-    """A front-end in evaluation mode that makes what is stored of one utterance."""
+    """A front-end in evaluation mode; computes the stored features of an utterance."""
 
     def __init__(self, args: Namespace, device: str) -> None:
         if args.frontend_conf.get("finetune"):
@@ -76,17 +76,18 @@ class Maker:
 
     @functools.cached_property
     def identity(self) -> dict[str, object]:
-        """What the features depend on besides the sound."""
+        """Front-end, settings and checkpoint that the features depend on."""
         if isinstance(self.module, StoringFrontend):
             return {**self.settings, "checkpoint": self.module.identity()}
         return self.settings
 
     @torch.inference_mode()
     def __call__(self, key: str, source: str) -> np.ndarray:
-        """(frames, width) float32.
+        """Compute the features of one utterance, (frames, width) float32.
 
         Raises:
-            UserError: names the utterance: unreadable, another rate, too short.
+            UserError: the sound is unreadable, too short or has another sampling rate;
+                the message names the utterance.
         """
         try:
             samples = torch.from_numpy(self._read(source)).to(self.device)
@@ -116,16 +117,18 @@ class Maker:
 
 
 def read_frontend(config: Path, fragment: Path | None = None) -> Namespace:
-    """``frontend`` and ``frontend_conf`` of a training YAML, a fragment laid over it.
+    """Read ``frontend`` and ``frontend_conf`` from a training YAML.
+
+    Values in ``fragment`` override those in ``config``.
 
     Raises:
-        UserError: an unknown front-end or setting.
+        UserError: the front-end or a setting is unknown.
     """
-    given = load_config(config)
+    values = load_config(config)
     if fragment:
-        given = overlay(given, load_config(fragment))
-    name = given.get("frontend", FRONTEND.default)
-    settings = given.get("frontend_conf", {})
+        values = overlay(values, load_config(fragment))
+    name = values.get("frontend", FRONTEND.default)
+    settings = values.get("frontend_conf", {})
     args = Namespace(frontend=None if name == "none" else name, frontend_conf=settings)
     component = FRONTEND.get_class(args.frontend)
     check_keys("frontend_conf", settings, setting_names(component) if component else [])
@@ -134,17 +137,18 @@ def read_frontend(config: Path, fragment: Path | None = None) -> Namespace:
 
 @dataclass(frozen=True)
 class Shard:
-    """One archive to make: its path and the sources of its utterances by key."""
+    """One archive to write: its path and the sound of its utterances by key."""
 
     path: Path
     sources: dict[str, str]
 
     @property
     def mark(self) -> Path:
+        """Path of the JSON file with the hash of the archive's inputs."""
         return self.path.with_suffix(".json")
 
     def key(self, maker: dict[str, object], storage: Storage) -> str:
-        """A hash of all that the archive is made from."""
+        """Return a hash of the archive's inputs: front-end, storage, sound files."""
         files = {}
         for source in self.sources.values():
             path = source_file(source)
@@ -162,12 +166,19 @@ def dump_features(
     nj: int = 1,
     device: str = "cpu",
 ) -> DataFolder:
-    """Write ``target``, a copy of the folder ``data`` with features for its sound.
+    """Write ``target``, a copy of the data folder with features instead of sound.
 
     Args:
+        data: data folder with sound, without segments.
+        target: data folder to write.
         args: ``frontend`` and ``frontend_conf``, as in a training configuration.
+        storage: archive format, number format and shard size.
+        nj: number of processes.
+        device: torch device of the front-end.
+    Returns:
+        The written folder.
     Raises:
-        UserError: sound that cannot be read, or a disk without room for the estimate.
+        UserError: the sound is unreadable, or the disk has too little free space.
     """
     data, target = Path(data), Path(target)
     if target.resolve() == data.resolve():
@@ -184,10 +195,10 @@ def dump_features(
 
 
 @contextlib.contextmanager
-def _one_thread(wanted: bool) -> Iterator[None]:
-    """Meanwhile torch has one: forked workers must not share a pool of threads."""
+def _one_thread(enabled: bool) -> Iterator[None]:
+    """Limit torch to one thread: forked workers must not share a thread pool."""
     before = torch.get_num_threads()
-    if wanted:
+    if enabled:
         torch.set_num_threads(1)
     try:
         yield
@@ -198,10 +209,15 @@ def _one_thread(wanted: bool) -> Iterator[None]:
 def check_room(
     folder: DataFolder, maker: Maker, storage: Storage, target: Path
 ) -> None:
-    """Say how much will be written, and refuse what does not fit the disk.
+    """Log the estimated size of the features, from the longest utterance.
 
+    Args:
+        folder: data folder with sound.
+        maker: front-end.
+        storage: number format.
+        target: folder on the disk to write to.
     Raises:
-        UserError: names both sizes.
+        UserError: the estimate exceeds the free space; the message names both.
     """
     seconds = _seconds(folder, maker.rate)
     key = max(seconds, key=seconds.__getitem__)
@@ -227,6 +243,7 @@ def check_room(
 
 
 def _seconds(folder: DataFolder, rate: int) -> dict[str, float]:
+    """Return the length of each utterance, from utt2num_samples or file headers."""
     samples = folder.tables.get("utt2num_samples", {})
     seconds = {}
     for key, source in folder.wav.items():
@@ -242,7 +259,7 @@ def _seconds(folder: DataFolder, rate: int) -> dict[str, float]:
 
 
 def make_shards(folder: DataFolder, target: Path, storage: Storage) -> list[Shard]:
-    """Cut a folder into archives of ``storage.size`` utterances, in order of keys."""
+    """Divide a folder into shards of ``storage.size`` utterances, in order of keys."""
     keys = folder.utterances
     parts = [keys[i : i + storage.size] for i in range(0, len(keys), storage.size)]
     digits = len(str(len(parts) - 1))
@@ -264,14 +281,14 @@ def _make_all(
     keys = {shard.path: shard.key(identity, storage) for shard in shards}
     written = {}
     for shard in shards:
-        found = _load_mark(shard, keys[shard.path])
-        if found is not None:
-            written[shard.path] = found
+        reused = _load_mark(shard, keys[shard.path])
+        if reused is not None:
+            written[shard.path] = reused
     missing = [shard for shard in shards if shard.path not in written]
     if written:
         logging.info("%d of %d archives are there already", len(written), len(shards))
     if missing:
-        # The mark of a complete folder goes before anything it points to changes.
+        # feats.scp marks a complete folder: delete it before its archives change.
         (shards[0].path.parents[1] / FEATURES).unlink(missing_ok=True)
 
     job = next(_numbers)
@@ -280,8 +297,8 @@ def _make_all(
     try:
         with tqdm(total=total, unit="utt", disable=None, desc="features") as bar:
             work = functools.partial(_work, job)
-            for shard, made in workers.map_unordered(work, missing, nj):
-                written[shard.path] = made
+            for shard, archive in workers.map_unordered(work, missing, nj):
+                written[shard.path] = archive
                 bar.update(len(shard.sources))
     finally:
         del _inherited[job]
@@ -335,13 +352,13 @@ def _write_tables(
         json.dump(maker.identity, stream, indent=2)
     with atomic_file(target / "feats_type") as stream:
         stream.write(f"features_{storage.kind}\n")
-    made = DataFolder(
+    dumped = DataFolder(
         path=target,
         wav=places,
         tables={**folder.tables, "utt2num_frames": frames},
         speaker_tables=folder.speaker_tables,
         source=FEATURES,
     )
-    made.write(target)
+    dumped.write(target)
     logging.info("in %d = written %d utterances", len(folder.utterances), len(places))
-    return made
+    return dumped

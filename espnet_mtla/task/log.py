@@ -1,4 +1,4 @@
-"""Where espnet2's log lines go: all of them to a file, progress to the screen."""
+"""Route log records of a training: all to a file, progress and warnings to stderr."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from espnet_mtla.logs import LOG_FORMAT, TIME_FORMAT
 
 @contextlib.contextmanager
 def log_to(path: Path | None) -> Iterator[None]:
-    """Append every record to ``path``; only progress and warnings reach the screen."""
+    """Append all records to ``path``; existing handlers get progress and warnings."""
     if path is None:
         yield
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     root = logging.getLogger()
-    if not root.handlers:  # a process of its own, started for distributed training
+    if not root.handlers:  # a worker process of distributed training
         logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, datefmt=TIME_FORMAT)
     screen = list(root.handlers)
     file = logging.FileHandler(path, encoding="utf-8")
@@ -36,9 +36,9 @@ def log_to(path: Path | None) -> Iterator[None]:
 
 
 def is_progress(record: logging.LogRecord) -> bool:
-    """Whether a user wants to see it: epochs, warnings and what this package says.
+    """Return True for warnings, for espnet2's trainer and for this package's records.
 
-    The rest is the model printed layer by layer, every option, and so on.
+    Other records, such as the printed model and all options, are for the log file only.
     """
     ours = record.name.startswith("espnet_mtla")
     return ours or record.levelno >= logging.WARNING or record.module == "trainer"

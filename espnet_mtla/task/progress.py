@@ -1,7 +1,7 @@
-"""How far a training has come: what it computes, may it go on, is it done.
+"""State of a training run: its identity, whether it may resume, whether it is done.
 
-``run.json`` holds the options that decide what a training computes, written when it
-starts; ``.done`` is written last.
+``run.json`` holds the options that determine the result of a training; it is written at
+the start. ``.done`` is written last.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from espnet_mtla.model import checkpoint
 logger = logging.getLogger(__name__)
 
 DONE, IDENTITY = ".done", "run.json"
-# These change how long a run lasts, where it runs and what it tells, not what an epoch
-# computes: they may differ when it is resumed. Of files, what matters is the content.
+# Options that do not change the result of an epoch (duration, device, logging): they
+# may differ when a run is resumed. Files are compared by content, not by path.
 _FREE = frozenset(
     {
         *("max_epoch", "patience", "dry_run", "resume", "required", "version"),
@@ -36,7 +36,7 @@ _FREE = frozenset(
 
 
 def run_identity(args: Namespace) -> dict[str, Any]:
-    """The options that decide what a training computes, as JSON gives them back."""
+    """Return the options that determine the result of a training, as JSON values."""
     chosen = {
         key: value
         for key, value in vars(args).items()
@@ -50,19 +50,29 @@ def run_identity(args: Namespace) -> dict[str, Any]:
 
 
 def is_done(output: Path, identity: dict[str, Any], max_epoch: int) -> bool:
-    """Whether just this training stands complete in ``output``."""
+    """Return True if ``output`` holds this training, complete.
+
+    Args:
+        output: experiment folder.
+        identity: options of the training, from :func:`run_identity`.
+        max_epoch: number of epochs; a different number is not complete.
+    """
     done = output / DONE
     if not done.exists():
         return False
-    kept = json.loads(done.read_text(encoding="utf-8"))
-    return kept == {"sha256": _digest(identity), "max_epoch": max_epoch}
+    finished = json.loads(done.read_text(encoding="utf-8"))
+    return finished == {"sha256": _digest(identity), "max_epoch": max_epoch}
 
 
 def start(output: Path, identity: dict[str, Any], resume: bool) -> None:
-    """Make ``output`` ready for a first epoch or for the next one.
+    """Prepare ``output`` for the first epoch, or for the next one after a stop.
 
+    Args:
+        output: experiment folder; created if missing.
+        identity: options of the training, from :func:`run_identity`.
+        resume: continue from the checkpoint; False deletes all checkpoints.
     Raises:
-        UserError: what is there was trained with other options, or cannot be read.
+        UserError: the checkpoint was trained with other options, or is unreadable.
     """
     output.mkdir(parents=True, exist_ok=True)
     if not resume:
@@ -81,7 +91,7 @@ def start(output: Path, identity: dict[str, Any], resume: bool) -> None:
 
 def _refuse_changes(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     if not any((output / name).exists() for name in checkpoint.NAMES):
-        return  # killed before its first epoch was complete: nothing to mix up
+        return  # stopped before the first checkpoint: no state to be inconsistent with
     changed = [
         key for key in sorted({*before, *now}) if before.get(key) != now.get(key)
     ]
@@ -95,10 +105,14 @@ def _refuse_changes(output: Path, before: dict[str, Any], now: dict[str, Any]) -
 
 
 def finish(output: Path, identity: dict[str, Any], args: Namespace) -> None:
-    """Check that the training came to its end, and write ``.done``.
+    """Check that the last epoch updated the parameters, and write ``.done``.
 
+    Args:
+        output: experiment folder.
+        identity: options of the training, from :func:`run_identity`.
+        args: all options; ``max_epoch`` and ``accum_grad`` are used.
     Raises:
-        UserError: it stopped since no step of an epoch could be made.
+        UserError: the last epoch had no optimiser step.
     """
     reporter = checkpoint.load(output / checkpoint.CHECKPOINT)["reporter"]
     epoch = reporter["epoch"]

@@ -1,4 +1,4 @@
-"""Formatted data folders and collected statistics, as espnet2's options want them."""
+"""Check formatted data folders and collected statistics; return espnet2's options."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ Triple = tuple[str, str, str]
 
 @dataclass(frozen=True)
 class Source:
-    """One data folder: what to read, and the words of each utterance.
+    """One data folder: the files for espnet2's dataset, and the text per utterance.
 
-    ``source_texts`` is what was said, or what is summed up, where a task has it.
-    ``width`` is that of its features, None for a folder of sound or of texts.
+    Attributes:
+        folder: path of the data folder.
+        triples: files to read; the first is the model's input, the last the target.
+        texts: target text of each utterance.
+        source_texts: source text (transcript, article) of each utterance; empty for
+            tasks without one.
+        width: width of stored features; None for a folder of sound or of texts.
     """
 
     folder: Path
@@ -32,12 +37,12 @@ class Source:
 
     @property
     def target(self) -> Path:
-        """Where ``texts`` stand; always the last of what is read."""
+        """Path of the table of ``texts``; always the last triple."""
         return Path(self.triples[-1][0])
 
     @property
     def inputs(self) -> str:
-        """The name of the model's input: ``speech``, or ``source`` for text."""
+        """Name of the model's input: ``speech``, or ``source`` for text."""
         return self.triples[0][1]
 
     def __len__(self) -> int:
@@ -47,14 +52,18 @@ class Source:
 def open_source(
     folder: str | Path, target: str = "text", source: str = "", sound: bool = True
 ) -> Source:
-    """Check a formatted folder: wav.scp (or feats.scp) and text with the same keys,
-    sound or features in place.
+    """Check a formatted data folder.
+
+    All tables must have the same keys, no text may be empty, and the files named in
+    wav.scp or feats.scp must exist.
 
     Args:
         folder: data folder; without sound and source it may be a table of texts.
-        target, source: names of the tables of texts; none for no source.
-        sound: False where the source's text is all the input there is.
-
+        target: name of the table of target texts.
+        source: name of the table of source texts; empty if the task has none.
+        sound: False if the source text is the only input.
+    Returns:
+        The checked folder.
     Raises:
         UserError: names the file and the first utterance that is wrong.
     """
@@ -106,7 +115,10 @@ def _check_sounds(folder: Path, table: Path, sounds: dict[str, str]) -> None:
 
 
 def _archives(folder: Path, sounds: dict[str, str]) -> bool:
-    """Whether sound lies in Kaldi archives: as ``audio_format`` says or it looks."""
+    """Return True if wav.scp points into Kaldi archives.
+
+    The file ``audio_format`` decides; without it, the first path (``FILE.ark:OFFSET``).
+    """
     named = folder / "audio_format"
     if named.is_file():
         return "ark" in named.read_text(encoding="utf-8")
@@ -115,7 +127,7 @@ def _archives(folder: Path, sounds: dict[str, str]) -> bool:
 
 
 def check_rate(source: Source, rate: int) -> None:
-    """Require the sampling rate the front-end is set to, at the first utterance.
+    """Check that the first utterance has the sampling rate of the front-end, in Hz.
 
     Raises:
         UserError: names the utterance and both rates.
@@ -126,23 +138,24 @@ def check_rate(source: Source, rate: int) -> None:
     key, value = next(iter(read_table(path).items()))
     try:
         with open_audio(value) as sound:
-            found = sound.samplerate
+            actual = sound.samplerate
     except UserError as error:
         raise UserError(f"{path}: {key}: {error}") from None
-    if found != rate:
+    if actual != rate:
         raise UserError(
-            f"{path}: {key}: {found} Hz, and frontend_conf.fs is {rate}; set it to "
-            f"{found}, or run format_audio --fs {rate}"
+            f"{path}: {key}: {actual} Hz, and frontend_conf.fs is {rate}; set it to "
+            f"{actual}, or run format_audio --fs {rate}"
         )
 
 
 def check_features(source: Source, args: Namespace) -> None:
-    """Require features that the front-end would have made, or ``frontend: none``.
+    """Check that stored features match the configured front-end.
 
-    With ``none``, ``args.input_size`` becomes their width where it is not given.
+    With ``frontend: none``, ``args.input_size`` defaults to the width of the features.
 
     Raises:
-        UserError: features of another front-end or width, or sound for none.
+        UserError: the features have another front-end or width, or the folder holds
+            sound and ``frontend`` is ``none``.
     """
     if args.frontend is None:
         if source.width is None:
@@ -161,14 +174,14 @@ def check_features(source: Source, args: Namespace) -> None:
 
 
 def lengths(source: Source) -> dict[str, str]:
-    """What batches are measured by, as in a shape file; {} where it is not known yet.
+    """Return the input length of each utterance in the format of a shape file.
 
-    That is ``utt2num_samples``, which format_audio writes; a folder of features made
-    from such sound has it too, so that batches are the same from either. Without it
-    ``utt2num_frames`` times the width.
+    ``utt2num_samples`` (written by format_audio) is preferred: dump_features copies it
+    to a folder of features, so that batches are the same for sound and features.
+    Without it, the shape is ``utt2num_frames,width``. Empty if neither table exists.
 
     Raises:
-        UserError: a table that is not of the folder's utterances.
+        UserError: the utterances of the table differ from those of the folder.
     """
     for name, form in (
         ("utt2num_samples", "{}"),
@@ -183,12 +196,12 @@ def lengths(source: Source) -> dict[str, str]:
 
 
 def usual_seconds(source: Source, rate: int) -> float | None:
-    """The length in seconds that one utterance in a hundred exceeds.
+    """Return the 99th percentile of utterance lengths in seconds.
 
-    None for a folder that does not tell its samples (``utt2num_samples``).
+    None if the folder has no ``utt2num_samples``.
 
     Raises:
-        UserError: a table that is not of the folder's utterances.
+        UserError: the utterances of the table differ from those of the folder.
     """
     if not (source.folder / "utt2num_samples").is_file():
         return None
@@ -197,10 +210,10 @@ def usual_seconds(source: Source, rate: int) -> float | None:
 
 
 def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:
-    """Lengths of input and text collected from just this data.
+    """Return the shape files of input and text, after checking their keys.
 
     Raises:
-        UserError: not collected yet, or from other data.
+        UserError: the files are missing, or were collected from other data.
     """
     names = dict.fromkeys((source.inputs, "text"))  # one name for a language model
     paths = [Path(stats) / part / f"{name}_shape" for name in names]
@@ -217,7 +230,7 @@ def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:
 def same_keys(
     one: Path, ours: Iterable[str], other: Path, theirs: Iterable[str]
 ) -> None:
-    """Require the same utterances in two files."""
+    """Raise :class:`UserError` if two files have different utterances."""
     ours, theirs = set(ours), set(theirs)
     if ours != theirs:
         key = min(ours ^ theirs)

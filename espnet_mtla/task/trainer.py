@@ -1,4 +1,4 @@
-"""espnet2's trainer, with checkpoints that are read safely and survive a kill."""
+"""espnet2's trainer with checkpoints that load safely and survive a killed process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 class SafeTrainer(Trainer):
-    """See :mod:`espnet_mtla.model.checkpoint` for what is kept safe, and how."""
+    """Trainer that writes and reads :mod:`espnet_mtla.model.checkpoint` files."""
 
     @staticmethod
     def resume(
@@ -30,7 +30,10 @@ class SafeTrainer(Trainer):
         ngpu: int = 0,
         strict: bool = True,
     ) -> None:
-        """Put every part in the state of the checkpoint. Called by ``run``."""
+        """Load the state of model, reporter, optimisers, schedulers and scaler.
+
+        ``Trainer.run`` calls this; the signature is espnet2's.
+        """
         states = load(checkpoint, "cuda" if ngpu > 0 else "cpu")
         model.load_state_dict(states["model"], strict=strict)
         reporter.load_state_dict(states["reporter"])
@@ -45,7 +48,7 @@ class SafeTrainer(Trainer):
 
     @classmethod
     def validate_one_epoch(cls, **settings: Any) -> None:
-        """Validate; what follows in ``run`` is the writing of the checkpoint."""
+        """Validate, then back up the checkpoint, which ``run`` overwrites next."""
         super().validate_one_epoch(**settings)
         distributed = settings["distributed_option"]
         if not distributed.distributed or distributed.dist_rank == 0:
