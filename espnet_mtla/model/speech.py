@@ -9,7 +9,6 @@ frames of stored features), ``F`` features, ``W`` tokens of the source.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
@@ -24,13 +23,14 @@ from espnet_mtla.frontend.stored import StoringFrontend
 from espnet_mtla.model.base import DecoderOnlyModel, Stats, check_loss, gather
 from espnet_mtla.model.config import ModelConfig
 from espnet_mtla.model.encoded import EncodedUtterances, is_frozen
-from espnet_mtla.model.loss import frames_for_ctc, greedy_ctc_error_rate
+from espnet_mtla.model.loss import greedy_ctc_error_rate
 from espnet_mtla.model.padding import (
     count_frames_alone,
     mask_convolutions,
     subsampled_lengths,
 )
 from espnet_mtla.model.projector import FrameStackProjector
+from espnet_mtla.model.too_short import CTCLengthWarnings, refuse_short
 from espnet_mtla.settings.checks import refuse_unknown
 from espnet_mtla.tensor_modes import no_inference_tensors
 from espnet_mtla.turns import Turns
@@ -38,9 +38,6 @@ from espnet_mtla.turns import Turns
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
 
-logger = logging.getLogger(__name__)
-
-MOST_WARNINGS = 10
 REST_OF_BATCH = (
     *("text", "text_lengths", "source", "source_lengths"),
     *("intent", "intent_lengths", "utt_id"),
@@ -87,7 +84,7 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
         self.encoder = encoder
         self.ctc = ctc
         self.turns = Turns()
-        self._warned: set[str] = set()
+        self._ctc_warnings = CTCLengthWarnings()
         self._encoded = EncodedUtterances(config.encoded_cache_mb * 2**20)
         if encoder is not None:
             mask_convolutions(encoder)
@@ -187,7 +184,7 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
         text_lengths: Tensor,
         utt_id: Sequence[str],
     ) -> tuple[Tensor, Stats]:
-        self._warn_of_short(lengths, text, text_lengths, utt_id)
+        self._ctc_warnings.check(lengths, text, text_lengths, utt_id)
         loss = ctc(encoded, lengths, text, text_lengths)
         stats: Stats = {"loss_ctc": loss.detach()}
         if not self.training:
@@ -195,26 +192,6 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
                 ctc, encoded, lengths, text, text_lengths
             )
         return loss, stats
-
-    def _warn_of_short(
-        self,
-        lengths: Tensor,
-        text: Tensor,
-        text_lengths: Tensor,
-        utt_id: Sequence[str],
-    ) -> None:
-        # Their loss would be infinite; espnet2's CTC sets it to zero (zero_infinity).
-        needed = frames_for_ctc(text, text_lengths)
-        for row in (needed > lengths).nonzero().flatten().tolist():
-            name = utt_id[row] if len(utt_id) else f"utterance {row} of a batch"
-            if name in self._warned or len(self._warned) == MOST_WARNINGS:
-                continue
-            self._warned.add(name)
-            logger.warning(
-                "%s: CTC needs %d frames, the encoder gives %d: its CTC loss is zero%s",
-                *(name, int(needed[row]), int(lengths[row])),
-                "; no more warnings" if len(self._warned) == MOST_WARNINGS else "",
-            )
 
     def train(self, mode: bool = True) -> DecoderOnlySpeechModel:
         """Set the mode as torch does, but keep frozen modules in evaluation mode.
@@ -273,7 +250,7 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
             frames = lengths
             if self.encoder is not None:
                 frames = subsampled_lengths(self.encoder, lengths)
-            _refuse_short(frames, lengths, utt_id)
+            refuse_short(frames, lengths, utt_id)
             if self.specaug is not None and self.training:
                 x, lengths = self.specaug(x, lengths)
             if self.normalize is not None:
@@ -338,20 +315,3 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
         refuse_unknown(collect_feats, others, REST_OF_BATCH)
         feats, lengths = self.extract_feats(speech, speech_lengths)
         return {"feats": feats, "feats_lengths": lengths}
-
-
-def _refuse_short(frames: Tensor, lengths: Tensor, utt_id: Sequence[str]) -> None:
-    """Raise :class:`UserError` if an utterance has no frame after subsampling.
-
-    Args:
-        frames: encoder frames of each utterance, (B,).
-        lengths: its feature frames, before subsampling, (B,).
-        utt_id: names for the message; may be empty.
-    """
-    if int(frames.min()) < 1:
-        row = int(frames.argmin())
-        name = utt_id[row] if len(utt_id) else f"utterance {row} of the batch"
-        raise UserError(
-            f"{name}: {int(lengths[row])} feature frames are too few for the "
-            "encoder's subsampling; drop it (filter_data --min_seconds)"
-        )
