@@ -14,14 +14,15 @@ from __future__ import annotations
 import io
 import os
 import re
-import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
+from espnet_mtla.data.flac import ArchiveEntry, decode_flac
+from espnet_mtla.data.wav_header import UNKNOWN_LENGTH, lacks_length, repair_length
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
 
 # Segment ends are often rounded: up to this far beyond the recording they are cut.
 MAX_OVERSHOOT_SECONDS = 0.5
-# Programs that write to a pipe put a length near the maximum, or 0, into the header.
-_UNKNOWN_LENGTH = 0x7FFF_0000
 _MOST_FRAMES = 2**48
+# Above this many samples, that the last exists is checked before memory is allocated.
+_LONG = 2**26
 _ARCHIVE = re.compile(r"(?P<path>.+):(?P<offset>\d+)")
 
 
@@ -61,32 +62,49 @@ def open_audio(source: str) -> Iterator[soundfile.SoundFile]:
     Raises :class:`UserError` with the source's name if it is missing, empty, truncated
     or of unknown format, or if the command fails (with its last line of output).
     """
+    with ExitStack() as stack:
+        stream = _open_stream(source, stack)
+        sound = stack.enter_context(_open_sound(stream, source))
+        entry = isinstance(stream, ArchiveEntry)
+        unknown = sound.frames > _MOST_FRAMES  # libsndfile's value for FLAC
+        if unknown and entry:
+            raise UserError(
+                f"{source}: FLAC that does not declare its length; in an archive its "
+                "end cannot be found: decode it once: flac -d FILE"
+            )
+        if unknown or entry:
+            frames = None if unknown else sound.frames
+            decoded = decode_flac(stream, source, frames)
+            sound = stack.enter_context(_open_sound(decoded, source))
+        if sound.frames == 0:
+            raise UserError(f"{source}: no samples")
+        yield sound
+
+
+def _open_stream(source: str, stack: ExitStack) -> str | BinaryIO:
+    """Return what soundfile opens; ``stack`` closes it."""
+    if is_pipe(source):
+        return io.BytesIO(repair_length(_run_pipe(source), source))
+    path, offset = _split_archive(source)
+    try:
+        check_file(path)
+        if offset is not None:
+            return stack.enter_context(_open_entry(path, offset, source))
+        if lacks_length(path):
+            return io.BytesIO(repair_length(path.read_bytes(), source))
+    except OSError as error:  # no permission, a name that is too long, a bad disk
+        raise UserError(f"{path}: {error.strerror}") from None
+    return source
+
+
+def _open_sound(stream: str | BinaryIO, source: str) -> soundfile.SoundFile:
     import soundfile
 
-    stream: str | io.BytesIO
-    if is_pipe(source):
-        stream = io.BytesIO(_repair_length(_run_pipe(source), source))
-    else:
-        path, offset = _split_archive(source)
-        try:
-            check_file(path)
-            stream = _open_file(path, offset, source)
-        except OSError as error:  # no permission, a name that is too long, a bad disk
-            raise UserError(f"{path}: {error.strerror}") from None
     try:
-        opened = soundfile.SoundFile(stream)
+        return soundfile.SoundFile(stream)
     except soundfile.SoundFileError as error:
         reason = getattr(error, "error_string", str(error))
         raise UserError(f"{source}: unreadable audio: {reason}") from None
-    with opened as sound:
-        if sound.frames == 0:
-            raise UserError(f"{source}: no samples")
-        if sound.frames > _MOST_FRAMES:  # how libsndfile reports FLAC of unknown length
-            raise UserError(
-                f"{source}: its header does not say how long the sound is; decode it "
-                "once: flac -d FILE, or ffmpeg -i FILE OUT.wav"
-            )
-        yield sound
 
 
 def check_file(path: Path) -> None:
@@ -111,16 +129,6 @@ def check_file(path: Path) -> None:
         raise UserError(f"{path}: samples without a header; pipe it through sox")
 
 
-def _open_file(path: Path, offset: int | None, source: str) -> str | io.BytesIO:
-    """Return what soundfile opens: the path, or bytes with a corrected header."""
-    if offset is not None:
-        data = _slice_archive(path, offset, source)
-        return io.BytesIO(_repair_length(data, source))
-    if _left_open(path):
-        return io.BytesIO(_repair_length(path.read_bytes(), source))
-    return source
-
-
 def _run_pipe(source: str) -> bytes:
     """Run the command of a ``wav.scp`` value; return its output."""
     command = source.removesuffix("|").strip()
@@ -142,13 +150,15 @@ def _run_pipe(source: str) -> bytes:
     return done.stdout
 
 
-def _slice_archive(path: Path, offset: int, source: str) -> bytes:
-    """Return one RIFF, FLAC or kaldiio AUDIO entry; check its length."""
+def _open_entry(path: Path, offset: int, source: str) -> BinaryIO:
+    """Open one RIFF, FLAC or kaldiio AUDIO entry of an archive; check its length."""
     with open(path, "rb") as stream:
         stream.seek(offset)
         head = stream.read(8)
         size = -1  # to the end of the archive
         start = offset
+        if head[:4] == b"fLaC":  # only its decoder knows where it ends
+            return ArchiveEntry(path, offset)
         if head[:5] == b"AUDIO" and len(head) > 5:
             width = head[5]
             start = offset + 6 + width
@@ -156,84 +166,15 @@ def _slice_archive(path: Path, offset: int, source: str) -> bytes:
             size = int.from_bytes(stream.read(width), "little")
         elif head[:4] == b"RIFF":
             declared = int.from_bytes(head[4:], "little")
-            size = declared + 8 if declared < _UNKNOWN_LENGTH else -1
-        elif head[:4] != b"fLaC":
+            size = declared + 8 if declared < UNKNOWN_LENGTH else -1
+        else:
             raise UserError(f"{source}: no audio at this place of the archive")
         stream.seek(start)
-        data = stream.read(size)
+        # A damaged entry may declare more bytes than memory holds.
+        data = stream.read(min(size, path.stat().st_size))
     if len(data) < size:
         raise UserError(f"{source}: truncated: {len(data)} of {size} bytes")
-    return data
-
-
-def _find_wav_data(head: bytes) -> tuple[int, int] | None:
-    """Return the offset of a WAV file's samples and their declared size in bytes."""
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return None
-    position = 12
-    while position + 8 <= len(head):
-        name, size = struct.unpack_from("<4sI", head, position)
-        if name == b"data":
-            return position + 8, size
-        position += 8 + size + size % 2
-    return None
-
-
-def _left_open(path: Path) -> bool:
-    """Return True if a WAV file has samples but its header declares 0 bytes.
-
-    Raises:
-        UserError: the file is truncated, which libsndfile would accept.
-    """
-    with open(path, "rb") as stream:
-        head = stream.read(4)
-        if head != b"RIFF":
-            return False
-        data = _find_wav_data(head + stream.read(1 << 16))
-        if data is None:
-            return False
-        start, declared = data
-        size = path.stat().st_size
-        if size - start < declared < _UNKNOWN_LENGTH:
-            raise UserError(
-                f"{path}: truncated: {size - start} of {declared} bytes of samples"
-            )
-        return declared == 0 and not _only_chunks(stream, start, size)
-
-
-def _only_chunks(stream: BinaryIO, position: int, end: int) -> bool:
-    """Return True if only complete RIFF chunks, or none, lie before ``end``.
-
-    This distinguishes a recording without samples from one without a declared length.
-    """
-    while position + 8 <= end:
-        stream.seek(position)
-        name, size = struct.unpack("<4sI", stream.read(8))
-        if not (name.isascii() and name.decode().isprintable()):
-            return False
-        position += 8 + size + size % 2
-    return position in (end, end + 1)  # a last byte of padding may be missing
-
-
-def _repair_length(data: bytes, source: str) -> bytes:
-    """Write the actual length into a WAV header that declares none.
-
-    The length is in the four bytes before the samples. A declared length is checked
-    and not changed.
-    """
-    wav_data = _find_wav_data(data[: 1 << 16])
-    if wav_data is None:
-        return data
-    start, declared = wav_data
-    actual = len(data) - start
-    if actual < declared < _UNKNOWN_LENGTH:
-        raise UserError(f"{source}: truncated: {actual} of {declared} bytes of samples")
-    empty = declared == 0 and _only_chunks(io.BytesIO(data), start, len(data))
-    if declared > actual or (declared == 0 and not empty):
-        size = struct.pack("<I", actual)
-        riff = struct.pack("<I", len(data) - 8)
-        return data[:4] + riff + data[8 : start - 4] + size + data[start:]
-    return data
+    return io.BytesIO(repair_length(data, source))
 
 
 def check_readable(source: str) -> float:
@@ -248,6 +189,8 @@ def _read(sound: soundfile.SoundFile, start: int, end: int, source: str) -> np.n
     import soundfile
 
     try:
+        if end - start > _LONG:
+            _check_last_sample(sound, end, source)
         sound.seek(start)
         samples = sound.read(end - start, dtype="float32", always_2d=True)
     except soundfile.SoundFileError as error:
@@ -259,6 +202,13 @@ def _read(sound: soundfile.SoundFile, start: int, end: int, source: str) -> np.n
             f"{sound.frames}"
         )
     return samples
+
+
+def _check_last_sample(sound: soundfile.SoundFile, end: int, source: str) -> None:
+    """Refuse a header that declares more samples than there are, before allocating."""
+    sound.seek(end - 1)
+    if not len(sound.read(1)):
+        raise UserError(f"{source}: truncated: fewer than {end} samples")
 
 
 def read_span(

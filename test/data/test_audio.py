@@ -75,16 +75,75 @@ def test_a_recording_without_samples_stays_one(tmp_path: Path) -> None:
                 read(source)
 
 
-def test_flac_without_a_length_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
+def test_flac_without_a_length_is_read_whole(tmp_path: Path, subtype: str) -> None:
+    """Of a file and of a pipe; whole blocks and a rest; a part in the middle."""
+    file = tmp_path / "open.flac"
+    sound = np.tile(SOUND, 9) << 16  # more than one block of decoding
+    for length in (1, 1 << 16, (1 << 16) + 1, len(sound)):
+        soundfile.write(file, sound[:length], RATE, subtype=subtype)
+        expected, _ = soundfile.read(file, dtype="float32")
+        forget_flac_length(file)
+        for source in (str(file), f"cat {file} |"):
+            assert check_readable(source) == length / RATE
+            with open_audio(source) as opened:
+                np.testing.assert_array_equal(read_span(opened, source), expected)
+    part = read(file, start=0.25, end=0.5) / 32768
+    np.testing.assert_allclose(part, expected[4000:8000], atol=2**-15)
+
+
+def test_flac_without_a_length_that_is_damaged(tmp_path: Path) -> None:
     file = tmp_path / "open.flac"
     soundfile.write(file, SOUND, RATE)
     forget_flac_length(file)
-    for source in (str(file), f"cat {file} |"):
-        with pytest.raises(
-            UserError, match=r"does not say how long .* flac -d"
-        ) as caught:
-            check_readable(source)
+    file.write_bytes(file.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"open\.flac: unreadable audio") as caught:
+        read(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_flac_entries_of_an_archive(tmp_path: Path) -> None:
+    """Bare FLAC entries, one after another, read as kaldiio reads them."""
+    entries = {}
+    with open(tmp_path / "a.ark", "wb") as ark:
+        for seed, seconds in enumerate((3.0, 0.5, 1.2)):
+            stream = io.BytesIO()
+            entries[f"k{seed}"] = tone(seconds, seed=seed)
+            soundfile.write(stream, entries[f"k{seed}"], RATE, format="FLAC")
+            ark.write(f"k{seed} ".encode())
+            place = ark.tell()
+            ark.write(stream.getvalue())
+            entries[f"k{seed}"] = (place, entries[f"k{seed}"])
+    for place, sound in entries.values():
+        source = f"{tmp_path}/a.ark:{place}"
+        assert check_readable(source) == len(sound) / RATE
+        np.testing.assert_array_equal(read(source), sound)
+        np.testing.assert_array_equal(read(source, start=0.25), sound[4000:])
+        np.testing.assert_array_equal(kaldiio.load_mat(source)[1] * 32768, sound)
+    # The last one, cut off in the middle, and one that declares no length.
+    data = (tmp_path / "a.ark").read_bytes()
+    (tmp_path / "b.ark").write_bytes(data[:-3000])
+    with pytest.raises(UserError, match="truncated"):
+        read(f"{tmp_path}/b.ark:{place}")
+    forget_flac_length(tmp_path / "b.ark", offset=place)
+    with pytest.raises(UserError, match="its end cannot be found"):
+        read(f"{tmp_path}/b.ark:{place}")
+
+
+def test_a_header_that_claims_more_than_memory(tmp_path: Path) -> None:
+    file = tmp_path / "a.flac"
+    soundfile.write(file, SOUND, RATE)
+    data = bytearray(file.read_bytes())
+    data[21] |= 0x0F
+    data[22:26] = b"\xff\xff\xff\xf0"
+    file.write_bytes(data)
+    for see in (check_readable, read):
+        with pytest.raises(UserError, match=r"a\.flac: truncated") as caught:
+            see(str(file))
         assert "\n" not in str(caught.value)
+    (tmp_path / "a.ark").write_bytes(b"AUDIO\x08" + (2**62).to_bytes(8, "little"))
+    with pytest.raises(UserError, match="truncated: 0 of"):
+        read(f"{tmp_path}/a.ark:0")
 
 
 def test_what_is_no_file_is_said(tmp_path: Path) -> None:

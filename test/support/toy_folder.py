@@ -36,9 +36,10 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     }
 
 
-def forget_flac_length(file: Path) -> None:
+def forget_flac_length(file: Path, offset: int = 0) -> None:
     """Leave the number of samples out of a FLAC header, as its format allows."""
     data = bytearray(file.read_bytes())
-    data[21] &= 0xF0  # the last 36 bits of STREAMINFO's first 18 bytes
-    data[22:26] = b"\0\0\0\0"
+    place = offset + 21
+    data[place] &= 0xF0  # the last 36 bits of STREAMINFO's first 18 bytes
+    data[place + 1 : place + 5] = b"\0\0\0\0"
     file.write_bytes(data)
