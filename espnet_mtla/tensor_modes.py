@@ -1,4 +1,4 @@
-"""Contexts in which to create tensors that outlive the current call."""
+"""Contexts that set a mode of torch or of a model, and restore it afterwards."""
 
 from __future__ import annotations
 
@@ -31,3 +31,16 @@ def no_inference_tensors() -> Iterator[None]:
         return
     with torch.inference_mode(False), torch.no_grad():
         yield
+
+
+@contextlib.contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Set all modules to evaluation mode inside the block, and restore their modes."""
+    training = [module for module in model.modules() if module.training]
+    try:
+        if training:
+            model.eval()
+        yield
+    finally:
+        for module in training:
+            module.training = True

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from argparse import Namespace
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,8 @@ from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.loading import CheckedLoading
+from espnet_mtla.hf.speech.arguments import label_counts, sample_lengths
+from espnet_mtla.hf.speech.building import build, non_persistent_buffers
 from espnet_mtla.hf.speech.configuration import MTLASpeechConfig
 from espnet_mtla.hf.speech.options import (
     completed,
@@ -26,15 +26,13 @@ from espnet_mtla.hf.speech.options import (
     recipe_values,
 )
 from espnet_mtla.search.options import DTYPES, DecodeOptions
+from espnet_mtla.tensor_modes import evaluating
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.recognise.fusion import Fusion
     from espnet_mtla.recognise.load import TrainedModel
-
-_REGISTER = nn.Module.register_parameter
-"""torch's own method: Transformers 4 replaces it while it loads a model."""
 
 
 class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
@@ -332,108 +330,3 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         if config is not None:
             options = options.replaced(**of_config(config, ids))
         return options.replaced(**of_keywords(keywords, ids))
-
-
-def build(config: MTLASpeechConfig) -> DecoderOnlySpeechModel:
-    """Build the recipe's model on the CPU, with initial parameters."""
-    from espnet_mtla.model.build import build_model
-
-    args = Namespace(**config.recipe)
-    args.token_list = list(config.tokens)
-    with on_the_cpu():
-        return build_model(args, statistics_follow=True)
-
-
-@contextmanager
-def on_the_cpu() -> Iterator[None]:
-    """Build modules on the CPU in single precision, also inside ``from_pretrained``.
-
-    ``from_pretrained`` builds on the meta device with the requested dtype as default;
-    Transformers 4 moves each parameter when a module registers it. On the meta device
-    the constant tensors of espnet2's modules and the weights of a frozen upstream,
-    which are computed or loaded only here, would be lost.
-    """
-    from espnet_mtla.tensor_modes import float32_default
-
-    # Transformers 4 assigns to this method, too.
-    patched = nn.Module.register_parameter
-    nn.Module.register_parameter = _REGISTER  # type: ignore[method-assign]
-    try:
-        with torch.device("cpu"), float32_default():
-            yield
-    finally:
-        nn.Module.register_parameter = patched  # type: ignore[method-assign]
-
-
-def non_persistent_buffers(model: nn.Module) -> dict[nn.Module, dict[str, Tensor]]:
-    """Return copies of the buffers that checkpoints do not hold, by module and name."""
-    return {
-        module: {name: getattr(module, name).clone() for name in names}
-        for module in model.modules()
-        if (names := module._non_persistent_buffers_set)
-    }
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Set all modules to evaluation mode inside the block, and restore their modes."""
-    training = [module for module in model.modules() if module.training]
-    try:
-        if training:
-            model.eval()
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def label_counts(labels: Tensor, vocab_size: int) -> Tensor:
-    """Return the number of tokens in each row of ``labels (B, U)``, ``(B,)``.
-
-    Raises:
-        UserError: another shape, padding (-100) before a token, or an id that is not a
-            token of a text.
-    """
-    if labels.dim() != 2 or labels.is_floating_point():
-        raise UserError("labels: token ids of shape (batch, tokens) are needed")
-    inside = labels != -100
-    counts = inside.sum(1)
-    place = torch.arange(labels.size(1), device=labels.device)
-    if not torch.equal(inside, place < counts.unsqueeze(1)):
-        raise UserError(
-            "labels: -100 stands before a token; texts are padded on the right"
-        )
-    wrong = labels[inside & ((labels < 0) | (labels >= vocab_size - 1))]
-    if len(wrong):
-        raise UserError(
-            f"labels: {int(wrong[0])} given, tokens of a text are 0 to "
-            f"{vocab_size - 2}; <sos/eos> is put around them by itself"
-        )
-    return counts
-
-
-def sample_lengths(samples: Tensor | None, mask: Tensor | None) -> Tensor:
-    """Return the number of samples in each row without padding, ``(B,)``.
-
-    Raises:
-        UserError: no samples, a mask of another shape, or padding on the left.
-    """
-    if samples is None or samples.dim() != 2:
-        raise UserError("input_values: samples of shape (batch, samples) are needed")
-    if not samples.is_floating_point():
-        raise UserError(
-            f"input_values: {samples.dtype} given, floats in [-1, 1] needed; the "
-            "processor makes them of integers"
-        )
-    if mask is None:
-        return torch.full((len(samples),), samples.size(1), device=samples.device)
-    if mask.shape != samples.shape:
-        raise UserError(
-            f"attention_mask: {tuple(mask.shape)} given, the {tuple(samples.shape)} of "
-            "input_values needed"
-        )
-    lengths = mask.long().sum(1)
-    place = torch.arange(mask.size(1), device=mask.device)
-    if not torch.equal(mask.bool(), place < lengths.unsqueeze(1)):
-        raise UserError("attention_mask: sound is padded on the right alone")
-    return lengths
