@@ -53,7 +53,8 @@ def main() -> None:
 
     from espnet_mtla.bin.train import find_fragment
     from espnet_mtla.recognise.load import choose_device
-    from espnet_mtla.task.dump import Storage, dump_features, read_frontend
+    from espnet_mtla.task.dump import Storage, dump_features
+    from espnet_mtla.task.feature_maker import read_frontend
 
     fragment = find_fragment("frontend_config", options.frontend_config)
     args = read_frontend(options.config, fragment)

@@ -30,14 +30,14 @@ from espnet_mtla.data.features import Written, write_features
 from espnet_mtla.data.folder import FEATURES, SOUNDS, DataFolder
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.record import FRONTEND_RECORD
-from espnet_mtla.task.feature_maker import Maker
+from espnet_mtla.task.feature_maker import FeatureMaker
 
 if TYPE_CHECKING:
     import numpy as np
 
 _BYTES_PER_ENTRY = 300  # headers, index and padding of an utterance, at most
 # Forked workers inherit this: a model is too large to be pickled with each job.
-_inherited: dict[int, tuple[Maker, Storage, dict[Path, str]]] = {}
+_inherited: dict[int, tuple[FeatureMaker, Storage, dict[Path, str]]] = {}
 _numbers = itertools.count()
 
 
@@ -102,7 +102,7 @@ def dump_features(
     if folder.source != SOUNDS or folder.segments is not None:
         raise UserError(f"{data}: sound without segments needed: run format_audio")
     with _one_thread(nj > 1), workers.lock_folder(target):
-        maker = Maker(args, device)
+        maker = FeatureMaker(args, device)
         check_room(folder, maker, storage, target)
         shards = make_shards(folder, target, storage)
         written = _make_all(shards, maker, storage, nj)
@@ -122,7 +122,7 @@ def _one_thread(enabled: bool) -> Iterator[None]:
 
 
 def check_room(
-    folder: DataFolder, maker: Maker, storage: Storage, target: Path
+    folder: DataFolder, maker: FeatureMaker, storage: Storage, target: Path
 ) -> None:
     """Log the estimated size of the features, from the longest utterance.
 
@@ -188,7 +188,7 @@ def make_shards(folder: DataFolder, target: Path, storage: Storage) -> list[Shar
 
 
 def _make_all(
-    shards: Sequence[Shard], maker: Maker, storage: Storage, nj: int
+    shards: Sequence[Shard], maker: FeatureMaker, storage: Storage, nj: int
 ) -> dict[Path, Written]:
     from tqdm import tqdm
 
@@ -225,7 +225,9 @@ def _work(job: int, shard: Shard) -> Written:
     return _make_shard(shard, maker, storage, keys[shard.path])
 
 
-def _make_shard(shard: Shard, maker: Maker, storage: Storage, key: str) -> Written:
+def _make_shard(
+    shard: Shard, maker: FeatureMaker, storage: Storage, key: str
+) -> Written:
     shard.mark.unlink(missing_ok=True)
 
     def rows() -> Iterator[tuple[str, np.ndarray]]:
@@ -248,7 +250,7 @@ def _load_mark(shard: Shard, key: str) -> Written | None:
 def _write_tables(
     folder: DataFolder,
     target: Path,
-    maker: Maker,
+    maker: FeatureMaker,
     storage: Storage,
     written: dict[Path, Written],
 ) -> DataFolder:

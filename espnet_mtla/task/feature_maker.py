@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-class Maker:
+class FeatureMaker:
     """A front-end in evaluation mode; computes the stored features of an utterance."""
 
     def __init__(self, args: Namespace, device: str) -> None:

@@ -20,8 +20,8 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.record import check_made_by
 from espnet_mtla.model.checkpoint import load
 from espnet_mtla.model.files import link_upstream
-from espnet_mtla.task import dump as dumping
-from espnet_mtla.task.dump import Storage, dump_features, read_frontend
+from espnet_mtla.task.dump import Storage, dump_features
+from espnet_mtla.task.feature_maker import FeatureMaker, read_frontend
 from test.support.toy_corpus import SETTINGS, make_corpus
 
 FBANK = {"frontend": "fbank", "frontend_conf": {"fs": 8000, "n_mels": 12}}
@@ -39,7 +39,7 @@ def formatted(tmp_path_factory) -> Path:
 
 
 def online(path: Path, args: Namespace) -> dict[str, np.ndarray]:
-    maker = dumping.Maker(args, "cpu")
+    maker = FeatureMaker(args, "cpu")
     return {key: maker(key, place) for key, place in read_table(path).items()}
 
 
@@ -135,7 +135,7 @@ def test_a_config_without_a_fixed_front_end_is_refused(tmp_path, config, message
     path = tmp_path / "train.yaml"
     path.write_text(yaml.safe_dump(config))
     with pytest.raises(UserError, match=message):
-        dumping.Maker(read_frontend(path), "cpu")
+        FeatureMaker(read_frontend(path), "cpu")
 
 
 def losses(folder: Path) -> list[float]:
