@@ -178,9 +178,14 @@ class MultiheadLatentAttention(ReferenceInterface):
         placement: TokenPlacement | None,
         open_entry: Tensor | None,
     ) -> Tensor:
-        """Return running merged latents ``(B, T, r)``; MLA returns ``latent`` as it is.
+        """Return what the cache holds of a chunk after each token, ``(B, T, r)``.
 
-        Args: see :meth:`entries`.
+        MLA does not merge: a chunk is one token, so ``latent`` is returned unchanged.
+
+        Args:
+            latent: normalised latents of the tokens, ``(B, T, r)``.
+            placement: where the tokens stand in their rows; None: at the beginning.
+            open_entry: cache entry of the chunk that a row's first token continues.
         """
         del placement, open_entry
         return latent

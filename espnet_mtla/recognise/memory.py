@@ -39,7 +39,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def prompt_frames(trained: TrainedModel, frames: int) -> int:
-    """Return the number of prompt positions of an utterance, at least 1.
+    """Return the number of prompt positions of an utterance; of sound at least 1.
 
     Args:
         trained: the model; its projector stacks encoder frames.

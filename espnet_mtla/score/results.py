@@ -197,7 +197,7 @@ def _read_row(
     efficiency = folder / "efficiency.json"
     if efficiency.exists():
         raw = _read_json(efficiency)
-        speed = _typed(Speed, raw, efficiency, "decode")
+        speed = _from_json(Speed, raw, efficiency, "decode")
         row = replace(row, speed=speed, conditions=_conditions(raw))
     score = folder / f"score_{metric}" / "score.json"
     if score.exists():
@@ -222,7 +222,7 @@ def _read_quality(path: Path, metric: str) -> Quality:
             f"{path}: lacks {', '.join(lacks)}; delete it and run stage score again"
         )
     named = {**raw, "value": raw.get(entry.value), "counts": raw}
-    return _typed(Quality, named, path, "score")
+    return _from_json(Quality, named, path, "score")
 
 
 def _missing(experiment: Path, folder: Path, metric: str) -> str | None:
@@ -262,8 +262,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _typed(cls: type[T], raw: dict[str, Any], path: Path, stage: str) -> T:
-    """Build the dataclass ``cls`` from JSON; ``stage`` is the one that wrote it."""
+def _from_json(cls: type[T], raw: dict[str, Any], path: Path, stage: str) -> T:
+    """Build the dataclass ``cls`` from JSON; other keys than its fields are ignored.
+
+    Raises :class:`UserError`, naming the stage that wrote ``path``, if a field is null.
+    """
     names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     lacks = [name for name in names if raw.get(name) is None]
     if lacks:

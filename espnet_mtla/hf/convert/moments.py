@@ -26,8 +26,8 @@ def second_moments(model: PreTrainedModel, blocks: Tensor | None) -> list[Tensor
     """
     if blocks is None:
         scales = [layer.input_layernorm.weight for layer in model.model.layers]
-        ones = [torch.cat((scale, scale.new_ones(1))) for scale in scales]
-        return [torch.diag(one.detach().double() ** 2) for one in ones]
+        deviations = [torch.cat((scale, scale.new_ones(1))) for scale in scales]
+        return [torch.diag(each.detach().double() ** 2) for each in deviations]
     width = model.config.hidden_size + 1
     device = model.device
     sums = [

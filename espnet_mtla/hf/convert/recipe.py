@@ -38,17 +38,25 @@ NO_WEIGHT = re.compile(r"decoder\.(version|embed_positions\._float_tensor)$")
 
 
 def to_reference(source: Path, output: Path) -> int:
-    """Write a recipe's decoder as a fairseq checkpoint; count its weights."""
-    weights = _rename(source, _read(source), 0, 1)
+    """Write a recipe's decoder as a fairseq checkpoint.
+
+    Returns:
+        The number of tensors written; those outside the decoder are left out.
+    """
+    weights = _rename(source, _read(source), old=0, new=1)
     with atomic_file(output, "wb") as stream:
         torch.save({"model": weights}, stream)
     return len(weights)
 
 
 def from_reference(source: Path, output: Path) -> int:
-    """Write a fairseq decoder as a recipe's checkpoint; count its weights."""
+    """Write a fairseq decoder as a recipe's checkpoint.
+
+    Returns:
+        The number of tensors written; those outside the decoder are left out.
+    """
     saved = _read(source)
-    weights = _rename(source, saved.get("model", saved), 1, 0)
+    weights = _rename(source, saved.get("model", saved), old=1, new=0)
     with atomic_file(output, "wb") as stream:
         torch.save(weights, stream)
     return len(weights)

@@ -154,24 +154,32 @@ class RowsCache(KVCache):
         return entries.masked_fill(behind[:, None, :, None], 0)
 
     def restore_open(self, tokens: Tensor) -> None:
-        """Restore the open entry of each row to its value ``tokens (N,)`` earlier.
+        """Undo the merging of each row's last tokens; the caller shortens the timeline.
 
+        A row that then ends inside a chunk has an open entry, the merge of only some of
+        the chunk's tokens. It is written back from the record of earlier values.
+
+        Args:
+            tokens: number of tokens to undo in each row, ``(N,)``.
         Raises:
-            UserError: that is inside a chunk and was not recorded.
+            UserError: a row would end inside a chunk whose value at that token was not
+                recorded.
         """
         record = self._newest().unsqueeze(2) if self.record is None else self.record
         seen = self.timeline.num_tokens - tokens
-        inside, column = seen % self.layout.stride > 0, record.size(2) - 1 - tokens
+        ends_inside = seen % self.layout.stride > 0
+        column = record.size(2) - 1 - tokens
         earlier = record[self.timeline.rows, :, column.clamp(min=0)]
         unknown = (column < 0) | earlier.isnan().flatten(1).any(1)
-        if bool((inside & unknown).any()):
+        lost = ends_inside & unknown
+        if bool(lost.any()):
             raise UserError(
-                f"crop: {int(tokens.max())} tokens back is inside a merged chunk, and "
-                "was not recorded; call cache.activate_past_recording() before the "
-                f"tokens are added (the newest {RECORD} are recorded)"
+                f"crop: {int(tokens[lost].max())} tokens back is inside a merged "
+                "chunk, and was not recorded; call cache.activate_past_recording() "
+                f"before the tokens are added (the newest {RECORD} are recorded)"
             )
         slot = ((seen - 1) // self.layout.stride).clamp(min=0)
-        self._write_rows(earlier, slot, inside)
+        self._write_rows(earlier, slot, ends_inside)
         if self.record is not None:
             ends = (record.size(2) - tokens).clamp(min=1)
             self.record = _newest_entries(record, ends, int(ends.min()))

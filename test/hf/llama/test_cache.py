@@ -119,6 +119,11 @@ def test_going_back_into_a_forgotten_chunk_is_refused() -> None:
     run(tiny(4), tokens(1, 3), late, torch.tensor([[0, 1, 1]]))
     with pytest.raises(UserError, match=r"crop: 3 tokens back is inside a merged"):
         late.crop(-4)
+    # Of two rows, the one that would end inside a chunk is named.
+    rows = TemporalLatentCache(tiny(4).config)
+    run(tiny(4), tokens(2, 7), rows)
+    with pytest.raises(UserError, match=r"crop: 1 tokens back is inside a merged"):
+        rows.layers[0].allocated_rows.restore_open(torch.tensor([1, 3]))
     cache.crop(-2)  # a whole chunk's border
     assert cache.get_seq_length() == 6
     cache.crop(3)  # Transformers 4: what to keep

@@ -159,20 +159,20 @@ def duration(rng: Random, _words: list[str]) -> list[str]:
 
 
 def message(rng: Random, _words: list[str]) -> list[str]:
-    """Voicemail counts, queue places and whom a call is from."""
-    few = cardinal(rng.randint(2, 99))
+    """Draw a voicemail, queue or conference announcement with a count or a number."""
+    count = cardinal(rng.randint(2, 99))
     kind = rng.random()
     if kind < 0.35:
-        names = ["vm-youhave", *few, rng.choice(FOLDERS), "vm-messages"]
+        names = ["vm-youhave", *count, rng.choice(FOLDERS), "vm-messages"]
         return names if kind < 0.2 else [*names, "vm-and", *cardinal(rng.randint(2, 9))]
     if kind < 0.65:
         return [rng.choice(CALLED), *_digits(rng, 3, 5)]
     if kind < 0.75:
-        return ["queue-thereare", *few]
+        return ["queue-thereare", *count]
     if kind < 0.85:
-        return ["queue-holdtime", *few, "queue-minutes"]
+        return ["queue-holdtime", *count, "queue-minutes"]
     if kind < 0.95:
-        return ["conf-thereare", *few, "conf-otherinparty"]
+        return ["conf-thereare", *count, "conf-otherinparty"]
     return ["vm-press", f"digits/{rng.randrange(10)}", "vm-for", rng.choice(FOLDERS)]
 
 

@@ -16,15 +16,15 @@ import triton.language as tl
 @triton.jit
 def write_kernel(
     raw_ptr,  # (N, r + d_R): the token's projection, neither normed nor rotated
-    gain_ptr,  # (r,), of the LayerNorm, as is shift
-    shift_ptr,
+    gain_ptr,  # (r,), weight of the LayerNorm
+    shift_ptr,  # (r,), bias of the LayerNorm
     angle_ptr,  # (N or 1, d_R / 2), float32
-    code_ptr,  # (N, r), dense: the encoded index of each token's chunk
-    slot_ptr,  # (N,) where each entry stands in the cache
-    open_ptr,  # (N,) whether it holds earlier tokens of the chunk
-    fc_c_ptr,  # (r / 4, r), dense, as is fc_p: the hyper-network
+    code_ptr,  # (N, r), contiguous: sinusoidal encoding of the chunk's number
+    slot_ptr,  # (N,): slot of the cache that each row writes
+    open_ptr,  # (N,): whether that slot holds earlier tokens of the chunk
+    fc_c_ptr,  # (r / 4, r), contiguous: the hyper-network's weights of the chunk
     fc_c_bias_ptr,  # (r / 4,)
-    fc_p_ptr,
+    fc_p_ptr,  # (r / 4, r), contiguous: its weights of the latent
     fc_p_bias_ptr,
     cache_ptr,  # (N, 1, S, r + d_R)
     raw_row,
@@ -44,16 +44,16 @@ def write_kernel(
     BLOCK_K: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Write LayerNorm, merge weight, running sum and rotary key of each row's token."""
+    """Write each row's entry: the normalised, merged latent, then the rotated key."""
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     real = row < rows
     slot = tl.load(slot_ptr + row, mask=real, other=0)
     raw = raw_ptr + row[:, None] * raw_row
     entry = cache_ptr + row[:, None] * cache_row + slot[:, None] * cache_slot
-
-    here, c = real[:, None], tl.arange(0, BLOCK_RANK)
+    real_rows, c = real[:, None], tl.arange(0, BLOCK_RANK)
+    in_latent = real_rows & (c < RANK)
     latent, mean, inverse_deviation = _layer_norm(
-        raw, gain_ptr, shift_ptr, here, epsilon, RANK, BLOCK_RANK
+        raw, gain_ptr, shift_ptr, real_rows, epsilon, RANK, BLOCK_RANK
     )
     if MERGES:
         weight = _merge_weight(
@@ -67,7 +67,7 @@ def write_kernel(
             fc_c_bias_ptr,
             fc_p_ptr,
             fc_p_bias_ptr,
-            here,
+            real_rows,
             RANK,
             FEATURES,
             BLOCK_FEATURES,
@@ -77,13 +77,13 @@ def write_kernel(
         latent = latent * weight[:, None]
         # The slot is read only if the chunk is open: else it may hold NaN.
         is_open = tl.load(open_ptr + row, mask=real, other=0) != 0
-        carry = tl.load(entry + c, mask=here & (c < RANK) & is_open[:, None], other=0.0)
+        carry = tl.load(entry + c, mask=in_latent & is_open[:, None], other=0.0)
         latent += carry.to(tl.float32)
-    tl.store(entry + c, latent.to(cache_ptr.dtype.element_ty), mask=here & (c < RANK))
+    tl.store(entry + c, latent.to(cache_ptr.dtype.element_ty), mask=in_latent)
 
     if ROPE > 0:
         angle = angle_ptr + row[:, None] * angle_row
-        _write_rotated(raw + RANK, entry + RANK, angle, here, ROPE, BLOCK_ROPE)
+        _write_rotated(raw + RANK, entry + RANK, angle, real_rows, ROPE, BLOCK_ROPE)
 
 
 @triton.jit
@@ -109,8 +109,8 @@ def _layer_norm(
 def _merge_weight(
     raw,  # addresses of the rows (BLOCK_N, 1), as is code
     code,
-    mean,  # (BLOCK_N,), of the LayerNorm, as is spread
-    inverse_deviation,
+    mean,  # (BLOCK_N,), of the LayerNorm
+    inverse_deviation,  # (BLOCK_N,)
     gain_ptr,
     shift_ptr,
     fc_c_ptr,
