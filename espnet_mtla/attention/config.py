@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from espnet_mtla.settings.checks import check_count, check_flags, check_number, require
+from espnet_mtla.settings.checks import (
+    check_choice,
+    check_count,
+    check_flags,
+    check_number,
+    require,
+)
 
 _FROM_OTHERS: Any = None  # __post_init__ computes it from the other settings
+KV_NORMS = ("layer", "none")
+Frequencies = tuple[float, ...] | None
+
+
+def _check_frequencies(settings: Any, width: str) -> None:
+    """Require a frequency for each rotary pair; a list becomes a tuple of floats.
+
+    Args:
+        settings: has ``rope_frequencies``; None there means that none are set.
+        width: name of the field with the number of rotated components.
+    """
+    values = settings.rope_frequencies
+    if values is None:
+        return
+    pairs = getattr(settings, width) // 2
+    fits = isinstance(values, list | tuple) and len(values) == pairs
+    fits = fits and all(map(_is_finite, values))
+    needed = f"{pairs} numbers, {width} / 2 of them, are"
+    require(fits, "rope_frequencies", values, needed)
+    object.__setattr__(settings, "rope_frequencies", tuple(map(float, values)))
+
+
+def _is_finite(value: object) -> bool:
+    """Return True for finite numbers; True and False are not numbers."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value)
 
 
 @dataclass(frozen=True)
 class MultiheadConfig:
     """Settings of MHA, GQA and MQA, which differ in ``num_kv_heads`` alone.
 
-    ``num_kv_heads=None`` means as many as query heads (MHA); ``head_dim=None`` means
-    ``embed_dim / num_heads``.
+    Attributes:
+        bias: biases of the projections.
+        num_kv_heads: None: as many as query heads (MHA).
+        head_dim: None: ``embed_dim / num_heads``.
+        rope_base: base of the rotary frequencies.
+        rope_frequencies: radians per token of each of the ``head_dim / 2`` pairs; None:
+            computed from ``rope_base``.
+        output_bias: bias of the output projection; None: as ``bias`` (Qwen2 has biases
+            of queries, keys and values alone).
+        qk_norm: RMSNorm of each head's query and key, before rotation (Qwen3).
+        qk_norm_eps: added to the mean square in that norm.
     """
 
     embed_dim: int
@@ -25,17 +68,23 @@ class MultiheadConfig:
     num_kv_heads: int = _FROM_OTHERS
     head_dim: int = _FROM_OTHERS
     rope_base: float = 10000.0
+    rope_frequencies: Frequencies = None
+    output_bias: bool = _FROM_OTHERS
+    qk_norm: bool = False
+    qk_norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
         check_count(self, "embed_dim", "num_heads")
+        if self.output_bias is None:
+            object.__setattr__(self, "output_bias", self.bias)
         if self.num_kv_heads is None:
             object.__setattr__(self, "num_kv_heads", self.num_heads)
         if self.head_dim is None:
             object.__setattr__(self, "head_dim", self.embed_dim // self.num_heads)
         check_count(self, "num_kv_heads", "head_dim")
         check_number(self, "dropout", inside="[0, 1)")
-        check_number(self, "rope_base", inside="(0, inf)")
-        check_flags(self, "bias")
+        check_number(self, "rope_base", "qk_norm_eps", inside="(0, inf)")
+        check_flags(self, "bias", "output_bias", "qk_norm")
         require(
             self.num_heads % self.num_kv_heads == 0,
             "num_kv_heads",
@@ -43,22 +92,41 @@ class MultiheadConfig:
             f"a divisor of num_heads={self.num_heads} is",
         )
         require(self.head_dim % 2 == 0, "head_dim", self.head_dim, "an even number is")
+        _check_frequencies(self, "head_dim")
 
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """Settings of Multi-head Latent Attention (MLA); widths: paper, table 1."""
+    """Settings of Multi-head Latent Attention (MLA); widths: paper, table 1.
+
+    Attributes:
+        bias: biases of the projections.
+        q_lora_rank: width of the low-rank bottleneck of queries; 0: queries come from
+            one full projection.
+        kv_lora_rank: width r of a latent.
+        qk_nope_head_dim: width d_N of the part of a head's key that comes from the
+            latent.
+        qk_rope_head_dim: width d_R of the rotary key that all heads share.
+        v_head_dim: width d_V of a head's value.
+        rope_base: base of the rotary frequencies.
+        rope_frequencies: radians per token of each of the ``qk_rope_head_dim / 2``
+            pairs; None: computed from ``rope_base``.
+        kv_norm: ``layer`` (LayerNorm of the latents, as in the paper) or ``none``, as
+            in converted models.
+    """
 
     embed_dim: int
     num_heads: int
     dropout: float = 0.0
     bias: bool = False
-    q_lora_rank: int = 0  # 0: queries come from one full projection
+    q_lora_rank: int = 0
     kv_lora_rank: int = 256
     qk_nope_head_dim: int = 64
     qk_rope_head_dim: int = 32
     v_head_dim: int = 64
     rope_base: float = 10000.0
+    rope_frequencies: Frequencies = None
+    kv_norm: str = "layer"
 
     def __post_init__(self) -> None:
         check_count(self, "embed_dim", "num_heads", "kv_lora_rank")
@@ -73,6 +141,8 @@ class LatentConfig:
             self.qk_rope_head_dim,
             "an even number is",
         )
+        check_choice(self, "kv_norm", KV_NORMS)
+        _check_frequencies(self, "qk_rope_head_dim")
 
     @property
     def qk_head_dim(self) -> int:

@@ -17,11 +17,11 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from espnet_mtla.attention.config import MultiheadConfig
+from espnet_mtla.attention.config import Frequencies, MultiheadConfig
 from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.layout import EntryLayout
 from espnet_mtla.attention.decoding.timeline import TokenPlacement
-from espnet_mtla.attention.rope import rotary_angles
+from espnet_mtla.attention.rope import angles_at, rotary_angles
 
 
 class AttentionSettings(Protocol):
@@ -61,6 +61,7 @@ class AttentionContract(nn.Module, ABC):
         scale: factor of all scores.
         rope_dim: numbers of a query that are rotated; 0: no rotary positions.
         rope_base: base of the rotary frequencies.
+        rope_frequencies: radians per token of each pair; None: from ``rope_base``.
         expand_from: queries of an utterance from which it is faster to project its
             prompt up to heads than to absorb the projection into the queries; None:
             never.
@@ -72,6 +73,7 @@ class AttentionContract(nn.Module, ABC):
     dropout: float
     rope_dim: int
     rope_base: float
+    rope_frequencies: Frequencies
     expand_from: int | None
 
     def __init__(
@@ -82,12 +84,14 @@ class AttentionContract(nn.Module, ABC):
         scale: float,
         rope_dim: int = 0,
         rope_base: float = MultiheadConfig.rope_base,
+        rope_frequencies: Frequencies = None,
         expand_from: int | None = None,
     ) -> None:
         super().__init__()
         self.settings, self.layout, self.scale = settings, layout, scale
         self.dropout, self.expand_from = settings.dropout, expand_from
         self.rope_dim, self.rope_base = rope_dim, rope_base
+        self.rope_frequencies = rope_frequencies
 
     # What a type must implement ------------------------------------------------------
 
@@ -204,4 +208,6 @@ class AttentionContract(nn.Module, ABC):
 
     def angles(self, position: Tensor, dtype: torch.dtype) -> Tensor:
         """Return rotary angles ``(..., T, rope_dim / 2)`` of ``position (..., T)``."""
+        if self.rope_frequencies is not None:
+            return angles_at(position, self.rope_frequencies, dtype)
         return rotary_angles(position, self.rope_dim, self.rope_base, dtype)

@@ -91,6 +91,7 @@ class MultiheadLatentAttention(ReferenceInterface):
             scale=config.qk_head_dim**-0.5,
             rope_dim=config.qk_rope_head_dim,
             rope_base=config.rope_base,
+            rope_frequencies=config.rope_frequencies,
             expand_from=_queries_to_expand(config),
         )
         self.recompute_prompt_attn = recompute_prompt_attn
@@ -109,7 +110,8 @@ class MultiheadLatentAttention(ReferenceInterface):
         self.wkv_a = nn.Linear(
             width, config.kv_lora_rank + config.qk_rope_head_dim, bias=bias
         )
-        self.kv_norm = nn.LayerNorm(config.kv_lora_rank)
+        norms = {"layer": nn.LayerNorm, "none": nn.Identity}
+        self.kv_norm = norms[config.kv_norm](config.kv_lora_rank)
         expanded = heads * (config.qk_nope_head_dim + config.v_head_dim)
         # The heads use the weight alone, as in the reference. With ``bias`` there is a
         # bias all the same: state dicts of the reference have one.

@@ -47,16 +47,23 @@ class MultiheadAttention(ReferenceInterface):
             scale=config.head_dim**-0.5,
             rope_dim=config.head_dim,
             rope_base=config.rope_base,
+            rope_frequencies=config.rope_frequencies,
         )
         width, query_width = config.embed_dim, config.num_heads * config.head_dim
         key_width = config.num_kv_heads * config.head_dim
         self.wq = nn.Linear(width, query_width, bias=config.bias)
         self.wk = nn.Linear(width, key_width, bias=config.bias)
         self.wv = nn.Linear(width, key_width, bias=config.bias)
-        self.wo = nn.Linear(query_width, width, bias=config.bias)
+        self.wo = nn.Linear(query_width, width, bias=config.output_bias)
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(config.head_dim, config.qk_norm_eps)
+            self.k_norm = nn.RMSNorm(config.head_dim, config.qk_norm_eps)
 
     def queries(self, x: Tensor, angles: Tensor) -> Tensor:
-        return rotate(self._heads(self.wq(x)), angles.unsqueeze(1))
+        q = self._heads(self.wq(x))
+        if self.settings.qk_norm:
+            q = self.q_norm(q)
+        return rotate(q, angles.unsqueeze(1))
 
     def entries(
         self,
@@ -66,7 +73,10 @@ class MultiheadAttention(ReferenceInterface):
         open_entry: Tensor | None = None,
     ) -> Tensor:
         del placement, open_entry  # entries of single tokens: nothing is merged
-        k = rotate(self._heads(self.wk(x)), angles.unsqueeze(1))
+        k = self._heads(self.wk(x))
+        if self.settings.qk_norm:
+            k = self.k_norm(k)
+        k = rotate(k, angles.unsqueeze(1))
         return torch.cat((k, self._heads(self.wv(x))), dim=-1)
 
     def attend(

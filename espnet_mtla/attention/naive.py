@@ -35,11 +35,14 @@ def dense_multihead(module: Any, x: Tensor) -> Tensor:
     q = module.wq(x).view(tokens, config.num_heads, -1)
     k = module.wk(x).view(tokens, config.num_kv_heads, -1)
     v = module.wv(x).view(tokens, config.num_kv_heads, -1)
+    if config.qk_norm:
+        q = root_mean_square_norm(q, module.q_norm.weight, config.qk_norm_eps)
+        k = root_mean_square_norm(k, module.k_norm.weight, config.qk_norm_eps)
     heads = []
     for head in range(config.num_heads):
         group = head * config.num_kv_heads // config.num_heads
-        turned_q = rope(q[:, head], config.rope_base)
-        turned_k = rope(k[:, group], config.rope_base)
+        turned_q = rope(q[:, head], config.rope_base, config.rope_frequencies)
+        turned_k = rope(k[:, group], config.rope_base, config.rope_frequencies)
         score = turned_q @ turned_k.T / math.sqrt(config.head_dim)
         weight = score.masked_fill(~visible_matrix(tokens, 1), -math.inf).softmax(-1)
         heads.append(weight @ v[:, group])
@@ -62,7 +65,8 @@ def dense_latent(module: Any, x: Tensor) -> Tensor:
     if isinstance(config, TemporalLatentConfig):
         merged = merge_matrix(module, latent) @ latent
     visible = visible_matrix(tokens, config.stride)
-    k_rope = rope(k_rope, config.rope_base)
+    turn = (config.rope_base, config.rope_frequencies)
+    k_rope = rope(k_rope, *turn)
     up = module.wkv_b.weight.view(config.num_heads, -1, config.kv_lora_rank)
     heads = []
     for head in range(config.num_heads):
@@ -70,7 +74,7 @@ def dense_latent(module: Any, x: Tensor) -> Tensor:
         q_nope, q_rope = q[:, head].split(
             [config.qk_nope_head_dim, config.qk_rope_head_dim], dim=-1
         )
-        score = q_nope @ (merged @ w_k.T).T + rope(q_rope, config.rope_base) @ k_rope.T
+        score = q_nope @ (merged @ w_k.T).T + rope(q_rope, *turn) @ k_rope.T
         score = score / math.sqrt(config.qk_head_dim)
         weight = score.masked_fill(~visible, -math.inf).softmax(-1)
         heads.append(weight @ (merged @ w_v.T))
@@ -116,8 +120,21 @@ def visible_matrix(tokens: int, stride: int) -> Tensor:
     )
 
 
-def rope(x: Tensor, base: float) -> Tensor:
+def root_mean_square_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Divide ``x (..., d)`` by its root mean square, and multiply by ``weight (d,)``.
+
+    >>> root_mean_square_norm(torch.tensor([3.0, 4.0]), torch.tensor([5.0, 10.0]), 0.0)
+    tensor([ 4.2426, 11.3137])
+    """
+    return x / (x.square().mean(-1, keepdim=True) + eps).sqrt() * weight
+
+
+def rope(
+    x: Tensor, base: float, frequencies: tuple[float, ...] | None = None
+) -> Tensor:
     """Rotate the pairs of ``x (T, d)`` by their position: each pair a complex number.
+
+    ``frequencies``, radians per token of each pair, replace those of ``base``.
 
     >>> rope(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), base=10000.0)[1]  # by one radian
     tensor([0.5403, 0.8415])
@@ -125,6 +142,8 @@ def rope(x: Tensor, base: float) -> Tensor:
     dim = x.size(-1)
     pairs = torch.view_as_complex(x.reshape(len(x), dim // 2, 2))
     frequency = base ** (-torch.arange(0, dim, 2, dtype=x.dtype) / dim)
+    if frequencies is not None:
+        frequency = torch.tensor(frequencies, dtype=x.dtype)
     angle = torch.arange(len(x), dtype=x.dtype)[:, None] * frequency
     rotated = pairs * torch.polar(torch.ones_like(angle), angle)
     return torch.view_as_real(rotated).flatten(1)

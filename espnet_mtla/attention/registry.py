@@ -110,7 +110,9 @@ def complete_settings(
     latent = issubclass(config, LatentConfig)
     scaled = paper_sizes(embed_dim, num_heads) if latent else {}
     complete = config(embed_dim, num_heads, **{**scaled, **implied, **own_conf})
-    return {key: getattr(complete, key) for key in valid}
+    values = {key: getattr(complete, key) for key in valid}
+    # Lists as in YAML and JSON, with which settings are compared.
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 def build_attention(

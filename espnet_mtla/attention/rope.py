@@ -7,6 +7,8 @@ positions alone.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -36,6 +38,43 @@ def rotary_angles(
     exact = accumulation_dtype(dtype)
     pair = torch.arange(0, dim, 2, device=position.device, dtype=exact)
     return position.to(exact).unsqueeze(-1) * base ** (-pair / dim)
+
+
+def angles_at(
+    position: Tensor, frequencies: tuple[float, ...], dtype: torch.dtype
+) -> Tensor:
+    """Return the angle of each pair at each position, for any frequencies.
+
+    >>> angles_at(torch.tensor([0, 2]), (1.0, 0.25), torch.float32)
+    tensor([[0.0000, 0.0000],
+            [2.0000, 0.5000]])
+
+    Args:
+        position: positions in tokens, ``(...)``.
+        frequencies: radians per token of each pair.
+        dtype: of the activations; angles are float32 at least.
+
+    Returns:
+        ``(..., pairs)``, in radians.
+    """
+    exact = accumulation_dtype(dtype)
+    if torch.compiler.is_compiling():
+        values = torch.tensor(frequencies, dtype=exact, device=position.device)
+    else:
+        values = _on_device(frequencies, exact, position.device)
+    return position.to(exact).unsqueeze(-1) * values
+
+
+@functools.cache
+def _on_device(
+    values: tuple[float, ...], dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Return a tensor of ``values``, always the same one: a CUDA graph reads it.
+
+    Copying from the host is not allowed while a graph is recorded.
+    """
+    with torch.inference_mode(False):  # training may use it later
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def rotate(x: Tensor, angles: Tensor) -> Tensor:

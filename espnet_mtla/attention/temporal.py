@@ -15,7 +15,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.config import LatentConfig, TemporalLatentConfig
+from espnet_mtla.attention.config import (
+    Frequencies,
+    LatentConfig,
+    TemporalLatentConfig,
+)
 from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.timeline import TokenPlacement
 from espnet_mtla.attention.latent import MultiheadLatentAttention
@@ -71,6 +75,8 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         *,
         cross_att: bool = False,
         rope_base: float = LatentConfig.rope_base,
+        rope_frequencies: Frequencies = LatentConfig.rope_frequencies,
+        kv_norm: str = LatentConfig.kv_norm,
     ) -> None:
         super().__init__(
             embed_dim,
@@ -85,6 +91,8 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
             v_head_dim=v_head_dim,
             down_rate=down_rate,
             rope_base=rope_base,
+            rope_frequencies=rope_frequencies,
+            kv_norm=kv_norm,
         )
         self.cross_att = cross_att
         self.hypernet_down = HyperNetwork(self.settings.kv_lora_rank)

@@ -107,10 +107,10 @@ def frames_per_second(config: Mapping[str, Any]) -> float:
         FRONTEND,
         build_encoder,
         build_part,
-        config_errors,
         sampling_rate,
     )
     from espnet_mtla.model.config import ProjectorConfig
+    from espnet_mtla.model.errors import config_errors
     from espnet_mtla.model.frames import seconds_per_frame
     from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
 

@@ -1,4 +1,4 @@
-"""One decoder-only layer: attention and feed-forward, each behind its LayerNorm."""
+"""One decoder-only layer: attention and feed-forward, each behind its norm."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from espnet_mtla.attention import KVCache, QueryTokens, TokenPlacement, build_attention
 from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE, CacheOptions
 from espnet_mtla.decoder.config import DecoderConfig
+from espnet_mtla.decoder.feed_forward import build_feed_forward, build_norm
 
 
 class DecoderLayer(nn.Module):
@@ -14,22 +15,16 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
-        width = config.embed_dim
-        self.attention_norm = nn.LayerNorm(width)
+        self.attention_norm = build_norm(config)
         self.attention = build_attention(
             config.attention,
-            width,
+            config.embed_dim,
             config.num_heads,
             config.dropout,
             config.attention_conf,
         )
-        self.ffn_norm = nn.LayerNorm(width)
-        self.ffn = nn.Sequential(
-            nn.Linear(width, config.ffn_dim),
-            nn.ReLU(inplace=True),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.ffn_dim, width),
-        )
+        self.ffn_norm = build_norm(config)
+        self.ffn = build_feed_forward(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, row: Tensor, query_tokens: QueryTokens) -> Tensor:

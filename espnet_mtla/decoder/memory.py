@@ -115,7 +115,8 @@ def sketch(
     valid, latent = attention_settings(name), ("mla", "mtla")
     settings = dict(conf)
     widths = dict(settings.pop("attention_conf", None) or {})
-    if settings.pop("attention", "mtla") not in latent or name not in latent:
+    trained = settings.pop("attention", "mtla")
+    if trained != name and not {trained, name} <= set(latent):
         widths = {}
     widths = {key: value for key, value in widths.items() if key in valid} | stride
     config = DecoderConfig(

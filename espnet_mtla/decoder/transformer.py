@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE, CacheOptions
 from espnet_mtla.attention.linear import PlainLinear
 from espnet_mtla.decoder.config import DecoderConfig
+from espnet_mtla.decoder.feed_forward import build_norm
 from espnet_mtla.decoder.layer import DecoderLayer
 from espnet_mtla.decoder.prompt import PROMPTS, PromptPacking
 from espnet_mtla.decoder.state import DecoderState
@@ -34,7 +35,7 @@ class DecoderOnlyTransformer(nn.Module):
         self.layers = ModuleListOf(
             DecoderLayer(config) for _ in range(config.num_layers)
         )
-        self.norm = nn.LayerNorm(config.embed_dim)
+        self.norm = build_norm(config)
         self.output = nn.Linear(config.embed_dim, config.vocab_size, bias=False)
         nn.init.normal_(self.embedding.weight, std=config.embed_dim**-0.5)
         self._tie()
@@ -132,7 +133,10 @@ class DecoderOnlyTransformer(nn.Module):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Return the vectors of token ids, ``(..., U)`` to ``(..., U, D)``."""
-        return self.embedding(tokens) * self.config.embed_dim**0.5
+        x = self.embedding(tokens)
+        if self.config.scale_embedding:
+            x = x * self.config.embed_dim**0.5
+        return x
 
     def _logits(self, x: Tensor) -> Tensor:
         """Compute logits ``(..., V)`` from the last layer's output ``(..., D)``.

@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, constants, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers import AutoConfig, PretrainedConfig
 
 from espnet_mtla.errors import UserError, transport_errors
 from espnet_mtla.hf.versions import check_transformers
@@ -119,6 +120,29 @@ def _left_empty(model: nn.Module) -> list[str]:
     if getattr(model, "hf_device_map", None):  # offloaded weights have no data either
         return []
     return [name for name, weight in model.named_parameters() if weight.is_meta]
+
+
+def read_config(name: str) -> PretrainedConfig:
+    """Read the configuration of a checkpoint of Transformers.
+
+    Args:
+        name: folder, or name on the hub.
+
+    Raises:
+        UserError: there is none, or it needs code of its own.
+    """
+    check_transformers()
+    check_reachable(name)
+    if os.path.isdir(name):
+        _check_has_config(name)
+    try:
+        # Without the keyword Transformers would ask on the terminal.
+        return AutoConfig.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{name}: not a checkpoint of Transformers ({reason})"
+        ) from error
 
 
 def check_reachable(

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from espnet_mtla.data.token_list import read_token_list
-from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
+from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import initialisations, quiet_import
 from espnet_mtla.model.checkpoint import load, notes_of
@@ -24,9 +24,10 @@ from espnet_mtla.model.components import (
     build_encoder,
     build_normalize,
     build_part,
-    config_errors,
 )
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
+from espnet_mtla.model.decoders import build_decoder
+from espnet_mtla.model.errors import config_errors
 from espnet_mtla.model.files import resolve_files
 from espnet_mtla.settings.names import CONFIG
 from espnet_mtla.settings.yaml_files import load_yaml
@@ -73,14 +74,12 @@ def build_model(
         with config_errors("ctc_conf"):
             ctc = CTC(vocab_size, width, **args.ctc_conf)
     if config.uses_decoder:
-        with config_errors("decoder_conf"):
-            settings = DecoderConfig(vocab_size=vocab_size, **args.decoder_conf)
-            decoder = DecoderOnlyTransformer(settings)
+        decoder = build_decoder(args, vocab_size)
         with config_errors("projector_conf"):
             projector = FrameStackProjector(
-                width, settings.embed_dim, ProjectorConfig(**args.projector_conf)
+                width, decoder.config.embed_dim, ProjectorConfig(**args.projector_conf)
             )
-    initialise(args, encoder, ctc, projector, decoder and decoder.layers)
+    initialise(args, encoder, ctc, projector, _untrained_layers(args, decoder))
     return DecoderOnlySpeechModel(
         args.token_list,
         config,
@@ -134,11 +133,17 @@ def _text_parts(
         raise UserError(
             "model_conf.encoded_cache_mb: 0 for text, whose embeddings are trained"
         )
-    with config_errors("decoder_conf"):
-        settings = DecoderConfig(vocab_size=len(args.token_list), **args.decoder_conf)
-    decoder = DecoderOnlyTransformer(settings)
-    initialise(args, decoder.layers)
+    decoder = build_decoder(args, len(args.token_list))
+    initialise(args, _untrained_layers(args, decoder))
     return config, decoder
+
+
+def _untrained_layers(
+    args: Namespace, decoder: DecoderOnlyTransformer | None
+) -> nn.Module | None:
+    """Return the decoder's layers, or None if they were loaded from a checkpoint."""
+    pretrained = getattr(args, "decoder_base_model", None) is not None
+    return None if decoder is None or pretrained else decoder.layers
 
 
 def initialise(args: Namespace, *parts: nn.Module | None) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +12,11 @@ from zipfile import BadZipFile
 
 from torch import nn
 
-from espnet_mtla.attention import attention_settings
-from espnet_mtla.decoder import DecoderConfig
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import unify_parameter_names
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
+from espnet_mtla.model.decoders import check_decoder
+from espnet_mtla.model.errors import config_errors
 from espnet_mtla.settings.choices import LazyChoices, setting_names
 from espnet_mtla.settings.names import STATS
 from espnet_mtla.settings.yaml_files import check_keys
@@ -57,24 +55,13 @@ ENCODER = LazyChoices(
     "conformer",
 )
 CHOICES = (FRONTEND, SPECAUG, NORMALIZE, ENCODER)
+"""Components before the decoder, which a model of text lacks."""
 # Encoder options that make an utterance's output depend on the rest of its batch, or
 # that change what the encoder returns.
 _REFUSED = {
     "rel_pos_type": ("legacy", "depends on the batch's longest utterance; use latest"),
     "ctc_trim": (True, "is not supported"),
 }
-
-
-@contextlib.contextmanager
-def config_errors(section: str) -> Iterator[None]:
-    """Turn a constructor's exception about its settings into a one-line UserError."""
-    from typeguard import TypeCheckError
-
-    try:
-        yield
-    except (TypeError, ValueError, AssertionError, TypeCheckError) as error:
-        reason = str(error).strip().split("\n")[0] or "these values do not go together"
-        raise UserError(f"{section}: {reason}") from error
 
 
 def build_part(choices: LazyChoices, args: Namespace) -> Any | None:
@@ -216,16 +203,9 @@ def check_sections(args: Namespace) -> None:
     for section, dataclass in (
         ("projector_conf", TextProjectorConfig if text else ProjectorConfig),
         ("model_conf", ModelConfig),
-        ("decoder_conf", DecoderConfig),
     ):
-        valid = [f.name for f in fields(dataclass) if f.name != "vocab_size"]
-        check_keys(section, getattr(args, section), valid)
-    attention = args.decoder_conf.get("attention", DecoderConfig.attention)
-    check_keys(
-        "decoder_conf.attention_conf",
-        args.decoder_conf.get("attention_conf", {}),
-        attention_settings(attention),
-    )
+        check_keys(section, getattr(args, section), [f.name for f in fields(dataclass)])
+    check_decoder(args)
     check_optimiser(args, optim_classes, scheduler_classes)
 
 

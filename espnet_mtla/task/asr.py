@@ -12,6 +12,7 @@ from espnet_mtla.model.base import DecoderOnlyModel
 from espnet_mtla.model.batch import Collate, Preprocess, collate
 from espnet_mtla.model.build import INITS, build_model, load_model
 from espnet_mtla.model.components import CHOICES
+from espnet_mtla.model.decoders import DECODER
 from espnet_mtla.task.checks import check_symbols
 from espnet_mtla.task.log import log_to
 from espnet_mtla.task.source import Source, lengths
@@ -35,7 +36,7 @@ class ASRTask(AbsTask):
     name = "asr"
     reads_sound = True
     trainer = SafeTrainer
-    class_choices_list = CHOICES
+    class_choices_list = (*CHOICES, DECODER)
 
     @classmethod
     def add_task_arguments(cls, parser: ArgumentParser) -> None:
@@ -78,12 +79,17 @@ class ASRTask(AbsTask):
             help="Length in s that one training utterance in a hundred exceeds; "
             "training computes it. Speech2Text cuts longer recordings to it",
         )
+        group.add_argument(
+            "--decoder_base_model",
+            type=str_or_none,
+            default=None,
+            help="Language model that the decoder began from; training records it",
+        )
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
         for name, what in (
             ("ctc", "CTC"),
             ("projector", "frame stacking and projection"),
-            ("decoder", "the decoder-only layers"),
             ("model", "the losses"),
         ):
             group.add_argument(

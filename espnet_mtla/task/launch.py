@@ -14,10 +14,10 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.data.folder import write_table
-from espnet_mtla.decoder import DecoderConfig
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.components import check_sections, sampling_rate
 from espnet_mtla.model.config import ModelConfig
+from espnet_mtla.model.decoders import DECODER, complete_decoder, is_pretrained
 from espnet_mtla.model.files import bundle_files
 from espnet_mtla.settings.names import CONFIG, STATS
 from espnet_mtla.settings.yaml_files import check_keys, load_config, overlay
@@ -151,6 +151,8 @@ def collect_all(
     # Normalisation needs the statistics, and nothing is trained.
     args.normalize, args.specaug = None, None
     args.normalize_conf, args.specaug_conf = {}, {}
+    if is_pretrained(args):  # statistics do not depend on the decoder: do not load it
+        args.decoder, args.decoder_conf = DECODER.default, {}
     with atomic_folder(stats_dir) as aside:
         args.output_dir = str(aside)
         run(args)
@@ -187,7 +189,7 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
         args.trained_seconds = usual_seconds(sources["train"], sampling_rate(args))
     losses = ModelConfig(**args.model_conf)
     if losses.uses_decoder:
-        args.decoder_conf = DecoderConfig(1, **args.decoder_conf).complete()
+        args.decoder_conf = complete_decoder(args)
     if not losses.uses_ctc:
         args.init_param = without_ctc(args.init_param)
     identity = run_identity(args)

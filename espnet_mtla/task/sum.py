@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 
 from espnet_mtla.model.build import build_text_model
+from espnet_mtla.model.components import CHOICES
 from espnet_mtla.model.text import DecoderOnlyTextModel
 from espnet_mtla.task.asr import ASRTask
 from espnet_mtla.task.source import Source
@@ -19,7 +20,7 @@ class SUMTask(ASRTask):
     @classmethod
     def add_task_arguments(cls, parser: ArgumentParser) -> None:
         super().add_task_arguments(parser)
-        parts = {choices.name: None for choices in cls.class_choices_list}
+        parts = {choices.name: None for choices in CHOICES}
         parser.set_defaults(**parts, source_text="text.source")
         parser.set_defaults(
             best_model_criterion=[["valid", "acc", "max"], ["valid", "loss", "min"]]

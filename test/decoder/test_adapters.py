@@ -14,8 +14,8 @@ from espnet_mtla.attention import (
 )
 from espnet_mtla.decoder.graphs import steps_of
 from espnet_mtla.decoder.prepacked_linear import LEAST_ROWS
-from test.support.attention_types import LATENT, TYPES, WIDTH
-from test.support.tiny_decoder import VOCAB, make, ragged
+from test.support.attention_types import LATENT, WIDTH
+from test.support.tiny_decoder import KINDS, VOCAB, make, ragged
 
 SAME = {"rtol": 0.0, "atol": 1e-10}
 
@@ -87,7 +87,7 @@ def steps(decoder: nn.Module, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("mode", ["fixed", "recompute"])
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_decoder_trains_steps_and_merges(kind: str, mode: str) -> None:
     plain = make(kind, mode)
     model, batch = adapted(copy.deepcopy(plain)), ragged([6, 4], 5)

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from espnet_mtla.attention import QueryTokens, attention_settings
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer, DecoderState
 from espnet_mtla.errors import UserError
-from test.support.attention_types import TYPES, WIDTH
-from test.support.tiny_decoder import VOCAB, make, ragged
+from test.support.attention_types import WIDTH
+from test.support.tiny_decoder import KINDS, VOCAB, make, ragged
 
 SAME = {"rtol": 0.0, "atol": 1e-10}
-kinds = pytest.mark.parametrize("kind", TYPES)
+kinds = pytest.mark.parametrize("kind", KINDS)
 modes = pytest.mark.parametrize("mode", ["fixed", "recompute"])
 
 
@@ -153,6 +153,11 @@ def test_tied_embeddings_are_one_parameter() -> None:
         ("dropout", 1.5),
         ("attention", "flash"),
         ("vocab_size", -1),
+        ("norm", "batchnorm"),
+        ("norm_eps", 0.0),
+        ("feed_forward", "gelu"),
+        ("ffn_bias", 1),
+        ("scale_embedding", "no"),
     ],
 )
 def test_a_bad_setting_is_named(field: str, value: object) -> None:

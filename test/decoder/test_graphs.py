@@ -37,7 +37,10 @@ def prefilled(decoder: DecoderOnlyTransformer, share: bool = True, tokens: int =
 
 
 @pytest.mark.parametrize("share", [True, False], ids=["shared", "private"])
-@pytest.mark.parametrize("kind", ["gqa", "mla", "mtla_s2", "mtla_s3"])
+@pytest.mark.parametrize(
+    "kind",
+    ["gqa", "mla", "mtla_s2", "mtla_s3", "llama/gqa_llama", "llama/mtla_converted"],
+)
 @torch.no_grad()
 def test_a_recording_does_what_single_steps_do(kind: str, share: bool, caplog) -> None:
     """Beams fork and swap, an utterance leaves: logits stay those of eager steps."""

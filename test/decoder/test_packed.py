@@ -24,7 +24,7 @@ def prefilled(decoder: DecoderOnlyTransformer):
     return decoder.prefill(prompt, torch.tensor([7, 5]), max_tokens=4, beam=BEAM)
 
 
-@pytest.mark.parametrize("kind", ["mha", "mtla_s2"])
+@pytest.mark.parametrize("kind", ["mha", "mtla_s2", "llama/gqa_llama"])
 @torch.inference_mode()
 def test_packed_steps_give_the_same_logits(kind: str) -> None:
     decoder = make(kind, "fixed").float()

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from espnet_mtla.attention import CacheOptions
 from espnet_mtla.decoder.memory import Load, cache_bytes, decode_bytes, most
-from test.support.attention_types import TYPES, WIDTH
-from test.support.tiny_decoder import make
+from test.support.attention_types import WIDTH
+from test.support.tiny_decoder import KINDS, make
 
 ALL_OPTIONS = [
     CacheOptions(),
@@ -22,7 +22,7 @@ ALL_OPTIONS = [
 
 @settings(max_examples=60)
 @given(
-    kind=st.sampled_from(sorted(TYPES)),
+    kind=st.sampled_from(sorted(KINDS)),
     batch=st.integers(1, 3),
     beam=st.integers(1, 3),
     frames=st.integers(1, 9),

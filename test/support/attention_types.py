@@ -12,8 +12,9 @@ LATENT = {
     "qk_rope_head_dim": 4,
     "v_head_dim": 6,
 }
+CONVERTED = {"kv_norm": "none", "rope_frequencies": [0.7, 0.04]}
 # id: (name, attention_conf)
-TYPES: dict[str, tuple[str, dict[str, int]]] = {
+TYPES: dict[str, tuple[str, dict[str, object]]] = {
     "mha": ("mha", {}),
     "gqa": ("gqa", {}),
     "mqa": ("mqa", {}),
@@ -21,6 +22,19 @@ TYPES: dict[str, tuple[str, dict[str, int]]] = {
     "mla_q_lora": ("mla", {**LATENT, "q_lora_rank": 10}),
     **{f"mtla_s{s}": ("mtla", {**LATENT, "down_rate": s}) for s in (1, 2, 3, 4)},
     "mtla_s3_q_lora": ("mtla", {**LATENT, "down_rate": 3, "q_lora_rank": 10}),
+    # As Qwen2 and Qwen3 have it: biases without one of the output, heads of another
+    # width, normalised queries and keys, frequencies that no base gives.
+    "gqa_llama": (
+        "gqa",
+        {
+            **{"bias": True, "output_bias": False, "qk_norm": True},
+            **{"head_dim": 6, "rope_frequencies": [0.9, 0.31, 0.002]},
+        },
+    ),
+    **{
+        f"{name}_converted": (name, {**LATENT, **CONVERTED, **stride})
+        for name, stride in (("mla", {}), ("mtla", {"down_rate": 2}))
+    },
 }
 WIDTH, HEADS = 32, 4
 

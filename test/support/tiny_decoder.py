@@ -9,10 +9,19 @@ from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from test.support.attention_types import HEADS, TYPES, WIDTH
 
 VOCAB = 11
+LLAMA_LAYERS = {
+    **{"norm": "rmsnorm", "norm_eps": 1e-6, "feed_forward": "swiglu"},
+    **{"ffn_bias": False, "scale_embedding": False},
+}
+KINDS = (*TYPES, *(f"llama/{kind}" for kind in ("gqa_llama", "mtla_converted")))
+"""Attention types in the layers of the paper; ``llama/...``: in those of a Llama."""
 
 
 def make(kind: str, mode: str, **settings: object) -> DecoderOnlyTransformer:
     torch.manual_seed(11)
+    if kind.startswith("llama/"):
+        kind = kind.removeprefix("llama/")
+        settings = {**LLAMA_LAYERS, **settings}
     name, conf = TYPES[kind]
     config = DecoderConfig(
         VOCAB,

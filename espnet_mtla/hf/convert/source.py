@@ -10,18 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PretrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from espnet_mtla.attention.linear import is_plain_linear
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.llama.configuration import ROPE_TYPES, rope_settings
-from espnet_mtla.hf.loading import check_reachable, checked
+from espnet_mtla.hf.loading import checked, read_config
 
 # These have Llama's layers; their further features are checked below.
 MODEL_TYPES = ("llama", "mistral", "qwen2")
@@ -97,16 +92,7 @@ def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
         UserError: there is no checkpoint, it is a pickle, lacks weights, needs code of
             its own, or is not of a supported architecture.
     """
-    check_reachable(name)
-    try:
-        # Without the keyword Transformers would ask on the terminal.
-        config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{name}: not a checkpoint of Transformers ({reason})"
-        ) from error
-    check_source(name, config)
+    check_source(name, read_config(name))
     load = AutoModelForCausalLM.from_pretrained
     return checked(load, name, dtype=dtype, trust_remote_code=False).eval()
 
