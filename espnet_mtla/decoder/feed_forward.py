@@ -27,7 +27,7 @@ def build_feed_forward(config: DecoderConfig) -> nn.Module:
 
 
 class SwiGLU(nn.Module):
-    """The gated network of Llama (arXiv 2002.05202): ``down(silu(gate(x)) * up(x))``."""
+    """Gated network of Llama (arXiv 2002.05202): ``down(silu(gate(x)) * up(x))``."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ from espnet_mtla.model.components import (
     build_part,
 )
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
-from espnet_mtla.model.decoders import build_decoder
+from espnet_mtla.model.decoders import build_decoder, is_pretrained
 from espnet_mtla.model.errors import config_errors
 from espnet_mtla.model.files import resolve_files
 from espnet_mtla.settings.names import CONFIG
@@ -70,6 +70,7 @@ def build_model(
     encoder = build_encoder(args, input_size)
     width = encoder.output_size() if encoder else input_size
     ctc = projector = decoder = None
+    pretrained = is_pretrained(args)
     if config.uses_ctc:
         with config_errors("ctc_conf"):
             ctc = CTC(vocab_size, width, **args.ctc_conf)
@@ -79,7 +80,8 @@ def build_model(
             projector = FrameStackProjector(
                 width, decoder.config.embed_dim, ProjectorConfig(**args.projector_conf)
             )
-    initialise(args, encoder, ctc, projector, _untrained_layers(args, decoder))
+    layers = None if decoder is None or pretrained else decoder.layers
+    initialise(args, encoder, ctc, projector, layers)
     return DecoderOnlySpeechModel(
         args.token_list,
         config,
@@ -133,17 +135,10 @@ def _text_parts(
         raise UserError(
             "model_conf.encoded_cache_mb: 0 for text, whose embeddings are trained"
         )
+    pretrained = is_pretrained(args)
     decoder = build_decoder(args, len(args.token_list))
-    initialise(args, _untrained_layers(args, decoder))
+    initialise(args, None if pretrained else decoder.layers)
     return config, decoder
-
-
-def _untrained_layers(
-    args: Namespace, decoder: DecoderOnlyTransformer | None
-) -> nn.Module | None:
-    """Return the decoder's layers, or None if they were loaded from a checkpoint."""
-    pretrained = getattr(args, "decoder_base_model", None) is not None
-    return None if decoder is None or pretrained else decoder.layers
 
 
 def initialise(args: Namespace, *parts: nn.Module | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, _ArgumentGroup
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -85,6 +85,23 @@ class ASRTask(AbsTask):
             default=None,
             help="Language model that the decoder began from; training records it",
         )
+        cls._add_components(group)
+        parser.set_defaults(
+            required=["output_dir", "token_list"],
+            # Plots take longer than an epoch of a small model; TensorBoard has them.
+            num_att_plot=0,
+            use_matplotlib=False,
+            resume=True,
+            best_model_criterion=[
+                ["valid", "acc", "max"],
+                ["valid", "cer_ctc", "min"],
+                ["valid", "loss", "min"],
+            ],
+        )
+
+    @classmethod
+    def _add_components(cls, group: _ArgumentGroup) -> None:
+        """Add the options of components with a choice, and of those without."""
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
         for name, what in (
@@ -98,18 +115,6 @@ class ASRTask(AbsTask):
                 default={},
                 help=f"Settings of {what}",
             )
-        parser.set_defaults(
-            required=["output_dir", "token_list"],
-            # Plots take longer than an epoch of a small model; TensorBoard has them.
-            num_att_plot=0,
-            use_matplotlib=False,
-            resume=True,
-            best_model_criterion=[
-                ["valid", "acc", "max"],
-                ["valid", "cer_ctc", "min"],
-                ["valid", "loss", "min"],
-            ],
-        )
 
     @classmethod
     def required_data_names(

@@ -121,7 +121,7 @@ BAD: dict[str, tuple[Callable[[Path], dict[str, object]], str]] = {
             **{"model": str(folder), "attention": "mla"},
             "attention_conf": {"v_head_dim": 2},
         },
-        r"v_head_dim: unknown key; valid: kv_lora_rank, qk_rope_head_dim",
+        r"v_head_dim: unknown key; .* valid: kv_lora_rank, qk_rope_head_dim",
     ),
     "an unknown attention": (
         lambda folder: {"model": str(folder), "attention": "flash"},
