@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import resource
 import sys
 from collections.abc import Iterator
@@ -198,6 +199,30 @@ def test_help_takes_under_a_second(command: str) -> None:
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
     assert best_of_three(measure) < 1.0
+
+
+def messages(path: Path) -> Iterator[str]:
+    """The constant text of each ``UserError`` and each log line of a file."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name == "UserError" or re.match(r"logg(er|ing)\.", name):
+                strings = (part for arg in node.args for part in ast.walk(arg))
+                yield "".join(
+                    str(part.value)
+                    for part in strings
+                    if isinstance(part, ast.Constant)
+                )
+
+
+def test_messages_name_commands_as_users_type_them() -> None:
+    names = [name for name in COMMANDS if "_" in name]
+    bare = rf"\b({'|'.join(names)})\b|\b({'|'.join(COMMANDS)}) --"
+    for path in PACKAGE.rglob("*.py"):
+        for message in messages(path):
+            text = re.sub(rf"espnet-mtla ({'|'.join(COMMANDS)})", "", message)
+            named = re.search(bare, text)
+            assert not named, f"{relative(path)}: espnet-mtla is missing in {message!r}"
 
 
 # ---------------------------------------------------------------- sizes

@@ -123,7 +123,7 @@ def conditions(device: str, arguments: Sequence[str]) -> dict[str, Value]:
         **source.versions,
         **{name: _version(name) for name in ("triton", "flash-attn", "mtla")},
         "cuda": torch.version.cuda if torch.cuda.is_available() else "no device",
-        "command": "python -m espnet_mtla.bin.benchmark " + " ".join(arguments),
+        "command": "espnet-mtla benchmark " + " ".join(arguments),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

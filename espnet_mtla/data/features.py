@@ -106,7 +106,7 @@ def _checked(
     import numpy as np
 
     if key in written.places:
-        raise UserError(f"{path}: key {key!r} stands twice")
+        raise UserError(f"{path}: key {key!r} occurs twice")
     if matrix.ndim != 2 or not matrix.size:
         raise UserError(f"{path}: {key}: (frames, width) needed, not {matrix.shape}")
     written.width = written.width or matrix.shape[1]

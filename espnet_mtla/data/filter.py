@@ -50,7 +50,9 @@ def filter_data(
     refuse_replacing(source, target)
     folder = DataFolder.read(source)
     if folder.segments is not None:
-        raise UserError(f"{source}: has segments; run format_audio on it first")
+        raise UserError(
+            f"{source}: has segments; run espnet-mtla format_audio on it first"
+        )
     seconds = read_seconds(folder)
     dropped: dict[str, tuple[str, str]] = {}
     for key in folder.utterances:

@@ -114,7 +114,7 @@ def read_table(path: str | Path) -> dict[str, str]:
     table: dict[str, str] = {}
     for row in rows:
         if row.key in table:
-            raise UserError(f"{path}:{row.line}: key {row.key!r} stands twice")
+            raise UserError(f"{path}:{row.line}: key {row.key!r} occurs twice")
         table[row.key] = row.value
     return table
 
@@ -289,7 +289,7 @@ class DataFolder:
         where = self.source if self.segments is None else "segments"
         if not utterances:
             raise UserError(f"{self.path}/{where}: no utterances")
-        advice = f"`python -m espnet_mtla.bin.validate_data {self.path} --fix` drops it"
+        advice = f"`espnet-mtla validate_data {self.path} --fix` drops it"
         for name, table in self.tables.items():
             for keys, present, absent in (
                 (utterances - table.keys(), where, name),

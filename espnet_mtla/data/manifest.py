@@ -40,7 +40,9 @@ def write_manifest(
     """
     path = Path(path)
     if folder.segments is not None:
-        raise UserError(f"{folder.path}: has segments; run format_audio on it first")
+        raise UserError(
+            f"{folder.path}: has segments; run espnet-mtla format_audio on it first"
+        )
     for name in filter(None, (target, source)):
         if name not in folder.tables:
             raise UserError(f"{folder.path}/{name}: no such file")
@@ -147,7 +149,7 @@ def _read_rows(path: Path) -> dict[str, dict[str, str]]:
         row = dict(zip(header, values, strict=True))
         _check_names(f"{path}:{number}", row)
         if row["id"] in rows:
-            raise UserError(f"{path}:{number}: id {row['id']!r} stands twice")
+            raise UserError(f"{path}:{number}: id {row['id']!r} occurs twice")
         rows[row["id"]] = row
     if not rows:
         raise UserError(f"{path}: no utterances")

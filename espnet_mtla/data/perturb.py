@@ -45,7 +45,7 @@ def perturb_speed(
     """Replace ``target`` by one copy of ``source`` per factor; return the result."""
     factors = [parse_factor(factor) for factor in factors]
     if len(set(factors)) < len(factors):
-        raise UserError(f"a speed factor stands twice: {' '.join(factors)}")
+        raise UserError(f"a speed factor occurs twice: {' '.join(factors)}")
     refuse_replacing(source, target)
     folder = DataFolder.read(source)
     if "utt2speed" in folder.tables:

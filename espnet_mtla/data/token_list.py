@@ -33,7 +33,7 @@ def read_token_list(source: str | Path | Sequence[str]) -> list[str]:
         tokens, name = list(source), "token_list"
     duplicates = [token for token, count in Counter(tokens).items() if count > 1]
     if duplicates:
-        raise UserError(f"{name}: token {duplicates[0]!r} stands twice")
+        raise UserError(f"{name}: token {duplicates[0]!r} occurs twice")
     if len(tokens) < 4 or tokens[0] != BLANK or tokens[-1] != SOS_EOS:
         raise UserError(
             f"{name}: {BLANK} must come first and {SOS_EOS} last, with tokens between"

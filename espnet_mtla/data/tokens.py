@@ -73,7 +73,7 @@ def read_symbols(path: str | Path) -> tuple[str, ...]:
         if not symbol or symbol.split() != [symbol]:
             raise UserError(f"{place}: empty line or white space in {symbol!r}")
         if symbol in (*RESERVED, SPACE):
-            raise UserError(f"{place}: {symbol} stands in every token list already")
+            raise UserError(f"{place}: {symbol} is in every token list already")
         for other in symbols[: number - 1]:
             if symbol.startswith(other) or other.startswith(symbol):
                 raise UserError(

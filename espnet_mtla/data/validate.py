@@ -122,7 +122,7 @@ def _check_lines(inspection: Inspection, path: Path) -> None:
         if row.key in table:
             first = table[row.key]
             detail = f"first in line {first.line}"
-            inspection.problems.append(Problem(*here, "key stands twice", detail))
+            inspection.problems.append(Problem(*here, "key occurs twice", detail))
             if first.value != row.value:
                 inspection.condemn([row.key], f"two different lines in {path.name}")
         elif row.key < previous:
@@ -194,7 +194,7 @@ def _check_sound(inspection: Inspection) -> None:
     files = {key: value for key, value in sources.items() if not audio.is_pipe(value)}
     if len(files) < len(sources):
         logging.info(
-            "%d commands in wav.scp were not run: format_audio will see what they give",
+            "%d commands in wav.scp were not run: espnet-mtla format_audio runs them",
             len(sources) - len(files),
         )
 

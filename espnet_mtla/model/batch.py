@@ -63,7 +63,7 @@ def _checked(name: str, speech: np.ndarray) -> np.ndarray:
             "(frames, width) needed"
         )
     if len(speech) == 0:
-        raise UserError(f"{name}: no samples; drop it (filter_data)")
+        raise UserError(f"{name}: no samples; drop it (espnet-mtla filter_data)")
     if not np.isfinite(speech).all():
         raise UserError(f"{name}: NaN or infinite samples; repair or drop it")
     return speech

@@ -112,7 +112,8 @@ def build_normalize(
     if mean is not None and mean.numel() != input_size:
         raise UserError(
             f"{args.normalize_conf['stats_file']}: statistics of {mean.numel()} "
-            f"features, and there are {input_size}; run train --collect_stats again"
+            f"features, and there are {input_size}; run espnet-mtla train "
+            "--collect_stats again"
         )
     return layer
 
@@ -148,8 +149,8 @@ def _check_statistics(path: str | None) -> None:
         np.load(path)
     except (ValueError, EOFError, BadZipFile):
         raise UserError(
-            f"normalize_conf.stats_file: {path}: no .npz; run train --collect_stats "
-            "again"
+            f"normalize_conf.stats_file: {path}: no .npz; run espnet-mtla train "
+            "--collect_stats again"
         ) from None
 
 

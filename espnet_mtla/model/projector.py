@@ -1,7 +1,7 @@
-"""What stands between the prompt's vectors and the decoder.
+"""Projection of the encoder's output to the decoder's prompt.
 
-Of speech, encoder frames: stack neighbours, then Linear, ReLU, Linear. Of text,
-embedded tokens: tell each its neighbours.
+Speech: neighbouring frames are stacked, then Linear, ReLU, Linear. Text: a convolution
+over neighbouring embedded tokens is added.
 """
 
 from __future__ import annotations

@@ -67,5 +67,5 @@ def refuse_short(frames: Tensor, lengths: Tensor, utt_id: Sequence[str]) -> None
         name = utt_id[row] if len(utt_id) else f"utterance {row} of the batch"
         raise UserError(
             f"{name}: {int(lengths[row])} feature frames are too few for the "
-            "encoder's subsampling; drop it (filter_data --min_seconds)"
+            "encoder's subsampling; drop it (espnet-mtla filter_data --min_seconds)"
         )

@@ -62,7 +62,7 @@ def layer_maps(
 
 
 class _LayerRecorder:
-    """Call a decoder layer and record its weights; stands in for the layer."""
+    """Call a decoder layer and record its weights; replaces the layer."""
 
     def __init__(self, layer: DecoderLayer) -> None:
         self.layer = layer

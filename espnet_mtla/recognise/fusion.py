@@ -140,7 +140,9 @@ def _load_lm(path: Path, trained: TrainedModel, dtype: str) -> DecoderOnlyTransf
     config, device = weights.parent / CONFIG, str(trained.device)
     model, _ = load_model(config, weights, device=device)
     if not isinstance(model, DecoderOnlyLanguageModel):
-        raise UserError(f"lm {path}: not a language model (train --task lm makes one)")
+        raise UserError(
+            f"lm {path}: not a language model (espnet-mtla train --task lm makes one)"
+        )
     ours, theirs = trained.model.token_list, model.token_list
     if ours != theirs:
         raise UserError(

@@ -127,7 +127,7 @@ def _read_jsonl(path: str | Path, field: str) -> Texts:
             )
         key = str(key)
         if key in texts:
-            raise UserError(f"{place}: key {key!r} stands twice")
+            raise UserError(f"{place}: key {key!r} occurs twice")
         values = item[field] if isinstance(item[field], list) else [item[field]]
         if not values or not all(isinstance(text, str) for text in values):
             raise UserError(f"{place}: {key}: {field!r} is neither text nor texts")

@@ -131,7 +131,7 @@ class BackoffScorer:
 
     def score(self, tokens: Tensor) -> Tensor:
         """Extend each row by ``tokens (N,)`` and score what may follow, ``(N, V)``."""
-        if self.begun:  # the first token is <sos>, which the start state stands for
+        if self.begun:  # the start state has <sos>, the first token, already
             self.states = self.automaton.step(self.states, tokens)
         self.begun = True
         return self.automaton.scores(self.states)

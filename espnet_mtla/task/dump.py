@@ -100,7 +100,9 @@ def dump_features(
         raise UserError(f"{target}: input and output are the same folder")
     folder = DataFolder.read(data)
     if folder.source != SOUNDS or folder.segments is not None:
-        raise UserError(f"{data}: sound without segments needed: run format_audio")
+        raise UserError(
+            f"{data}: sound without segments needed: run espnet-mtla format_audio"
+        )
     with _one_thread(nj > 1), workers.lock_folder(target):
         maker = FeatureMaker(args, device)
         check_room(folder, maker, storage, target)

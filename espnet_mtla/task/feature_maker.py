@@ -69,7 +69,7 @@ class FeatureMaker:
         if not len(features):
             raise UserError(
                 f"{key}: {len(samples)} samples are too few for a frame; drop such "
-                "ones (filter_data --min_seconds)"
+                "ones (espnet-mtla filter_data --min_seconds)"
             )
         return features.float().cpu().numpy()
 
@@ -78,7 +78,7 @@ class FeatureMaker:
             if sound.samplerate != self.rate:
                 raise UserError(
                     f"{source}: {sound.samplerate} Hz, and the front-end takes "
-                    f"{self.rate}; run format_audio --fs {self.rate}"
+                    f"{self.rate}; run espnet-mtla format_audio --fs {self.rate}"
                 )
             return read_span(sound, source)
 

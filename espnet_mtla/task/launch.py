@@ -69,7 +69,7 @@ def parse(
 
 
 def _refuse(message: str) -> NoReturn:
-    raise UserError(f"{message} (train --help_all lists the options)")
+    raise UserError(f"{message} (espnet-mtla train --help_all lists the options)")
 
 
 def _value(action: Action, value: Any) -> Any:

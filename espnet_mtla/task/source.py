@@ -100,7 +100,9 @@ def _read_texts(path: Path) -> dict[str, str]:
         raise UserError(f"{path}: no utterances")
     for key, text in texts.items():
         if not text.strip():
-            raise UserError(f"{path}: {key}: no words; drop it with filter_data")
+            raise UserError(
+                f"{path}: {key}: no words; drop it with espnet-mtla filter_data"
+            )
     return texts
 
 
@@ -109,7 +111,7 @@ def _check_sounds(folder: Path, table: Path, sounds: dict[str, str]) -> None:
     for key, value in sounds.items():
         path = value.rpartition(":")[0] if archives else value
         if path.rstrip().endswith("|"):
-            raise UserError(f"{table}: {key}: a pipe; run format_audio")
+            raise UserError(f"{table}: {key}: a pipe; run espnet-mtla format_audio")
         if not Path(path).is_file():
             raise UserError(f"{table}: {key}: {path}: no such file")
 
@@ -144,7 +146,7 @@ def check_rate(source: Source, rate: int) -> None:
     if actual != rate:
         raise UserError(
             f"{path}: {key}: {actual} Hz, and frontend_conf.fs is {rate}; set it to "
-            f"{actual}, or run format_audio --fs {rate}"
+            f"{actual}, or run espnet-mtla format_audio --fs {rate}"
         )
 
 
@@ -161,7 +163,7 @@ def check_features(source: Source, args: Namespace) -> None:
         if source.width is None:
             raise UserError(
                 f"{source.folder}: holds sound, and frontend none takes features: make "
-                "them with dump_features, or choose a frontend"
+                "them with espnet-mtla dump_features, or choose a frontend"
             )
         args.input_size = args.input_size or source.width
         if args.input_size != source.width:
@@ -219,11 +221,15 @@ def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:
     paths = [Path(stats) / part / f"{name}_shape" for name in names]
     for path in paths:
         if not path.is_file():
-            raise UserError(f"{path}: no such file; run train --collect_stats first")
+            raise UserError(
+                f"{path}: no such file; run espnet-mtla train --collect_stats first"
+            )
         try:
             same_keys(path, read_table(path), source.target, source.texts)
         except UserError as error:
-            raise UserError(f"{error}; run train --collect_stats again") from None
+            raise UserError(
+                f"{error}; run espnet-mtla train --collect_stats again"
+            ) from None
     return [str(path) for path in paths]
 
 

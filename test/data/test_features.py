@@ -99,7 +99,7 @@ def test_nothing_is_left_of_a_write_that_fails(tmp_path, rows, kind):
 @pytest.mark.parametrize(
     ("rows", "dtype", "message"),
     [
-        ([("u", np.zeros((2, 3))), ("u", np.zeros((2, 3)))], "float32", "u' stands tw"),
+        ([("u", np.zeros((2, 3))), ("u", np.zeros((2, 3)))], "float32", "u' occurs tw"),
         ([("u", np.zeros((2, 3))), ("v", np.zeros((2, 4)))], "float32", "v: 4 feat"),
         ([("u", np.zeros((0, 3)))], "float32", r"u: \(frames, width\) needed"),
         ([("u", np.zeros(3))], "float32", r"u: \(frames, width\) needed"),

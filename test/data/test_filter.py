@@ -113,4 +113,4 @@ def test_bad_input(formatted: Path, command: Command) -> None:
     for name in ("text", "utt2spk", "utt2dur", "utt2num_samples"):
         write_table(formatted / name, {"a1": "1"})
     code, _, err = command("filter_data", formatted, "out")
-    assert (code, "has segments; run format_audio" in err) == (1, True)
+    assert (code, "has segments; run espnet-mtla format_audio" in err) == (1, True)

@@ -51,7 +51,7 @@ def test_windows_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"a x\na y\n", ":2: key 'a' stands twice"),
+        (b"a x\na y\n", ":2: key 'a' occurs twice"),
         (b"a x\n\nb y\n", ":2: empty line"),
         (b"a x\nb \xff\n", ":2: not UTF-8"),
         (b"a x\rb y\n", ":1: control character"),

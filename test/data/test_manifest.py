@@ -100,7 +100,7 @@ def test_a_tsv_made_elsewhere(feats: Path) -> None:
         ([HEADER, "u1\t\t7\tt\ts"], r"x\.tsv:2: no audio"),
         ([HEADER, "u 1\ta.wav\t7\tt\ts"], r"x\.tsv:2: white space in id 'u 1'"),
         ([HEADER, "u1\ta.wav\t7\tt\tA B"], r"tsv:2: white space in speaker 'A B'"),
-        ([HEADER, *2 * ["u1\ta.wav\t7\ttext\ts"]], "tsv:3: id 'u1' stands twice"),
+        ([HEADER, *2 * ["u1\ta.wav\t7\ttext\ts"]], "tsv:3: id 'u1' occurs twice"),
         ([HEADER, "u1\tn.zip:3:9\t7\tt\ts"], r"u1: .*n\.zip: no such file"),
         (
             [HEADER, "u1\tfeats/fbank80.zip:9:99999\t7\tt\ts"],

@@ -57,7 +57,7 @@ def test_segments_keep_their_recordings(toy: Path) -> None:
 @pytest.mark.parametrize(
     ("factors", "message"),
     [
-        (["0.9", "0.90"], "stands twice"),
+        (["0.9", "0.90"], "occurs twice"),
         (["fast"], "is not a number"),
         (["0"], "between 0.1 and 10"),
         (["nan"], "between 0.1 and 10"),

@@ -187,7 +187,7 @@ def test_bad_options(
     [
         ("<a>\n\n<b>\n", "symbols:2: empty line"),
         ("<a b>\n", "symbols:1: empty line or white space"),
-        ("<unk>\n", "symbols:1: <unk> stands in every token list"),
+        ("<unk>\n", "symbols:1: <unk> is in every token list"),
         ("<a>\n<a>\n", "symbols:2: '<a>' and '<a>' cannot be told apart"),
         ("<n\n<noise>\n", "symbols:2: '<noise>' and '<n' cannot be told apart"),
     ],

@@ -39,7 +39,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "double": (
         lambda toy: append(toy / "text", "é4 x\n".encode()),
-        "text:5: é4: key stands twice: first in line 4",
+        "text:5: é4: key occurs twice: first in line 4",
     ),
     "byte-order mark": (
         lambda toy: (toy / "text").write_text("\ufeff" + (toy / "text").read_text()),

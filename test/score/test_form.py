@@ -50,7 +50,7 @@ def test_that_is_said_in_one_line(caplog):
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.message == (
-        "ref, hyp, other: no tables of keys (ref:2: key 'Ein' stands twice): read as "
+        "ref, hyp, other: no tables of keys (ref:2: key 'Ein' occurs twice): read as "
         "plain lines, paired by number; --format says otherwise"
     )
 
@@ -91,7 +91,7 @@ def test_lines_that_are_no_tables(ref, hyp):
         (
             PLAIN_REF,
             PLAIN_HYP + "Ein Ende.\n",
-            "ref:2: key 'Ein' stands twice; nor are these plain lines, paired by "
+            "ref:2: key 'Ein' occurs twice; nor are these plain lines, paired by "
             "number: ref has 3, hyp has 4",
         ),
         (PLAIN_REF, PLAIN_HYP + "\n", "ref has 3, hyp has 4"),
@@ -99,7 +99,7 @@ def test_lines_that_are_no_tables(ref, hyp):
         (
             "u1 Ein Hund\nu2 Ein Mann\n",
             "Ein Hund\nEin Mann\n",
-            "hyp:2: key 'Ein' stands twice; are these plain lines? --format lines (ref "
+            "hyp:2: key 'Ein' occurs twice; are these plain lines? --format lines (ref "
             "can be read by keys)",
         ),
         ("Ein Hund\nEin Mann\n", "Ein Hund\nKein Mann\n", "(hyp can be read by keys)"),
@@ -125,13 +125,13 @@ def test_lines_that_are_no_tables(ref, hyp):
             "plain lines? --format lines",
         ),
         # Tables with the same mistake in both are no lines.
-        ("u1 a\nu1 b\n", "u1 a\nu1 b\n", "ref:2: key 'u1' stands twice; are these"),
-        ("u1 a\nu1 b\nu2 c\n", "u1 a\nu3 b\nu3 c\n", "key 'u1' stands twice; are"),
+        ("u1 a\nu1 b\n", "u1 a\nu1 b\n", "ref:2: key 'u1' occurs twice; are these"),
+        ("u1 a\nu1 b\nu2 c\n", "u1 a\nu3 b\nu3 c\n", "key 'u1' occurs twice; are"),
         ("a x\nb y\n\n", "b y\na x\n\n", "ref:3: empty line; are these plain lines?"),
         (
             "a-b x\na-b y\n",
             "a-b x\na-b y\n",
-            "ref:2: key 'a-b' stands twice; are these",
+            "ref:2: key 'a-b' occurs twice; are these",
         ),
         # What other programs write.
         (
@@ -191,7 +191,7 @@ def test_jsonl_goes_with_tables_alone():
 
 def test_said_by_the_user_nothing_is_guessed():
     write(ref=PLAIN_REF, hyp=PLAIN_HYP, words="ja\nnein\n")
-    with pytest.raises(UserError, match="'Ein' stands twice; are these plain lines"):
+    with pytest.raises(UserError, match="'Ein' occurs twice; are these plain lines"):
         read_request(["ref"], "hyp", form="kaldi")
     assert read_request(["words"], "words", form="lines").refs == ("ja", "nein")
 

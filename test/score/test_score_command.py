@@ -79,7 +79,7 @@ def test_without_output_dir_nothing_is_written(command, tmp_path):
         (
             ["a x", "a y"],
             ["a x"],
-            "ref:2: key 'a' stands twice; are these plain",
+            "ref:2: key 'a' occurs twice; are these plain",
         ),
         (["a x"], ["a x", "a y"], "'a'"),
         (["a x"], ["a x", ""], "hyp:2: empty line; are these plain lines? --format li"),

@@ -70,7 +70,7 @@ def test_several_references(write):
         ("h.jsonl", ["", "{"], "jsonl", "h.jsonl:2: not JSON"),
         ("h.jsonl", ['{"key": 1, "text": "\\ud83d"}'], "jsonl", "half a character"),
         ("h.jsonl", ['{"key": 1, "text": 2}'], "jsonl", "neither text nor texts"),
-        ("h.jsonl", ['{"key": 1, "text": "a"}'] * 2, "jsonl", "'1' stands twice"),
+        ("h.jsonl", ['{"key": 1, "text": "a"}'] * 2, "jsonl", "'1' occurs twice"),
         ("h.jsonl", ['{"key": 1, "text": ["a", "b"]}'], "jsonl", "2 hypotheses"),
     ],
 )

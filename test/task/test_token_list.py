@@ -33,7 +33,7 @@ def test_a_list_is_read_in_order(tmp_path: Path):
 @pytest.mark.parametrize(
     ("tokens", "message"),
     [
-        (["<blank>", "<unk>", "a", "a", "<sos/eos>"], "token 'a' stands twice"),
+        (["<blank>", "<unk>", "a", "a", "<sos/eos>"], "token 'a' occurs twice"),
         (["<unk>", "<blank>", "a", "<sos/eos>"], "<blank> must come first"),
         (["<blank>", "<unk>", "<sos/eos>", "a"], "<sos/eos> last"),
         (["<blank>", "a", "b", "<sos/eos>"], "<unk> is missing"),

@@ -21,9 +21,7 @@ def label_counts(labels: Tensor, vocab_size: int) -> Tensor:
     counts = inside.sum(1)
     place = torch.arange(labels.size(1), device=labels.device)
     if not torch.equal(inside, place < counts.unsqueeze(1)):
-        raise UserError(
-            "labels: -100 stands before a token; texts are padded on the right"
-        )
+        raise UserError("labels: -100 before a token; pad texts on the right")
     wrong = labels[inside & ((labels < 0) | (labels >= vocab_size - 1))]
     if len(wrong):
         raise UserError(

@@ -75,7 +75,7 @@ def test_both_forms_of_tokens_give_the_same_logits() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([[3, -100, 4]], "-100 stands before a token"),
+        ([[3, -100, 4]], "-100 before a token"),
         ([[3, 10]], r"labels: 10 given, .* 0 to 9; <sos/eos> is put around"),
         ([[3, 11]], "labels: 11 given"),
         ([[3, -1]], "labels: -1 given"),

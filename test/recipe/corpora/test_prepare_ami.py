@@ -212,7 +212,7 @@ def cut(n: int, start: object, end: object, first: int = 0, last: int = 3) -> st
         (cut(1, "", 2.0), "have no times"),
         (cut(1, 4.1, 4.4), "go beyond the end of the sound"),
         (cut(1, 3.0, 5.0), "go beyond the end of the sound"),
-        (cut(1, 0.5, 2.0), "stand twice"),
+        (cut(1, 0.5, 2.0), "occur twice"),
     ],
 )
 def test_segments_left_out_are_counted(

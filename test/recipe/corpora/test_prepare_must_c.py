@@ -141,7 +141,7 @@ def test_talks_on_both_sides_are_said(must_c: ModuleType, corpus: Path, capsys) 
         (entry(1922, -1.0, 2.0), "offset and duration are no part.*ted_1922_0001"),
         (entry(1922, 1.0, float("nan")), "offset and duration are no part"),
         (entry(77, 1.0, 1.0), r"unusable sound file: ted_77_0000.*ted_77.wav: no such"),
-        (entry(1922, 0.5, 1.0), "stands twice: ted_1922_0001 and ted_1922_0000"),
+        (entry(1922, 0.5, 1.0), "occurs twice: ted_1922_0001 and ted_1922_0000"),
     ],
 )
 def test_entries_that_cannot_be_cut(

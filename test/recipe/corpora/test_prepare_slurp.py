@@ -134,7 +134,7 @@ def test_the_same_twice_counts_once(slurp: ModuleType, lists: Path, capsys) -> N
     rows = read_lines(lists / "train.jsonl")
     write_lines(lists / "train.jsonl", [*rows, rows[0]])
     assert len(prepare(slurp, lists)["train"].utterances) == 12
-    assert "train:   2 that stand twice, such as line 5" in capsys.readouterr().out
+    assert "train:   2 that occur twice, such as line 5" in capsys.readouterr().out
 
 
 def spoil_sound(lists: Path) -> None:

@@ -99,7 +99,7 @@ def test_ids_that_stand_twice(
     corpus = write_xsum(tmp_path / "corpus", "jsonl")
     rows = [*make_rows("train", 24), make_rows(split, 1)[0]]
     write_split(corpus, "jsonl", "train", rows)
-    message = rf"id that stands twice: {rows[-1]['id']} \(in {split}\).*--drop_bad"
+    message = rf"id that occurs twice: {rows[-1]['id']} \(in {split}\).*--drop_bad"
     with pytest.raises(UserError, match=message):
         prepare(xsum, corpus)
     assert len(prepare(xsum, corpus, drop_bad=True)["text"]) == 24

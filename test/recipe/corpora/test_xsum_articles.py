@@ -83,7 +83,7 @@ def test_an_id_in_two_sets_is_tested_on_alone(xsum: ModuleType, corpus: Path) ->
     first = split["test"][0]
     split["train"].append(first)
     path.write_text(json.dumps(split))
-    with pytest.raises(UserError, match=rf"stands twice: {first} \(in test\)"):
+    with pytest.raises(UserError, match=rf"occurs twice: {first} \(in test\)"):
         xsum.prepare(corpus, corpus.parent / "data")
 
 
@@ -109,5 +109,5 @@ def test_two_files_of_one_id(xsum: ModuleType, corpus: Path) -> None:
     path = corpus / "bbc-summary-data" / "10000003.summary"
     (corpus / "more").mkdir()
     (corpus / "more" / path.name).write_bytes(path.read_bytes())
-    with pytest.raises(UserError, match=r"more/10000003\.summary: stands twice, in .*"):
+    with pytest.raises(UserError, match=r"more/10000003\.summary: occurs twice, in .*"):
         xsum.prepare(corpus, corpus.parent / "data")

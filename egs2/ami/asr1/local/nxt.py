@@ -80,7 +80,7 @@ def read_words(path: Path) -> dict[str, str]:
         if name is None:
             raise UserError(f"{path}: <{element.tag}> without nite:id")
         if name in words:
-            raise UserError(f"{path}: {name} stands twice")
+            raise UserError(f"{path}: {name} occurs twice")
         spoken = element.tag == "w" and element.get("punc") != "true"
         words[name] = clean("".join(element.itertext())) if spoken else ""
     return words

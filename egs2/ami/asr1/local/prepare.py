@@ -185,7 +185,7 @@ class Collector:
             times = f"{round(1000 * start):08d}_{round(1000 * end):08d}"
             key = f"{speaker.name}_{recording.replace('.', '_')}_{times}"
             if key in self.segments:
-                counter.drop("stand twice", at)
+                counter.drop("occur twice", at)
                 return
             self.segments[key] = f"{recording} {start:.3f} {end:.3f}"
             self.text[key] = text

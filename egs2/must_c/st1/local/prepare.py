@@ -98,7 +98,7 @@ def read_split(folder: Path, split: str, language: str, drop_bad: bool) -> DataF
         if reason:
             counter.refuse(reason, f"{key} ({detail})")
         elif entry in seen:
-            counter.refuse("the same cut stands twice", f"{key} and {seen[entry]}")
+            counter.refuse("the same cut occurs twice", f"{key} and {seen[entry]}")
         elif not source or not translation:
             counter.drop("with an empty text", key)
         else:

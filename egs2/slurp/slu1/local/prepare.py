@@ -26,7 +26,7 @@ from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
 
-# Held-out sets first: what stands twice is then theirs.
+# Held-out sets first: what occurs twice is then theirs.
 SETS = {"test": ("test",), "devel": ("devel",), "train": ("train", "train_synthetic")}
 REAL, SYNTHETIC = "slurp_real", "slurp_synth"
 WITHOUT = {REAL: "", SYNTHETIC: "; --no_synthetic goes without"}
@@ -87,7 +87,7 @@ class Collector:
         elif listing and (listing != counter.name or other != text):
             counter.refuse(f"recordings that {listing}.jsonl has already", where)
         elif listing:
-            counter.drop("that stand twice", where)
+            counter.drop("that occur twice", where)
         else:
             self.seen[key] = (text, counter.name)
             folder.wav[key] = str((self.source.audio / kind / file).resolve())

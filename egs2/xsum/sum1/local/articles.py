@@ -47,7 +47,7 @@ def find_articles(corpus: Path) -> dict[str, Path]:
                 continue  # what an archiver notes beside a file
             first = found.setdefault(path.stem, path)
             if first != path:
-                raise UserError(f"{path}: stands twice, in {first.parent} too")
+                raise UserError(f"{path}: occurs twice, in {first.parent} too")
         if found:
             break
     return found

@@ -20,7 +20,7 @@ from espnet_mtla.data.corpus import Tables, corpus_parser, read_jsonl, write_set
 from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
 
-# Held-out sets first: what stands twice is then theirs.
+# Held-out sets first: what occurs twice is then theirs.
 SETS = {
     "test": ("test",),
     "validation": ("validation", "valid", "val", "dev"),
@@ -94,7 +94,7 @@ def read_set(rows: Rows, counter: DropCounter, seen: dict[str, str]) -> Tables:
         if len(key.split()) != 1:
             counter.refuse("without an id", repr(summary[:60]))
         elif key in seen:
-            counter.refuse("with an id that stands twice", f"{key} (in {seen[key]})")
+            counter.refuse("with an id that occurs twice", f"{key} (in {seen[key]})")
         elif not document:
             counter.drop("with an empty document", key)
         elif not summary:
@@ -203,7 +203,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser = corpus_parser(
         __doc__,
         corpus="folder of a local copy; without it the hub is asked",
-        drop_bad="leave out rows without an id or with one that stands twice",
+        drop_bad="leave out rows without an id or with one that occurs twice",
         required=False,
     )
     parser.add_argument("--hub", default=HUB, help="data set on the hub")
