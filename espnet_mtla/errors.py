@@ -1,7 +1,9 @@
-"""Exceptions: errors that the user can correct, and errors of HTTP libraries."""
+"""Exceptions: errors that the user can correct, and errors of the hub's clients."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -30,3 +32,30 @@ def transport_errors() -> tuple[type[Exception], ...]:
         for module, base in bases.items()
         if find_spec(module)
     )
+
+
+@contextmanager
+def hub_errors(name: str) -> Iterator[None]:
+    """Raise errors of the hub's client as a :class:`UserError` with a remedy."""
+    from huggingface_hub import errors
+
+    try:
+        yield
+    except errors.RevisionNotFoundError:
+        raise UserError(f"{name}: the hub has no such revision") from None
+    except errors.RepositoryNotFoundError:
+        raise UserError(
+            f"{name}: no such folder, and no such model on the hub; a private model "
+            "needs a token in HF_TOKEN"
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        raise UserError(
+            f"{name}: no such folder, not downloaded before, and the hub cannot be "
+            "reached; give a folder"
+        ) from None
+    except errors.HfHubHTTPError as error:
+        code = error.response.status_code
+        hint = "; is the token right?" if code in (401, 403) else ""
+        raise UserError(f"{name}: the hub answers {code}{hint}") from None
+    except transport_errors() as error:
+        raise UserError(f"{name}: the hub cannot be reached: {error}") from None

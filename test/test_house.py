@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "attention": {"settings"},
     "decoder": {"attention", "settings"},
     "search": {"decoder", "attention", "settings"},
-    "frontend": set(),
+    "frontend": {"settings"},
     "data": {"settings"},
     "model": {"decoder", "attention", "frontend", "data", "settings"},
     "task": {"model", "decoder", "frontend", "data", "settings"},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.names import CHECKPOINT_KEYS
 
 FRONTEND_RECORD = "frontend.json"
 """File in a folder of features: the front-end's name and settings."""
@@ -40,10 +41,21 @@ def _same_checkpoint(
     recorded: dict[str, Any], expected: dict[str, Any], digest: str
 ) -> bool:
     """Return True if both differ in the path of one and the same checkpoint alone."""
-    from espnet_mtla.frontend.upstream import checkpoint_digest
+    frontend = expected["frontend"]
+    key = CHECKPOINT_KEYS.get(frontend)
+    if key is None or recorded["frontend"] != frontend:
+        return False
+    path = expected["frontend_conf"].get(key)
+    moved = {**recorded["frontend_conf"], key: path}
+    return moved == expected["frontend_conf"] and _digest(frontend, path) == digest
 
-    path = expected["frontend_conf"].get("path")
-    moved = {**recorded["frontend_conf"], "path": path}
-    same = recorded["frontend"] == expected["frontend"]
-    same = same and moved == expected["frontend_conf"]
-    return same and checkpoint_digest(path) == digest
+
+def _digest(frontend: str, path: str | None) -> str:
+    """Return the hash of a checkpoint that ``identity`` of its front-end returns."""
+    if frontend == "s3prl":
+        from espnet_mtla.frontend.upstream import checkpoint_digest
+
+        return checkpoint_digest(path)
+    from espnet_mtla.frontend.encoder_folder import encoder_digest
+
+    return encoder_digest(str(path))

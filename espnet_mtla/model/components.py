@@ -30,6 +30,7 @@ FRONTEND = LazyChoices(
         "default": "espnet2.asr.frontend.default:DefaultFrontend",
         "fbank": "espnet_mtla.frontend.fbank:FbankFrontend",
         "s3prl": "espnet_mtla.frontend.s3prl:S3PRLFrontend",
+        "transformers": "espnet_mtla.frontend.pretrained:TransformersFrontend",
     },
     "default",
 )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.names import (
+    CHECKPOINT_KEYS,
     MODEL,
     STATS,
     SYMBOLS,
@@ -41,10 +42,7 @@ def bundle_files(args: Namespace, folder: str | Path) -> None:
     for option, name in (("bpemodel", TOKENISER), ("non_linguistic_symbols", SYMBOLS)):
         if getattr(args, option) is not None:
             setattr(args, option, _copy(getattr(args, option), folder / name))
-    path = upstream_path(args.frontend, args.frontend_conf)
-    if path is not None:
-        copy = str(link_upstream(path, folder))
-        args.frontend_conf = {**args.frontend_conf, "path": copy}
+    args.frontend_conf = bundle_upstream(args.frontend, args.frontend_conf, folder)
 
 
 def resolve_files(args: Namespace, folder: Path) -> None:
@@ -67,9 +65,10 @@ def resolve_files(args: Namespace, folder: Path) -> None:
     for option, name in (("bpemodel", TOKENISER), ("non_linguistic_symbols", SYMBOLS)):
         if getattr(args, option) is not None:
             setattr(args, option, _resolve(getattr(args, option), folder / name))
-    if getattr(args, "frontend", None) == "s3prl":
+    key = CHECKPOINT_KEYS.get(args.frontend)
+    if key is not None:
         for copy in folder.glob(f"{UPSTREAM}*"):
-            args.frontend_conf = {**args.frontend_conf, "path": str(copy)}
+            args.frontend_conf = {**args.frontend_conf, key: str(copy)}
 
 
 def _resolve(path: str | None, copy: Path) -> str | None:
@@ -94,10 +93,63 @@ def locate_weights(folder: Path) -> Path:
     )
 
 
-def upstream_path(frontend: str | None, settings: Mapping[str, Any]) -> Path | None:
-    """Return the checkpoint of a front-end, or None if it is not on this machine."""
-    path = settings.get("path") if frontend == "s3prl" else None
-    return Path(path) if path and Path(path).exists() else None
+def bundle_upstream(
+    frontend: str | None, settings: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Put a front-end's checkpoint into ``folder``.
+
+    A model on the hub is downloaded; S3PRL downloads its own, which are not bundled.
+
+    Returns:
+        The settings with the new path; unchanged if there is no checkpoint.
+    """
+    key = CHECKPOINT_KEYS.get(frontend or "")
+    path = settings.get(key) if key is not None else None
+    if key is None or path is None:
+        return dict(settings)
+    if frontend == "transformers":
+        from espnet_mtla.frontend.checkpoint import checkpoint_files, find_folder
+
+        source = find_folder(path)
+        return {**settings, key: str(link_folder(checkpoint_files(source), folder))}
+    if not Path(path).exists():
+        return dict(settings)
+    return {**settings, key: str(link_upstream(Path(path), folder))}
+
+
+def portable_upstream(
+    frontend: str | None, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the settings with the name that :func:`export_upstream` writes."""
+    key = CHECKPOINT_KEYS.get(frontend or "")
+    path = settings.get(key) if key is not None else None
+    if key is None or path is None:
+        return dict(settings)
+    if frontend == "transformers":
+        return {**settings, key: UPSTREAM}
+    file = Path(path)
+    ending = "" if file.is_dir() else file.suffix
+    return {**settings, key: f"{UPSTREAM}{ending}"} if file.exists() else dict(settings)
+
+
+def export_upstream(
+    frontend: str | None, settings: Mapping[str, Any], folder: Path
+) -> dict[str, Any]:
+    """Write a front-end's checkpoint into a folder that is to be passed on.
+
+    Of a model of Transformers only the encoder is written, as safetensors.
+
+    Returns:
+        The settings with a name relative to ``folder``; unchanged without a checkpoint.
+    """
+    names = portable_upstream(frontend, settings)
+    if names != dict(settings) and frontend == "transformers":
+        from espnet_mtla.frontend.encoder_folder import export_encoder
+
+        export_encoder(settings["model"], folder / UPSTREAM)
+    elif names != dict(settings):
+        link_upstream(Path(settings["path"]), folder)
+    return names
 
 
 def link_upstream(path: Path, folder: Path) -> Path:
@@ -106,21 +158,32 @@ def link_upstream(path: Path, folder: Path) -> Path:
     Returns:
         Its new path, ``upstream`` with the ending of the file.
     """
-    target = folder / f"{UPSTREAM}{'' if path.is_dir() else path.suffix}"
-    if path.resolve() == target.resolve():
-        return target
-    files = {target: path}
     if path.is_dir():
-        files = {target / f.name: f for f in path.iterdir() if f.is_file()}
-    for new, old in files.items():
-        new.parent.mkdir(parents=True, exist_ok=True)
-        new.unlink(missing_ok=True)
-        try:
-            os.link(old.resolve(), new)
-        except OSError:  # another file system, or one without hard links
-            with open(old, "rb") as source, atomic_file(new, "wb") as copy:
-                shutil.copyfileobj(source, copy)
+        return link_folder([f for f in path.iterdir() if f.is_file()], folder)
+    target = folder / f"{UPSTREAM}{path.suffix}"
+    _link(path, target)
     return target
+
+
+def link_folder(files: Iterable[Path], folder: Path) -> Path:
+    """Put files into the folder ``upstream`` of ``folder``, and return its path."""
+    target = folder / UPSTREAM
+    for file in files:
+        _link(file, target / file.name)
+    return target
+
+
+def _link(old: Path, new: Path) -> None:
+    """Make ``new`` a hard link of ``old`` if possible, or else a copy."""
+    if old.resolve() == new.resolve():
+        return
+    new.parent.mkdir(parents=True, exist_ok=True)
+    new.unlink(missing_ok=True)
+    try:
+        os.link(old.resolve(), new)
+    except OSError:  # another file system, or one without hard links
+        with open(old, "rb") as source, atomic_file(new, "wb") as copy:
+            shutil.copyfileobj(source, copy)
 
 
 def _copy(source: str | Path, target: Path) -> str:

@@ -16,4 +16,6 @@ TOKENISER = "bpe.model"
 SYMBOLS = "nlsyms.txt"
 """Non-linguistic symbols, one a line."""
 UPSTREAM = "upstream"
-"""Checkpoint of a self-supervised front-end, with the ending of its file."""
+"""Checkpoint of a pretrained front-end, with the ending of its file."""
+CHECKPOINT_KEYS = {"s3prl": "path", "transformers": "model"}
+"""Front-ends with a checkpoint, and the setting that names it."""

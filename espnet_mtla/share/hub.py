@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from espnet_mtla.errors import UserError, transport_errors
+from espnet_mtla.errors import UserError, hub_errors
 from espnet_mtla.settings.names import CONFIG, README, WEIGHTS
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -38,33 +36,6 @@ def find_model(model: str | Path, revision: str | None = None) -> Path:
         ) from None
     with hub_errors(model):
         return Path(snapshot_download(model, revision=revision))
-
-
-@contextmanager
-def hub_errors(name: str) -> Iterator[None]:
-    """Raise errors of the hub's client as a :class:`UserError` with a remedy."""
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.RevisionNotFoundError:
-        raise UserError(f"{name}: the hub has no such revision") from None
-    except errors.RepositoryNotFoundError:
-        raise UserError(
-            f"{name}: no such folder, and no such model on the hub; a private model "
-            "needs a token in HF_TOKEN"
-        ) from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
-        raise UserError(
-            f"{name}: no such folder, not downloaded before, and the hub cannot be "
-            "reached; give a folder"
-        ) from None
-    except errors.HfHubHTTPError as error:
-        code = error.response.status_code
-        hint = "; is the token right?" if code in (401, 403) else ""
-        raise UserError(f"{name}: the hub answers {code}{hint}") from None
-    except transport_errors() as error:
-        raise UserError(f"{name}: the hub cannot be reached: {error}") from None
 
 
 def upload(folder: Path, name: str, token: str, private: bool = False) -> str:

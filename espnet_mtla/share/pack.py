@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.errors import UserError
-from espnet_mtla.model.files import link_upstream, upstream_path
+from espnet_mtla.model.files import export_upstream, portable_upstream
 from espnet_mtla.settings.names import (
     CONFIG,
     DECODE,
@@ -149,9 +149,9 @@ def portable(args: Mapping[str, Any], where: Path) -> dict[str, Any]:
         config[option] = name if args[option] is not None else None
     if args["normalize"] == "global_mvn":
         config["normalize_conf"] = {**args["normalize_conf"], "stats_file": STATS}
-    upstream = upstream_path(config["frontend"], config["frontend_conf"])
-    if upstream is not None:
-        config["frontend_conf"] = {**config["frontend_conf"], "path": upstream.name}
+    config["frontend_conf"] = portable_upstream(
+        config["frontend"], config["frontend_conf"]
+    )
     for key, text in _texts(config):
         if Path(text).is_absolute():
             raise UserError(
@@ -184,9 +184,7 @@ def _write_files(
     if args["normalize"] == "global_mvn":
         stats = Path(args["normalize_conf"]["stats_file"])
         (target / STATS).write_bytes(stats.read_bytes())
-    upstream = upstream_path(args["frontend"], args["frontend_conf"])
-    if upstream is not None:
-        link_upstream(upstream, target)
+    export_upstream(args["frontend"], args["frontend_conf"], target)
     write_yaml(target / CONFIG, config)
 
 

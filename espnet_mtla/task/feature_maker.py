@@ -25,11 +25,12 @@ class FeatureMaker:
     """A front-end in evaluation mode; computes the stored features of an utterance."""
 
     def __init__(self, args: Namespace, device: str) -> None:
-        if args.frontend_conf.get("finetune"):
-            raise UserError(
-                "frontend_conf.finetune: what the upstream gives changes while it is "
-                "trained; dump features of a frozen one"
-            )
+        for key in ("finetune", "lora"):
+            if args.frontend_conf.get(key):
+                raise UserError(
+                    f"frontend_conf.{key}: the encoder's output changes while it is "
+                    "trained; dump features of a frozen one"
+                )
         module: nn.Module | None = build_part(FRONTEND, args)
         if module is None:
             raise UserError("frontend: none makes no features")

@@ -20,6 +20,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.record import check_made_by
 from espnet_mtla.model.checkpoint import load
 from espnet_mtla.model.files import link_upstream
+from espnet_mtla.settings.names import CHECKPOINT_KEYS
 from espnet_mtla.task.dump import Storage, dump_features
 from espnet_mtla.task.feature_maker import FeatureMaker, read_frontend
 from test.support.toy_corpus import SETTINGS, make_corpus
@@ -117,7 +118,10 @@ def test_sound_that_cannot_be_used_is_named(formatted, tmp_path):
     ("config", "message"),
     [
         ({"frontend": "none"}, "frontend: none makes no features"),
-        ({"frontend": "mfcc"}, "frontend: 'mfcc' given, one of default, fbank, s3prl"),
+        (
+            {"frontend": "mfcc"},
+            "frontend: 'mfcc' given, one of default, fbank, s3prl, transformers",
+        ),
         (
             {"frontend": "fbank", "frontend_conf": {"mels": 3}},
             r"frontend_conf\.mels: unknown key",
@@ -127,7 +131,7 @@ def test_sound_that_cannot_be_used_is_named(formatted, tmp_path):
                 "frontend": "s3prl",
                 "frontend_conf": {"upstream": "fbank", "finetune": True},
             },
-            "finetune: what the upstream gives changes",
+            "finetune: the encoder's output changes",
         ),
     ],
 )
@@ -180,23 +184,33 @@ def test_the_same_config_trains_from_sound_and_from_features(formatted, toy, tmp
         )
 
 
-def made_by(folder: Path, path: str) -> None:
-    """Raises unless the folder holds features of the upstream at this path."""
-    settings = {"upstream": "wavlm_local", "path": path}
-    check_made_by(folder, "s3prl", settings)
-
-
-def test_features_of_an_upstream_train_as_the_upstream_does(formatted, toy, tmp_path):
-    """A weighted sum of layers, in float16: equal to the rounding of stored states."""
-
+def s3prl_frontend(path: Path, seed: int) -> dict[str, object]:
+    """A tiny upstream, whose form depends on the seed."""
     pytest.importorskip("s3prl", reason="the extra ssl is not installed")
     from test.support.tiny_upstreams import make_wavlm
 
-    path = str(make_wavlm(tmp_path / "tiny.pt"))
-    frontend = {
-        "frontend": "s3prl",
-        "frontend_conf": {"upstream": "wavlm_local", "path": path},
-    }
+    checkpoint = make_wavlm(path.with_suffix(".pt"), normalize=not seed)
+    settings = {"upstream": "wavlm_local", "path": str(checkpoint)}
+    return {"frontend": "s3prl", "frontend_conf": settings}
+
+
+def whisper_frontend(path: Path, seed: int) -> dict[str, object]:
+    """A tiny Whisper, whose width depends on the seed."""
+    pytest.importorskip("transformers", reason="the extra hf is not installed")
+    from test.support.tiny_encoders import make_whisper
+
+    folder = make_whisper(path, encoder_ffn_dim=24 + seed)
+    return {"frontend": "transformers", "frontend_conf": {"model": str(folder)}}
+
+
+@pytest.mark.parametrize("make_frontend", [s3prl_frontend, whisper_frontend])
+def test_features_of_an_upstream_train_as_the_upstream_does(
+    make_frontend, formatted, toy, tmp_path
+):
+    """A weighted sum of layers, in float16: equal to the rounding of stored states."""
+    frontend = make_frontend(tmp_path / "tiny", 0)
+    key = CHECKPOINT_KEYS[frontend["frontend"]]
+    path = Path(frontend["frontend_conf"][key])
     folders, made = {}, {}
     for name in ("train", "valid"):
         folders[name] = tmp_path / "16k" / name
@@ -214,17 +228,29 @@ def test_features_of_an_upstream_train_as_the_upstream_does(formatted, toy, tmp_
     from_sound = run(toy, "sound", folders, settings)
     from_features = run(toy, "features", made, settings)
     np.testing.assert_allclose(from_features, from_sound, rtol=2e-3)
-    made_by(made["train"], path)
-    made_by(made["train"], str(toy.folder / "features" / "upstream.pt"))
-    other = make_wavlm(tmp_path / "other.pt", normalize=False)
-    with pytest.raises(UserError, match=r"train: features of .*dump them ag"):
-        made_by(made["train"], str(other))
     exp = toy.folder / "features"
+    (copy,) = exp.glob("upstream*")
+    settings = frontend["frontend_conf"]
+    for place in (path, copy):
+        check_made_by(
+            made["train"], frontend["frontend"], {**settings, key: str(place)}
+        )
+    other = make_frontend(tmp_path / "other", 1)
+    with pytest.raises(UserError, match=r"train: features of .*dump them ag"):
+        check_made_by(made["train"], frontend["frontend"], other["frontend_conf"])
     names = torch.load(exp / "1epoch.pth", weights_only=True)
     assert [name for name in names if name.startswith("frontend")] == [
         "frontend.weights"
     ]
-    check_it_can_be_moved(exp, Path(path), folders["valid"], tmp_path)
+    check_it_can_be_moved(exp, path, folders["valid"], tmp_path)
+
+
+def delete(path: Path) -> None:
+    """Delete a file or a folder, if it exists."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def check_it_can_be_moved(exp: Path, upstream: Path, data: Path, tmp_path: Path):
@@ -244,8 +270,9 @@ def check_it_can_be_moved(exp: Path, upstream: Path, data: Path, tmp_path: Path)
     for number, folder in enumerate((exp, tmp_path / "packed")):
         moved = tmp_path / f"moved{number}"
         shutil.copytree(folder, moved)
-        (folder / "upstream.pt").unlink()
-        upstream.unlink(missing_ok=True)
+        (copy,) = folder.glob("upstream*")
+        delete(copy)
+        delete(upstream)
         command = ["inference", "--model_dir", str(moved), "--data", str(data)]
         out = tmp_path / f"out{number}"
         with mock.patch.object(

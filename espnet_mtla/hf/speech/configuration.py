@@ -9,6 +9,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.names import CHECKPOINT_KEYS
 
 
 class MTLASpeechConfig(PretrainedConfig):
@@ -48,13 +49,13 @@ class MTLASpeechConfig(PretrainedConfig):
         self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any
     ) -> None:
         """Save, with the checkpoint that the front-end is built from, if it has one."""
-        from espnet_mtla.model.files import link_upstream, upstream_path
+        from espnet_mtla.model.files import export_upstream
 
         recipe, settings = self.recipe, self.recipe.get("frontend_conf", {})
-        path = upstream_path(recipe.get("frontend"), settings)
-        if path is not None:
-            copy = link_upstream(path, Path(save_directory)).name
-            self.recipe = {**recipe, "frontend_conf": {**settings, "path": copy}}
+        folder = Path(save_directory)
+        names = export_upstream(recipe.get("frontend"), settings, folder)
+        if names != settings:
+            self.recipe = {**recipe, "frontend_conf": names}
         try:
             super().save_pretrained(save_directory, *args, **kwargs)
         finally:
@@ -69,15 +70,16 @@ class MTLASpeechConfig(PretrainedConfig):
         from espnet_mtla.share.hub import find_model
 
         settings = self.recipe.get("frontend_conf", {})
-        path = settings.get("path") if self.recipe.get("frontend") == "s3prl" else None
-        if not path or Path(path).is_absolute():
+        key = CHECKPOINT_KEYS.get(self.recipe.get("frontend") or "")
+        path = settings.get(key)
+        if key is None or not path or Path(path).is_absolute():
             return
         revision = getattr(self, "_commit_hash", None)
         if self.name_or_path:
             file = find_model(self.name_or_path, revision).resolve() / path
             if not file.exists():
                 raise UserError(f"{file}: no such file, the front-end is built from it")
-            settings = {**settings, "path": str(file)}
+            settings = {**settings, key: str(file)}
             self.recipe = {**self.recipe, "frontend_conf": settings}
 
     @property
