@@ -104,8 +104,18 @@ def _cell(value: Value) -> str:
     return str(value)
 
 
-def conditions(device: str, arguments: Sequence[str]) -> dict[str, Value]:
-    """Return device, load, date, commit, versions and command line of a measurement."""
+def conditions(
+    device: str,
+    arguments: Sequence[str],
+    command: str = "espnet-mtla benchmark",
+) -> dict[str, Value]:
+    """Return device, load, date, commit, versions and command line of a measurement.
+
+    Args:
+        device: torch's name of it.
+        arguments: of the command.
+        command: that measures.
+    """
     import torch
 
     source = provenance()
@@ -123,7 +133,7 @@ def conditions(device: str, arguments: Sequence[str]) -> dict[str, Value]:
         **source.versions,
         **{name: _version(name) for name in ("triton", "flash-attn", "mtla")},
         "cuda": torch.version.cuda if torch.cuda.is_available() else "no device",
-        "command": "espnet-mtla benchmark " + " ".join(arguments),
+        "command": " ".join([command, *arguments]),
         "system": f"{platform.system()} {platform.machine()}",
     }
 

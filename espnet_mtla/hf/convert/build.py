@@ -91,7 +91,11 @@ class LatentSizes:
 
 @torch.no_grad()
 def convert(
-    source: PreTrainedModel, target: Target, blocks: Tensor | None = None, seed: int = 0
+    source: PreTrainedModel,
+    target: Target,
+    blocks: Tensor | None = None,
+    seed: int = 0,
+    moments: list[Tensor] | None = None,
 ) -> tuple[LlamaMTLAForCausalLM, list[float]]:
     """Convert a Llama to MLA or MTLA; see :mod:`.factor` for the mathematics.
 
@@ -101,6 +105,8 @@ def convert(
         blocks: tokens ``(N, L)`` to measure activations on; None: activations are
             assumed to be independent.
         seed: of the hyper-network's first layer, which starts at random.
+        moments: from :func:`~.moments.second_moments`, for several conversions of one
+            model; None: they are computed from ``blocks``.
 
     Returns:
         The model, and for each layer the share of energy that its latents preserve.
@@ -113,7 +119,8 @@ def convert(
     rotary = source.model.rotary_emb
     theta, factor = rotary.inv_freq.double(), rotary.attention_scaling
     parts = [Projections.of(layer.self_attn, head, factor) for layer in layers]
-    moments = second_moments(source, blocks)
+    if moments is None:
+        moments = second_moments(source, blocks)
     rotated = [
         rotate_keys(part, moment, theta, target.context)
         for part, moment in zip(parts, moments, strict=True)
@@ -142,6 +149,14 @@ def convert(
             _fill(model.model.layers[index].self_attn, weights, part)
             shares.append(weights.energy)
     return model.to(source.device).eval(), shares
+
+
+def converted_cache_bytes(model: LlamaMTLAForCausalLM) -> float:
+    """Return the bytes of latents and rotary keys per token in all layers."""
+    config = model.config
+    width = config.kv_lora_rank + config.qk_rope_head_dim
+    stride = config.down_rate
+    return width * config.num_hidden_layers * model.dtype.itemsize / stride
 
 
 def _config(

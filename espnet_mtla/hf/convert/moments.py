@@ -13,6 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from espnet_mtla.attention.precision import accumulation_dtype
+from espnet_mtla.hf.convert.progress import track
+from espnet_mtla.hf.convert.text import batches
+
 
 @torch.no_grad()
 def second_moments(model: PreTrainedModel, blocks: Tensor | None) -> list[Tensor]:
@@ -38,9 +42,9 @@ def second_moments(model: PreTrainedModel, blocks: Tensor | None) -> list[Tensor
     def accumulate(index: int) -> Callable[..., None]:
         def add(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             x = args[0] if args else kwargs["hidden_states"]
-            x = x.flatten(0, -2).double()
+            x = x.flatten(0, -2).to(accumulation_dtype(x.dtype))
             x = torch.cat((x, x.new_ones(len(x), 1)), dim=1)
-            sums[index].addmm_(x.T, x)
+            sums[index].add_(x.T @ x)  # a batch in float32 is as exact as its input
 
         return add
 
@@ -49,8 +53,9 @@ def second_moments(model: PreTrainedModel, blocks: Tensor | None) -> list[Tensor
         for index, layer in enumerate(model.model.layers)
     ]
     try:
-        for block in blocks:
-            model.model(block[None].to(device), use_cache=False)
+        parts = batches(blocks)
+        for part in track(parts, "second moments", len(parts)):
+            model.model(part.to(device), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -81,6 +81,21 @@ def _augmented(linear: nn.Linear, head: int) -> Tensor:
     return both.unflatten(0, (-1, head))
 
 
+def load_config(name: str) -> PretrainedConfig:
+    """Load the configuration of a checkpoint to convert.
+
+    Args:
+        name: folder, or name on the hub.
+
+    Raises:
+        UserError: there is no checkpoint, it needs code of its own, or it is not of a
+            supported architecture.
+    """
+    config = read_config(name)
+    check_source(name, config)
+    return config
+
+
 def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
     """Load a checkpoint to convert.
 
@@ -89,12 +104,18 @@ def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
         dtype: of its weights.
 
     Raises:
-        UserError: there is no checkpoint, it is a pickle, lacks weights, needs code of
-            its own, or is not of a supported architecture.
+        UserError: see :func:`load_config`, or it is a pickle or lacks weights.
     """
-    check_source(name, read_config(name))
+    load_config(name)
     load = AutoModelForCausalLM.from_pretrained
     return checked(load, name, dtype=dtype, trust_remote_code=False).eval()
+
+
+def source_cache_bytes(model: PreTrainedModel) -> int:
+    """Return the bytes of keys and values of one token in all layers of a Llama."""
+    attention = model.model.layers[0].self_attn
+    width = attention.k_proj.out_features + attention.v_proj.out_features
+    return width * len(model.model.layers) * model.dtype.itemsize
 
 
 def check_source(name: str, config: PretrainedConfig) -> None:

@@ -9,12 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
@@ -22,8 +19,8 @@ from transformers import (
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.convert.build import Target, convert
 from espnet_mtla.hf.convert.factor import low_rank
-from espnet_mtla.hf.convert.heal import Healing, TextBlocks, perplexity
 from espnet_mtla.hf.convert.source import check_source
+from espnet_mtla.hf.convert.text import perplexity
 from test.support.tiny_llama import LLAMA_SIZES, llama
 from test.support.tiny_llama import run_convert as run
 
@@ -169,33 +166,6 @@ def test_the_low_rank_is_the_best_one() -> None:
     assert (x @ encode.T).square().mean(0) == pytest.approx(torch.ones(5))
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A small Llama that has read the licence, with its tokeniser, in a folder."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train(
-        [str(TEXT)],
-        trainers.BpeTrainer(
-            vocab_size=300,
-            initial_alphabet=alphabet,
-            special_tokens=["<s>"],
-            show_progress=False,
-        ),
-    )
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>")
-    text = TextBlocks.read([TEXT], fast, 32)
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**LLAMA_SIZES, vocab_size=300))
-    Healing(150, 8, 1e-2).run(model, text.training)
-    folder = tmp_path_factory.mktemp("llama")
-    model.save_pretrained(folder)
-    fast.save_pretrained(folder)
-    return folder, model, text
-
-
 def test_the_more_is_kept_the_nearer_and_text_helps(trained) -> None:
     # On text that it has read: of the little that it has not, a small model knows
     # too little for the differences to stand out.
@@ -246,6 +216,13 @@ def test_the_command_converts_heals_and_says_so(
         (["--length", 0], "length: 0 given, 1 or more"),
         (["--learning_rate", 0], "learning_rate: 0.0 given"),
         (["--heal_steps", 5], r"heal_steps: 5 given, text to train on \(--text\)"),
+        (["--distil"], r"distil: 1.0 given, training \(--heal_steps\) is needed"),
+        (
+            ["--distil", 2, "--heal_steps", 1, "--text", TEXT],
+            "distil: 2.0 given, a value from 0 to 1",
+        ),
+        (["--held_out", 0], "held_out: 0 given, 1 or more"),
+        (["--prompts", ""], "prompts: an empty one given"),
         (["--text", TEXT, "--length", 9000], "two blocks of 9000 are needed"),
     ],
 )
