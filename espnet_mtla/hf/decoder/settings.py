@@ -15,8 +15,8 @@ from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.decoder.config import PROMPT_MODES
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.convert.build import LatentSizes, Target, convert
-from espnet_mtla.hf.convert.heal import TextBlocks
 from espnet_mtla.hf.convert.source import check_source
+from espnet_mtla.hf.convert.text import TextBlocks
 from espnet_mtla.hf.decoder.source import (
     load_language_model,
     sketch_language_model,
