@@ -13,6 +13,7 @@ from pathlib import Path
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.score.provenance import provenance
 from espnet_mtla.score.table import aligned, markdown
+from espnet_mtla.text_files import read_json
 
 Value = str | int | float | None
 
@@ -77,7 +78,7 @@ class BenchmarkReport:
     @classmethod
     def read(cls, path: Path) -> BenchmarkReport:
         """Read a report from the JSON file that :meth:`write` wrote."""
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path, "measure again")
         return cls(**{**raw, "plots": [PlotSpec(**plot) for plot in raw["plots"]]})
 
     def _columns(self) -> list[str]:

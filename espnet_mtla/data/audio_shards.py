@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from espnet_mtla.data import audio
 from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.errors import UserError
+from espnet_mtla.text_files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,7 +108,7 @@ def load_shard(shard: Shard) -> ShardResult | None:
     manifest = shard.folder / _MANIFEST
     if not manifest.is_file():
         return None
-    content = json.loads(manifest.read_text(encoding="utf-8"))
+    content = read_json(manifest, "delete it and run again")
     if content["fingerprint"] != fingerprint(shard):
         return None
     result = ShardResult(**content["made"])

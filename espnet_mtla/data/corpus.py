@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,6 +10,7 @@ from typing import Any, NoReturn
 from espnet_mtla.data.atomic import atomic_folders
 from espnet_mtla.data.folder import DataFolder, write_table
 from espnet_mtla.errors import UserError
+from espnet_mtla.text_files import parse_json
 
 Tables = Mapping[str, Mapping[str, str]]
 """Rows of each table by table name: a set without audio."""
@@ -70,18 +70,15 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the line number and the JSON object of each non-empty line.
 
     Raises:
-        UserError: a line is no JSON object; names it.
+        UserError: a line is not a JSON object; names it.
     """
     with open(require_file(path), "rb") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue
-            try:
-                item = json.loads(line.decode("utf-8-sig"))
-            except ValueError as error:
-                raise UserError(f"{path}:{number}: no JSON ({error})") from None
+            item = parse_json(line, f"{path}:{number}")
             if not isinstance(item, dict):
-                raise UserError(f"{path}:{number}: no JSON object")
+                raise UserError(f"{path}:{number}: not a JSON object")
             yield number, item
 
 

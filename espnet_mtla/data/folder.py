@@ -16,6 +16,7 @@ from pathlib import Path
 
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
+from espnet_mtla.text_files import read_text
 
 # Endings of backup copies: such files are not tables.
 _LEFTOVERS = ("~", ".bak", ".orig", ".old", ".tmp", ".swp", ".gz")
@@ -125,7 +126,7 @@ def write_table(path: str | Path, table: Mapping[str, str]) -> None:
     Python sorts strings by code point, which is the order of their UTF-8 bytes.
     """
     for key, value in table.items():
-        if not key or len(key.split()) != 1 or key.split()[0] != key or "\0" in key:
+        if key.split() != [key] or "\0" in key:
             raise UserError(f"{path}: key {key!r} is empty or has white space")
         if _UNFIT.search(key + value):
             raise UserError(f"{path}: {key!r}: line break, NUL or surrogate: {value!r}")
@@ -310,11 +311,10 @@ def source_table(folder: str | Path) -> str:
     """
     folder = Path(folder)
     sounds, features = ((folder / name).is_file() for name in (SOUNDS, FEATURES))
-    if not (sounds and features):
-        return FEATURES if features else SOUNDS
     path = folder / "feats_type"
-    feats_type = path.read_text(encoding="utf-8").strip() if path.is_file() else "raw"
-    return SOUNDS if feats_type == "raw" else FEATURES
+    if sounds and features and path.is_file():
+        sounds = read_text(path).strip() == "raw"
+    return SOUNDS if sounds or not features else FEATURES
 
 
 def refuse_replacing(source: str | Path, target: str | Path) -> None:

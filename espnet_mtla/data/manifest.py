@@ -9,6 +9,7 @@ feature frames. There is no quoting: a value with a tab is refused.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from espnet_mtla.data.atomic import atomic_file, atomic_folder
@@ -20,6 +21,7 @@ from espnet_mtla.data.folder import (
     refuse_replacing,
 )
 from espnet_mtla.errors import UserError
+from espnet_mtla.text_files import read_text
 
 COLUMNS = ("id", "audio", "n_frames", "tgt_text", "speaker")
 SOURCE_TEXT = "src_text"
@@ -110,7 +112,7 @@ def read_manifest(
     if table == FEATURES:
         check_places(path, places)
     for key, row in rows.items():
-        if not row["n_frames"].isdigit():
+        if not re.fullmatch(r"[0-9]{1,18}", row["n_frames"]):
             raise UserError(f"{path}: {key}: n_frames {row['n_frames']!r} is no number")
     tables = {
         target: {key: row["tgt_text"] for key, row in rows.items()},
@@ -124,12 +126,7 @@ def read_manifest(
 
 def _read_rows(path: Path) -> dict[str, dict[str, str]]:
     """Read the lines of a TSV, as values by column, by id."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8") from None
+    lines = read_text(path).split("\n")
     header = lines[0].rstrip("\r").split("\t")
     missing = [name for name in COLUMNS[:-1] if name not in header]
     if missing:

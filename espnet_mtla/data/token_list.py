@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from espnet_mtla.data.tokens import BLANK, SOS_EOS, TOKEN_TYPES, UNK
 from espnet_mtla.errors import UserError
+from espnet_mtla.text_files import read_text
 
 if TYPE_CHECKING:
     from espnet2.text.abs_tokenizer import AbsTokenizer
@@ -23,10 +24,7 @@ def read_token_list(source: str | Path | Sequence[str]) -> list[str]:
             missing or in the wrong position.
     """
     if isinstance(source, str | Path):
-        try:
-            text = Path(source).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise UserError(f"token_list: {source}: no such file") from None
+        text = read_text(source, "token_list: ")
         # Not splitlines(): a token may be any character, line separators too.
         tokens, name = text.rstrip("\n").split("\n"), str(source)
     else:

@@ -18,6 +18,7 @@ from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.names import TOKENISER, TOKENS
+from espnet_mtla.text_files import read_text
 
 BLANK, UNK, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 RESERVED = (BLANK, UNK, SOS_EOS)
@@ -65,9 +66,7 @@ class TokenOptions:
 def read_symbols(path: str | Path) -> tuple[str, ...]:
     """Read non-linguistic symbols, one per line; each is always a single token."""
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    symbols = path.read_text(encoding="utf-8-sig").splitlines()
+    symbols = read_text(path).splitlines()
     for number, symbol in enumerate(symbols, 1):
         place = f"{path}:{number}"
         if not symbol or symbol.split() != [symbol]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.names import CHECKPOINT_KEYS
+from espnet_mtla.text_files import read_json
 
 FRONTEND_RECORD = "frontend.json"
 """File in a folder of features: the front-end's name and settings."""
@@ -23,7 +24,7 @@ def check_made_by(
         UserError: they do not, or the folder has no record.
     """
     file = folder / FRONTEND_RECORD
-    recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    recorded = read_json(file, "dump the features again") if file.is_file() else {}
     expected = {"frontend": frontend, "frontend_conf": dict(settings)}
     digest = recorded.pop("checkpoint", "")
     if recorded == expected:

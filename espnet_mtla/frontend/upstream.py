@@ -12,7 +12,6 @@ import difflib
 import functools
 import importlib
 import importlib.util
-import json
 import logging
 import pickle
 import re
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.quiet import quiet
+from espnet_mtla.text_files import read_json
 
 if TYPE_CHECKING:
     from s3prl.upstream.interfaces import UpstreamBase
@@ -110,7 +110,7 @@ def _check_transformers_folder(folder: Path, kind: str) -> None:
     for file in ("config.json", "preprocessor_config.json"):
         if not (folder / file).is_file():
             raise UserError(f"path: {folder}: no {file}; a Transformers folder needed")
-    found = json.loads((folder / "config.json").read_text("utf-8")).get("model_type")
+    found = read_json(folder / "config.json").get("model_type")
     if found != kind:
         raise UserError(f"path: {folder}: a model of type {found!r}, {kind!r} needed")
 

@@ -22,6 +22,7 @@ from espnet_mtla.search.hotwords import Boundaries, Hotwords, HotwordScorer
 from espnet_mtla.search.interface import Scorer
 from espnet_mtla.search.ngram import ngram_automaton, read_arpa
 from espnet_mtla.search.options import DecodeOptions
+from espnet_mtla.text_files import read_text
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder import DecoderOnlyTransformer
@@ -160,12 +161,7 @@ def read_phrases(source: str | Sequence[str]) -> list[str]:
     """
     if not isinstance(source, str):
         return list(source)
-    try:
-        lines = Path(source).read_text(encoding="utf-8-sig").splitlines()
-    except (FileNotFoundError, IsADirectoryError):
-        raise UserError(f"hotwords: {source}: no such file") from None
-    except UnicodeDecodeError:
-        raise UserError(f"hotwords: {source}: not UTF-8 text") from None
+    lines = read_text(source, "hotwords: ").splitlines()
     phrases = [line.strip() for line in lines if line.strip()]
     if not phrases:
         raise UserError(f"hotwords: {source}: no phrase in it")

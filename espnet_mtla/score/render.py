@@ -13,6 +13,7 @@ from espnet_mtla.score.metric import METRICS, Metric
 from espnet_mtla.score.provenance import Provenance
 from espnet_mtla.score.results import BASE, ResultRow, Table
 from espnet_mtla.score.table import aligned, markdown
+from espnet_mtla.text_files import read_text
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 GAP = "-"
@@ -212,7 +213,7 @@ def readme_text(path: Path, block: str) -> str:
     Raises:
         UserError: a marker is missing or repeated, or they are in the wrong order.
     """
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
     begin, end = text.find(BEGIN), text.find(END)
     if text.count(BEGIN) != 1 or text.count(END) != 1 or end < begin:
         raise UserError(

@@ -18,6 +18,7 @@ import numpy as np
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.bootstrap import Difference, compare
 from espnet_mtla.score.metric import METRICS, rate_of
+from espnet_mtla.text_files import read_json
 
 ATTENTIONS = ("mha", "mqa", "gqa", "mla", "mtla")
 BASE = "mha"
@@ -196,7 +197,7 @@ def _read_row(
         raise UserError(f"{missing}; or --partial to show what is there")
     efficiency = folder / "efficiency.json"
     if efficiency.exists():
-        raw = _read_json(efficiency)
+        raw = read_json(efficiency, "delete it, run again")
         speed = _from_json(Speed, raw, efficiency, "decode")
         row = replace(row, speed=speed, conditions=_conditions(raw))
     score = folder / f"score_{metric}" / "score.json"
@@ -214,7 +215,7 @@ def _read_baseline(folder: Path, test_set: str, metric: str) -> ResultRow:
 
 
 def _read_quality(path: Path, metric: str) -> Quality:
-    raw = _read_json(path)
+    raw = read_json(path, "delete it, run again")
     entry = METRICS[metric]
     lacks = [name for name in entry.shown if name not in raw]
     if lacks:
@@ -250,16 +251,6 @@ def _conditions(raw: dict[str, Any]) -> dict[str, Any]:
         "share_prompt",
     )
     return {name: raw[name] for name in names if name in raw}
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); delete it, run again") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a JSON object; delete it, run again")
-    return content
 
 
 def _from_json(cls: type[T], raw: dict[str, Any], path: Path, stage: str) -> T:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.form import HINT, forms, read_lines
 from espnet_mtla.score.metric import Request
+from espnet_mtla.text_files import parse_json
 
 KEYS = ("key", "id", "utt_id")
 SHOWN_KEYS = 3
@@ -110,10 +110,7 @@ def _read_jsonl(path: str | Path, field: str) -> Texts:
         place = f"{path}:{number}"
         if not line.strip():
             continue
-        try:
-            item = json.loads(line)
-        except ValueError:
-            raise UserError(f"{place}: not JSON") from None
+        item = parse_json(line, place)
         if not isinstance(item, dict) or field not in item:
             there = ", ".join(item) if isinstance(item, dict) else "no object"
             raise UserError(

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.text_files import read_text
 
 # These sections are replaced, not merged: the settings of one front-end are not valid
 # for another.
 REPLACED_WHOLE = frozenset({"frontend_conf"})
+
+MOST_VALUES = 1_000_000
+"""Largest number of values of a file, those repeated by aliases included."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -26,6 +30,10 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} cannot be a key", key_node.start_mark
+                )
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is repeated", key_node.start_mark
@@ -48,26 +56,51 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, not YAML, or not a mapping.
     """
-    try:
-        with open(path, encoding="utf-8") as stream:
-            # A SafeLoader: it builds plain values alone.
-            content = yaml.load(stream, Loader=_Loader)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: a folder; a YAML file is needed") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: " if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise UserError(f"{path}: {where}{problem}") from None
+    content = _parse(read_text(path), path)
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise UserError(f"{path}: keys and values are needed at the top level")
     return content
+
+
+def _parse(text: str, path: str | Path) -> Any:
+    """Parse YAML of plain values; raise :class:`UserError` if it cannot be read."""
+    try:
+        # A SafeLoader: no tag can build another object or execute code.
+        content = yaml.load(text, Loader=_Loader)
+        values = _count_values(content)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: " if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise UserError(f"{path}: {where}{problem}") from None
+    except ValueError as error:  # of an impossible date, or a number too long
+        raise UserError(f"{path}: not YAML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply, or contains itself") from None
+    if values > MOST_VALUES:
+        raise UserError(f"{path}: more than {MOST_VALUES} values, by its aliases")
+    return content
+
+
+def _count_values(content: object) -> int:
+    """Count values, those that an alias repeats as often as they occur.
+
+    Ten lines can stand for a billion values, each line made of aliases of the one
+    before. Only a message that shows them all would use the memory.
+    """
+    counts: dict[int, int] = {}
+
+    def count(value: object) -> int:
+        if not isinstance(value, dict | list | set):
+            return 1
+        if id(value) not in counts:
+            parts = value.values() if isinstance(value, dict) else value
+            counts[id(value)] = 1 + sum(count(part) for part in parts)
+        return counts[id(value)]
+
+    return count(content)
 
 
 def load_config(path: str | Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from espnet_mtla.data.folder import FEATURES, SOUNDS, DataFolder
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.record import FRONTEND_RECORD
 from espnet_mtla.task.feature_maker import FeatureMaker
+from espnet_mtla.text_files import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -245,7 +246,7 @@ def _make_shard(
 def _load_mark(shard: Shard, key: str) -> Written | None:
     if not (shard.mark.is_file() and shard.path.is_file()):
         return None
-    content = json.loads(shard.mark.read_text(encoding="utf-8"))
+    content = read_json(shard.mark, "delete it and run again")
     return Written(**content["written"]) if content["key"] == key else None
 
 

@@ -17,6 +17,7 @@ from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.data.token_list import read_token_list
 from espnet_mtla.errors import UserError
 from espnet_mtla.model import checkpoint
+from espnet_mtla.text_files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def is_done(output: Path, identity: dict[str, Any], max_epoch: int) -> bool:
     done = output / DONE
     if not done.exists():
         return False
-    finished = json.loads(done.read_text(encoding="utf-8"))
+    finished = read_json(done, "delete it to train again")
     return finished == {"sha256": _digest(identity), "max_epoch": max_epoch}
 
 
@@ -80,7 +81,7 @@ def start(output: Path, identity: dict[str, Any], resume: bool) -> None:
             old.unlink(missing_ok=True)
     begun = output / IDENTITY
     if begun.exists():
-        _refuse_changes(output, json.loads(begun.read_text("utf-8")), identity)
+        _refuse_changes(output, read_json(begun, "train into another folder"), identity)
     (output / DONE).unlink(missing_ok=True)
     with atomic_file(begun) as stream:
         json.dump(identity, stream, indent=1, sort_keys=True, ensure_ascii=False)

@@ -12,6 +12,7 @@ from espnet_mtla.data.folder import FEATURES, read_table, source_table
 from espnet_mtla.data.utterance_table import TYPE
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.record import check_made_by
+from espnet_mtla.text_files import read_text
 
 Triple = tuple[str, str, str]
 
@@ -123,7 +124,7 @@ def _archives(folder: Path, sounds: dict[str, str]) -> bool:
     """
     named = folder / "audio_format"
     if named.is_file():
-        return "ark" in named.read_text(encoding="utf-8")
+        return "ark" in read_text(named)
     path, _, offset = next(iter(sounds.values())).rpartition(":")
     return path.endswith(".ark") and offset.isdigit()
 

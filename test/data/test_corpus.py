@@ -46,10 +46,10 @@ def test_lines_of_json(tmp_path: Path) -> None:
     path.write_text('\ufeff{"a": "x\u2028y"}\n\n{"b": 1}\n\n', encoding="utf-8")
     assert list(read_jsonl(path)) == [(1, {"a": "x\u2028y"}), (3, {"b": 1})]
     path.write_text('{"a": 1}\n7\n')
-    with pytest.raises(UserError, match=r"a\.jsonl:2: no JSON object"):
+    with pytest.raises(UserError, match=r"a\.jsonl:2: not a JSON object"):
         list(read_jsonl(path))
     path.write_bytes(b'{"a": 1}\n{"a": "\xff"}\n')
-    with pytest.raises(UserError, match=r"a\.jsonl:2: no JSON \('utf-8' codec"):
+    with pytest.raises(UserError, match=r"a\.jsonl:2: not JSON \('utf-8' codec"):
         list(read_jsonl(path))
 
 

@@ -66,6 +66,11 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path: Path, text, value):
     assert load_yaml(path) == {"optim_conf": {"lr": value}}
 
 
+ALIASES = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -74,7 +79,16 @@ def test_numbers_in_exponent_form_are_numbers(tmp_path: Path, text, value):
         (b"- 1\n- 2\n", "keys and values are needed"),
         (b"a: \xff\n", "not UTF-8"),
         (b"a: !!python/object/apply:os.getcwd []\n", "could not determine"),
+        (b"? [a, b]\n: 1\n", "line 1: .* cannot be a key"),
+        (b"a: 2024-13-45\n", "month must be"),
+        (b"a: 2001-01-01T99:00:00\n", "hour must be"),
+        (b"a: " + b"9" * 10_000 + b"\n", "not YAML: Exceeds the limit"),
+        (b"a: " + b"[" * 20_000, "nested too deeply"),
+        (b"".join(b" " * n + b"a:\n" for n in range(3000)), "nested too deeply"),
+        (b"a: &a [*a]\n", "contains itself"),
+        (ALIASES.encode(), "more than 1000000 values"),
     ],
+    ids=lambda value: value[:12] if isinstance(value, bytes) else None,
 )
 def test_a_broken_file_is_one_line(tmp_path: Path, content, message):
     path = tmp_path / "a.yaml"

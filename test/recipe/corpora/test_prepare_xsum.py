@@ -110,8 +110,8 @@ def test_ids_that_stand_twice(
     ("line", "message"),
     [
         ('{"document": "a", "id": "1"}', r"test\.jsonl: row 1 has no 'summary'"),
-        ("{", r"test\.jsonl:1: no JSON"),
-        ("[1]", r"test\.jsonl:1: no JSON object"),
+        ("{", r"test\.jsonl:1: not JSON"),
+        ("[1]", r"test\.jsonl:1: not a JSON object"),
         ('{"document": "a", "summary": ["b"], "id": "1"}', "row 1: 'summary' is no te"),
         (
             '{"document": "a", "summary": "b", "id": ""}',

@@ -91,8 +91,8 @@ def test_an_id_in_two_sets_is_tested_on_alone(xsum: ModuleType, corpus: Path) ->
     ("content", "message"),
     [
         (None, r"0 files named .* needed, XSum-TRAINING-DEV-TEST-SPLIT-90-5-5\.json"),
-        ("{", r"SPLIT-90-5-5\.json: no JSON"),
-        ("[]", r"SPLIT-90-5-5\.json: no list of ids named 'test'"),
+        ("{", r"SPLIT-90-5-5\.json: not JSON"),
+        ("[]", r"SPLIT-90-5-5\.json: not a JSON object; get the file again"),
         ('{"test": ["1"], "validation": [2]}', "no list of ids named 'validation'"),
     ],
 )

@@ -9,7 +9,6 @@ alone.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from espnet_mtla.data.corpus import (
 from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
+from espnet_mtla.text_files import parse_json
 
 # Held-out sets first: what occurs twice is then theirs.
 SETS = {"test": ("test",), "devel": ("devel",), "train": ("train", "train_synthetic")}
@@ -126,8 +126,8 @@ def list_sounds(folder: Path) -> set[str]:
 def read_speakers(path: Path) -> dict[str, str]:
     """Recording to speaker (``usrid``), from ``metadata.json``."""
     text = require_file(path).read_bytes()
+    entries = parse_json(text, str(path), "get the file again")
     try:
-        entries = json.loads(text.decode("utf-8-sig"))
         return {
             file: str(about.get("usrid") or "")
             for entry in entries.values()

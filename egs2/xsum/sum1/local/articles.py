@@ -8,13 +8,13 @@ summary INTRODUCTION. The split file maps a set's name to ids.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
+from espnet_mtla.text_files import read_json
 
 ENDINGS = (".summary", ".data")
 SPLIT = "XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json"
@@ -61,12 +61,9 @@ def read_split(corpus: Path, names: Sequence[str]) -> dict[str, list[str]]:
             f"{corpus}: {len(files)} files named *SPLIT*.json; one is needed, {SPLIT}, "
             "which says of which set an article is"
         )
-    try:
-        sets = json.loads(files[0].read_text(encoding="utf-8-sig"))
-    except ValueError as error:
-        raise UserError(f"{files[0]}: no JSON ({error}); get the file again") from None
+    sets = read_json(files[0], "get the file again")
     for name in names:
-        ids = sets.get(name) if isinstance(sets, dict) else None
+        ids = sets.get(name)
         if not isinstance(ids, list) or not all(isinstance(key, str) for key in ids):
             raise UserError(f"{files[0]}: no list of ids named {name!r}")
     return {name: sets[name] for name in names}
