@@ -11,7 +11,9 @@ check_options() {
     frontend_file >/dev/null
     check_choice task asr st slu sum
     check_choice feats_type raw fbank_zip fbank_ark ssl
-    check_choice token_type bpe unigram char word
+    check_choice token_type bpe unigram char word hf
+    [ "$token_type" != hf ] || [ -n "$hf_tokenizer" ] ||
+        die "--token_type hf needs --hf_tokenizer, a folder or a name on the hub"
     check_choice job local slurm
     for name in nj train_jobs; do
         [[ ${!name} =~ ^[1-9][0-9]*$ ]] ||

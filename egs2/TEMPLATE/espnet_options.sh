@@ -7,6 +7,7 @@ declare -A ESPNET_ALIASES=( # ESPnet's name -> ours, with the same values
     [min_wav_duration]=min_seconds
     [max_wav_duration]=max_seconds
     [hf_repo]=hub_name
+    [hugging_face_model_name_or_path]=hf_tokenizer
 )
 declare -A ESPNET_REFUSED=( # ESPnet's name -> what to use instead
     [inference_nj]="one process decodes each test set, many utterances at a time; batch_frames in the YAML of --decode_configs sets how many"

@@ -36,7 +36,7 @@ lm_step() { # lm_step LABEL FOLDER INPUT... -- OPTION...: train, with what both 
     options=(--task lm --token_list "$token_dir/tokens.txt" --token_type "$token_type"
         --train_data "${data[0]}" --valid_data "${data[1]}" --stats_dir "$lm_stats"
         --target_text "$target_text")
-    case $token_type in bpe | unigram) options+=(--bpemodel "$token_dir/bpe.model") ;; esac
+    mapfile -t -O ${#options[@]} options < <(tokeniser_option)
     ! $allow_unk || options+=(--allow_unk true)
     [ "$folder" != "$lm_exp" ] || resumable=--resumable
     # shellcheck disable=SC2086 # nothing, or one option; several options in one variable

@@ -53,7 +53,8 @@ max_seconds=30 # longer training and validation utterances are dropped
 max_words=400 # sum: sources are cut to this number of words
 feats_type=raw # raw: features are computed while training; fbank_zip, fbank_ark, ssl: once
 frontend_config="" # front-end laid over the training YAML: a name in conf/frontend, or a file
-token_type=bpe # text units: bpe, unigram, char or word
+token_type=bpe # text units: bpe, unigram, char, word, or hf (those of a language model)
+hf_tokenizer="" # token_type hf: a tokenizer of Transformers or its model: folder or hub name
 nbpe=500 # number of units for bpe and unigram
 train_config=conf/train.yaml # the model and its training
 encoder_config="" # training of the encoder alone, with CTC; empty for none
@@ -110,7 +111,9 @@ prefix=$(recipe_values)
 if [ -z "$prefix" ] && [ "$train_set" != train ]; then # the user's own data
     prefix=${train_set}_ readme=""
 fi
+[ "$token_type" != hugging_face ] || token_type=hf # ESPnet's name
 case $token_type in
+    hf) token_dir=data/token_list/${prefix}hf_$(name_of "${hf_tokenizer%/}") ;;
     bpe | unigram) token_dir=data/token_list/$prefix${token_type}_$nbpe ;;
     *) token_dir=data/token_list/$prefix$token_type ;;
 esac

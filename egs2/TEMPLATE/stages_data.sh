@@ -98,7 +98,10 @@ stage_tokens() {
     local size=() texts=("$dumpdir/$perturbed_set/$target_text")
     # One token list for both texts.
     [ -z "$source_text" ] || texts+=("$dumpdir/$perturbed_set/$source_text")
-    case $token_type in bpe | unigram) size=(--vocab_size "$nbpe") ;; esac
+    case $token_type in
+        bpe | unigram) size=(--vocab_size "$nbpe") ;;
+        hf) size=(--hf_tokenizer "$hf_tokenizer") ;;
+    esac
     step tokenise "${token_dir##*/}" "$token_dir" "${texts[@]}" -- \
         --text "${texts[@]}" --output_dir "$token_dir" \
         --token_type "$token_type" ${size[@]+"${size[@]}"}

@@ -9,12 +9,20 @@ training_options() { # print the options that all trainings share, a word a line
         --stats_dir "$stats" --task "$task" --target_text "$target_text" \
         --source_text "$source_text"
     [ -z "$file" ] || printf '%s\n' --frontend_config "$file"
-    case $token_type in bpe | unigram) printf '%s\n' --bpemodel "$token_dir/bpe.model" ;; esac
+    tokeniser_option
     ! $allow_unk || printf '%s\n' --allow_unk true
+}
+
+tokeniser_option() { # print the option that names the tokeniser's files, a word a line
+    case $token_type in
+        bpe | unigram) printf '%s\n' --bpemodel "$token_dir/bpe.model" ;;
+        hf) printf '%s\n' --bpemodel "$token_dir/tokenizer" ;;
+    esac
 }
 
 training_inputs() { # print the inputs that all trainings share, one a line
     printf '%s\n' "$token_dir" "$feats/$perturbed_set" "$feats/$valid_set"
+    [ "$token_type" != hf ] || printf '%s\n' "$token_dir/tokenizer"
     frontend_file
 }
 

@@ -1,7 +1,8 @@
 """Make a token list from text, and a sentencepiece model for bpe and unigram.
 
 Writes OUTPUT_DIR/tokens.txt (<blank>, <unk>, tokens, <sos/eos>) and, for bpe and
-unigram, OUTPUT_DIR/bpe.model.
+unigram, OUTPUT_DIR/bpe.model. For hf it copies a Transformers tokenizer to
+OUTPUT_DIR/tokenizer, and lists its tokens, one for each row of its model's embedding.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import dataclasses
 from espnet_mtla.bin.cli import command_parser, run
 from espnet_mtla.data.tokens import (
     TOKEN_TYPES,
+    TYPE_ALIASES,
     TokenOptions,
     read_lines,
     read_symbols,
@@ -28,9 +30,10 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output_dir", required=True, help="folder to write")
     parser.add_argument(
         "--token_type",
+        type=lambda name: TYPE_ALIASES.get(name, name),
         choices=TOKEN_TYPES,
         default=default["token_type"],
-        help="bpe and unigram are trained by sentencepiece",
+        help="bpe and unigram are trained by sentencepiece; hf: see --hf_tokenizer",
     )
     parser.add_argument(
         "--vocab_size",
@@ -43,6 +46,11 @@ def get_parser() -> argparse.ArgumentParser:
         type=int,
         default=default["min_count"],
         help="char and word: rarer tokens become <unk>",
+    )
+    parser.add_argument(
+        "--hf_tokenizer",
+        metavar="NAME",
+        help="hf: a Transformers tokenizer: folder (of its model, too) or hub name",
     )
     parser.add_argument(
         "--non_linguistic_symbols",
@@ -60,6 +68,7 @@ def main() -> None:
         vocab_size=args.vocab_size,
         min_count=args.min_count,
         symbols=read_symbols(symbols) if symbols else (),
+        hf_tokenizer=args.hf_tokenizer,
     )
     tokenise(read_lines(args.text), args.output_dir, options)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from espnet_mtla.data.hf_tokens import HFTokeniser
 from espnet_mtla.data.tokens import BLANK, SOS_EOS, TOKEN_TYPES, UNK
 from espnet_mtla.errors import UserError
 from espnet_mtla.text_files import read_text
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
     from espnet2.text.abs_tokenizer import AbsTokenizer
 
 
-def read_token_list(source: str | Path | Sequence[str]) -> list[str]:
+def read_token_list(
+    source: str | Path | Sequence[str], token_type: str | None = None
+) -> list[str]:
     """Return the tokens in order of ids, from a file (one per line) or a sequence.
 
+    Args:
+        source: file or sequence.
+        token_type: of ``hf``, the special tokens are those of its tokenizer.
     Raises:
         UserError: the file is missing, a token is duplicate, or a special token is
             missing or in the wrong position.
@@ -32,6 +38,8 @@ def read_token_list(source: str | Path | Sequence[str]) -> list[str]:
     duplicates = [token for token, count in Counter(tokens).items() if count > 1]
     if duplicates:
         raise UserError(f"{name}: token {duplicates[0]!r} occurs twice")
+    if token_type == "hf":
+        return tokens
     if len(tokens) < 4 or tokens[0] != BLANK or tokens[-1] != SOS_EOS:
         raise UserError(
             f"{name}: {BLANK} must come first and {SOS_EOS} last, with tokens between"
@@ -45,12 +53,13 @@ def build_tokeniser(
     token_type: str,
     bpemodel: str | Path | None,
     non_linguistic_symbols: str | Path | None = None,
-) -> AbsTokenizer:
-    """Build espnet2's tokeniser, which converts text to tokens and back.
+) -> AbsTokenizer | HFTokeniser:
+    """Build the tokeniser, which converts text to tokens and back.
 
     Args:
         token_type: one of ``TOKEN_TYPES``.
-        bpemodel: sentencepiece model, needed for ``bpe`` and ``unigram``.
+        bpemodel: sentencepiece model, needed for ``bpe`` and ``unigram``; for ``hf``
+            folder or hub name of a Transformers tokenizer.
         non_linguistic_symbols: file of symbols, for ``char``.
     Raises:
         UserError: the type is unknown, or a file is missing or no model.
@@ -59,6 +68,10 @@ def build_tokeniser(
         raise UserError(
             f"token_type: {token_type!r} given, one of {', '.join(TOKEN_TYPES)} needed"
         )
+    if token_type == "hf":
+        if bpemodel is None:
+            raise UserError("token_type hf needs --bpemodel, a Transformers tokenizer")
+        return HFTokeniser(bpemodel)
     for option, path in (
         ("bpemodel", bpemodel),
         ("non_linguistic_symbols", non_linguistic_symbols),
@@ -96,6 +109,8 @@ def word_starts(token_list: Sequence[str], token_type: str) -> list[bool]:
     """
     if token_type in ("bpe", "unigram"):
         return [token.startswith("▁") for token in token_list]
+    if token_type == "hf":
+        return [token.startswith(("Ġ", "▁")) for token in token_list]
     return [token_type == "word" or token == "<space>" for token in token_list]
 
 
@@ -114,7 +129,9 @@ class UnknownSymbols:
 
 
 def find_unknown(
-    texts: Mapping[str, str], tokeniser: AbsTokenizer, token_list: Sequence[str]
+    texts: Mapping[str, str],
+    tokeniser: AbsTokenizer | HFTokeniser,
+    token_list: Sequence[str],
 ) -> UnknownSymbols:
     """Tokenise texts (by utterance) and count the tokens that are not in the list."""
     known, unknown = set(token_list), UnknownSymbols()

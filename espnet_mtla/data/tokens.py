@@ -2,6 +2,7 @@
 
 Training and decoding split text with espnet2's tokenizers. A list contains every token
 that these return for the text from which it was built, except those left to ``<unk>``.
+Of ``hf`` it has instead the tokens of a Transformers tokenizer, whatever the text.
 """
 
 from __future__ import annotations
@@ -9,20 +10,23 @@ from __future__ import annotations
 import io
 import logging
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_mtla.data.atomic import atomic_file
+from espnet_mtla.data.atomic import atomic_file, atomic_folder
 from espnet_mtla.data.folder import read_table
 from espnet_mtla.errors import UserError
-from espnet_mtla.settings.names import TOKENISER, TOKENS
+from espnet_mtla.settings.names import TOKENISER, TOKENIZER, TOKENS
 from espnet_mtla.text_files import read_text
 
 BLANK, UNK, SOS_EOS, SPACE = "<blank>", "<unk>", "<sos/eos>", "<space>"
 RESERVED = (BLANK, UNK, SOS_EOS)
-TOKEN_TYPES = ("bpe", "unigram", "char", "word")
+TOKEN_TYPES = ("bpe", "unigram", "char", "word", "hf")
+TYPE_ALIASES = {"hugging_face": "hf"}
+"""ESPnet's names of token types, and ours."""
 # Fixed, because the piece scores depend in their last bits on the number of threads.
 _THREADS = 4
 
@@ -34,18 +38,31 @@ class TokenOptions:
     ``vocab_size`` counts every line of ``tokens.txt``. For ``bpe`` and ``unigram`` it
     is required and exact; for ``char`` and ``word`` it is the maximum (None: none).
     ``min_count`` (``char`` and ``word``) replaces rarer tokens by ``<unk>``.
-    ``symbols`` are non-linguistic symbols, see :func:`read_symbols`.
+    ``symbols`` are non-linguistic symbols, see :func:`read_symbols`. ``hf_tokenizer``,
+    for ``hf``, is the folder of a tokenizer or of its model, or the name on the hub.
     """
 
     token_type: str = "bpe"
     vocab_size: int | None = None
     min_count: int = 1
     symbols: tuple[str, ...] = ()
+    hf_tokenizer: str | None = None
 
     def __post_init__(self) -> None:
         if self.token_type not in TOKEN_TYPES:
             raise UserError(
                 f"--token_type {self.token_type}: choose from {TOKEN_TYPES}"
+            )
+        if (self.token_type == "hf") != (self.hf_tokenizer is not None):
+            raise UserError(
+                "--token_type hf and --hf_tokenizer NAME belong together: the name on "
+                "the hub, or the folder, of a Transformers tokenizer"
+            )
+        chosen = (self.vocab_size, self.min_count, self.symbols)
+        if self.token_type == "hf" and chosen != (None, 1, ()):
+            raise UserError(
+                "--token_type hf: the tokenizer decides on the tokens; leave out "
+                "--vocab_size, --min_count and --non_linguistic_symbols"
             )
         if self.vocab_size is None and self.uses_pieces:
             raise UserError(f"--token_type {self.token_type} needs --vocab_size")
@@ -96,11 +113,13 @@ def read_lines(paths: Sequence[str | Path]) -> list[str]:
 def tokenise(
     lines: Sequence[str], output_dir: str | Path, options: TokenOptions
 ) -> list[str]:
-    """Write ``tokens.txt``, and ``bpe.model`` for pieces; return the tokens.
+    """Write ``tokens.txt`` and the tokeniser's files, if any; return the tokens.
 
     ``tokens.txt`` is removed first and written last, so it marks a complete folder.
     """
     output = Path(output_dir)
+    if options.hf_tokenizer is not None:
+        return copy_tokenizer(lines, output, options)
     if options.uses_pieces:
         model = train_pieces(lines, options)
         pieces, split = load_pieces(model, lines)
@@ -110,14 +129,47 @@ def tokenise(
         pieces = count_tokens(lines, split, options)
     tokens = [BLANK, UNK, *pieces, SOS_EOS]
     log_token_counts(lines, tokens, split, options)
-    (output / TOKENS).unlink(missing_ok=True)
-    (output / TOKENISER).unlink(missing_ok=True)
+    remove_tokens(output)
     if model is not None:
         with atomic_file(output / TOKENISER, "wb") as stream:
             stream.write(model)
+    write_tokens(output, tokens)
+    return tokens
+
+
+def copy_tokenizer(
+    lines: Sequence[str], output: Path, options: TokenOptions
+) -> list[str]:
+    """Copy a Transformers tokenizer into a folder; return the tokens by id.
+
+    There is a token for each row of the embedding of the tokenizer's model.
+    """
+    from espnet_mtla.data import hf_tokens
+
+    assert options.hf_tokenizer is not None, "the caller has checked it"
+    tokeniser = hf_tokens.HFTokeniser(options.hf_tokenizer)
+    size = len(tokeniser.names)
+    rows = hf_tokens.model_rows(options.hf_tokenizer, tokeniser.names)
+    tokens = [*tokeniser.names, *map(hf_tokens.unused_name, range(size, rows))]
+    log_token_counts(lines, tokens, tokeniser.text2tokens, options)
+    remove_tokens(output)
+    with atomic_folder(output / TOKENIZER) as aside:
+        hf_tokens.load_tokenizer(options.hf_tokenizer).save_pretrained(aside)
+    write_tokens(output, tokens)
+    return tokens
+
+
+def remove_tokens(output: Path) -> None:
+    """Remove token list and tokeniser from a folder."""
+    for name in (TOKENS, TOKENISER):
+        (output / name).unlink(missing_ok=True)
+    shutil.rmtree(output / TOKENIZER, ignore_errors=True)
+
+
+def write_tokens(output: Path, tokens: Sequence[str]) -> None:
+    """Write ``tokens.txt``, a token a line."""
     with atomic_file(output / TOKENS) as stream:
         stream.writelines(f"{token}\n" for token in tokens)
-    return tokens
 
 
 def train_pieces(lines: Iterable[str], options: TokenOptions) -> bytes:

@@ -140,12 +140,14 @@ class Prover:
         while True:
             ids = torch.tensor([tokens], device=prompt.device)
             log_probs = decoder(prompt, lengths, ids)[0, -1].log_softmax(-1)
-            log_probs[0] = -math.inf  # <blank>
+            if model.blank != model.eos:
+                log_probs[model.blank] = -math.inf
             count = len(tokens) - 1
             if count < least:
                 log_probs[model.eos] = -math.inf
             if count >= most:
                 log_probs[: model.eos] = -math.inf
+                log_probs[model.eos + 1 :] = -math.inf
             best = int(log_probs.argmax())
             score += float(log_probs[best]) + options.length_bonus
             if best == model.eos:

@@ -37,7 +37,8 @@ class DecoderOnlyModel(AbsESPnetModel):
     ``frontend``, ``encoder`` and ``ctc`` are None where a model has no such module.
 
     Args:
-        token_list: <blank> first, <sos/eos> last.
+        token_list: tokens by id; <blank> first and <sos/eos> last, if :attr:`sos`,
+            :attr:`eos` and :attr:`blank` are not set to others afterwards.
         projector: brings encoded inputs to the decoder's width; None if they have it.
         decoder: None for an encoder trained by CTC alone.
     """
@@ -57,6 +58,7 @@ class DecoderOnlyModel(AbsESPnetModel):
         super().__init__()
         self.token_list = list(token_list)
         self.sos = self.eos = len(self.token_list) - 1
+        self.blank = 0  # of CTC, and never part of a text; eos if there is none
         self.config = config
         self.frontend: nn.Module | None = None
         self.encoder: nn.Module | None = None
@@ -106,7 +108,7 @@ class DecoderOnlyModel(AbsESPnetModel):
             loss (), statistics, and logits (B, U + 1, V): position u predicts token u,
             and <eos> after the last.
         """
-        inputs, targets = shifted(text, text_lengths, self.eos)
+        inputs, targets = shifted(text, text_lengths, self.sos, self.eos)
         prompt, prompt_lens = self.project(encoded, lengths)
         if self.decoder is None or self.token_loss is None:
             raise AssertionError("project refuses a model without a decoder")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection
 import numpy as np
 import torch
 
+from espnet_mtla.data.hf_tokens import HFTokeniser
 from espnet_mtla.data.token_list import build_tokeniser, read_token_list
 from espnet_mtla.data.tokens import UNK
 from espnet_mtla.errors import UserError
@@ -33,9 +34,12 @@ class Preprocess:
         self.tokeniser = build_tokeniser(
             args.token_type, args.bpemodel, args.non_linguistic_symbols
         )
-        tokens = read_token_list(args.token_list)
+        tokens = read_token_list(args.token_list, args.token_type)
+        if isinstance(self.tokeniser, HFTokeniser):
+            self.tokeniser.check_list(tokens, f"bpemodel: {args.bpemodel}")
         self.ids = {token: number for number, token in enumerate(tokens)}
-        self.unknown = self.ids[UNK]
+        # A tokenizer of token_type hf returns no token that its list lacks.
+        self.unknown = self.ids.get(UNK, -1)
         self.intents = intents
 
     def __call__(self, name: str, data: dict[str, object]) -> dict[str, np.ndarray]:

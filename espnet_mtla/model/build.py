@@ -12,7 +12,6 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from espnet_mtla.data.token_list import read_token_list
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import initialisations, quiet_import
@@ -40,6 +39,7 @@ with quiet_import():
     from espnet_mtla.model.language import LOSSES, DecoderOnlyLanguageModel
     from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
+    from espnet_mtla.model.symbols import check_ctc, read_tokens, set_symbols
     from espnet_mtla.model.text import DecoderOnlyTextModel
 
 INITS = (*initialisations(), None)
@@ -59,10 +59,11 @@ def build_model(
         UserError: names the option or key that is wrong.
     """
     # A list in config.yaml: a trained model needs no file of tokens.
-    args.token_list = read_token_list(args.token_list)
+    args.token_list = read_tokens(args)
     vocab_size = len(args.token_list)
     with config_errors("model_conf"):
         config = ModelConfig(**args.model_conf)
+    check_ctc(args, config)
     frontend = build_part(FRONTEND, args)
     input_size = frontend.output_size() if frontend else args.input_size
     if not input_size:
@@ -82,7 +83,7 @@ def build_model(
             )
     layers = None if decoder is None or pretrained else decoder.layers
     initialise(args, encoder, ctc, projector, layers)
-    return DecoderOnlySpeechModel(
+    model = DecoderOnlySpeechModel(
         args.token_list,
         config,
         frontend=frontend,
@@ -94,6 +95,8 @@ def build_model(
         ctc=ctc,
         input_size=input_size,
     )
+    set_symbols(model, args)
+    return model
 
 
 def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
@@ -104,7 +107,9 @@ def build_text_model(args: Namespace) -> DecoderOnlyTextModel:
     projector = None
     if projection.kernel > 1:
         projector = TokenConvolution(decoder.config.embed_dim, projection)
-    return DecoderOnlyTextModel(args.token_list, config, decoder, projector)
+    model = DecoderOnlyTextModel(args.token_list, config, decoder, projector)
+    set_symbols(model, args)
+    return model
 
 
 def build_language_model(args: Namespace) -> DecoderOnlyLanguageModel:
@@ -112,7 +117,9 @@ def build_language_model(args: Namespace) -> DecoderOnlyLanguageModel:
     config, decoder = _text_parts(args, LOSSES)
     if args.projector_conf:
         raise UserError("projector_conf: a language model has no prompt; leave it out")
-    return DecoderOnlyLanguageModel(args.token_list, config, decoder)
+    model = DecoderOnlyLanguageModel(args.token_list, config, decoder)
+    set_symbols(model, args)
+    return model
 
 
 def _text_parts(
@@ -123,7 +130,7 @@ def _text_parts(
     Args:
         losses: defaults of ``model_conf`` that differ from those for speech.
     """
-    args.token_list = read_token_list(args.token_list)
+    args.token_list = read_tokens(args)
     for choices in CHOICES:
         if getattr(args, choices.name) is not None:
             raise UserError(f"{choices.name}: text needs none; leave it out")

@@ -53,6 +53,9 @@ class ModelConfig:
     cross-entropy by the batch's tokens, not its utterances. ``encoded_cache_mb``: MiB
     of memory per process for the output of a frozen encoder, which is then computed
     once per utterance instead of in every epoch.
+
+    ``sym_sos`` and ``sym_eos`` name the tokens before and after each text. None:
+    <sos/eos>, or with ``token_type: hf`` those of the tokenizer.
     """
 
     ctc_weight: float = 0.3
@@ -60,6 +63,8 @@ class ModelConfig:
     intent_weight: float = 1.0
     length_normalized_loss: bool = False
     encoded_cache_mb: int = 0
+    sym_sos: str | None = None
+    sym_eos: str | None = None
 
     def __post_init__(self) -> None:
         prefix = "model_conf."

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from espnet_mtla.data.atomic import atomic_file
+from espnet_mtla.data.atomic import atomic_file, atomic_folder
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.names import (
     CHECKPOINT_KEYS,
@@ -17,6 +17,7 @@ from espnet_mtla.settings.names import (
     STATS,
     SYMBOLS,
     TOKENISER,
+    TOKENIZER,
     TOKENS,
     UPSTREAM,
     WEIGHTS,
@@ -39,7 +40,7 @@ def bundle_files(args: Namespace, folder: str | Path) -> None:
             raise UserError("normalize_conf.stats_file: needed by global_mvn")
         copy = _copy(source, folder / STATS)
         args.normalize_conf = {**args.normalize_conf, "stats_file": copy}
-    for option, name in (("bpemodel", TOKENISER), ("non_linguistic_symbols", SYMBOLS)):
+    for option, name in tokeniser_files(args.token_type).items():
         if getattr(args, option) is not None:
             setattr(args, option, _copy(getattr(args, option), folder / name))
     args.frontend_conf = bundle_upstream(args.frontend, args.frontend_conf, folder)
@@ -62,13 +63,28 @@ def resolve_files(args: Namespace, folder: Path) -> None:
         args.normalize_conf = {**args.normalize_conf, "stats_file": stats}
     if isinstance(args.token_list, str):
         args.token_list = _resolve(args.token_list, folder / TOKENS)
-    for option, name in (("bpemodel", TOKENISER), ("non_linguistic_symbols", SYMBOLS)):
+    for option, name in tokeniser_files(args.token_type).items():
         if getattr(args, option) is not None:
             setattr(args, option, _resolve(getattr(args, option), folder / name))
     key = CHECKPOINT_KEYS.get(args.frontend)
     if key is not None:
         for copy in folder.glob(f"{UPSTREAM}*"):
             args.frontend_conf = {**args.frontend_conf, key: str(copy)}
+
+
+def tokeniser_files(token_type: str) -> dict[str, str]:
+    """Return the tokeniser's options, and the name in a folder of the file of each."""
+    tokeniser = TOKENIZER if token_type == "hf" else TOKENISER
+    return {"bpemodel": tokeniser, "non_linguistic_symbols": SYMBOLS}
+
+
+def copy_tokenizer(source: str | Path, target: Path) -> None:
+    """Save a Transformers tokenizer, from a folder or the hub, without its model."""
+    from espnet_mtla.data.hf_tokens import load_tokenizer
+
+    if Path(source).resolve() != target.resolve():
+        with atomic_folder(target) as aside:
+            load_tokenizer(source).save_pretrained(aside)
 
 
 def _resolve(path: str | None, copy: Path) -> str | None:
@@ -187,6 +203,9 @@ def _link(old: Path, new: Path) -> None:
 
 
 def _copy(source: str | Path, target: Path) -> str:
+    if target.name == TOKENIZER:
+        copy_tokenizer(source, target)
+        return str(target)
     if not Path(source).is_file():
         raise UserError(f"{source}: no such file")
     if Path(source).resolve() != target.resolve():

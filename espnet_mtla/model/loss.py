@@ -16,19 +16,20 @@ from espnet_mtla.model.config import ModelConfig
 IGNORE = -1
 
 
-def shifted(text: Tensor, lengths: Tensor, boundary: int) -> tuple[Tensor, Tensor]:
+def shifted(text: Tensor, lengths: Tensor, sos: int, eos: int) -> tuple[Tensor, Tensor]:
     """Return the decoder's input and target of each row.
 
     Args:
         text: (B, U) token ids, valid up to ``lengths`` (B,).
-        boundary: id of <sos/eos>.
+        sos: id of the token before the text.
+        eos: id of the token after it.
     Returns:
-        input (B, U + 1): boundary, then the text, then boundary as padding;
-        target (B, U + 1): the text, then boundary, then :data:`IGNORE`.
+        input (B, U + 1): sos, then the text, then eos as padding;
+        target (B, U + 1): the text, then eos, then :data:`IGNORE`.
     """
-    text = text.masked_fill(~valid_frames(lengths, text.size(1)), boundary)
-    inputs = nn.functional.pad(text, (1, 0), value=boundary)
-    targets = nn.functional.pad(text, (0, 1), value=boundary)
+    text = text.masked_fill(~valid_frames(lengths, text.size(1)), eos)
+    inputs = nn.functional.pad(text, (1, 0), value=sos)
+    targets = nn.functional.pad(text, (0, 1), value=eos)
     beyond = ~valid_frames(lengths + 1, targets.size(1))
     return inputs, targets.masked_fill(beyond, IGNORE)
 

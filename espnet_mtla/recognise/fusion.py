@@ -180,7 +180,7 @@ def phrase_tokens(phrase: str, trained: TrainedModel) -> list[int]:
             "espnet_mtla.Speech2Text"
         )
     tokens = trained.token_ids(phrase)
-    if trained.model.token_list.index(UNK) in tokens:
+    if UNK in (trained.model.token_list[token] for token in tokens):
         raise UserError(f"hotwords: {phrase!r}: the token list lacks a symbol of it")
     return tokens
 

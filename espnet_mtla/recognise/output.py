@@ -66,7 +66,9 @@ def _write_tables(
 ) -> None:
     tokens = {k: [token_list[i] for i in h.tokens] for k, h in hypotheses.items()}
     ids = {k: " ".join(map(str, h.tokens)) for k, h in hypotheses.items()}
-    write_table(folder / "text", {k: to_text(row) for k, row in tokens.items()})
+    # A line break, which the tokens of a language model can spell, ends a table's line.
+    texts = {key: " ".join(to_text(row).split()) for key, row in tokens.items()}
+    write_table(folder / "text", texts)
     write_table(folder / "token", {k: " ".join(row) for k, row in tokens.items()})
     write_table(folder / "token_int", ids)
     write_table(folder / "score", {k: f"{h.score:.6f}" for k, h in hypotheses.items()})

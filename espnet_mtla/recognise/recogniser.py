@@ -240,6 +240,7 @@ class Recogniser:
         symbols = Symbols(
             sos=model.sos,
             eos=model.eos,
+            blank=model.blank,
             word_starts=starts if options.intent_first else None,
         )
         others = self.fusion.scorers(len(prompt), int(limits[1].max()), options)

@@ -63,6 +63,7 @@ class Symbols:
     sos: int
     eos: int
     blank: int = 0
+    """Never part of a hypothesis; ``eos`` if the vocabulary has no blank."""
     word_starts: Tensor | None = None
     """``(V,)``: which ids begin a word, to fix the first word before the search."""
 

@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.errors import UserError
-from espnet_mtla.model.files import export_upstream, portable_upstream
+from espnet_mtla.model.files import (
+    copy_tokenizer,
+    export_upstream,
+    portable_upstream,
+    tokeniser_files,
+)
 from espnet_mtla.settings.names import (
     CONFIG,
     DECODE,
@@ -26,8 +31,7 @@ from espnet_mtla.settings.names import (
     NGRAM,
     README,
     STATS,
-    SYMBOLS,
-    TOKENISER,
+    TOKENIZER,
     TOKENS,
     WEIGHTS,
 )
@@ -145,7 +149,7 @@ def portable(args: Mapping[str, Any], where: Path) -> dict[str, Any]:
     names = [action.dest for action in parser._actions if action.dest in args]
     config = {name: args[name] for name in names}
     config["token_list"] = TOKENS
-    for option, name in (("bpemodel", TOKENISER), ("non_linguistic_symbols", SYMBOLS)):
+    for option, name in tokeniser_files(args["token_type"]).items():
         config[option] = name if args[option] is not None else None
     if args["normalize"] == "global_mvn":
         config["normalize_conf"] = {**args["normalize_conf"], "stats_file": STATS}
@@ -178,9 +182,13 @@ def _write_files(
     """Write configuration, token list, and files of tokeniser and normalisation."""
     tokens = "".join(f"{token}\n" for token in args["token_list"])
     (target / TOKENS).write_text(tokens, encoding="utf-8")
-    for option in ("bpemodel", "non_linguistic_symbols"):
-        if args[option] is not None:
-            (target / config[option]).write_bytes(Path(args[option]).read_bytes())
+    for option, name in tokeniser_files(args["token_type"]).items():
+        if args[option] is None:
+            continue
+        if name == TOKENIZER:
+            copy_tokenizer(args[option], target / name)
+        else:
+            (target / name).write_bytes(Path(args[option]).read_bytes())
     if args["normalize"] == "global_mvn":
         stats = Path(args["normalize_conf"]["stats_file"])
         (target / STATS).write_bytes(stats.read_bytes())

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace, _ArgumentGroup
 from collections.abc import Mapping
 from pathlib import Path
 
-from espnet_mtla.data.tokens import TOKEN_TYPES
+from espnet_mtla.data.tokens import TOKEN_TYPES, TYPE_ALIASES
 from espnet_mtla.espnet import quiet_import
 from espnet_mtla.model.base import DecoderOnlyModel
 from espnet_mtla.model.batch import Collate, Preprocess, collate
@@ -55,8 +55,19 @@ class ASRTask(AbsTask):
             "summarisation the table of the sources",
         )
         group.add_argument("--token_list", type=str_or_none, default=None)
-        group.add_argument("--token_type", choices=TOKEN_TYPES, default="bpe")
-        group.add_argument("--bpemodel", type=str_or_none, default=None)
+        group.add_argument(
+            "--token_type",
+            type=lambda name: TYPE_ALIASES.get(name, name),
+            choices=TOKEN_TYPES,
+            default="bpe",
+        )
+        group.add_argument(
+            "--bpemodel",
+            type=str_or_none,
+            default=None,
+            help="Model of sentencepiece; for hf folder or hub name of a Transformers "
+            "tokenizer",
+        )
         group.add_argument("--non_linguistic_symbols", type=str_or_none, default=None)
         group.add_argument(
             "--input_size",

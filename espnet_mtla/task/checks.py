@@ -22,7 +22,7 @@ def check_symbols(
     Raises:
         UserError: there are some and ``allow_unk`` is false.
     """
-    token_list = read_token_list(args.token_list)
+    token_list = read_token_list(args.token_list, args.token_type)
     tokeniser = build_tokeniser(
         args.token_type, args.bpemodel, args.non_linguistic_symbols
     )

@@ -43,7 +43,7 @@ def run_identity(args: Namespace) -> dict[str, Any]:
         for key, value in vars(args).items()
         if key not in _FREE and not key.startswith(("dist_", "wandb_"))
     }
-    chosen["token_list"] = read_token_list(args.token_list)
+    chosen["token_list"] = read_token_list(args.token_list, args.token_type)
     chosen["normalize_conf"] = {
         key: value for key, value in args.normalize_conf.items() if key != "stats_file"
     }

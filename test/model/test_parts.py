@@ -34,8 +34,8 @@ def test_positions_are_frames_over_stack_rounded_up(frames, stack, positions):
 
 def test_input_and_target_are_shifted_by_one():
     text = torch.tensor([[4, 5, 3], [2, -1, -1]])
-    given, wanted = shifted(text, torch.tensor([3, 1]), boundary=9)
-    assert given.tolist() == [[9, 4, 5, 3], [9, 2, 9, 9]]
+    given, wanted = shifted(text, torch.tensor([3, 1]), sos=8, eos=9)
+    assert given.tolist() == [[8, 4, 5, 3], [8, 2, 9, 9]]
     assert wanted.tolist() == [[4, 5, 3, 9], [2, 9, IGNORE, IGNORE]]
 
 

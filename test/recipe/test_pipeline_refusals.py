@@ -46,6 +46,7 @@ def test_stage_one_must_make_every_set(recipe) -> None:
         (["--attention", ""], "--attention: name at least one"),
         (["--test_sets", ""], "--test_sets: name at least one"),
         (["--token_type", "phone"], "--token_type: 'phone' is not bpe"),
+        (["--token_type", "hf"], "--token_type hf needs --hf_tokenizer"),
         (["--train_config", "conf/no.yaml"], "conf/no.yaml: no such file"),
         (["--feats_type", "mfcc"], "--feats_type: 'mfcc' is not raw, fbank_zip"),
         (["--frontend_config", "fbank99"], "no 'fbank99' in conf/frontend, which has:"),

@@ -28,6 +28,7 @@ def test_ctc_scores_of_a_model_without_ctc_are_refused_by_name() -> None:
         unit="second",
         sos=19,
         eos=19,
+        blank=0,
     )
     trained = TrainedModel(
         model, torch.device("cpu"), 16000, " ".join, word_starts=torch.ones(20)

@@ -100,6 +100,8 @@ def finish(name: str, options: dict[str, str]) -> None:
     output = Path(options.get("output_dir", "."))
     if name == "tokenise":
         write(output / "tokens.txt", digest(Path(options["text"])))
+        if "hf_tokenizer" in options:
+            write(output / "tokenizer" / "tokenizer.json", options["hf_tokenizer"])
         write(output / "bpe.model", "stub")
     elif name == "average":
         folder = Path(options["exp_dir"])

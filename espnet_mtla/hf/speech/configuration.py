@@ -99,6 +99,11 @@ class MTLASpeechConfig(PretrainedConfig):
                 "this configuration describes no model; make it from a packed one: "
                 "MTLAForSpeechSeq2Seq.from_packed(FOLDER)"
             )
+        if self.recipe.get("token_type") == "hf":
+            raise UserError(
+                "token_type hf: the classes of Transformers know the tokens of recipes "
+                "alone; use espnet_mtla.Speech2Text"
+            )
         if self.trained_down_rate not in (None, self.down_rate):
             raise UserError(
                 f"down_rate: {self.down_rate} given, the weights were trained with "

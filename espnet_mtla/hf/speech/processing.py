@@ -171,6 +171,8 @@ class MTLASpeechProcessor(ProcessorMixin):
         if not (folder / TOKENS).is_file():
             raise UserError(f"{folder}: no {TOKENS}; pack it: espnet-mtla pack")
         settings = load_yaml(folder / CONFIG)
+        if settings["token_type"] == "hf":
+            raise UserError(f"{folder}: token_type hf; use espnet_mtla.Speech2Text")
         pieces = folder / PIECES
         tokenizer = MTLASpeechTokenizer(
             str(folder / TOKENS),
