@@ -42,12 +42,9 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# PyYAML follows YAML 1.1, where a float with an exponent needs a dot and a sign.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
+EXPONENT = re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+"""Floats with an exponent. YAML 1.1, and so PyYAML, wants a dot and a sign in them."""
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", EXPONENT, list("-+0123456789"))
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -56,7 +53,7 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, not YAML, or not a mapping.
     """
-    content = _parse(read_text(path), path)
+    content = parse_yaml(read_text(path), str(path))
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -64,8 +61,15 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _parse(text: str, path: str | Path) -> Any:
-    """Parse YAML of plain values; raise :class:`UserError` if it cannot be read."""
+def parse_yaml(text: str, place: str) -> Any:
+    """Parse YAML of plain values.
+
+    Args:
+        text: the YAML.
+        place: file or option that it comes from, for the message.
+    Raises:
+        UserError: it is not YAML, or of values that are not plain.
+    """
     try:
         # A SafeLoader: no tag can build another object or execute code.
         content = yaml.load(text, Loader=_Loader)
@@ -74,13 +78,13 @@ def _parse(text: str, path: str | Path) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""
         problem = getattr(error, "problem", None) or "not YAML"
-        raise UserError(f"{path}: {where}{problem}") from None
+        raise UserError(f"{place}: {where}{problem}") from None
     except ValueError as error:  # of an impossible date, or a number too long
-        raise UserError(f"{path}: not YAML: {error}") from None
+        raise UserError(f"{place}: not YAML: {error}") from None
     except RecursionError:
-        raise UserError(f"{path}: nested too deeply, or contains itself") from None
+        raise UserError(f"{place}: nested too deeply, or contains itself") from None
     if values > MOST_VALUES:
-        raise UserError(f"{path}: more than {MOST_VALUES} values, by its aliases")
+        raise UserError(f"{place}: more than {MOST_VALUES} values, by its aliases")
     return content
 
 

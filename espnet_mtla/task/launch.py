@@ -22,6 +22,7 @@ from espnet_mtla.model.files import bundle_files
 from espnet_mtla.settings.names import CONFIG, STATS
 from espnet_mtla.settings.yaml_files import check_keys, load_config, overlay
 from espnet_mtla.task.checks import check_init_param, without_ctc
+from espnet_mtla.task.numbers import check_ranges, read_as_yaml
 from espnet_mtla.task.progress import DONE, finish, is_done, run_identity, start
 from espnet_mtla.task.source import (
     Source,
@@ -58,12 +59,14 @@ def parse(
     parser = task_class(task).get_parser()
     parser.allow_abbrev = False
     parser.error = _refuse
+    read_as_yaml(parser._actions)
     actions = {a.dest: a for a in parser._actions if a.dest not in ("help", "config")}
     check_keys("", config, actions)
     parser.set_defaults(**{k: _value(actions[k], v) for k, v in config.items()})
     args = parser.parse_args(rest)
     if args.token_list is None:
         raise UserError("token_list: needed (--token_list FILE)")
+    check_ranges(args)
     check_sections(args)
     return args
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
+from espnet2.utils.nested_dict_action import NestedDictAction
 from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.yaml_files import check_keys, load_config, load_yaml, overlay
+from espnet_mtla.task.numbers import read_as_yaml
 
 plain = st.integers(0, 9) | st.sampled_from(["x", "y"]) | st.none()
 sections = st.dictionaries(
@@ -169,3 +172,45 @@ def test_a_wrong_base_is_named(tmp_path: Path, files, message):
     with pytest.raises(UserError, match=message) as caught:
         load_config(tmp_path / "a.yaml")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("texts", "settings"),
+    [
+        (["lr=1e-3"], {"name": "1e3", "lr": 1e-3}),
+        (
+            ["a.b=1e2", "a.c=no", "lr=1e3x"],
+            {"a": {"b": 100.0, "c": False}, "lr": "1e3x"},
+        ),
+        (["{lr: 2E5}", "name=x"], {"name": "x", "lr": 2e5}),
+        (["name.a=[1, 2e1]", "b="], {"name": {"a": [1, 20.0]}, "b": ""}),
+        (["{'a': {b: x=1}}"], {"a": {"b": "x=1"}}),
+    ],
+)
+def test_keys_and_values_of_the_command_line(
+    texts: list[str], settings: dict[str, object]
+) -> None:
+    options = [part for text in texts for part in ("--optim_conf", text)]
+    parser = keys_and_values()
+    assert parser.parse_args(options).optim_conf == {"name": "1e3"} | settings
+    assert parser.parse_args([]).optim_conf == {"name": "1e3"}
+
+
+def test_wrong_keys_and_values_are_named_and_nothing_is_evaluated(tmp_path: Path):
+    parser = keys_and_values()
+    with pytest.raises(UserError, match="--optim_conf lr: KEY=VALUE or"):
+        parser.parse_args(["--optim_conf", "lr"])
+    touch = f"__import__('pathlib').Path('{tmp_path}/x').touch() or {{}}"
+    for text in (touch, f"a=!!python/object/apply:os.mkdir ['{tmp_path}/x']"):
+        with pytest.raises(UserError, match="--optim_conf"):
+            parser.parse_args(["--optim_conf", text])
+    assert not list(tmp_path.iterdir())
+
+
+def keys_and_values() -> ArgumentParser:
+    parser = ArgumentParser()
+    parser.add_argument(
+        "--optim_conf", action=NestedDictAction, default={"name": "1e3"}
+    )
+    read_as_yaml(parser._actions)
+    return parser

@@ -34,6 +34,10 @@ from espnet_mtla.errors import UserError
         ({"frontend_conf": {"fs": 8000, "n_mels": 13}}, "statistics of 12 features"),
         ({"optim_conf": {"lr": -1}}, "optim_conf: Invalid learning rate"),
         ({"batch_size": "many"}, "batch_size: 'many'"),
+        ({"grad_clip": 0}, "grad_clip: 0.0 given, a number > 0"),
+        ({"grad_clip": "nan"}, "grad_clip: nan given, a number > 0"),
+        ({"accum_grad": 0}, "accum_grad: 0 given, a number >= 1"),
+        ({"max_epoch": 0}, "max_epoch: 0 given, a number >= 1"),
         ({"batch_type": "longest"}, "batch_type: 'longest' given; valid: "),
         (
             {"scheduler": "warmuplr", "scheduler_conf": {"steps": 3}},
@@ -166,7 +170,7 @@ def test_sound_too_short_for_the_encoder_is_named(toy):
 def test_statistics_of_other_data_are_refused(toy):
     out = toy.folder / "exp"
     with pytest.raises(
-        UserError, match=r"speech_shape: no such file; run train --coll"
+        UserError, match=r"speech_shape: no such file; run espnet-mtla train"
     ):
         toy("--output_dir", out)
     toy("--collect_stats")
