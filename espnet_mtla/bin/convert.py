@@ -127,7 +127,7 @@ def convert_llama(args: argparse.Namespace) -> None:
     from espnet_mtla.data.atomic import atomic_folder
     from espnet_mtla.hf.convert.build import convert, converted_cache_bytes
     from espnet_mtla.hf.convert.original import Original
-    from espnet_mtla.hf.convert.progress import phase
+    from espnet_mtla.hf.convert.progress import phase, step_log
     from espnet_mtla.hf.convert.source import (
         load_config,
         load_source,
@@ -155,7 +155,8 @@ def convert_llama(args: argparse.Namespace) -> None:
     del source
     if text is not None and healing.steps:
         with phase("healing"):
-            healing.run(model, text.training, original)
+            report = step_log("healing", healing.steps)
+            healing.run(model, text.training, original, report)
         del original
         stages.measure("after healing", model)
     with phase("saving"), atomic_folder(args.output) as folder:

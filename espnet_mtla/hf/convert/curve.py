@@ -20,7 +20,7 @@ from espnet_mtla.hf.convert.build import Target, convert, converted_cache_bytes
 from espnet_mtla.hf.convert.heal import Healing
 from espnet_mtla.hf.convert.moments import second_moments
 from espnet_mtla.hf.convert.original import Original
-from espnet_mtla.hf.convert.progress import phase
+from espnet_mtla.hf.convert.progress import phase, step_log
 from espnet_mtla.hf.convert.source import source_cache_bytes
 from espnet_mtla.hf.convert.text import TextBlocks, perplexity
 
@@ -201,7 +201,8 @@ class Curve:
         if is_original:
             model = copy.deepcopy(model)  # all other rows need it as it is
         with phase(f"{name}: healing"):
-            healing.run(model, self.training, self.original)
+            report = step_log(f"{name}: healing", healing.steps)
+            healing.run(model, self.training, self.original, report)
         return self._perplexities(model, f"{name} healed")
 
     def _perplexities(self, model: PreTrainedModel, stage: str) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -40,3 +40,26 @@ def track(items: Iterable[T], name: str, total: int) -> Iterator[T]:
             log.info("%s: %d of %d, %.0f s", name, done, total, now - start)
             latest = now
         yield item
+
+
+def step_log(name: str, total: int) -> Callable[[int, float], None]:
+    """Return a function of (steps done, loss) that logs every few seconds, and the end.
+
+    Args:
+        name: of the phase.
+        total: number of steps.
+    """
+    start = time.monotonic()
+    latest = start
+
+    def report(step: int, loss: float) -> None:
+        nonlocal latest
+        now = time.monotonic()
+        if step == total or now - latest >= INTERVAL:
+            seconds = now - start
+            log.info(
+                "%s: %d of %d, loss %.4f, %.0f s", name, step, total, loss, seconds
+            )
+            latest = now
+
+    return report
