@@ -144,10 +144,14 @@ def capacity(
         rate: prompt frames a second.
     """
     from espnet_mtla.decoder.memory import cache_bytes, decode_bytes, most, sketch
+    from espnet_mtla.model.decoders import PRETRAINED, pretrained_sizes
 
     tokens = config.get("token_list")
     vocab_size = len(tokens) if isinstance(tokens, list) else DEFAULT_VOCAB
     conf = dict(config.get("decoder_conf") or {})
+    if config.get("decoder") == PRETRAINED:
+        conf = pretrained_sizes(conf, name)
+        vocab_size = conf.pop("vocab_size")
     decoder = sketch(name, args.vocab_size or vocab_size, conf)
     load = load_of(args, rate, args.seconds)
     parameters = sum(p.numel() for p in decoder.parameters()) * load.itemsize

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
-from espnet_mtla.attention import attention_settings
+from espnet_mtla.attention import attention_settings, parse_attention
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.errors import config_errors
@@ -75,6 +76,32 @@ def complete_decoder(args: Namespace) -> dict[str, Any]:
     if is_pretrained(args):
         return settings(**args.decoder_conf).complete()
     return DecoderConfig(1, **args.decoder_conf).complete()
+
+
+def pretrained_sizes(conf: Mapping[str, Any], attention: str) -> dict[str, Any]:
+    """Return the settings that a pretrained decoder would have with an attention type.
+
+    Weights are not loaded.
+
+    Args:
+        conf: ``decoder_conf`` of ``decoder: pretrained``.
+        attention: a name, MTLA with its stride (``mtla_s2``). Only latent types differ
+            from what the checkpoint has: it is converted to them.
+
+    Raises:
+        UserError: the checkpoint or the name is wrong.
+    """
+    settings = DECODER.get_class(PRETRAINED)
+    assert settings is not None, "it is a choice"
+    sizes: dict[str, Any] = settings(model=conf.get("model", "")).sizes()
+    (name, stride), latent = parse_attention(attention), ("mla", "mtla")
+    if name not in latent or sizes["attention"] in latent:
+        return sizes
+    widths = {**conf.get("attention_conf", {}), **stride}
+    if name == "mla":
+        widths.pop("down_rate", None)
+    changed = {**conf, "attention": name, "attention_conf": widths}
+    return settings(**changed).sizes()
 
 
 def check_decoder(args: Namespace) -> None:

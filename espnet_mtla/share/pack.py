@@ -156,6 +156,9 @@ def portable(args: Mapping[str, Any], where: Path) -> dict[str, Any]:
     config["frontend_conf"] = portable_upstream(
         config["frontend"], config["frontend_conf"]
     )
+    base = config.get("decoder_base_model")
+    if base is not None and Path(base).is_absolute():  # a record, and not read
+        config["decoder_base_model"] = Path(base).name
     for key, text in _texts(config):
         if Path(text).is_absolute():
             raise UserError(

@@ -41,6 +41,29 @@ def test_a_config_sets_the_sizes(capsys, monkeypatch, tmp_path):
     assert small[0] == pytest.approx((125 + 26) * 40 * 4 * 2 / 2**20, abs=0.06)
 
 
+def test_a_pretrained_decoder_has_the_sizes_of_its_checkpoint(
+    capsys, monkeypatch, tmp_path
+):
+    """Weights are not needed; latent types are those of conversion."""
+    from test.support.tiny_checkpoints import save_tiny
+
+    save_tiny(tmp_path / "checkpoint", "llama", num_hidden_layers=64)
+    (tmp_path / "checkpoint" / "model.safetensors").unlink()
+    conf = {"model": str(tmp_path / "checkpoint"), "prompt_mode": "recompute"}
+    raw = {"decoder": "pretrained", "decoder_conf": conf, "input_size": 80}
+    config = tmp_path / "train.yaml"
+    config.write_text(yaml.safe_dump({**raw, "frontend": None}))
+    given = ("--config", config, "--beam_size", 1, "--frames_per_second", 20)
+    rows = table(capsys, monkeypatch, *given)
+    # 10 s: 200 frames and 51 tokens; two heads of width 8; latents 16 + 8 wide.
+    numbers = {"gqa": 251 * 32, "mla": 251 * 24, "mtla_s2": 126 * 24}
+    for name, count in numbers.items():
+        assert rows[name][0] == pytest.approx(count * 4 * 64 / 2**20, abs=0.06)
+    # The vocabulary is the checkpoint's: 60 tokens, and not the 5000 of the default.
+    config.write_text(yaml.safe_dump({**raw, "token_list": ["a"] * 5000}))
+    assert table(capsys, monkeypatch, *given)["gqa"] == rows["gqa"]
+
+
 def test_nothing_fits_into_too_little(capsys, monkeypatch):
     rows = table(capsys, monkeypatch, "--memory", "1M", "--attention", "mha")
     assert rows["mha"][1:] == [0, 0, 0]

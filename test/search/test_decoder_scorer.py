@@ -10,6 +10,7 @@ from espnet_mtla.search import (
     length_limits,
 )
 from test.support.plain_models import rescore
+from test.support.tiny_decoder import LLAMA_LAYERS
 
 LATENT = {
     "kv_lora_rank": 16,
@@ -25,6 +26,8 @@ ATTENTIONS = {
     "mtla_s2": ("mtla", {**LATENT, "down_rate": 2}),
     "mtla_s3": ("mtla", {**LATENT, "down_rate": 3}),
     "mtla_s4": ("mtla", {**LATENT, "down_rate": 4}),
+    "llama": ("gqa", {"num_kv_heads": 2, "qk_norm": True, "head_dim": 6}),
+    "llama_mtla_s2": ("mtla", {**LATENT, "down_rate": 2, "kv_norm": "none"}),
 }
 VOCAB, WIDTH = 12, 32
 SYMBOLS = Symbols(sos=VOCAB - 1, eos=VOCAB - 1)
@@ -35,7 +38,9 @@ def make(name, prompt_mode):
     attention, conf = ATTENTIONS[name]
     torch.manual_seed(1)
     config = DecoderConfig(
-        VOCAB, WIDTH, 2, 4, 64, 0.1, attention, conf, prompt_mode=prompt_mode
+        *(VOCAB, WIDTH, 2, 4, 64, 0.1, attention, conf),
+        prompt_mode=prompt_mode,
+        **(LLAMA_LAYERS if name.startswith("llama") else {}),
     )
     decoder = DecoderOnlyTransformer(config).eval()
     with torch.no_grad():

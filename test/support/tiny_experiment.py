@@ -11,8 +11,13 @@ SECONDS = [0.9, 0.31, 1.4, 0.55, 0.72, 0.4]
 LATENT = {"kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 4}
 
 
-def make_model(folder, ctc_weight=0.3, attention="mtla", attention_conf=None):
-    """Write config.yaml and model.pth; random parameters, sharp outputs."""
+def make_model(
+    folder, ctc_weight=0.3, attention="mtla", attention_conf=None, **changes
+):
+    """Write config.yaml and model.pth; random parameters, sharp outputs.
+
+    ``changes`` are options beside or instead of those below.
+    """
     from espnet_mtla.task.asr import ASRTask
 
     if attention_conf is None:
@@ -54,11 +59,14 @@ def make_model(folder, ctc_weight=0.3, attention="mtla", attention_conf=None):
         },
         "ctc_conf": {},
         "model_conf": {"ctc_weight": ctc_weight},
+        **changes,
     }
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     torch.manual_seed(5)
-    model, _ = ASRTask.build_model_from_file(folder / "config.yaml")
+    model, args = ASRTask.build_model_from_file(folder / "config.yaml")
+    # As training does: it writes what building has completed.
+    (folder / "config.yaml").write_text(yaml.safe_dump(vars(args)))
     with torch.no_grad():
         if model.decoder is not None:
             model.decoder.output.weight.mul_(6.0)

@@ -88,14 +88,15 @@ class PretrainedDecoder:
         return {**vars(self), "attention_conf": dict(self.attention_conf)}
 
     def sizes(self) -> dict[str, Any]:
-        """Return ``decoder_conf`` of the decoder, without loading weights.
+        """Return the settings of the decoder, without loading weights.
+
+        They are fields of :class:`espnet_mtla.decoder.DecoderConfig`.
 
         Raises:
             UserError: see :meth:`load`.
         """
         model = sketch_language_model(self.model)
         settings = decoder_settings(model)
-        del settings["vocab_size"]
         if self._converts(model):
             target, sizes = self._target(model)
             widths = {"kv_lora_rank": sizes.rank, "v_head_dim": sizes.head}

@@ -47,9 +47,7 @@ def test_conversion_on_loading_is_that_of_the_command(
     expected = converted(model, attention, stride, 12, 6)
     check_equal(decoder, expected, tokens_for(model, 2, 30))
     expected.save_pretrained(tmp_path / "converted")
-    check_equal(
-        load(tmp_path / "converted", model), expected, tokens_for(model, 2, 30)
-    )
+    check_equal(load(tmp_path / "converted", model), expected, tokens_for(model, 2, 30))
 
 
 @pytest.mark.parametrize("layout", ["halves", "pairs"])
@@ -70,7 +68,7 @@ def test_a_llama_trained_with_mtla_is_loaded_as_it_is(
     other = {"attention": "mtla", "attention_conf": {"down_rate": 2}}
     with pytest.raises(UserError, match=r"down_rate: 2 given, 3 \(of .*\) is needed"):
         load(tmp_path, model, **other)
-    with pytest.raises(UserError, match="attention: mla given, .* has mtla; leave"):
+    with pytest.raises(UserError, match=r"attention: mla given, .* has mtla; leave"):
         load(tmp_path, model, attention="mla")
 
 
