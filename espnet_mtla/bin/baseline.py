@@ -33,7 +33,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = get_parser().parse_args()
-    from espnet_mtla.data.folder import write_table
+    from espnet_mtla.data.table import write_table
     from espnet_mtla.score.baseline import BASELINES, Question
 
     question = Question(args.train, args.data, args.target_text, args.source_text)

@@ -50,7 +50,8 @@ def get_parser() -> argparse.ArgumentParser:
 
 def fix(inspection: Inspection, checks: Checks, max_lines: int) -> Inspection:
     """Repair a folder, print what was dropped, and return a new inspection."""
-    from espnet_mtla.data.validate import inspect, print_problems, repair
+    from espnet_mtla.data.repair import repair
+    from espnet_mtla.data.validate import inspect, print_problems
 
     repaired = repair(inspection)
     print(f"repaired {inspection.path}; backup: {repaired.backup}")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from espnet_mtla.data.atomic import atomic_folders
-from espnet_mtla.data.folder import DataFolder, write_table
+from espnet_mtla.data.folder import DataFolder
+from espnet_mtla.data.table import write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.text_files import parse_json
 

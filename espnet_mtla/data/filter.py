@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.data.folder import DataFolder, refuse_replacing, write_table
+from espnet_mtla.data.folder import DataFolder, refuse_replacing
+from espnet_mtla.data.table import write_table
 from espnet_mtla.errors import UserError
 
 

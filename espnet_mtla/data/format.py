@@ -30,8 +30,8 @@ from espnet_mtla.data.folder import (
     DataFolder,
     group_by_speaker,
     is_utterance_table,
-    write_table,
 )
+from espnet_mtla.data.table import write_table
 from espnet_mtla.errors import UserError
 
 _SHARD_SIZE = 64

@@ -14,12 +14,7 @@ from pathlib import Path
 
 from espnet_mtla.data.atomic import atomic_file, atomic_folder
 from espnet_mtla.data.features import check_places, holds_features, read_features
-from espnet_mtla.data.folder import (
-    FEATURES,
-    SOUNDS,
-    DataFolder,
-    refuse_replacing,
-)
+from espnet_mtla.data.folder import FEATURES, SOUNDS, DataFolder, refuse_replacing
 from espnet_mtla.errors import UserError
 from espnet_mtla.text_files import read_text
 

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.data.folder import read_table, refuse_replacing, write_table
+from espnet_mtla.data.folder import refuse_replacing
+from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.errors import UserError
 
 

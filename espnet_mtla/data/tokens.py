@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_mtla.data.atomic import atomic_file, atomic_folder
-from espnet_mtla.data.folder import read_table
+from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.names import TOKENISER, TOKENIZER, TOKENS
 from espnet_mtla.text_files import read_text

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_mtla.data.features import read_features
-from espnet_mtla.data.folder import FEATURES, read_table
+from espnet_mtla.data.folder import FEATURES
+from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:

@@ -1,29 +1,26 @@
-"""Find defects of a data folder, and repair those that need no decision."""
+"""Find the defects of a data folder."""
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_mtla.data import audio
-from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.data.folder import (
-    BACKUP,
-    DataFolder,
-    Problem,
-    TableLine,
     group_by_speaker,
     is_text,
     is_utterance_table,
     parse_segment,
-    read_table,
+)
+from espnet_mtla.data.table import (
+    LOST_LINES,
+    Problem,
+    TableLine,
     scan_table,
-    write_table,
 )
 from espnet_mtla.errors import UserError
 
@@ -47,7 +44,8 @@ class Inspection:
     """The contents and the defects of a folder.
 
     ``rows``: valid lines by file and key. ``unfit``: utterances that a repair drops,
-    with reasons. ``seconds``: lengths of the recordings that were opened.
+    with reasons. ``unreadable``: places (FILE:LINE) of lines without a valid key, which
+    it drops too. ``seconds``: lengths of the recordings that were opened.
     """
 
     path: Path
@@ -55,6 +53,7 @@ class Inspection:
     rows: dict[str, dict[str, TableLine]] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     unfit: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -103,10 +102,10 @@ def inspect(path: str | Path, checks: Checks) -> Inspection:
 
 def _is_table(name: str) -> bool:
     known = name in ("wav.scp", "segments", "spk2utt")
-    return known or is_utterance_table(name) or _is_side_table(name)
+    return known or is_utterance_table(name) or is_side_table(name)
 
 
-def _is_side_table(name: str) -> bool:
+def is_side_table(name: str) -> bool:
     """Return True for a table with one line per speaker or recording."""
     return name.startswith(("spk2", "reco2")) and name != "spk2utt" and "." not in name
 
@@ -115,6 +114,11 @@ def _check_lines(inspection: Inspection, path: Path) -> None:
     """Check the format of lines, their order, and that keys are unique."""
     rows, problems = scan_table(path)
     inspection.problems += problems
+    inspection.unreadable |= {
+        f"{problem.file}:{problem.line}": problem.what
+        for problem in problems
+        if problem.what in LOST_LINES
+    }
     table = inspection.rows.setdefault(path.name, {})
     previous = ""
     for row in rows:
@@ -247,91 +251,6 @@ def _check_segments(inspection: Inspection) -> None:
             detail = f"{value} of {length:.2f} s"
             inspection.report("segments", key, "outside the recording", detail)
             inspection.condemn([key], "segment outside the recording")
-
-
-@dataclass(frozen=True)
-class Repair:
-    """Result of a repair: number kept, dropped ones with reasons, backup folder."""
-
-    kept: int
-    dropped: dict[str, str]
-    backup: Path
-
-
-def repair(inspection: Inspection) -> Repair:
-    """Write the folder sorted, complete and without the unfit utterances.
-
-    The old tables are copied to ``.backup/N`` first. The reasons are added to the file
-    ``dropped``. Run it again after a kill. Raises :class:`UserError`, and changes
-    nothing, if no utterance would be left.
-    """
-    for problem in inspection.problems:
-        if problem.what == "missing file":
-            raise UserError(
-                f"{inspection.path / problem.file}: missing; --fix needs it"
-            )
-    utterances = list(inspection.rows[inspection.index])
-    kept = [key for key in utterances if key not in inspection.unfit]
-    dropped = {key: why for key, why in inspection.unfit.items() if key not in kept}
-    if not kept:
-        counts = Counter(inspection.unfit.values()).most_common(1)
-        most = f", most for: {counts[0][0]}" if counts else ""
-        raise UserError(f"{inspection.path}: --fix would leave no utterance{most}")
-    folder = _assemble(inspection).select(kept)
-    if folder.segments is not None:
-        used = {folder.span(key).recording for key in kept}
-        folder = replace(
-            folder,
-            wav={key: value for key, value in folder.wav.items() if key in used},
-            recording_tables={
-                name: {key: value for key, value in table.items() if key in used}
-                for name, table in folder.recording_tables.items()
-            },
-        )
-    backup = _back_up(inspection)
-    if dropped:
-        earlier = inspection.path / "dropped"
-        known = read_table(earlier) if earlier.is_file() else {}
-        write_table(earlier, known | dropped)
-    folder.write(inspection.path)
-    return Repair(len(kept), dropped, backup)
-
-
-def _assemble(inspection: Inspection) -> DataFolder:
-    tables = {name: inspection.values(name) for name in inspection.rows}
-    if "utt2spk" not in tables:
-        speakers = {
-            utterance: speaker
-            for speaker, utterances in tables.get("spk2utt", {}).items()
-            for utterance in utterances.split()
-        }
-        tables["utt2spk"] = {
-            key: speakers.get(key, key) for key in inspection.rows[inspection.index]
-        }
-    return DataFolder(
-        path=inspection.path,
-        wav=tables["wav.scp"],
-        tables={name: t for name, t in tables.items() if is_utterance_table(name)},
-        segments=tables.get("segments"),
-        speaker_tables={
-            name: table
-            for name, table in tables.items()
-            if _is_side_table(name) and name.startswith("spk2")
-        },
-        recording_tables={
-            name: table for name, table in tables.items() if name.startswith("reco2")
-        },
-    )
-
-
-def _back_up(inspection: Inspection) -> Path:
-    number = 1
-    while (inspection.path / BACKUP / str(number)).exists():
-        number += 1
-    with atomic_folder(inspection.path / BACKUP / str(number)) as aside:
-        for name in inspection.rows:
-            shutil.copy2(inspection.path / name, aside / name)
-    return inspection.path / BACKUP / str(number)
 
 
 def print_problems(problems: Iterable[Problem], most: int) -> None:

@@ -68,7 +68,7 @@ def load_input(item: Input, trained: TrainedModel) -> Sound:
 def _list_documents(
     data: Path, source_text: str, read_source: Callable[[str], list[int]]
 ) -> list[Document]:
-    from espnet_mtla.data.folder import read_table
+    from espnet_mtla.data.table import read_table
 
     path = data / source_text
     table = read_table(path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
 from espnet_mtla.data.atomic import atomic_file, atomic_folder
-from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.table import write_table
 from espnet_mtla.recognise.recogniser import Recognised
 from espnet_mtla.search.beam import Hypothesis
 

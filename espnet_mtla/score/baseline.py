@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_mtla.data.folder import read_table
+from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 
 # A full stop ends a sentence before a capital; a colon ends one before a list.

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_mtla.data.folder import read_table
+from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 
 FORMATS = ("auto", "kaldi", "lines", "jsonl")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-from espnet_mtla.data.folder import read_table
+from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.form import HINT, forms, read_lines
 from espnet_mtla.score.metric import Request

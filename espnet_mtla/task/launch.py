@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.table import write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.components import check_sections, sampling_rate
 from espnet_mtla.model.config import ModelConfig

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_mtla.data.features import check_places
-from espnet_mtla.data.folder import FEATURES, read_table, source_table
+from espnet_mtla.data.folder import FEATURES, source_table
+from espnet_mtla.data.table import read_table
 from espnet_mtla.data.utterance_table import TYPE
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.record import check_made_by

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_mtla.data.folder import read_table, write_table
+from espnet_mtla.data.table import read_table, write_table
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from espnet_mtla.bin import inference
-from espnet_mtla.data.folder import read_table
+from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.recognise.options import read_options
 from espnet_mtla.recognise.profile import PARTS

@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from espnet_mtla.bin import inference
-from espnet_mtla.data.folder import read_table, write_table
+from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.yaml_files import load_yaml
 from espnet_mtla.task.dump import Storage, dump_features

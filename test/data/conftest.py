@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from espnet_mtla.bin.cli import run
-from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.table import write_table
 from test.support.toy_folder import RATE, TEXTS, tone
 
 

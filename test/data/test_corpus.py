@@ -14,7 +14,8 @@ from espnet_mtla.data.corpus import (
     require_file,
     write_sets,
 )
-from espnet_mtla.data.folder import DataFolder, read_table
+from espnet_mtla.data.folder import DataFolder
+from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from espnet_mtla.data.features import read_features, write_features
-from espnet_mtla.data.folder import FEATURES, DataFolder, source_table, write_table
+from espnet_mtla.data.folder import FEATURES, DataFolder, source_table
+from espnet_mtla.data.table import write_table
 from espnet_mtla.data.utterance_table import UtteranceTable
 from espnet_mtla.errors import UserError
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from espnet_mtla.data.audio_shards import Settings
-from espnet_mtla.data.folder import DataFolder, read_table, write_table
+from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.data.format import format_audio
+from espnet_mtla.data.table import read_table, write_table
 from test.support.toy_folder import TEXTS
 
 Command = Callable[..., tuple[int, str, str]]

@@ -8,13 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from espnet_mtla.data.folder import (
-    DataFolder,
-    parse_segment,
-    read_table,
-    refuse_replacing,
-    write_table,
-)
+from espnet_mtla.data.folder import DataFolder, parse_segment, refuse_replacing
+from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.errors import UserError
 
 # Any printable text; keys without white space of any kind.

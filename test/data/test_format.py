@@ -17,8 +17,8 @@ from hypothesis.extra.numpy import arrays
 
 from espnet_mtla.data.audio import open_audio, read_span
 from espnet_mtla.data.audio_shards import FORMATS, Settings, to_pcm16
-from espnet_mtla.data.folder import read_table, write_table
 from espnet_mtla.data.format import format_audio
+from espnet_mtla.data.table import read_table, write_table
 from test.support.toy_folder import RATE, TEXTS, snapshot, tone
 
 Command = Callable[..., tuple[int, str, str]]

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from espnet_mtla.data.audio_shards import FORMATS, _named_errors
-from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.table import write_table
 from test.support.toy_folder import RATE, snapshot, tone
 
 Command = Callable[..., tuple[int, str, str]]

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from espnet_mtla.data.features import read_features, write_features
-from espnet_mtla.data.folder import DataFolder, read_table, write_table
+from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.data.manifest import read_manifest
+from espnet_mtla.data.table import read_table, write_table
 from test.support.toy_folder import TEXTS
 
 HEADER = "id\taudio\tn_frames\ttgt_text\tspeaker"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from espnet_mtla.data.folder import read_table, write_table
 from espnet_mtla.data.pairs import filter_pairs
+from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.errors import UserError
 
 NAMES = ("text.source", "text")

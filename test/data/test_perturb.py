@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_mtla.data.folder import DataFolder, read_table, write_table
+from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.data.perturb import parse_factor, perturb_speed
+from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.errors import UserError
 from test.support.toy_folder import RATE, TEXTS
 

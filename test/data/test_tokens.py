@@ -13,7 +13,7 @@ from espnet2.text.word_tokenizer import WordTokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.table import write_table
 from espnet_mtla.data.tokens import TokenOptions, splitter
 from test.support.toy_folder import TEXTS
 

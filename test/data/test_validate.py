@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from espnet_mtla.data.folder import DataFolder, read_table, write_table
+from espnet_mtla.data.folder import DataFolder
+from espnet_mtla.data.table import LOST_LINES, read_table, write_table
 from test.support.toy_folder import RATE, TEXTS, snapshot, tone
 
 Command = Callable[..., tuple[int, str, str]]
@@ -182,6 +183,22 @@ def test_segments(toy: Path, command: Command) -> None:
     assert read_table(toy / "wav.scp") == {"r1": "toy/0.wav"}
     assert read_table(toy / "reco2lang") == {"r1": "en"}
     assert read_table(toy / "dropped")["é4"] == "unusable audio"
+
+
+@pytest.mark.parametrize("key", ["a\u20092", "a\u00a02", "a\u30002", "a\x002"])
+def test_a_line_without_a_valid_key_is_counted_and_listed(
+    toy: Path, command: Command, key: str
+) -> None:
+    for name in ("wav.scp", "text", "utt2spk", "spk2utt"):
+        table = toy / name
+        if table.is_file():
+            table.write_text(table.read_text().replace("a2", key))
+    code, out, err = command("validate_data", toy, "--fix")
+    assert code == 0, out + err
+    assert "in 4 = kept 3 + dropped 1 keys" in out
+    (place, reason), *others = read_table(toy / "dropped").items()
+    assert place == "wav.scp:2" and not others
+    assert reason in LOST_LINES
 
 
 def test_fix_that_would_leave_nothing_changes_nothing(

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from espnet_mtla.bin import score
-from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.table import write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.plot.comparison import draw_comparison
 from espnet_mtla.score import render

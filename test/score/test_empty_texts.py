@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
 from espnet_mtla.bin import score
-from espnet_mtla.data.folder import write_table
+from espnet_mtla.data.table import write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.score import bootstrap, render
 from espnet_mtla.score.baseline import BASELINES, Question

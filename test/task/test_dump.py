@@ -13,8 +13,9 @@ import pytest
 import torch
 import yaml
 
-from espnet_mtla.data.folder import FEATURES, read_table, write_table
+from espnet_mtla.data.folder import FEATURES
 from espnet_mtla.data.format import Settings, format_audio
+from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.data.utterance_table import UtteranceTable
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.record import check_made_by

@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from espnet_mtla.data.folder import read_table, write_table
+from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.checkpoint import load
 from test.support.toy_corpus import WORDS, Toy

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_mtla.data.folder import read_table
+from espnet_mtla.data.table import read_table
 from test.support.asterisk_corpus import (
     ROOT,
     corpus_texts,

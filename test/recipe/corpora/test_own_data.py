@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from espnet_mtla.data.folder import read_table, write_table
+from espnet_mtla.data.table import read_table, write_table
 from test.support.corpus_sound import write_sound
 from test.support.recipe_runner import Recipe
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_mtla.data.folder import read_table
+from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 
 SIZES = {"test": 5, "valid": 3, "train": 0}

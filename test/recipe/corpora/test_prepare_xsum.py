@@ -10,7 +10,7 @@ from types import ModuleType
 
 import pytest
 
-from espnet_mtla.data.folder import read_table
+from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 from test.support.xsum_corpus import make_rows, write_split, write_xsum
 

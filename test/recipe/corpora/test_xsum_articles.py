@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from espnet_mtla.data.folder import read_table
+from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 from test.support.xsum_corpus import SIZES, write_articles, write_xsum
 
