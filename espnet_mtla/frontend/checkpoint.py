@@ -59,13 +59,20 @@ def _download(name: str) -> Path:
             f"{name}: no such folder; to download models: pip install huggingface_hub"
         ) from None
     config = try_to_load_from_cache(name, CONFIG)
-    if isinstance(config, str) and _weight_file(Path(config).parent) is not None:
+    if isinstance(config, str) and _is_complete(Path(config).parent):
         return Path(config).parent
     with hub_errors(name):
         # A request of its own: the client repeats others for a minute.
         listing = HfApi().model_info(name, timeout=10).siblings or ()
         names = {file.rfilename for file in listing}
         return Path(snapshot_download(name, allow_patterns=needed_files(names)))
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return True if a folder has weights and the settings of a feature extractor."""
+    files = _shards(folder)
+    extractor = any((folder / name).is_file() for name in EXTRACTORS)
+    return bool(files) and extractor and all(file.is_file() for file in files)
 
 
 def needed_files(names: set[str]) -> list[str]:
@@ -164,19 +171,25 @@ def _weight_file(folder: Path) -> Path | None:
     return None
 
 
+def _shards(folder: Path) -> list[Path]:
+    """Return the files of weights that a folder should have; [] if it has none."""
+    main = _weight_file(folder)
+    if main is None or main.suffix != ".json":
+        return [main] if main else []
+    places = read_json(main, "").get("weight_map")
+    if not isinstance(places, dict):
+        raise UserError(f"model: {main}: no weight_map; get it again")
+    return sorted({folder / name for name in places.values()})
+
+
 def _weight_files(folder: Path) -> dict[Path, list[str]]:
     """Return the names of the tensors in each file of a folder's checkpoint."""
-    main = _weight_file(folder)
-    if main is None:
+    files = _shards(folder)
+    if not files:
         raise UserError(f"model: {folder}: no {SAFE}, the weights of the model")
-    if main.suffix != ".json":
-        return {main: _tensor_names(main)}
-    files = sorted(
-        {folder / name for name in read_json(main, "")["weight_map"].values()}
-    )
     for file in files:
         if not file.is_file():
-            raise UserError(f"model: {file}: no such file; {main.name} names it")
+            raise UserError(f"model: {file}: no such file, a part of the weights")
     return {file: _tensor_names(file) for file in files}
 
 

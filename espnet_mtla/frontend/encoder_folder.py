@@ -131,6 +131,7 @@ def encoder_type(folder: Path) -> type[PretrainedEncoder]:
 def _build(folder: Path, keep_padding: bool) -> PretrainedEncoder:
     """Build the encoder of a folder; its weights are random."""
     try:
+        import huggingface_hub.errors
         import transformers
     except ModuleNotFoundError:
         raise UserError(
@@ -138,9 +139,11 @@ def _build(folder: Path, keep_padding: bool) -> PretrainedEncoder:
         ) from None
     kind = encoder_type(folder)
     extractor = _build_extractor(folder, kind)
+    # The class of wrong types in a configuration, since Transformers 5.
+    wrong_type = getattr(huggingface_hub.errors, "StrictDataclassError", TypeError)
     try:
         config = transformers.AutoConfig.for_model(**read_config(folder))
-    except (TypeError, ValueError) as error:
+    except (wrong_type, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model: {folder / CONFIG}: {reason}") from None
     for key, value in _OFF.items():

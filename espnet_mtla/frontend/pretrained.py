@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from espnet2.asr.frontend.abs_frontend import AbsFrontend
@@ -13,6 +14,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.checkpoint import find_folder
 from espnet_mtla.frontend.encoder_folder import encoder_digest, load_encoder
 from espnet_mtla.frontend.encoders import PretrainedEncoder
+from espnet_mtla.frontend.lora import LoraSettings, add_adapters
 from espnet_mtla.turns import Turns
 
 # Rows share a batch if at most this share of it is padding.
@@ -36,6 +38,9 @@ class TransformersFrontend(AbsFrontend):
         layer: 0 is the first layer's input, -1 the last layer's output; None for the
             weighted sum.
         finetune: train the encoder too.
+        lora: train adapters in the encoder, which stays as it is: a mapping with the
+            keys of :class:`~espnet_mtla.frontend.lora.LoraSettings`. Checkpoints
+            contain the adapters alone.
         keep_padding: Whisper alone: pad to 30 s as Transformers does, 1500 frames.
         fs: sampling rate; must be the encoder's.
     """
@@ -45,6 +50,7 @@ class TransformersFrontend(AbsFrontend):
         model: str,
         layer: int | None = None,
         finetune: bool = False,
+        lora: Mapping[str, Any] | None = None,
         keep_padding: bool = False,
         fs: int | str = 16000,
     ) -> None:
@@ -59,14 +65,18 @@ class TransformersFrontend(AbsFrontend):
         if layer is not None and not -encoder.layers <= layer < encoder.layers:
             raise UserError(f"layer: {layer}: {model} has 0 to {encoder.layers - 1}")
         self.layer = None if layer is None else layer % encoder.layers
-        self.trains = finetune
+        if finetune and lora is not None:
+            raise UserError("finetune, lora: one of them trains the encoder; give one")
         self.hop_length, self.width = encoder.hop_length, encoder.width
         self.layers = encoder.layers if layer is None else 1
+        self.finetune, self.adapts = finetune, lora is not None
         if finetune:
             self.encoder = encoder
         else:
             # In a list, so that torch does not register it as a submodule.
             self._hidden = [encoder.requires_grad_(False)]
+        if lora is not None:
+            self.adapter = add_adapters(encoder, LoraSettings.from_mapping(lora))
         # Transformers' loaders move registered parameters alone, so a frozen encoder
         # is moved to the device of its input, in _encode.
         self._device = torch.device("cpu")
@@ -109,7 +119,7 @@ class TransformersFrontend(AbsFrontend):
 
     def _store(self, rows: Sequence[Tensor]) -> list[Tensor]:
         """Return states (T, layers x width) of each row of samples (n,)."""
-        encoder = self.encoder if self.trains else self._hidden[0]
+        encoder = self.encoder if self.finetune else self._hidden[0]
         parts: list[list[Tensor]] = [
             [row.new_zeros(0, self.layers * self.width, dtype=torch.float32)]
             for row in rows
@@ -120,7 +130,7 @@ class TransformersFrontend(AbsFrontend):
                 if encoder.frames(len(window)):
                     windows.append(window)
                     owners.append(owner)
-        grad = self.trains and torch.is_grad_enabled()
+        grad = (self.finetune or self.adapts) and torch.is_grad_enabled()
         with self.turns, torch.set_grad_enabled(grad):
             self._follow(rows[0].device)
             encoded: dict[int, Tensor] = {}
@@ -143,15 +153,27 @@ class TransformersFrontend(AbsFrontend):
 
     def _follow(self, device: torch.device) -> None:
         """Move a frozen encoder to the device of its input."""
-        if not self.trains and self._device != device:
-            self._move_hidden(device)
+        if self.finetune or self._device == device:
+            return
+        if self.adapts and getattr(self, "_is_replica", False):
+            raise UserError(
+                "lora: several GPUs need a process each (multiprocessing_distributed)"
+            )
+        self._move_hidden(device)
+
+    def train(self, mode: bool = True) -> TransformersFrontend:
+        """Set the mode; an encoder without adapters stays in evaluation mode."""
+        super().train(mode)
+        if self.adapts:
+            self._hidden[0].train(mode)
+        return self
 
     def _apply(
         self, change: Callable[[Tensor], Tensor], *rest: bool
     ) -> TransformersFrontend:
         """Move the frozen encoder too; it stays in single precision."""
         super()._apply(change, *rest)
-        if not self.trains:
+        if not self.finetune:
             device = change(torch.zeros(0, device=self._device)).device
             if device.type != "meta":  # where its weights would be lost
                 self._move_hidden(device)

@@ -26,7 +26,7 @@ class FeatureMaker:
 
     def __init__(self, args: Namespace, device: str) -> None:
         for key in ("finetune", "lora"):
-            if args.frontend_conf.get(key):
+            if args.frontend_conf.get(key) not in (None, False):
                 raise UserError(
                     f"frontend_conf.{key}: the encoder's output changes while it is "
                     "trained; dump features of a frozen one"

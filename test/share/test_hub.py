@@ -10,26 +10,13 @@ from espnet_mtla import Speech2Text
 from espnet_mtla.bin import upload
 from espnet_mtla.errors import UserError
 from espnet_mtla.share.hub import find_model
-from test.support.stand_in_hub import TOKEN, Hub
+from test.support.stand_in_hub import TOKEN, serve
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    from huggingface_hub import constants, file_download
-
-    hub = Hub()
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
-    template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    for module in (constants, file_download):  # which copies it, in older versions
-        if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
-            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    # Large files then take the plain way, which every hub knows.
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    yield hub
-    hub.close()
+    with serve(monkeypatch, tmp_path / "cache") as hub:
+        yield hub
 
 
 def run(monkeypatch, *words):

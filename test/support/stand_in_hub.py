@@ -9,8 +9,13 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
+
+import pytest
 
 TOKEN = "hf_made_up"
 
@@ -31,6 +36,28 @@ class Hub:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+@contextmanager
+def serve(monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Hub]:
+    """Run a hub that the client uses in place of the real one, with a cache folder."""
+    from huggingface_hub import constants, file_download
+
+    hub = Hub()
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+    template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    for module in (constants, file_download):  # which copies it, in older versions
+        if hasattr(module, "HUGGINGFACE_CO_URL_TEMPLATE"):
+            monkeypatch.setattr(module, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    # Large files then take the plain way, which every hub knows.
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    try:
+        yield hub
+    finally:
+        hub.close()
 
 
 class _Handler(BaseHTTPRequestHandler):

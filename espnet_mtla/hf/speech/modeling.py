@@ -135,6 +135,9 @@ class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
         """
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
+        # Transformers does not initialise parts that are models of its own.
+        for module in model._derived:
+            model._init_weights(module)
         asked = kwargs.get("dtype", kwargs.get("torch_dtype"))
         if asked in (torch.float32, "float32"):
             model._decoder.float()
