@@ -1,4 +1,4 @@
-"""Checkpoints of encoders: every layout of weights, the hub, and what is refused."""
+"""Checkpoints of encoders: every layout of weights, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,14 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.frontend.checkpoint import checkpoint_files, find_folder, needed_files
+from espnet_mtla.frontend.checkpoint import checkpoint_files
 from espnet_mtla.frontend.encoder_folder import (
     encoder_digest,
     export_encoder,
     load_encoder,
 )
 from espnet_mtla.frontend.pretrained import TransformersFrontend
-from test.support.stand_in_hub import serve
 from test.support.tiny_encoders import NAMES, make_encoder, noise
 
 SAFE = "model.safetensors"
@@ -317,40 +316,3 @@ def test_settings_of_a_processor_of_transformers_5(folder, originals) -> None:
     old.unlink()
     (folder / "processor_config.json").write_text(json.dumps(new))
     assert torch.equal(output(folder), output(originals["whisper"]))
-
-
-def test_from_the_hub(originals, tmp_path, monkeypatch) -> None:
-    """Downloads what is needed alone, once."""
-    with serve(monkeypatch, tmp_path / "cache") as hub:
-        files = {p.name: p.read_bytes() for p in originals["whisper"].iterdir()}
-        others = {"pytorch_model.bin": b"", "tf_model.h5": b"", "tokenizer.json": b""}
-        hub.files["openai/tiny"] = {**files, **others}
-        folder = find_folder("openai/tiny")
-        assert {p.name for p in folder.iterdir()} == {
-            *("config.json", "preprocessor_config.json", SAFE)
-        }
-        assert torch.equal(output(folder), output(originals["whisper"]))
-        before = len(hub.requests)
-        assert find_folder("openai/tiny") == folder
-        assert len(hub.requests) == before
-        with pytest.raises(UserError, match="no such model on the hub") as caught:
-            find_folder("openai/none")
-        assert "hf download openai/none" in str(caught.value)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert find_folder("openai/tiny") == folder
-    with pytest.raises(
-        UserError, match=r"^model: openai/other: .*cannot be reached.*`hf download"
-    ) as caught:
-        find_folder("openai/other")
-    assert "\n" not in str(caught.value)
-
-
-def test_models_of_which_only_a_pickle_exists() -> None:
-    """As those of WavLM and HuBERT on the hub; it is read as tensors alone."""
-    names = {
-        "config.json",
-        "pytorch_model.bin",
-        "preprocessor_config.json",
-        "x.msgpack",
-    }
-    assert needed_files(names) == sorted(names - {"x.msgpack"})
