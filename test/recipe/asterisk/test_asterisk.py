@@ -314,7 +314,7 @@ def test_leaks_are_noticed(local: SimpleNamespace) -> None:
     with pytest.raises(AssertionError, match=r"p1\.wav"):
         local.prepare.check_apart(sets)
     sets["train"] = [utterance("en-comb-train-0", "x y z", (two,))]
-    with pytest.raises(AssertionError, match="en-comb-train-0 holds p1, held out"):
+    with pytest.raises(AssertionError, match="en-comb-train-0 contains p1, held out"):
         local.prepare.check_apart(sets)
 
 
@@ -322,7 +322,7 @@ def test_command(corpus: Path, tmp_path: Path) -> None:
     done = run_data(tmp_path, "--corpus", str(corpus), *small_options())
     assert done.returncode == 0, done.stderr
     assert f"en: {len(corpus_texts())} prompts listed" in done.stdout
-    assert "never stand in training" in done.stdout
+    assert "do not occur in training" in done.stdout
     assert (
         read_table(tmp_path / "data/train/wav.scp")
         .popitem()[1]

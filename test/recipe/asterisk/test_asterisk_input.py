@@ -96,8 +96,8 @@ def no_bytes(path: Path) -> None:
     ("spoil", "message"),
     [
         (stereo, "2 channels"),
-        (wrong_rate, "16000 Hz where the corpus has 8000 Hz"),
-        (not_a_number, "no finite numbers"),
+        (wrong_rate, "16000 Hz, and the corpus has 8000 Hz"),
+        (not_a_number, "samples that are not finite"),
         (only_silence, "no sound in it"),
         (no_samples, "no sound in it"),
         (no_bytes, "unreadable sound file"),
@@ -119,7 +119,7 @@ def test_too_long_is_left_out_and_counted(
     time = np.arange(16 * FS) / FS
     soundfile.write(sound_file(corpus, "demo-six"), 0.1 * np.sin(900 * time), FS)
     local.prepare.plan("en", corpus, sizes(local), 1, {})
-    assert "1 left out: longer than 15 s" in capsys.readouterr().out
+    assert "1 dropped: longer than 15 s" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- fetching

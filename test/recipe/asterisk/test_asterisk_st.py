@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 def test_translations_stand_beside_what_is_spoken(folder: Path) -> None:
     done = run_st(folder, "--pair", "en-fr", *small_options())
     assert done.returncode == 0, done.stderr
-    assert "left out: no usable text in fr" in done.stdout
+    assert "dropped: no usable text in fr" in done.stdout
     spoken, written = (
         read_table(folder / "data/train" / name) for name in ("text.spoken", "text")
     )

@@ -314,5 +314,5 @@ def test_meeting_in_two_lists(
     for name in MEETINGS:
         (tmp_path / f"{name}.txt").write_text("ES2002a\n")
     source = ami.Source(corpus.audio, corpus.annotations, "ihm")
-    with pytest.raises(UserError, match="ES2002a stands in the lists 3 times"):
+    with pytest.raises(UserError, match="ES2002a is listed 3 times"):
         ami.prepare(source, tmp_path, tmp_path / "data")

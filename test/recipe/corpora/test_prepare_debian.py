@@ -44,10 +44,10 @@ def test_families_stay_together_and_nothing_is_lost(prepare, index, tmp_path, ca
     out = capsys.readouterr().out
     assert "44 packages listed, 40 used" in out
     for reason in (
-        "1 left out: a second version of a package",
-        "1 left out: empty description",
-        "1 left out: empty synopsis",
-        "1 left out: the same two texts as another",
+        "1 dropped: a second version of a package",
+        "1 dropped: empty description",
+        "1 dropped: empty synopsis",
+        "1 dropped: the same two texts as another",
     ):
         assert reason in out
     texts = {n: read_table(tmp_path / "data" / n / "text") for n in SIZES}

@@ -129,7 +129,7 @@ def test_talks_on_both_sides_are_said(must_c: ModuleType, corpus: Path, capsys) 
     write_texts(corpus / "tst-HE", "tst-HE", "de", rows, ["A."], ["a"])
     prepare(must_c, corpus)
     output = capsys.readouterr().out
-    assert "tst-HE: 1 talks stand in train too, first ted_1922" in output
+    assert "tst-HE: 1 talks are in train, too, first ted_1922" in output
 
 
 @pytest.mark.parametrize(

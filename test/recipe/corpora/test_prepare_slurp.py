@@ -126,7 +126,7 @@ def test_sentences_without_recordings_are_said(
     write_lines(path, entries)
     prepare(slurp, lists)
     output = capsys.readouterr().out
-    assert "devel: 1 sentences without a recording, as line 2" in output
+    assert "devel: 1 sentences without a recording, such as line 2" in output
     assert "devel: 6 recordings in, 6 kept" in output
 
 

@@ -50,7 +50,7 @@ def test_sets_are_apart_and_have_three_texts(prepare, corpus, tmp_path, capsys):
     }  # fmt: skip
     keys = [key for name in SETS for key in tables[name]["wav.scp"]]
     assert len(keys) == len(set(keys)) == 60
-    assert "60 recordings found, 60 used" in capsys.readouterr().out
+    assert "60 recordings read, 60 used" in capsys.readouterr().out
     spoken = tables["train"]["text.spoken"]
     key = next(key for key in spoken if key.startswith("es-animals"))
     number = key.rpartition("_")[2]
@@ -82,11 +82,11 @@ def test_what_cannot_be_used_is_counted(prepare, corpus, tmp_path, capsys):
     (stamps / "food/silent.txt").write_text("No.\nes.utf8=...\n")
     prepare.prepare(corpus, tmp_path / "data", ["es", "ru"], 1.0, 1)
     out = capsys.readouterr().out
-    assert "63 recordings found, 60 used" in out
+    assert "63 recordings read, 60 used" in out
     for reason in (
-        "1 left out: the same sound as another",
-        "1 left out: no caption in its language",
-        "1 left out: a caption without words",
+        "1 dropped: the same sound as another",
+        "1 dropped: no caption in its language",
+        "1 dropped: a caption without words",
     ):
         assert reason in out
 

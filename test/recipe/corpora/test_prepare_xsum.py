@@ -112,7 +112,7 @@ def test_ids_that_stand_twice(
         ('{"document": "a", "id": "1"}', r"test\.jsonl: row 1 has no 'summary'"),
         ("{", r"test\.jsonl:1: not JSON"),
         ("[1]", r"test\.jsonl:1: not a JSON object"),
-        ('{"document": "a", "summary": ["b"], "id": "1"}', "row 1: 'summary' is no te"),
+        ('{"document": "a", "summary": ["b"], "id": "1"}', "row 1: 'summary' is not a"),
         (
             '{"document": "a", "summary": "b", "id": ""}',
             r"test\.jsonl: without an id: 'b'",

@@ -40,7 +40,7 @@ def test_the_same_texts_as_the_hub_has(
     (folder / f"90000000{ending}").write_bytes(left)
     xsum.prepare(corpus, tmp_path / "ours")
     output = capsys.readouterr().out
-    assert "left out: 1 articles in no set, such as 90000000\n" in output
+    assert "dropped: 1 articles in no set, such as 90000000\n" in output
     assert "train: 24 articles in, 24 kept, 0 dropped" in output
     xsum.prepare(write_xsum(tmp_path / "hub", "jsonl"), tmp_path / "theirs")
     assert tables(tmp_path / "ours") == tables(tmp_path / "theirs")

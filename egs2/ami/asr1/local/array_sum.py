@@ -1,9 +1,10 @@
-"""One channel from the microphones of an array: delay and sum.
+"""Delay-and-sum beamforming: one channel from the microphones of an array.
 
-Meant for ``wav.scp``: ``python3 local/array_sum.py CHANNEL.wav... |`` writes a mono WAV
-file to standard output. Windows of half a second are aligned with the first microphone,
-by the peak of the cross-correlation with its magnitudes levelled (GCC-PHAT; Knapp and
-Carter, 1976), then averaged. A file of several channels counts with its first.
+A pipe for ``wav.scp``: ``python3 local/array_sum.py CHANNEL.wav... |`` writes a mono
+WAV file to standard output. Windows of half a second are aligned with the first
+microphone and averaged. The delay is the peak of the cross-correlation with phase
+transform (GCC-PHAT; Knapp and Carter, 1976). Of a file with several channels the first
+is used.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ MAX_DELAY_SECONDS = 0.0015
 
 
 def read_channels(paths: Sequence[str]) -> tuple[np.ndarray, int]:
-    """(microphones, samples) float32, cut to the shortest, and the rate in Hz."""
+    """Return float32 samples (microphones, shortest length) and the rate in Hz."""
     with ExitStack() as opened:
         sounds = [opened.enter_context(open_audio(path)) for path in paths]
         rates = {sound.samplerate for sound in sounds}
@@ -34,7 +35,7 @@ def read_channels(paths: Sequence[str]) -> tuple[np.ndarray, int]:
             raise UserError(
                 f"{paths[0]} and its neighbours differ in rate: {sorted(rates)}"
             )
-        # In place: eight microphones of a long meeting take 2.7 GB, once is enough.
+        # Filled in place: eight microphones of a long meeting take 2.7 GB.
         shortest = min(sound.frames for sound in sounds)
         channels = np.empty((len(sounds), shortest), dtype=np.float32)
         for row, sound in zip(channels, sounds, strict=True):
@@ -43,9 +44,12 @@ def read_channels(paths: Sequence[str]) -> tuple[np.ndarray, int]:
 
 
 def delays(spectra: np.ndarray, size: int, most: int) -> np.ndarray:
-    """Samples by which each microphone is late against the first, -most to most.
+    """Return the delay of each microphone against the first, in samples.
 
-    ``spectra`` is (microphones, size // 2 + 1).
+    Args:
+        spectra: (microphones, size // 2 + 1), of zero-padded windows.
+        size: samples of the Fourier transform.
+        most: largest delay, in samples; results are in -most..most.
     """
     cross = spectra * spectra[0].conj()
     correlation = np.fft.irfft(cross / np.maximum(np.abs(cross), 1e-12), size)
@@ -54,17 +58,17 @@ def delays(spectra: np.ndarray, size: int, most: int) -> np.ndarray:
 
 
 def delay_and_sum(channels: np.ndarray, fs: int) -> np.ndarray:
-    """(samples,) from (microphones, samples), windows overlapping by half."""
+    """Align and average ``channels`` (microphones, samples) to (samples,)."""
     if len(channels) == 1:
         return channels[0]
     hop = round(WINDOW_SECONDS * fs / 2)
-    size = 4 * hop  # a window, and as many zeros: shifts must not come round
+    size = 4 * hop  # as many zeros as samples: a circular shift must not wrap
     most = round(MAX_DELAY_SECONDS * fs)
     samples = channels.shape[1]
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(2 * hop) / (2 * hop))
     turn = 2j * np.pi * np.arange(size // 2 + 1) / size
     mixed = np.zeros(samples + hop + size, dtype=np.float32)
-    # From half a window before the sound on, so that each sample is in two windows.
+    # The first window begins before the sound: each sample is in two windows.
     for start in range(-hop, samples, hop):
         piece = channels[:, max(start, 0) : start + 2 * hop]
         before = max(-start, 0)
@@ -73,7 +77,7 @@ def delay_and_sum(channels: np.ndarray, fs: int) -> np.ndarray:
         spectra = np.fft.rfft(frame, size)
         late = delays(spectra, size, most)
         aligned = (spectra * np.exp(turn * late[:, None])).mean(axis=0)
-        # What was moved to before the window has come round to the far end.
+        # Samples shifted to before the window have wrapped to its far end.
         mixed[start + hop : start + hop + size] += np.roll(
             np.fft.irfft(aligned, size), most
         )

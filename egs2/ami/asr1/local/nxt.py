@@ -1,8 +1,8 @@
-"""AMI's manual annotations as they are published: NXT XML, one file an agent and layer.
+"""Readers of AMI's manual annotations (NXT XML, one file per agent and layer).
 
-An agent is a letter, a seat at the table; ``meetings.xml`` says who sat there and which
-headset microphone it was. The words layer holds words, and beside them sounds, gaps and
-marks, in the order in which they were heard; the segments layer cuts that row.
+An agent is a letter, a seat at the table; ``meetings.xml`` has the speaker and headset
+channel of each. The words layer lists words, other sounds, gaps and marks in the order
+in which they were heard. A segment is a range of that list.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _HREF = re.compile(r"#id\(([^()]+)\)(?:\.\.id\(([^()]+)\))?$")
 
 @dataclass(frozen=True)
 class Speaker:
-    """Who an agent of a meeting is, and the number of the headset's channel."""
+    """Name of an agent of a meeting, and number of the headset's channel."""
 
     name: str
     channel: str
@@ -29,9 +29,9 @@ class Speaker:
 
 @dataclass(frozen=True)
 class Segment:
-    """Seconds of the meeting; None where the transcriber set no time.
+    """A segment: times in seconds of the meeting, None if not annotated.
 
-    ``ranges`` are first and last id of the words layer, both included.
+    ``ranges`` are first and last id in the words layer, both included.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Segment:
 
 
 def read_xml(path: Path) -> ElementTree.Element:
-    """The root element; UserError where the file is missing or no XML."""
+    """Return the root element; raise UserError if the file is missing or not XML."""
     try:
         return ElementTree.parse(require_file(path)).getroot()
     except ElementTree.ParseError as error:
@@ -49,7 +49,7 @@ def read_xml(path: Path) -> ElementTree.Element:
 
 
 def read_meetings(path: Path) -> dict[str, dict[str, Speaker]]:
-    """Meeting to agent to speaker, from ``corpusResources/meetings.xml``."""
+    """Return {meeting: {agent: speaker}} from ``corpusResources/meetings.xml``."""
     meetings: dict[str, dict[str, Speaker]] = {}
     for meeting in read_xml(path).iter("meeting"):
         name = meeting.get("observation", "")
@@ -68,11 +68,10 @@ def read_meetings(path: Path) -> dict[str, dict[str, Speaker]]:
 
 
 def read_words(path: Path) -> dict[str, str]:
-    """Id to word of all that the layer holds, in its order; "" for what is no word.
+    """Return {id: word} in the order of the layer; "" for elements that are no word.
 
-    Laughter, coughs, gaps and marks of disfluency are no words, nor is punctuation. A
-    word that breaks off is one: it was heard. Times are not looked at, and may be
-    missing.
+    Laughter, coughs, gaps, marks of disfluency and punctuation are no words. A
+    truncated word is one, since it was heard. Times are ignored and may be missing.
     """
     words: dict[str, str] = {}
     for element in read_xml(path):
@@ -87,9 +86,13 @@ def read_words(path: Path) -> dict[str, str]:
 
 
 def clean(word: str) -> str:
-    """Lower case; letters, digits and ``' - _ .`` inside; "" if no letter is left.
+    """Normalise a word to lower-case letters, digits and ``' - _ .``, or to "".
 
-    Abbreviations are spelled ``t_v_`` and stay so; a dot only stands in initials.
+    Abbreviations keep their spelling ``t_v_``; dots occur in initials only. Without a
+    letter or digit the result is empty.
+
+    >>> clean("T_V_"), clean("Hello,"), clean("...")
+    ('t_v_', 'hello', '')
     """
     word = word.lower().replace("\u2019", "'").replace("`", "'")
     kept = re.sub(r"[^\w'._-]", "", word).strip("-.")
@@ -97,17 +100,17 @@ def clean(word: str) -> str:
 
 
 def read_segments(path: Path) -> list[Segment]:
-    """The segments of one agent, in the order of the file."""
+    """Return the segments of one agent, in the order of the file."""
     segments = []
     for element in read_xml(path).iter("segment"):
         name = element.get(f"{_NITE}id", "?")
         ranges = []
         for child in element.iter(f"{_NITE}child"):
             href = child.get("href", "")
-            found = _HREF.search(href)
-            if not found:
+            match = _HREF.search(href)
+            if not match:
                 raise UserError(f"{path}: {name}: cannot read the href {href!r}")
-            ranges.append((found[1], found[2] or found[1]))
+            ranges.append((match[1], match[2] or match[1]))
         times = [
             _seconds(element.get(f"transcriber_{end}")) for end in ("start", "end")
         ]
@@ -116,7 +119,7 @@ def read_segments(path: Path) -> list[Segment]:
 
 
 def _seconds(value: str | None) -> float | None:
-    """Rounded to milliseconds, so that what is written is what was checked."""
+    """Round to milliseconds, the precision of ``segments``; None for no number."""
     try:
         return round(float(value), 3) if value is not None else None
     except ValueError:
@@ -124,7 +127,7 @@ def _seconds(value: str | None) -> float | None:
 
 
 class Words:
-    """The words layer of one agent, to be cut by ids."""
+    """The words layer of one agent, for segments given by ids."""
 
     def __init__(self, path: Path) -> None:
         words = read_words(path)
@@ -132,7 +135,7 @@ class Words:
         self._place = {name: place for place, name in enumerate(words)}
 
     def cut(self, ranges: tuple[tuple[str, str], ...]) -> str:
-        """The words of the ranges; KeyError with an id that is not in the layer."""
+        """Return the words of the ranges; raise KeyError for an id not in the layer."""
         cut: list[str] = []
         for first, last in ranges:
             cut += self._words[self._place[first] : self._place[last] + 1]

@@ -1,8 +1,8 @@
-"""AMI meetings to Kaldi data folders: train, dev and eval, for one kind of microphone.
+"""Prepare AMI: data/{train,dev,eval}_MIC for one type of microphone.
 
-``ihm`` are the headsets, one recording a speaker; ``sdm1`` is the first microphone of
-the first array, ``mdm8`` its eight, delayed and summed. The segments are those of the
-manual annotations (1.6.x), read from their XML.
+``ihm`` are the headsets, one recording per speaker; ``sdm1`` is the first microphone of
+the first array; ``mdm8`` are its eight microphones after delay-and-sum. Segments come
+from the manual annotations (1.6.x, XML).
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SETS = ("train", "dev", "eval")
 MICROPHONES = {"ihm": (), "sdm1": (1,), "mdm8": tuple(range(1, 9))}
 """Numbers of the microphones of the first array."""
 NO_ARRAY = ("IS1003b", "IS1007d")
-"""Meetings whose first array the corpus has not got."""
+"""Meetings whose first array is not in the corpus."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where things lie, and which microphones are wanted."""
+    """Folders of the corpus, type of microphone, and whether to drop bad segments."""
 
     audio: Path
     annotations: Path
@@ -49,14 +49,21 @@ class Source:
 def prepare(source: Source, split: Path, data: Path) -> None:
     """Write ``data/SET_MIC`` for the meetings listed in ``split/SET.txt``.
 
-    Meetings without a folder are left out and counted. Raises UserError for a file that
-    is missing or broken inside of a meeting, unless ``source.drop_bad`` is true.
+    Meetings without a folder are dropped and counted.
+
+    Args:
+        source: the corpus and the choice of microphones.
+        split: folder of the lists.
+        data: parent of the folders to write.
+    Raises:
+        UserError: a file of a meeting is missing or broken and ``source.drop_bad`` is
+            false; a meeting is listed twice.
     """
     speakers = read_meetings(source.annotations / "corpusResources" / "meetings.xml")
     lists = {name: read_list(split / f"{name}.txt") for name in SETS}
     for meeting, count in Counter(chain.from_iterable(lists.values())).items():
         if count > 1:
-            raise UserError(f"{split}: {meeting} stands in the lists {count} times")
+            raise UserError(f"{split}: {meeting} is listed {count} times")
     folders = {}
     for name, meetings in lists.items():
         collector = Collector(source, name)
@@ -67,13 +74,13 @@ def prepare(source: Source, split: Path, data: Path) -> None:
 
 
 def read_list(path: Path) -> list[str]:
-    """The meetings of a set; UserError if there is no list."""
+    """Return the meetings of a set; raise UserError if there is no list."""
     path = require_file(path, "--split names the folder of the lists")
     return path.read_text(encoding="utf-8").split()
 
 
 class Collector:
-    """The data folder of one set as it grows; everything left out is counted."""
+    """Collects the data folder of one set and counts what is dropped."""
 
     def __init__(self, source: Source, name: str) -> None:
         self.source = source
@@ -82,7 +89,7 @@ class Collector:
         self.segments: dict[str, str] = {}
         self.text: dict[str, str] = {}
         self.utt2spk: dict[str, str] = {}
-        # What is said of speakers and segments names a file of its own.
+        # Messages about speakers and segments name a file themselves.
         sources = {"meetings": source.audio, "speakers": "", "segments": ""}
         self.counters = {
             unit: DropCounter(name, unit, source.drop_bad, where)
@@ -90,7 +97,7 @@ class Collector:
         }
 
     def folder(self) -> DataFolder:
-        """What was collected; the counts are printed, and UserError raised for them."""
+        """Return the folder; print the counts, or raise UserError for bad items."""
         for counter in self.counters.values():
             counter.close()
         tables = {"text": self.text, "utt2spk": self.utt2spk}
@@ -99,7 +106,7 @@ class Collector:
         return DataFolder(self.source.audio, wav, tables, self.segments)
 
     def add_meeting(self, meeting: str, speakers: dict[str, Speaker]) -> None:
-        """Add what is said in a meeting by its ``speakers``, agent to speaker."""
+        """Add the segments of a meeting; ``speakers`` is {agent: speaker}."""
         counter = self.counters["meetings"]
         if not (self.source.audio / meeting).is_dir():
             counter.drop("have no folder with their sound", meeting)
@@ -110,12 +117,12 @@ class Collector:
         counter.keep()
         words = (self.source.annotations / "words").glob(f"{meeting}.*.words.xml")
         annotated = {path.name.split(".")[1] for path in words}
-        # Without either there is still a file to miss.
+        # A meeting without any agent fails below, for a missing file.
         for agent in sorted(annotated | speakers.keys()) or ["A"]:
             self.add_agent(meeting, agent, speakers.get(agent))
 
     def add_agent(self, meeting: str, agent: str, speaker: Speaker | None) -> None:
-        """Add what one agent says, or refuse the agent for what is missing."""
+        """Add the segments of one agent, or refuse the agent if a file is unusable."""
         counter = self.counters["speakers"]
         words_path, segments_path = (
             self.source.annotations / layer / f"{meeting}.{agent}.{layer}.xml"
@@ -135,7 +142,11 @@ class Collector:
             self.add_segment(speaker, recording, segment, words, where)
 
     def open_recording(self, meeting: str, speaker: Speaker) -> str:
-        """The recording's name in ``wav.scp``; UserError for sound that is unusable."""
+        """Add the recording to ``wav.scp`` and return its name there.
+
+        Raises:
+            UserError: a sound file is unusable.
+        """
         mic = self.source.mic
         tail = f"Headset-{speaker.channel}" if mic == "ihm" else mic
         name = f"{meeting}.{tail}"
@@ -150,7 +161,7 @@ class Collector:
                 lengths.append(sound.frames / sound.samplerate)
                 channels += sound.channels
         self.wav[name] = paths[0]
-        if channels > 1:  # several microphones, or a file of one that has two
+        if channels > 1:  # several microphones, or one file of several channels
             command = shlex.join(["python3", str(LOCAL / "array_sum.py"), *paths])
             self.wav[name] = f"{command} |"
         self.seconds[name] = min(lengths)
@@ -159,10 +170,17 @@ class Collector:
     def add_segment(
         self, speaker: Speaker, recording: str, segment: Segment, words: Words, at: str
     ) -> None:
-        """Add a segment, or count why not; ``at`` is where it stands.
+        """Add a segment, or count it with the reason.
 
-        Where a transcriber's times and the sound do not meet there is nothing that a
-        user could repair: left out, as are segments in which nobody speaks.
+        Segments without words or with times outside of the sound are dropped without
+        an error: users cannot correct the annotation.
+
+        Args:
+            speaker: who speaks.
+            recording: name in ``wav.scp``.
+            segment: times and ranges of words.
+            words: the words layer of the agent.
+            at: file and name of the segment, for messages.
         """
         counter = self.counters["segments"]
         start, end, length = segment.start, segment.end, self.seconds[recording]
@@ -193,10 +211,13 @@ class Collector:
             counter.keep()
 
 
-def find_annotations(corpus: Path, given: Path | None) -> Path:
-    """The folder with ``words``, ``segments`` and ``corpusResources``."""
-    places = [given] if given else [corpus, corpus / "annotations", corpus.parent]
-    if not given:
+def find_annotations(corpus: Path, named: Path | None) -> Path:
+    """Return the folder with ``words``, ``segments`` and ``corpusResources``.
+
+    ``named``, if there is one, is the only place searched.
+    """
+    places = [named] if named else [corpus, corpus / "annotations", corpus.parent]
+    if not named:
         for top in (corpus, corpus.parent):
             places += sorted(top.glob("ami*manual*"))
     return find_folder(
@@ -210,13 +231,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser = corpus_parser(
         __doc__,
         corpus="folder with MEETING/audio/*.wav, or the one that has it as amicorpus",
-        drop_bad="leave out and count speakers and segments that cannot be used",
+        drop_bad="drop and count speakers and segments that cannot be used",
     )
     parser.add_argument(
         "--annotations",
         type=Path,
-        help="folder of the manual annotations, unpacked; without it they are looked "
-        "for in and beside the corpus",
+        help="folder of the manual annotations, unpacked; default: searched "
+        "in and beside the corpus",
     )
     parser.add_argument("--mic", default="ihm", choices=MICROPHONES, help="microphones")
     parser.add_argument(

@@ -1,8 +1,8 @@
-"""What a telephone exchange says by joining recorded words: numbers, codes, dates.
+"""Announcements that a telephone exchange joins from recordings: numbers, codes, dates.
 
-A *combination* is a list of recording names. Templates draw one at random; which words
-a language gives to a name is not their business. Codes and spellings work in any
-language; numbers, dates and messages follow English grammar.
+A *combination* is a list of names of recordings; their words differ by language. Each
+template draws a random combination. Codes and spellings fit any language; numbers,
+dates and messages follow English grammar.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from espnet_mtla.errors import UserError
 
 Words = tuple[str, ...]
 MIN_PIECES, MAX_PIECES = 2, 8
-# A combination that stands in a test has at least this many words: any two words are
-# bound to meet somewhere in training.
+# Words of a test combination, at least: nearly every pair of words occurs in training.
 MIN_TEST_WORDS = 3
-# How often in a row a drawn combination may be refused before the grammar counts as
-# used up.
+# Refused combinations in a row after which the templates count as exhausted.
 PATIENCE = 500
-# Of so many drawn at once the one with the rarest recording is kept: a word such as
-# "seventieth" would otherwise hardly occur.
+# Of so many random combinations the one with the least used recording is chosen. Words
+# such as "seventieth" would be too rare otherwise.
 OFFERS = 5
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
@@ -36,7 +34,11 @@ CALLED += ["vm-num-i-have", "conf-enteringno", "vm-theperson", "to-extension"]
 
 
 def cardinal(n: int) -> list[str]:
-    """Names that say ``0 <= n < 10**9`` as Americans do, without "and"."""
+    """Return the recordings of a cardinal, ``0 <= n < 10**9``, without "and".
+
+    >>> cardinal(123)
+    ['digits/1', 'digits/hundred', 'digits/20', 'digits/3']
+    """
     if n < 20:
         return [f"digits/{n}"]
     if n < 100:
@@ -49,7 +51,11 @@ def cardinal(n: int) -> list[str]:
 
 
 def ordinal(n: int) -> list[str]:
-    """Names that say ``1 <= n < 100`` as a rank."""
+    """Return the recordings of an ordinal, ``1 <= n < 100``.
+
+    >>> ordinal(21)
+    ['digits/20', 'digits/h-1']
+    """
     if n <= 20 or n % 10 == 0:
         return [f"digits/h-{n}"]
     return [f"digits/{n // 10 * 10}", f"digits/h-{n % 10}"]
@@ -60,7 +66,7 @@ def _digits(rng: Random, low: int, high: int) -> list[str]:
 
 
 def _spelled(rng: Random, words: list[str], low: int, high: int) -> str:
-    """Letters to spell: half the time a word of the corpus, else any letters."""
+    """Draw letters to spell: a word of the corpus or, half the time, any letters."""
     fitting = [word for word in words if low <= len(word) <= high]
     if fitting and rng.random() < 0.5:
         return rng.choice(fitting)
@@ -81,7 +87,7 @@ def phonetic(rng: Random, words: list[str]) -> list[str]:
 
 
 def plate(rng: Random, _words: list[str]) -> list[str]:
-    """Letters and digits mixed, as on number plates and in product keys."""
+    """Mix letters and digits as on number plates."""
     letters = [f"letters/{c}" for c in rng.choices([*ALPHABET, "zed"], k=3)]
     mark = [f"letters/{rng.choice(MARKS)}"]
     return letters[: rng.randint(1, 3)] + mark + _digits(rng, 1, 3)
@@ -90,15 +96,15 @@ def plate(rng: Random, _words: list[str]) -> list[str]:
 def password(rng: Random, _words: list[str]) -> list[str]:
     names = []
     for _ in range(rng.randint(2, 4)):
-        kind = rng.random()
-        if kind < 0.6:
+        choice = rng.random()
+        if choice < 0.6:
             names.append(f"letters/ascii{rng.choice(RARE_MARKS)}")
-        elif kind < 0.75:
+        elif choice < 0.75:
             names.append(f"letters/{rng.choice([*MARKS, 'dollar'])}")
-        elif kind < 0.85:
+        elif choice < 0.85:
             names += [rng.choice(["uppercase", "lowercase"])]
             names += [f"letters/{rng.choice(ALPHABET)}"]
-        elif kind < 0.95:
+        elif choice < 0.95:
             names.append(f"digits/{rng.randrange(10)}")
         else:
             names.append("letters/exclaimation-point")
@@ -161,23 +167,25 @@ def duration(rng: Random, _words: list[str]) -> list[str]:
 def message(rng: Random, _words: list[str]) -> list[str]:
     """Draw a voicemail, queue or conference announcement with a count or a number."""
     count = cardinal(rng.randint(2, 99))
-    kind = rng.random()
-    if kind < 0.35:
+    choice = rng.random()
+    if choice < 0.35:
         names = ["vm-youhave", *count, rng.choice(FOLDERS), "vm-messages"]
-        return names if kind < 0.2 else [*names, "vm-and", *cardinal(rng.randint(2, 9))]
-    if kind < 0.65:
+        return (
+            names if choice < 0.2 else [*names, "vm-and", *cardinal(rng.randint(2, 9))]
+        )
+    if choice < 0.65:
         return [rng.choice(CALLED), *_digits(rng, 3, 5)]
-    if kind < 0.75:
+    if choice < 0.75:
         return ["queue-thereare", *count]
-    if kind < 0.85:
+    if choice < 0.85:
         return ["queue-holdtime", *count, "queue-minutes"]
-    if kind < 0.95:
+    if choice < 0.95:
         return ["conf-thereare", *count, "conf-otherinparty"]
     return ["vm-press", f"digits/{rng.randrange(10)}", "vm-for", rng.choice(FOLDERS)]
 
 
 Template = Callable[[Random, list[str]], list[str]]
-# Name: (template, share of the draws, fits any language).
+# {name: (template, relative frequency, whether it fits any language)}
 TEMPLATES: dict[str, tuple[Template, int, bool]] = {
     "code": (code, 12, True),
     "spelling": (spelling, 16, True),
@@ -195,12 +203,16 @@ TEMPLATES: dict[str, tuple[Template, int, bool]] = {
 
 @dataclass
 class Combiner:
-    """Draws combinations that keep test and training apart.
+    """Draws combinations so that no test combination is part of a training text.
 
-    ``texts`` maps recording names to their words; templates whose recordings a language
-    lacks are never drawn. Sets are drawn one after another, held-out ones first: no
-    later set contains a held-out word sequence, neither whole nor as part of a longer
-    one.
+    Draw held-out sets first: word sequences of a held-out set are neither equal to nor
+    part of a combination of a later set. Combinations with a recording that the
+    language lacks are rejected.
+
+    Args:
+        texts: {name of recording: words}.
+        english: whether templates of English grammar are used.
+        seed: of all random choices.
     """
 
     texts: dict[str, str]
@@ -213,7 +225,15 @@ class Combiner:
         return tuple(word for name in names for word in self.texts[name].split())
 
     def draw(self, set_name: str, count: int, held_out: bool) -> list[list[str]]:
-        """``count`` combinations that no earlier set has and that keep the promise."""
+        """Draw ``count`` new combinations.
+
+        Args:
+            set_name: part of the random seed.
+            count: number of combinations.
+            held_out: whether later sets must not contain them.
+        Raises:
+            UserError: the templates are exhausted.
+        """
         rng = Random(f"{self.seed} {set_name}")
         templates = [t for t in TEMPLATES.values() if self.english or t[2]]
         weights = [weight for _, weight, _ in templates]
@@ -240,7 +260,7 @@ class Combiner:
             elif (refused := refused + 1) > PATIENCE:
                 raise UserError(
                     f"{set_name}: after {len(drawn)} of {count} combinations no new "
-                    "one turns up; ask for fewer"
+                    "one was drawn; ask for fewer"
                 )
         return drawn
 
@@ -256,7 +276,7 @@ class Combiner:
 
 
 def contains_any(words: Words, held_out: set[Words]) -> bool:
-    """Whether a run of ``words`` is one of ``held_out``."""
+    """Return whether a contiguous part of ``words`` is in ``held_out``."""
     return any(
         words[start:end] in held_out
         for start in range(len(words))
@@ -265,7 +285,7 @@ def contains_any(words: Words, held_out: set[Words]) -> bool:
 
 
 def piece_classes(counts: Counter[str]) -> dict[str, tuple[int, int, int]]:
-    """Class of recording: (how many, uses of the rarest, uses in all)."""
+    """Return {class of recordings: (number, uses of the least used, all uses)}."""
     by_class: dict[str, list[int]] = {}
     for name, uses in counts.items():
         by_class.setdefault(_class_of(name), []).append(uses)
@@ -277,9 +297,11 @@ def _class_of(name: str) -> str:
     if not slash:
         return "phrases"
     if folder == "digits":
-        kinds = {"h-": "ordinals", "mon-": "months", "day-": "weekdays"}
-        found = [kind for start, kind in kinds.items() if stem.startswith(start)]
-        return (found or ["digits" if stem.isdigit() else "number words"])[0]
+        prefixes = {"h-": "ordinals", "mon-": "months", "day-": "weekdays"}
+        for prefix, name_of_class in prefixes.items():
+            if stem.startswith(prefix):
+                return name_of_class
+        return "digits" if stem.isdigit() else "number words"
     if folder == "letters":
         return "letters" if len(stem) == 1 or stem == "zed" else "marks"
     return folder

@@ -1,9 +1,9 @@
-"""The corpus as it is published: where its packages come from, what each file says.
+"""Download and reader of the Asterisk prompts.
 
-A distribution package holds the sound files and another one a list ``name: text``.
-Names are the same in every language (``digits/7``, ``letters/q``, ``vm-goodbye``);
-texts are in that language and were written for people: numerals, symbols, remarks in
-brackets. :func:`read_corpus` gives back only what can be read in one way.
+One distribution package has the sound files, another one a list ``name: text``. Names
+are the same in every language (``digits/7``, ``letters/q``, ``vm-goodbye``). Texts
+contain numerals, symbols and remarks in brackets. :func:`read_corpus` returns the
+prompts whose spoken words are unambiguous.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from espnet_mtla.data import debian as apt
 from espnet_mtla.errors import UserError
 
-# Slips of the pen in the English list; what is heard was checked nowhere else.
+# Misspellings in the English list. No other text was compared with its sound.
 CORRECTIONS = {
     "exclaimation": "exclamation",
     "represenatives": "representatives",
@@ -36,7 +36,7 @@ CONTRADICTION = "two texts for one name"
 
 @dataclass(frozen=True)
 class Recording:
-    """One prompt: its name in the list, lower-case words, sound file."""
+    """One prompt: name in the list, lower-case words, sound file."""
 
     name: str
     text: str
@@ -44,16 +44,18 @@ class Recording:
 
 
 def packages(language: str) -> list[str]:
-    """The two packages of a language: transcripts, then sound."""
+    """Return the two packages of a language: transcripts, then sound."""
     return [f"asterisk-core-sounds-{language}", f"asterisk-core-sounds-{language}-wav"]
 
 
 def fetch_packages(language: str, downloads: Path) -> Path:
-    """Download and unpack a language's packages; return the folder they lie in.
+    """Download and unpack a language's packages; return their folder.
 
-    Works without root. A folder that is already there is complete, for it is renamed
-    into place last, and is returned as it is. Raises UserError, naming the packages and
-    the option for a folder of one's own, where apt is missing or fails.
+    Works without root. An existing folder is complete, because it gets its name last,
+    and is reused.
+
+    Raises:
+        UserError: apt is missing or fails; the message names the packages and --corpus.
     """
     instead = (
         f"unpack the Debian packages {' and '.join(packages(language))} into a folder "
@@ -67,10 +69,13 @@ def fetch_packages(language: str, downloads: Path) -> Path:
 def read_corpus(
     folder: Path, language: str
 ) -> tuple[list[Recording], Counter[str], int]:
-    """Recordings below ``folder``, what was left out and why, and lines in the list.
+    """Read the prompts of a language below ``folder``.
 
-    The list may be gzipped or not. Raises UserError when list or sound is missing, or
-    when a twentieth of the sound files is: then the folder was not unpacked to the end.
+    Returns:
+        recordings, number of dropped prompts by reason, and prompts in the list.
+    Raises:
+        UserError: list or sound is missing, or more than a twentieth of the sound
+            files, because the packages were unpacked incompletely.
     """
     list_path = find_list(folder, language)
     sounds = _find_sounds(folder, language)
@@ -97,45 +102,47 @@ def read_corpus(
 
 
 def symbol_readings(texts: dict[str, list[str]]) -> dict[str, str]:
-    """How a language says single digits and the two keys beside them."""
+    """Return {symbol: words} of the ten digits, ``#`` and ``*``."""
     names = {str(n): f"digits/{n}" for n in range(10)} | SYMBOL_NAMES
     return {symbol: texts.get(name, [""])[0] for symbol, name in names.items()}
 
 
 def find_list(folder: Path, language: str) -> Path:
-    """The transcript list below ``folder``."""
-    found = sorted(folder.rglob(f"core-sounds-{language}.txt*"))
-    if not found:
+    """Find the list of transcripts below ``folder``."""
+    lists = sorted(folder.rglob(f"core-sounds-{language}.txt*"))
+    if not lists:
         raise UserError(
             f"{folder}: no core-sounds-{language}.txt.gz below it; unpack "
             f"{' and '.join(packages(language))} there, or name another --corpus"
         )
-    return found[0]
+    return lists[0]
 
 
 def _find_sounds(folder: Path, language: str) -> Path:
-    """The folder that sound files are named from, for one language.
+    """Find the folder of a language's sound files, to which names are relative.
 
-    It is known by ``digits/1.wav``. Several languages may lie side by side, in folders
-    such as ``en_US_f_Allison``.
+    It is the one with ``digits/1.wav``. If several languages are there, their folders
+    have names such as ``en_US_f_Allison``.
     """
-    found = [path.parent.parent for path in sorted(folder.rglob("digits/1.wav"))]
-    if len(found) > 1:
+    folders = [path.parent.parent for path in sorted(folder.rglob("digits/1.wav"))]
+    if len(folders) > 1:
         own = re.compile(rf"{language}([_-].*)?$")
-        found = [path for path in found if own.match(path.name)]
-    if not found:
+        folders = [path for path in folders if own.match(path.name)]
+    if not folders:
         raise UserError(
             f"{folder}: no digits/1.wav of language {language} below it; unpack "
             f"{packages(language)[1]} there, or name another --corpus"
         )
-    return found[0]
+    return folders[0]
 
 
 def read_transcripts(path: Path) -> dict[str, list[str]]:
-    """The different texts of each name, as they stand in ``name: text`` lines.
+    """Read the different texts of each name from ``name: text`` lines.
 
-    ``;`` starts a comment line. Raises UserError for a file that is cut short or has
-    other lines.
+    The file may be gzipped; ``;`` starts a comment line.
+
+    Raises:
+        UserError: the file is truncated or has other lines.
     """
     opened = gzip.open if path.suffix == ".gz" else open
     texts: dict[str, list[str]] = {}
@@ -159,11 +166,14 @@ def read_transcripts(path: Path) -> dict[str, list[str]]:
 
 
 def readable(raw: str, readings: dict[str, str]) -> tuple[str, str]:
-    """Words of a transcript, or the reason why it has none to offer.
+    """Return the spoken words of a transcript and "", or "" and the reason.
 
-    ``readings`` gives the words of single digits and symbols. Words come lower-case,
-    with the apostrophe as the only mark. A text is refused rather than guessed at:
-    whether ``500`` was said as two words or three, a list of texts cannot tell.
+    Words are lower-case, with the apostrophe as the only mark. Ambiguous texts are
+    rejected: ``500`` may be spoken as two words or as three.
+
+    Args:
+        raw: text of the list.
+        readings: words of single digits and symbols.
     """
     remarks = re.findall(r"[\[(<].*?[\])>]", raw)
     text = re.sub(r"[\[(<].*?[\])>]", " ", raw).replace("\u2019", "'").lower().strip()
@@ -173,7 +183,7 @@ def readable(raw: str, readings: dict[str, str]) -> tuple[str, str]:
         return "", REMARK
     for wrong, right in CORRECTIONS.items():
         text = text.replace(wrong, right)
-    # Initials such as "a.m." are said one by one.
+    # Initials such as "a.m." are spoken as letters.
     text = re.sub(r"\b(?:\w\.){2,}", lambda m: m[0].replace(".", " "), text)
     text = re.sub(r"(?<!\S)([\d#*])(?=[\s.,;!?]|$)", lambda m: readings[m[1]], text)
     if re.search(r"[\d#*@%&_/]|\w\.\w", text):

@@ -1,8 +1,7 @@
-"""Telephone prompts to Kaldi data folders: train, valid and two test sets.
+"""Prepare telephone prompts: train, valid and two test sets.
 
-``fetch`` gets the packages, ``prepare`` writes the sets. Utterances are of two kinds:
-combinations, joined from recorded words as an exchange joins them, and the prompts that
-were recorded as whole sentences.
+Utterances are of two types: combinations, joined from recorded words as a telephone
+exchange joins them, and prompts that were recorded as whole sentences.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SETS = ("train", *HELD_OUT[::-1])
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much to make, for each language; what a field is for stands in ``HELP``."""
+    """Sizes of the sets for each language; see :data:`HELP`."""
 
     train_combinations: int = 15000
     valid_combinations: int = 120
@@ -48,18 +47,18 @@ class Sizes:
 
 HELP = {
     "train_combinations": "utterances joined from recorded words, for each language",
-    "valid_combinations": "as many of these are validated on",
-    "test_combinations": "and as many tested on",
+    "valid_combinations": "joined utterances for validation, for each language",
+    "test_combinations": "joined utterances for testing, for each language",
     "valid_sentences": "prompts held out for validation, for each language, at most",
-    "test_sentences": "and for testing",
-    "sentence_copies": "how often the other prompts stand in training, paces varied",
-    "max_seconds": "longer prompts are left out",
+    "test_sentences": "prompts held out for testing, for each language, at most",
+    "sentence_copies": "copies of each other prompt in training, at different tempos",
+    "max_seconds": "longest prompt, in seconds",
 }
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What to write: recordings to join, or one to leave ``as_recorded``."""
+    """An utterance to write: recordings to join, or one unchanged (``as_recorded``)."""
 
     key: str
     text: str
@@ -68,18 +67,26 @@ class Utterance:
 
 
 def fetch(languages: list[str], downloads: Path) -> list[Path]:
-    """Get and unpack the packages of each language; the folders they lie in."""
+    """Download and unpack the packages of each language; return their folders."""
     return [fetch_packages(language, downloads) for language in languages]
 
 
 def prepare(
     folders: dict[str, Path], data: Path, sizes: Sizes, seed: int
 ) -> dict[str, list[Utterance]]:
-    """Write the four sets of :data:`SETS` below ``data``.
+    """Write the four sets of :data:`SETS` below ``data``, all or none.
 
-    ``folders`` maps a language to where its packages were unpacked. The same corpus,
-    sizes and seed give the same files. Nothing is written before everything is read and
-    the sets are known to be apart. Raises UserError naming a file that cannot be used.
+    Equal arguments give equal files.
+
+    Args:
+        folders: {language: folder of its packages}.
+        data: parent of the folders to write.
+        sizes: sizes of the sets.
+        seed: of all random choices.
+    Returns:
+        the utterances of each set.
+    Raises:
+        UserError: a file is unusable; the message names it.
     """
     sets: dict[str, list[Utterance]] = {name: [] for name in SETS}
     sounds: dict[str, np.ndarray] = {}
@@ -96,30 +103,42 @@ def prepare(
 def plan(
     language: str, folder: Path, sizes: Sizes, seed: int, sounds: dict[str, np.ndarray]
 ) -> dict[str, list[Utterance]]:
-    """Who goes where, for one language; loads its sounds into ``sounds`` by path."""
+    """Divide the prompts of one language among the sets.
+
+    Args:
+        language: one of :data:`LANGUAGES`.
+        folder: its packages.
+        sizes: sizes of the sets.
+        seed: of all random choices.
+        sounds: gets the samples of each recording, by path.
+    """
     from sound import load
 
     recordings, dropped, listed = read_corpus(folder, language)
-    kept = []
+    usable = []
     for recording in recordings:
         samples = load(recording.path, FS)
         if len(samples) > sizes.max_seconds * FS:
             dropped[f"longer than {sizes.max_seconds:g} s"] += 1
             continue
         sounds[str(recording.path)] = samples
-        kept.append(recording)
-    if listed != len(kept) + dropped.total():
-        raise AssertionError(f"{language}: {listed} prompts in, not as many out")
-    print(f"{language}: {listed} prompts listed, {len(kept)} used")
+        usable.append(recording)
+    if listed != len(usable) + dropped.total():
+        raise AssertionError(f"{language}: {listed} prompts read, not as many counted")
+    print(f"{language}: {listed} prompts listed, {len(usable)} used")
     for reason, count in sorted(dropped.items()):
-        print(f"{language}: {count} left out: {reason}")
-    return split(language, kept, sizes, seed)
+        print(f"{language}: {count} dropped: {reason}")
+    return split(language, usable, sizes, seed)
 
 
 def split(
     language: str, recordings: list[Recording], sizes: Sizes, seed: int
 ) -> dict[str, list[Utterance]]:
-    """Draw combinations, held-out ones first, then share out the sentences."""
+    """Draw combinations, held-out ones first; then divide the sentences.
+
+    Raises:
+        UserError: a recording is tested on and never trained on.
+    """
     by_name = {r.name: r for r in recordings}
     texts = {name: r.text for name, r in by_name.items()}
     combiner = Combiner(texts, language == "en", seed)
@@ -157,7 +176,10 @@ def split(
 def _sentences(
     language: str, recordings: list[Recording], copies: int
 ) -> list[Utterance]:
-    """Each prompt as recorded, then ``copies - 1`` times at other pace and level."""
+    """Return each prompt as recorded and ``copies - 1`` variants of it.
+
+    The variants have random tempo and level.
+    """
     return [
         Utterance(
             f"{language}-sent-{r.name.replace('/', '_')}-{copy}",
@@ -173,9 +195,9 @@ def _sentences(
 def check_apart(sets: dict[str, list[Utterance]]) -> None:
     """Raise AssertionError if a held-out utterance of a language is in another set.
 
-    A held-out sentence's recording and text stand in its own set alone, and no
-    combination is joined from it; a held-out combination's word sequence is no part of
-    any training text.
+    Recording and text of a held-out sentence are in one set alone, and in no
+    combination. The word sequence of a held-out combination is part of no training
+    text.
     """
     owner: dict[str, str] = {}
     for name, utterances in sets.items():
@@ -189,7 +211,7 @@ def check_apart(sets: dict[str, list[Utterance]]) -> None:
     for utterance in sets["train"]:
         for piece in utterance.pieces:
             if owner.get(str(piece.path), "train") != "train":
-                raise AssertionError(f"{utterance.key} holds {piece.name}, held out")
+                raise AssertionError(f"{utterance.key} contains {piece.name}, held out")
     held_out = {
         tuple(u.text.split())
         for name in HELD_OUT
@@ -198,7 +220,7 @@ def check_apart(sets: dict[str, list[Utterance]]) -> None:
     }
     for utterance in sets["train"]:
         if contains_any(tuple(utterance.text.split()), held_out):
-            raise AssertionError(f"{utterance.key} holds a held-out combination")
+            raise AssertionError(f"{utterance.key} contains a held-out combination")
 
 
 def write_sounding_sets(
@@ -208,9 +230,14 @@ def write_sounding_sets(
     seed: int,
     further: Mapping[str, dict[str, dict[str, str]]] | None = None,
 ) -> None:
-    """Write ``data/NAME`` for each set, all or none, and a table of what is in them.
+    """Write ``data/NAME`` for each set, all or none, and print their sizes.
 
-    ``further`` has more tables of each set.
+    Args:
+        data: parent of the folders.
+        sets: {name: utterances}.
+        sounds: samples by path of the recording.
+        seed: of tempo, level and pauses.
+        further: {name: additional tables}.
     """
     print(f"{'set':<20}{'utterances':>10}{'minutes':>9}{'words':>8}{'different':>10}")
     with atomic_folders(data / name for name in sets) as asides:
@@ -237,7 +264,7 @@ def write_sound(
     sounds: Mapping[str, np.ndarray],
     seed: int,
 ) -> float:
-    """One 16-bit ``KEY.wav`` each; seconds of sound in all."""
+    """Write a 16-bit ``KEY.wav`` for each utterance; return the total seconds."""
     import soundfile
     from sound import join
 
@@ -253,36 +280,36 @@ def write_sound(
 
 
 def report_classes(language: str, uses: Counter[str]) -> None:
-    """Table of the recordings that combinations are joined from."""
+    """Print how often recordings are used in combinations, by class."""
     print(f"{language}: {'class':<16}{'recordings':>10}{'rarest':>8}{'uses':>8}")
     for name, (count, rarest, total) in piece_classes(uses).items():
         print(f"{language}: {name:<16}{count:>10}{rarest:>8}{total:>8}")
 
 
 def report_overlap(sets: dict[str, list[Utterance]]) -> None:
-    """How much of each test set training has met: its words, its runs of three."""
+    """Print the share of words and word trigrams of test sets unseen in training."""
     words = {word for u in sets["train"] for word in u.text.split()}
-    runs = {run_ for u in sets["train"] for run_ in trigrams(u.text)}
+    seen = {trigram for u in sets["train"] for trigram in trigrams(u.text)}
     for name in HELD_OUT[:2]:
         tested = [word for u in sets[name] for word in u.text.split()]
-        of_test = [run_ for u in sets[name] for run_ in trigrams(u.text)]
-        if not tested or not of_test:
+        in_test = [trigram for u in sets[name] for trigram in trigrams(u.text)]
+        if not tested or not in_test:
             continue
         new = sum(word not in words for word in tested) / len(tested)
-        met = sum(run_ in runs for run_ in of_test) / len(of_test)
+        unseen = sum(trigram not in seen for trigram in in_test) / len(in_test)
         print(
-            f"{name}: {100 * new:.1f} % of the words and {100 * (1 - met):.0f} % of "
-            "the runs of three words never stand in training"
+            f"{name}: {100 * new:.1f} % of the words and {100 * unseen:.0f} % of "
+            "the word trigrams do not occur in training"
         )
 
 
 def add_options(p: argparse.ArgumentParser) -> None:
-    """For every recipe on these recordings; sizes are those of :class:`Sizes`."""
+    """Add the options of all recipes with these recordings, sizes among them."""
     p.add_argument(
         "--corpus",
         type=Path,
-        help="folder with the packages unpacked (/usr/share where they are installed); "
-        "without it they are downloaded by apt",
+        help="folder with the packages unpacked (/usr/share if they are installed); "
+        "default: apt downloads them",
     )
     p.add_argument("--downloads", type=Path, default=Path("downloads"), help="for apt")
     p.add_argument("--data", type=Path, default=Path("data"), help="output folder")
@@ -292,13 +319,13 @@ def add_options(p: argparse.ArgumentParser) -> None:
 
 
 def read_sizes(args: argparse.Namespace) -> Sizes:
-    """From the options of :func:`add_options`, which are checked here."""
+    """Return the sizes among the options of :func:`add_options`; check the options."""
     if args.corpus and not args.corpus.is_dir():
         raise UserError(f"--corpus {args.corpus}: no such folder")
     sizes = Sizes(**{name: getattr(args, name) for name in vars(Sizes())})
     for name, value in vars(sizes).items():
         if value <= 0:
-            raise UserError(f"--{name} {value}: must be above zero")
+            raise UserError(f"--{name} {value}: must be above 0")
     return sizes
 
 

@@ -1,4 +1,4 @@
-"""Recorded words made into one utterance: trimmed, varied, joined with pauses.
+"""Join recorded words to one utterance: trim, change tempo and level, add pauses.
 
 Samples are float32 in [-1, 1], one channel; levels are in dB against full scale.
 """
@@ -15,8 +15,8 @@ import soxr
 from espnet_mtla.errors import UserError
 
 FRAME_SECONDS = 0.005
-# A prompt begins and ends where it comes within this many dB of its loudest frame;
-# unvoiced consonants lie some 30 dB below the vowels.
+# Frames below this level, relative to the loudest one, are silence at the edges.
+# Unvoiced consonants are about 30 dB below vowels.
 TRIM_DB = -40.0
 TRIM_MARGIN_SECONDS = 0.02
 
@@ -26,16 +26,17 @@ SPEED = (0.9, 1.1)
 PIECE_GAIN_DB = (-2.0, 2.0)
 LEVEL_DB = (-28.0, -18.0)
 PEAK = 0.97
-# Pauses of pure zeros never come out of a telephone line, and their logarithm is no
-# feature to learn from.
+# Telephone lines have noise. Pauses of zeros would have log energies far from any that
+# occur in real speech.
 NOISE_DB = (-75.0, -60.0)
 
 
 def load(path: Path, fs: int) -> np.ndarray:
-    """Samples of a recording without the silence around it, (samples,) float32.
+    """Read a recording, trimmed, (samples,) float32.
 
-    Raises UserError for a file that cannot be read, has more than one channel, another
-    rate than ``fs``, samples that are not finite, or no sound at all.
+    Raises:
+        UserError: the file is unreadable or silent, has several channels or another
+            rate than ``fs``, or samples that are not finite.
     """
     try:
         samples, rate = soundfile.read(path, dtype="float32")
@@ -44,9 +45,9 @@ def load(path: Path, fs: int) -> np.ndarray:
     if samples.ndim != 1:
         raise UserError(f"{path}: {samples.shape[1]} channels; prompts have one")
     if rate != fs:
-        raise UserError(f"{path}: {rate} Hz where the corpus has {fs} Hz")
+        raise UserError(f"{path}: {rate} Hz, and the corpus has {fs} Hz")
     if not np.isfinite(samples).all():
-        raise UserError(f"{path}: samples that are no finite numbers")
+        raise UserError(f"{path}: samples that are not finite")
     trimmed = trim(samples, fs)
     if not len(trimmed):
         raise UserError(f"{path}: no sound in it; get the file again")
@@ -54,7 +55,7 @@ def load(path: Path, fs: int) -> np.ndarray:
 
 
 def trim(samples: np.ndarray, fs: int) -> np.ndarray:
-    """Cut silence at both ends, up to a margin; nothing is left of pure silence."""
+    """Remove silence at both ends, except a margin; a silent recording gets empty."""
     width = round(FRAME_SECONDS * fs)
     count = len(samples) // width
     energy = (samples[: count * width].reshape(count, width) ** 2).mean(1)
@@ -67,9 +68,9 @@ def trim(samples: np.ndarray, fs: int) -> np.ndarray:
 
 
 def join(pieces: list[np.ndarray], fs: int, rng: Random) -> np.ndarray:
-    """One utterance from trimmed recordings, at a random pace and level.
+    """Join trimmed recordings with pauses, at random tempo and level.
 
-    Pace is changed by resampling, so pitch moves with it, as when a tape runs faster.
+    The tempo is changed by resampling, which changes the pitch, too.
     """
     speed = rng.uniform(*SPEED)
     parts = [_silence(EDGE_SECONDS, fs, rng)]
@@ -82,7 +83,7 @@ def join(pieces: list[np.ndarray], fs: int, rng: Random) -> np.ndarray:
 
 
 def level(samples: np.ndarray, rng: Random) -> np.ndarray:
-    """Bring to a random level without clipping, over faint line noise."""
+    """Scale to a random level without clipping, and add faint line noise."""
     loudness = np.sqrt(np.mean(samples**2))
     samples = samples * (_gain(LEVEL_DB, rng) / loudness)
     samples *= min(1.0, PEAK / np.abs(samples).max())

@@ -1,8 +1,8 @@
-"""Telephone prompts in one language, their texts in another: Kaldi data folders.
+"""Prepare telephone prompts in one language with their texts in another one.
 
 Names of prompts are the same in all languages, so the lists are parallel. Sound and
-sets are made as in ../asr1; a combination's translation is that of its prompts, in
-their order, which is how an exchange speaks the other language.
+sets are prepared as in ../asr1. The translation of a combination is that of its
+prompts in the same order, as an exchange would announce it.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SPOKEN = "text.spoken"
 
 
 def fetch(spoken: str, written: str, downloads: Path) -> Path:
-    """Sound and list of one language, the list of another; the folder they lie in."""
+    """Download sound and list of one language and the list of another one."""
     names = [*packages(spoken), packages(written)[0]]
     instead = (
         f"unpack the Debian packages {', '.join(names)} into a folder by other means "
@@ -56,7 +56,7 @@ def fetch(spoken: str, written: str, downloads: Path) -> Path:
 
 
 def translations(folder: Path, language: str) -> dict[str, str]:
-    """Texts by name of prompt, of those that can be read in one way."""
+    """Return {name of prompt: words} of the unambiguous texts of a language."""
     texts = read_transcripts(find_list(folder, language))
     readings = symbol_readings(texts)
     read = {
@@ -70,12 +70,22 @@ def translations(folder: Path, language: str) -> dict[str, str]:
 def plan(
     folder: Path, spoken: str, written: str, sizes: Sizes, seed: int
 ) -> tuple[dict[str, list[Utterance]], dict[str, str], dict[str, np.ndarray]]:
-    """Who goes where; translations by name of prompt; sounds by path."""
+    """Divide the prompts among the sets.
+
+    Args:
+        folder: the packages.
+        spoken: language of the sound.
+        written: language of the texts.
+        sizes: sizes of the sets.
+        seed: of all random choices.
+    Returns:
+        {set: utterances}, {name of prompt: translation}, {path: samples}.
+    """
     from sound import load
 
     recordings, dropped, listed = read_corpus(folder, spoken)
     target = translations(folder, written)
-    kept: list[Recording] = []
+    usable: list[Recording] = []
     sounds = {}
     for recording in recordings:
         samples = load(recording.path, FS)
@@ -85,17 +95,17 @@ def plan(
             dropped[f"longer than {sizes.max_seconds:g} s"] += 1
         else:
             sounds[str(recording.path)] = samples
-            kept.append(recording)
-    if listed != len(kept) + dropped.total():
-        raise AssertionError(f"{listed} prompts in, not as many out")
-    print(f"{spoken}: {listed} prompts listed, {len(kept)} used")
+            usable.append(recording)
+    if listed != len(usable) + dropped.total():
+        raise AssertionError(f"{listed} prompts read, not as many counted")
+    print(f"{spoken}: {listed} prompts listed, {len(usable)} used")
     for reason, count in sorted(dropped.items()):
-        print(f"{spoken}: {count} left out: {reason}")
-    return split(spoken, kept, sizes, seed), target, sounds
+        print(f"{spoken}: {count} dropped: {reason}")
+    return split(spoken, usable, sizes, seed), target, sounds
 
 
 def translate(utterance: Utterance, target: dict[str, str]) -> Utterance:
-    """The same sound with the text in the other language."""
+    """Return the utterance with the text in the other language."""
     text = " ".join(target[piece.name] for piece in utterance.pieces)
     return replace(utterance, text=text)
 
@@ -103,21 +113,29 @@ def translate(utterance: Utterance, target: dict[str, str]) -> Utterance:
 def drop_known(
     train: list[Utterance], held_out: list[Utterance], target: dict[str, str]
 ) -> list[Utterance]:
-    """Training utterances whose translation is not that of a held-out one.
+    """Drop training utterances that have the translation of a held-out one.
 
-    Different prompts may have the same translation; those held out were kept apart by
-    what is spoken.
+    Different prompts may have the same translation; the split compares spoken texts
+    only.
     """
     known = {translate(u, target).text for u in held_out}
-    kept = [u for u in train if translate(u, target).text not in known]
-    print(f"train: {len(train) - len(kept)} dropped: translation is a held-out one")
-    return kept
+    unseen = [u for u in train if translate(u, target).text not in known]
+    print(f"train: {len(train) - len(unseen)} dropped: translation is held out")
+    return unseen
 
 
 def prepare(
     folder: Path, pair: tuple[str, str], data: Path, sizes: Sizes, seed: int
 ) -> None:
-    """Write the four sets below ``data``; the same input gives the same files."""
+    """Write the four sets below ``data``; equal arguments give equal files.
+
+    Args:
+        folder: the packages.
+        pair: languages of sound and texts.
+        data: parent of the folders to write.
+        sizes: sizes of the sets.
+        seed: of all random choices.
+    """
     sets, target, sounds = plan(folder, *pair, sizes, seed)
     held_out = [u for name in HELD_OUT for u in sets[name]]
     sets["train"] = drop_known(sets["train"], held_out, target)
@@ -132,11 +150,15 @@ def prepare(
 
 
 def parse_pair(text: str) -> tuple[str, str]:
-    """``en-fr``: two languages of :data:`LANGUAGES`."""
+    """Split ``en-fr`` into two languages of :data:`LANGUAGES`.
+
+    >>> parse_pair("en-fr")
+    ('en', 'fr')
+    """
     spoken, _, written = text.partition("-")
     if spoken not in LANGUAGES or written not in LANGUAGES or spoken == written:
         raise UserError(
-            f"--pair {text}: two different ones of {' '.join(LANGUAGES)} are needed, "
+            f"--pair {text}: two different languages of {' '.join(LANGUAGES)} needed, "
             "such as en-fr"
         )
     return spoken, written
@@ -146,7 +168,9 @@ def main() -> None:
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    p.add_argument("--pair", default="en-fr", help="language spoken, and written")
+    p.add_argument(
+        "--pair", default="en-fr", help="languages of the sound and of the texts"
+    )
     add_options(p)
     args = p.parse_args()
     pair, sizes = parse_pair(args.pair), read_sizes(args)

@@ -1,9 +1,9 @@
-"""Package descriptions and their one-line synopses to folders of texts.
+"""Prepare package descriptions and their one-line synopses: train, valid and test.
 
-The distribution's translation index has both for each of its some 60,000 packages:
-``text.source`` is the long description, ``text`` the synopsis. Training has a second
-pair of some: ``lead:`` and the description, answered by its first words. Synopses alone
-teach a small model to copy very late.
+The distribution's translation index has both for each of its about 60,000 packages:
+``text.source`` is the long description, ``text`` the synopsis. For some packages
+training has a second pair: the source is ``lead:`` and the description, the text its
+first words. With synopses alone a small model learns very late to copy.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from espnet_mtla.score.baseline import SENTENCE_END
 
 INDEX = "*_i18n_Translation-en"
 OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
-# Packages that share a paragraph are one family, unless so many share it that it says
-# nothing; shorter ones ("This package contains the documentation.") count for nothing.
+# Packages that share a paragraph are one family. Ignored are short paragraphs ("This
+# package contains the documentation.") and those of more than MAX_SHARED packages.
 MIN_PARAGRAPH, MAX_SHARED = 60, 100
-# Larger families stay in training: one should not be a tenth of a test set.
+# Larger families are in training: one family should not be a tenth of a test set.
 MAX_FAMILY = 20
 
 
 @dataclass(frozen=True)
 class Package:
-    """Name, synopsis, and the paragraphs of the description."""
+    """Name, synopsis and paragraphs of the description of a package."""
 
     name: str
     synopsis: str
@@ -48,20 +48,20 @@ class Package:
 
 
 def fetch(downloads: Path) -> list[Path]:
-    """The index files, from a private apt state below ``downloads``."""
+    """Download the index files by apt, with its state below ``downloads``."""
     instead = "get a Translation-en file by other means and name it with --corpus"
     root = downloads / "apt"
-    found = sorted(root.glob(f"state/lists/{INDEX}"))
-    if not found:
+    indexes = sorted(root.glob(f"state/lists/{INDEX}"))
+    if not indexes:
         apt.update(root, instead, languages="en")
-        found = sorted(root.glob(f"state/lists/{INDEX}"))
-    if not found:
+        indexes = sorted(root.glob(f"state/lists/{INDEX}"))
+    if not indexes:
         raise UserError(f"{root}: apt's sources have no Translation-en: {instead}")
-    return found
+    return indexes
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a file that may be compressed (.gz, .xz, .bz2)."""
+    """Read the lines of a file that may be compressed (.gz, .xz, .bz2)."""
     try:
         with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as stream:
             return stream.read().splitlines()
@@ -72,7 +72,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_packages(path: Path) -> Iterator[Package]:
-    """The packages of an index; raises UserError where it is no such file."""
+    """Yield the packages of an index; raise UserError for another type of file."""
     block: list[str] = []
     for number, line in enumerate([*read_lines(path), ""], 1):
         if line.strip():
@@ -84,7 +84,12 @@ def read_packages(path: Path) -> Iterator[Package]:
 
 
 def parse(block: list[str], place: str) -> Package:
-    """One stanza: ``Package:``, ``Description-en:`` and the lines under it."""
+    """Parse one stanza: ``Package:``, ``Description-en:`` and its further lines.
+
+    Args:
+        block: lines of the stanza.
+        place: file and line, for messages.
+    """
     fields = {line.partition(":")[0]: line.partition(":")[2].strip() for line in block}
     if "Package" not in fields or "Description-en" not in fields:
         raise UserError(
@@ -98,12 +103,13 @@ def parse(block: list[str], place: str) -> Package:
             words = []
         else:
             words += line.split()
-    kept = tuple(paragraph for paragraph in paragraphs if paragraph)
-    return Package(fields["Package"], " ".join(fields["Description-en"].split()), kept)
+    description = tuple(paragraph for paragraph in paragraphs if paragraph)
+    synopsis = " ".join(fields["Description-en"].split())
+    return Package(fields["Package"], synopsis, description)
 
 
 def select(packages: Iterable[Package]) -> tuple[list[Package], Counter[str]]:
-    """Those with two texts that no other has, and the count of those left out."""
+    """Return usable packages with unique texts, and counts of the others by reason."""
     kept: dict[tuple[str, str], Package] = {}
     names = set()
     dropped: Counter[str] = Counter()
@@ -126,7 +132,10 @@ def select(packages: Iterable[Package]) -> tuple[list[Package], Counter[str]]:
 
 
 def families(packages: list[Package]) -> list[list[Package]]:
-    """Packages that share a paragraph or a synopsis, directly or through others."""
+    """Group packages that share a paragraph or a synopsis.
+
+    Families are connected components: union-find over the texts.
+    """
     users: dict[str, list[int]] = {}
     whole = {text for p in packages for text in (p.synopsis, p.description)}
     for index, package in enumerate(packages):
@@ -155,10 +164,17 @@ def families(packages: list[Package]) -> list[list[Package]]:
 def split(
     packages: list[Package], sizes: dict[str, int], seed: int
 ) -> dict[str, list[Package]]:
-    """Whole families to each set: ``test`` and ``valid`` first, then ``train``.
+    """Divide families among the sets: ``test`` and ``valid`` first, then ``train``.
 
-    ``sizes`` are packages a set; 0 for train is all that are left. Of a family one
-    package alone, drawn at random, stands in ``test`` and ``valid``.
+    ``test`` and ``valid`` have one package of a family, drawn at random; the rest of
+    that family is not used.
+
+    Args:
+        packages: those to divide.
+        sizes: packages per set; 0 for train means all that are left.
+        seed: of all random choices.
+    Raises:
+        UserError: too few packages for a set.
     """
     groups = sorted(families(packages), key=lambda members: members[0].name)
     rng = Random(f"{seed} split")
@@ -188,9 +204,9 @@ def check_apart(sets: dict[str, list[Package]]) -> None:
 
 
 def leads(packages: list[Package], words: int) -> dict[str, tuple[str, str]]:
-    """Key: source and text of the pairs that train copying.
+    """Return {key: (source, text)} of the pairs that train copying.
 
-    The text is the first sentence of the description, cut to so many ``words``.
+    The text is the first sentence of the description, cut to ``words`` words.
     """
     pairs = {}
     for package in packages:
@@ -208,14 +224,23 @@ def prepare(
     lead_words: int,
     lead_every: int = 1,
 ) -> None:
-    """Write train, valid and test below ``data``."""
+    """Write train, valid and test below ``data``.
+
+    Args:
+        paths: index files.
+        data: parent of the folders to write.
+        sizes: packages per set.
+        seed: of all random choices.
+        lead_words: length of the texts that train copying; 0 for no such pairs.
+        lead_every: one package of so many has such a pair.
+    """
     packages = [package for path in paths for package in read_packages(path)]
     kept, dropped = select(packages)
     if len(packages) != len(kept) + dropped.total():
-        raise AssertionError(f"{len(packages)} packages in, not as many out")
+        raise AssertionError(f"{len(packages)} packages read, not as many counted")
     print(f"{len(packages)} packages listed, {len(kept)} used")
     for reason, count in sorted(dropped.items()):
-        print(f"{count} left out: {reason}")
+        print(f"{count} dropped: {reason}")
     sets = split(kept, sizes, seed)
     check_apart(sets)
     written: dict[str, Tables] = {}
@@ -237,7 +262,7 @@ def prepare(
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of stage 1."""
+    """Return the parser of the options of stage 1."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -245,7 +270,7 @@ def parser() -> argparse.ArgumentParser:
         "--corpus",
         type=Path,
         nargs="+",
-        help="Translation-en files (.gz, .xz, .bz2 or plain); without it apt gets them",
+        help="Translation-en files (.gz, .xz, .bz2 or plain); default: from apt",
     )
     p.add_argument("--downloads", type=Path, default=Path("downloads"), help="for apt")
     p.add_argument("--data", type=Path, default=Path("data"), help="output folder")
@@ -256,7 +281,7 @@ def parser() -> argparse.ArgumentParser:
         "--lead_words",
         type=int,
         default=16,
-        help="length of the answers that train copying; 0 for no such pairs",
+        help="length of the texts that train copying, in words; 0 for no such pairs",
     )
     p.add_argument(
         "--lead_every",
@@ -275,7 +300,7 @@ def main() -> None:
         if size < (0 if name == "train" else 1):
             raise UserError(f"--num_{name} {size}: too few")
     if args.lead_words < 0:
-        raise UserError(f"--lead_words {args.lead_words}: less than none")
+        raise UserError(f"--lead_words {args.lead_words}: less than 0")
     if args.lead_every < 1:
         raise UserError(f"--lead_every {args.lead_every}: less than 1")
     paths = args.corpus or fetch(args.downloads)

@@ -1,8 +1,8 @@
-"""Generates a tiny corpus that is spoken by no one: each word is a fixed sound.
+"""Generate a tiny corpus of synthetic speech: data/{train,valid,test}.
 
-A word is a row of syllables, a syllable a harmonic tone shaped by three resonances,
-much as a vowel is. Pitch, tempo, level and noise differ from utterance to utterance, so
-a recogniser has to learn the resonances and nothing else helps it.
+A word is a sequence of syllables; a syllable is a harmonic tone with three resonances,
+like a vowel. Pitch, tempo, level and noise vary between utterances, so a recogniser has
+to learn the resonances.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from espnet_mtla.data.atomic import atomic_folders
 from espnet_mtla.data.folder import DataFolder
 
 RATE = 16000
-"""Samples a second."""
+"""Samples per second."""
 SYLLABLES = {
     "ba": (730, 1090, 2440),
     "de": (530, 1840, 2480),
@@ -34,7 +34,13 @@ SPEAKERS = {"low": 105.0, "mid": 150.0, "high": 210.0}
 
 
 def syllable(name: str, pitch: float, seconds: float) -> np.ndarray:
-    """One syllable, (samples,): harmonics of ``pitch`` under its resonances."""
+    """Return one syllable, (samples,): harmonics of ``pitch`` under its resonances.
+
+    Args:
+        name: key of :data:`SYLLABLES`.
+        pitch: fundamental frequency, in Hz.
+        seconds: duration.
+    """
     time = np.arange(int(seconds * RATE)) / RATE
     frequencies = pitch * np.arange(1, int(4000 / pitch) + 1)
     weights = sum(
@@ -47,7 +53,13 @@ def syllable(name: str, pitch: float, seconds: float) -> np.ndarray:
 
 
 def utterance(words: list[str], pitch: float, rng: np.random.Generator) -> np.ndarray:
-    """The sound of a sentence, (samples,) in -1..1."""
+    """Return the sound of a sentence, (samples,) in -1..1.
+
+    Args:
+        words: of :data:`WORDS`.
+        pitch: mean fundamental frequency, in Hz.
+        rng: draws tempo, level, pauses and noise.
+    """
     tempo = rng.uniform(0.9, 1.1)
     parts = []
     for word in words:
@@ -71,9 +83,14 @@ def write_wav(path: Path, sound: np.ndarray) -> None:
 def write_set(
     aside: Path, folder: Path, count: int, seen: set[tuple[str, ...]], seed: int
 ) -> None:
-    """Write ``count`` sentences, none of which is in ``seen``, and their sound.
+    """Write ``count`` sentences that are not in ``seen``, and their sound.
 
-    They are written to ``aside``, which will be ``folder``.
+    Args:
+        aside: temporary folder to write to, renamed to ``folder`` by the caller.
+        folder: final folder; ``wav.scp`` names its files.
+        count: number of sentences.
+        seen: sentences of other sets; the new ones are added.
+        seed: of all random choices.
     """
     rng = np.random.default_rng(seed)
     wav: dict[str, str] = {}
@@ -108,7 +125,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main() -> None:
     args = get_parser().parse_args()
     seen: set[tuple[str, ...]] = set()
-    # The test set first: its sentences stay the same however many the others are.
+    # The test set first: its sentences do not depend on the other sizes.
     folders = [args.data_dir / name for name in ("test", "valid", "train")]
     with atomic_folders(folders) as asides:
         for seed, (aside, folder) in enumerate(zip(asides, folders, strict=True)):

@@ -1,10 +1,10 @@
-"""MuST-C v1.0 to Kaldi data folders: English talks, their transcripts and translations.
+"""Prepare MuST-C v1.0: English talks with transcripts and translations.
 
-Read are ``en-LANG/data/SPLIT/txt/SPLIT.{yaml,en,LANG}``, in which line n of both texts
-belongs to entry n of the list, and ``SPLIT/wav``. A talk is one recording; the entries
-become ``segments``. Written are the texts as they stand (``text.tc.LANG``,
-``text.tc.en``), the transcript in lower case without punctuation (``text.lc.rm.en``),
-and ``text``, which is the translation.
+Input: ``en-LANG/data/SPLIT/txt/SPLIT.{yaml,en,LANG}``, in which line n of both texts
+belongs to entry n of the list, and ``SPLIT/wav``. A talk is one recording; an entry is
+a line of ``segments``. Output texts: ``text`` and ``text.tc.LANG`` (translation,
+unchanged), ``text.tc.en`` (transcript, unchanged), ``text.lc.rm.en`` (transcript in
+lower case without punctuation).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from espnet_mtla.errors import UserError
 LANGUAGES = ("de", "es", "fr", "it", "nl", "pt", "ro", "ru")
 SPLITS = ("train", "dev", "tst-COMMON", "tst-HE")
 DECIMALS = 6
-"""Of the seconds in ``segments``, as in later releases."""
+"""Decimal places of the seconds in ``segments``, as in later releases."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +45,15 @@ class Entry:
 
 
 def prepare(corpus: Path, language: str, data: Path, drop_bad: bool = False) -> None:
-    """Write ``data/SPLIT.en-LANG`` for each of :data:`SPLITS`.
+    """Write ``data/SPLIT.en-LANG`` for each of :data:`SPLITS`, all or none.
 
-    Nothing is written before all are read. Raises UserError naming the file or entry
-    that cannot be used.
+    Args:
+        corpus: the unpacked corpus.
+        language: of the translations, one of :data:`LANGUAGES`.
+        data: parent of the folders to write.
+        drop_bad: drop unusable entries instead of raising.
+    Raises:
+        UserError: a file or an entry is unusable; the message names it.
     """
     root = find_root(corpus, language)
     folders = {
@@ -59,17 +64,17 @@ def prepare(corpus: Path, language: str, data: Path, drop_bad: bool = False) -> 
 
 
 def report_shared_talks(folders: dict[str, DataFolder]) -> None:
-    """Say so where a talk that is trained on is tested on too."""
+    """Print the talks of test and validation sets that are in training, too."""
     for split in SPLITS[1:]:
         shared = sorted(folders["train"].wav.keys() & folders[split].wav.keys())
         if shared:
-            print(f"{split}: {len(shared)} talks stand in train too, first {shared[0]}")
+            print(f"{split}: {len(shared)} talks are in train, too, first {shared[0]}")
 
 
 def find_root(corpus: Path, language: str) -> Path:
-    """The folder of the splits, from the corpus, the pair's folder or that itself."""
+    """Return the folder of the splits: ``corpus`` itself or a folder below it."""
     places = [corpus / f"en-{language}" / "data", corpus / "data", corpus]
-    # Another pair's folder has the same splits; its texts tell.
+    # Folders of other languages have the same splits: look for a text.
     return find_folder(
         places,
         f"train/txt/train.{language}",
@@ -78,7 +83,14 @@ def find_root(corpus: Path, language: str) -> Path:
 
 
 def read_split(folder: Path, split: str, language: str, drop_bad: bool) -> DataFolder:
-    """A split in memory; each entry is kept or counted with the reason why not."""
+    """Read a split; count the entries that are dropped, with the reason.
+
+    Args:
+        folder: the split's folder in the corpus.
+        split: its name.
+        language: of the translations.
+        drop_bad: drop unusable entries instead of raising.
+    """
     stem = folder / "txt" / split
     entries = read_entries(Path(f"{stem}.yaml"))
     english = read_lines(Path(f"{stem}.en"), len(entries))
@@ -119,11 +131,11 @@ def read_split(folder: Path, split: str, language: str, drop_bad: bool) -> DataF
 
 
 def read_entries(path: Path) -> list[Entry]:
-    """The list, one entry a line; fields that later releases add are read past."""
+    """Read the list of entries; additional fields of later releases are ignored."""
     import yaml
 
     text = decode(require_file(path))
-    # In C where PyYAML has it: the list of a training set has 230,000 entries.
+    # A training set has 230,000 entries: use the C parser if PyYAML has it.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
         rows = yaml.load(text, Loader=loader)
@@ -136,7 +148,11 @@ def read_entries(path: Path) -> list[Entry]:
 
 
 def parse_entry(path: Path, number: int, row: object) -> Entry:
-    """One ``{duration, offset, speaker_id, wav}``; UserError names entry and field."""
+    """Parse one ``{duration, offset, speaker_id, wav}``.
+
+    Raises:
+        UserError: a field is missing or unusable; the message names entry and field.
+    """
     if not isinstance(row, dict):
         raise UserError(f"{path}: entry {number}: not fields and values: {row!r}")
     for name in ("duration", "offset", "speaker_id", "wav"):
@@ -157,10 +173,10 @@ def parse_entry(path: Path, number: int, row: object) -> Entry:
 
 
 def read_lines(path: Path, count: int) -> list[str]:
-    """``count`` lines, outer white space stripped; UserError for another number.
+    """Read ``count`` lines with normalised white space; raise UserError otherwise.
 
-    Lines end in LF alone: a text may hold the other characters that Python's
-    ``splitlines`` would cut at.
+    Lines end in LF alone: texts may contain other characters at which Python's
+    ``splitlines`` splits.
     """
     text = decode(require_file(path))
     lines = text.removesuffix("\n").split("\n") if text else []
@@ -173,7 +189,7 @@ def read_lines(path: Path, count: int) -> list[str]:
 
 
 def decode(path: Path) -> str:
-    """The whole file, white space of all kinds as it stands."""
+    """Read a UTF-8 file without changing its line ends."""
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -181,7 +197,7 @@ def decode(path: Path) -> str:
 
 
 def length(path: Path) -> float | str:
-    """Seconds of sound by the file's header, or what is wrong with the file."""
+    """Return the seconds of sound by the file's header, or the error message."""
     try:
         with open_audio(str(path)) as sound:
             return sound.frames / sound.samplerate
@@ -190,7 +206,10 @@ def length(path: Path) -> float | str:
 
 
 def fault(entry: Entry, seconds: float | str) -> tuple[str, str]:
-    """Why the entry cannot be cut out of its talk, and the case; empty where it can."""
+    """Return why an entry cannot be cut out of its talk, and details; "" if it can.
+
+    ``seconds`` is the length of the talk, or the error message of its file.
+    """
     cut = f"{entry.offset:g} s + {entry.duration:g} s"
     end = entry.offset + entry.duration
     if isinstance(seconds, str):
@@ -198,7 +217,7 @@ def fault(entry: Entry, seconds: float | str) -> tuple[str, str]:
     written = round(entry.offset, DECIMALS) < round(end, DECIMALS)
     if not (entry.offset >= 0 and written and math.isfinite(end)):
         return "offset and duration are no part of a recording", cut
-    # Times were rounded by someone; what is cut has at least one sample.
+    # Published times are rounded: an end slightly beyond the sound is accepted.
     if entry.offset >= seconds or end > seconds + MAX_OVERSHOOT_SECONDS:
         detail = f"{cut} of {entry.talk}.wav, which has {seconds:.2f} s"
         return "beyond the end of the sound", detail
@@ -206,22 +225,25 @@ def fault(entry: Entry, seconds: float | str) -> tuple[str, str]:
 
 
 def normalise(text: str) -> str:
-    """Lower case without punctuation, ``'`` and ``-`` inside of words kept.
+    """Lower the case and remove punctuation, except ``'`` and ``-`` inside words.
 
-    A line of nothing but signs, such as the notes that stand for music, stays as it
-    is: no entry is lost for having no words.
+    A text without words, such as musical notes, is returned unchanged, so that its
+    entry is not lost.
+
+    >>> normalise("Well, it's state-of-the-art!"), normalise("(♪)")
+    ("well it's state-of-the-art", '(♪)')
     """
     lowered = text.lower().replace("\u2019", "'")
     words = re.sub(r"[^\w\s'-]|_", " ", lowered)  # first: "_" counts as part of a word
-    kept = re.sub(r"(?<!\w)['-]+|['-]+(?!\w)", " ", words)
-    return " ".join(kept.split()) or text
+    words = re.sub(r"(?<!\w)['-]+|['-]+(?!\w)", " ", words)
+    return " ".join(words.split()) or text
 
 
 def get_parser() -> argparse.ArgumentParser:
     parser = corpus_parser(
         __doc__,
         corpus="folder that holds en-LANG as unpacked from MUSTC_v1.0_en-LANG.tar.gz",
-        drop_bad="leave out and count entries whose sound is missing or too short",
+        drop_bad="drop and count entries whose sound is missing or too short",
     )
     parser.add_argument("--lang", default="de", choices=LANGUAGES, help="translations")
     return parser

@@ -1,9 +1,8 @@
-"""SLURP to Kaldi data folders: train, devel and test, spoken commands and their intent.
+"""Prepare SLURP, spoken commands with intents: data/{train,devel,test}.
 
-Read are ``dataset/slurp/{train,train_synthetic,devel,test}.jsonl`` and
-``metadata.json``, which says who speaks in a recording. ``text`` is the intent, that is
-scenario and action joined by ``_``, then the sentence. Synthetic speech is for training
-alone.
+Input: ``dataset/slurp/{train,train_synthetic,devel,test}.jsonl``, and the speaker of
+each recording in ``metadata.json``. ``text`` is the intent (scenario and action, joined
+by ``_``), then the sentence. Synthetic speech is used in training only.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
 from espnet_mtla.text_files import parse_json
 
-# Held-out sets first: what occurs twice is then theirs.
+# Held-out sets first: a recording that occurs twice belongs to the first set.
 SETS = {"test": ("test",), "devel": ("devel",), "train": ("train", "train_synthetic")}
 REAL, SYNTHETIC = "slurp_real", "slurp_synth"
 WITHOUT = {REAL: "", SYNTHETIC: "; --no_synthetic goes without"}
@@ -35,7 +34,7 @@ SYNTHETIC_SPEAKER = "synthetic"
 
 @dataclass(frozen=True)
 class Source:
-    """Where the lists and the sound lie."""
+    """Folders of lists and sound, and whether to drop bad recordings."""
 
     lists: Path
     audio: Path
@@ -44,7 +43,7 @@ class Source:
 
 @dataclass
 class Collector:
-    """The sets as they grow, and what they need to know of each other."""
+    """Reads the sets in turn and remembers the recordings of earlier ones."""
 
     source: Source
     speakers: dict[str, str]
@@ -52,7 +51,7 @@ class Collector:
     seen: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def read_set(self, name: str, lists: tuple[str, ...]) -> DataFolder:
-        """One set in memory; each recording is kept or counted."""
+        """Read a set from its lists; count the recordings that are dropped."""
         folder = DataFolder(self.source.lists, {}, {"text": {}, "utt2spk": {}})
         for listing in lists:
             kind = SYNTHETIC if listing.endswith("_synthetic") else REAL
@@ -75,7 +74,16 @@ class Collector:
         text: str,
         counter: DropCounter,
     ) -> None:
-        """Add a recording to its set, or count why not."""
+        """Add a recording to its set, or count it with the reason.
+
+        Args:
+            folder: the set.
+            where: line and file name, for messages.
+            kind: :data:`REAL` or :data:`SYNTHETIC`.
+            file: name of the sound file.
+            text: intent and sentence.
+            counter: of the list.
+        """
         known = self.speakers.get(file, "")
         speaker = SYNTHETIC_SPEAKER if kind == SYNTHETIC else known
         key = f"{speaker}_{Path(file).stem}"
@@ -97,10 +105,14 @@ class Collector:
 
 
 def prepare(source: Source, data: Path, synthetic: bool = True) -> None:
-    """Write ``data/{train,devel,test}``; ``synthetic`` adds synthetic speech to train.
+    """Write ``data/{train,devel,test}``, all or none.
 
-    Nothing is written before all is read. Raises UserError naming the file, line or
-    recording that cannot be used.
+    Args:
+        source: the corpus.
+        data: parent of the folders to write.
+        synthetic: whether train includes synthetic speech.
+    Raises:
+        UserError: a file, line or recording is unusable; the message names it.
     """
     kinds = (REAL, SYNTHETIC) if synthetic else (REAL,)
     sounds = {kind: list_sounds(source.audio / kind) for kind in kinds}
@@ -114,7 +126,7 @@ def prepare(source: Source, data: Path, synthetic: bool = True) -> None:
 
 
 def list_sounds(folder: Path) -> set[str]:
-    """Names of the sound files in a folder."""
+    """Return the names of the files in a folder of sound."""
     if not folder.is_dir():
         raise UserError(
             f"{folder}: no such folder; unpack {folder.name}.tar.gz there, or name the "
@@ -124,7 +136,7 @@ def list_sounds(folder: Path) -> set[str]:
 
 
 def read_speakers(path: Path) -> dict[str, str]:
-    """Recording to speaker (``usrid``), from ``metadata.json``."""
+    """Return {recording: speaker} from ``metadata.json`` (field ``usrid``)."""
     text = require_file(path).read_bytes()
     entries = parse_json(text, str(path), "get the file again")
     try:
@@ -141,12 +153,12 @@ def read_speakers(path: Path) -> dict[str, str]:
 
 
 def read_recordings(path: Path, counter: DropCounter) -> Iterator[tuple[str, str, str]]:
-    """Where it stands, file name and text of each recording of a list.
+    """Yield line, file name and text of each recording of a list.
 
-    Sentences that have no text, or no intent, are counted by their recordings; those
-    without a recording are none of them, and said.
+    Recordings of sentences without text or intent are counted. Sentences without a
+    recording are no recordings; their number is printed.
     """
-    mute: list[str] = []
+    unrecorded: list[str] = []
     for number, entry in read_jsonl(path):
         where = f"line {number}"
         try:
@@ -161,7 +173,7 @@ def read_recordings(path: Path, counter: DropCounter) -> Iterator[tuple[str, str
             ) from None
         intent = f"{scenario}_{action}"
         if not files:
-            mute.append(where)
+            unrecorded.append(where)
         for file in files:
             if not (scenario and action) or len(intent.split()) != 1:
                 counter.refuse("no intent", f"{where}: {file}")
@@ -169,19 +181,19 @@ def read_recordings(path: Path, counter: DropCounter) -> Iterator[tuple[str, str
                 counter.drop("without a sentence", f"{where}: {file}")
             else:
                 yield where, file, " ".join([intent, *sentence.split()])
-    if mute:
-        total = f"{len(mute)} sentences without a recording"
-        print(f"{counter.name}: {total}, as {mute[0]}")
+    if unrecorded:
+        total = f"{len(unrecorded)} sentences without a recording"
+        print(f"{counter.name}: {total}, such as {unrecorded[0]}")
 
 
 def find_lists(corpus: Path) -> Path:
-    """The folder of the lists: the corpus's ``dataset/slurp``, or itself."""
+    """Return the folder of the lists: ``dataset/slurp`` of the corpus, or itself."""
     places = (corpus / "dataset" / "slurp", corpus)
     return find_folder(places, "train.jsonl", "name the folder of SLURP with --corpus")
 
 
 def find_audio(corpus: Path) -> Path:
-    """Where ``slurp_real`` lies; the place of the documentation, if nowhere."""
+    """Return the folder that has ``slurp_real``; the documented one if none has."""
     for place in (corpus / "audio", corpus / "scripts" / "audio", corpus):
         if (place / REAL).is_dir():
             return place
@@ -192,13 +204,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser = corpus_parser(
         __doc__,
         corpus="folder that holds dataset/slurp and audio",
-        drop_bad="leave out and count recordings without sound, speaker or intent",
+        drop_bad="drop and count recordings without sound, speaker or intent",
     )
     parser.add_argument(
         "--audio",
         type=Path,
-        help=f"folder that holds {REAL} and {SYNTHETIC}; without it they are looked "
-        "for in the corpus",
+        help=f"folder that holds {REAL} and {SYNTHETIC}; default: searched in the "
+        "corpus",
     )
     parser.add_argument(
         "--no_synthetic", action="store_true", help="train on real speech alone"

@@ -1,7 +1,7 @@
-"""The corpus as it is published: a picture's captions beside their recordings.
+"""Reader of the Tux Paint stamps: captions of pictures and their recordings.
 
-``CLASS/.../NAME.txt`` holds the English caption in its first line, then
-``LANG.utf8=...`` in some 80 languages; ``NAME_desc_LANG.ogg`` is the caption spoken.
+``CLASS/.../NAME.txt`` has the English caption in its first line, then
+``LANG.utf8=...`` in some 80 languages; ``NAME_desc_LANG.ogg`` is the spoken caption.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NO_TEXT, NO_WORDS = "no caption in its language", "a caption without words"
 
 @dataclass(frozen=True)
 class Caption:
-    """One recording: the words said, the English caption as written, its class."""
+    """One recording: its words, the English caption, and the class of the picture."""
 
     key: str
     language: str
@@ -36,20 +36,23 @@ class Caption:
 def read_captions(
     folder: Path, languages: list[str]
 ) -> tuple[list[Caption], Counter[str], int]:
-    """Captions below ``folder``, what was left out and why, and recordings found.
+    """Read the captions below ``folder`` that are spoken in one of ``languages``.
 
-    Raises UserError when there are none, or a caption file is not UTF-8.
+    Returns:
+        captions, number of dropped recordings by reason, and number of recordings.
+    Raises:
+        UserError: there is no recording, or a caption file is not UTF-8.
     """
     stamps = find_stamps(folder)
     captions: list[Caption] = []
     dropped: Counter[str] = Counter()
-    found = 0
+    total = 0
     for path in sorted(stamps.rglob("*_desc_*.ogg")):
         stem, _, rest = path.name.partition("_desc_")
         language = rest.removesuffix(".ogg")
         if language not in languages:
             continue
-        found += 1
+        total += 1
         texts = read_texts(path.with_name(f"{stem}.txt"))
         if not texts.get(language) or not texts.get("en"):
             dropped[NO_TEXT] += 1
@@ -71,27 +74,27 @@ def read_captions(
                 digest=hashlib.sha256(path.read_bytes()).hexdigest(),
             )
         )
-    if not found:
+    if not total:
         raise UserError(
             f"{stamps}: no NAME_desc_LANG.ogg of {' '.join(languages)}; unpack "
             f"{PACKAGE} again, or name another --corpus"
         )
-    return captions, dropped, found
+    return captions, dropped, total
 
 
 def find_stamps(folder: Path) -> Path:
-    """The folder of the classes, somewhere below ``folder``."""
-    found = sorted(folder.rglob("tuxpaint/stamps"))
-    if not found:
+    """Find the folder of the classes below ``folder``."""
+    folders = sorted(folder.rglob("tuxpaint/stamps"))
+    if not folders:
         raise UserError(
             f"{folder}: no tuxpaint/stamps below it; unpack {PACKAGE} there, or name "
             "another --corpus"
         )
-    return found[0]
+    return folders[0]
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """Captions of a picture by language, ``en`` being the first line."""
+    """Read the captions of a picture by language; the first line is ``en``."""
     if not path.is_file():
         return {}
     try:
@@ -107,25 +110,32 @@ def read_texts(path: Path) -> dict[str, str]:
 
 
 def one_spaced(text: str) -> str:
-    """Composed characters, single spaces: what is left is as it was written."""
+    """Normalise Unicode (NFC) and white space."""
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def spoken_words(text: str) -> str:
-    """Lower-case words; of the marks only those inside a word stay."""
+    """Lower the case; remove punctuation, except ``'`` and ``-`` inside words.
+
+    >>> spoken_words("A well-known dog's tail!")
+    "a well-known dog's tail"
+    """
     text = one_spaced(text).lower().replace("\u2019", "'")
     return " ".join(re.sub(r"[^\w'-]|(?<!\w)['-]|['-](?!\w)|_", " ", text).split())
 
 
 def drop_duplicates(captions: list[Caption]) -> tuple[list[Caption], int]:
-    """Of the same sound only the first; and how many were left out."""
+    """Keep the first of identical recordings; return the rest's number, too."""
     first = {caption.digest: caption for caption in reversed(captions)}
     kept = [caption for caption in captions if first[caption.digest] is caption]
     return kept, len(captions) - len(kept)
 
 
 def group(captions: list[Caption]) -> list[list[Caption]]:
-    """Captions that say the same, in English or in one of the languages."""
+    """Group captions with equal words in English or in their language.
+
+    Groups are connected components: union-find over the words.
+    """
     parent = list(range(len(captions)))
 
     def root(index: int) -> int:

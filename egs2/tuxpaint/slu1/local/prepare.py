@@ -1,8 +1,8 @@
-"""Spoken captions of pictures to Kaldi data folders: train, valid and two test sets.
+"""Prepare spoken captions of pictures: train, valid and two test sets.
 
 Each utterance has three texts: ``text.spoken``, the words of the caption;
-``text.intent``, the class of the picture and then those words; ``text.en``, the English
-caption as it is written. The recipe st1 uses the same data.
+``text.intent``, the class of the picture, then those words; ``text.en``, the English
+caption, unchanged. The recipe st1 uses the same data.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.errors import UserError
 
 SETS = ("train", "valid", "test_pictures", "test_recordings")
-# Whole pictures, and single recordings of the others, held out of so many groups.
+# Shares of the groups of which all recordings, or those in one language, are held out.
 PICTURES = {"test_pictures": 0.09, "valid": 0.04}
 RECORDINGS = {"test_recordings": 0.35, "valid": 0.1}
 
 
 def fetch(downloads: Path) -> Path:
-    """The folder that the package was unpacked into."""
+    """Download and unpack the package; return its folder."""
     instead = (
         f"unpack the Debian package {PACKAGE} into a folder by other means and name it "
         "with --corpus"
@@ -43,10 +43,11 @@ def fetch(downloads: Path) -> Path:
 
 
 def split(groups: list[list[Caption]], seed: int) -> dict[str, list[Caption]]:
-    """Share out groups of pictures that say the same, then languages of what is left.
+    """Divide the groups among the sets.
 
-    A group in ``test_pictures`` stands nowhere else. Of a group in ``test_recordings``
-    one language is held out, all of its recordings; the others stay in training.
+    A group in ``test_pictures`` is in no other set. Of a group in ``test_recordings``
+    the recordings in one language are held out; the others are in training. ``valid``
+    has groups of both types.
     """
     rng = Random(f"{seed} split")
     order = sorted(groups, key=lambda members: members[0].key)
@@ -73,7 +74,7 @@ def split(groups: list[list[Caption]], seed: int) -> dict[str, list[Caption]]:
 
 
 def subset(sets: dict[str, list[Caption]], share: float, seed: int) -> None:
-    """Leave so much of each set, drawn at random."""
+    """Reduce each set to a random ``share`` of its captions, in place."""
     for name, captions in sets.items():
         count = max(1, round(share * len(captions)))
         sets[name] = Random(f"{seed} {name}").sample(captions, count)
@@ -93,7 +94,7 @@ def check_apart(sets: dict[str, list[Caption]]) -> None:
 
 
 def tables_of(captions: list[Caption]) -> DataFolder:
-    """One set in memory; the sound stays where the package has it."""
+    """Return the data folder of a set; ``wav.scp`` names files of the package."""
     texts: dict[str, dict[str, str]] = {"text.spoken": {}, "text.intent": {}}
     texts |= {"text.en": {}, "utt2spk": {}}
     wav = {caption.key: str(caption.path.absolute()) for caption in captions}
@@ -106,7 +107,7 @@ def tables_of(captions: list[Caption]) -> DataFolder:
 
 
 def report(sets: dict[str, list[Caption]]) -> None:
-    """Table of the sets, of the classes, and how much is new in those held out."""
+    """Print the sizes of sets and classes, and the share of unseen words."""
     print(f"{'set':<18}{'utterances':>10}{'captions':>10}{'languages':>10}")
     for name, captions in sets.items():
         english = {caption.english for caption in captions}
@@ -123,22 +124,32 @@ def report(sets: dict[str, list[Caption]]) -> None:
         strange = 100 * sum(word not in written for word in english) / len(english)
         print(
             f"{name}: {new:.1f} % of the words spoken and {strange:.1f} % of the "
-            "English ones never stand in training"
+            "English ones do not occur in training"
         )
 
 
 def prepare(
     folder: Path, data: Path, languages: list[str], share: float, seed: int
 ) -> None:
-    """Write the four sets below ``data``; the same input gives the same files."""
-    captions, dropped, found = read_captions(folder, languages)
-    captions, twice = drop_duplicates(captions)
-    dropped["the same sound as another"] = twice
-    if found != len(captions) + dropped.total():
-        raise AssertionError(f"{found} recordings in, not as many out")
-    print(f"{found} recordings found, {len(captions)} used")
+    """Write the four sets below ``data``; equal arguments give equal files.
+
+    Args:
+        folder: the unpacked package.
+        data: parent of the folders to write.
+        languages: spoken languages to use.
+        share: part of each set to keep, in 0..1.
+        seed: of all random choices.
+    Raises:
+        UserError: the package is broken, or a set would be empty.
+    """
+    captions, dropped, total = read_captions(folder, languages)
+    captions, duplicates = drop_duplicates(captions)
+    dropped["the same sound as another"] = duplicates
+    if total != len(captions) + dropped.total():
+        raise AssertionError(f"{total} recordings read, not as many counted")
+    print(f"{total} recordings read, {len(captions)} used")
     for reason, count in sorted(dropped.items()):
-        print(f"{count} left out: {reason}")
+        print(f"{count} dropped: {reason}")
     sets = split(group(captions), seed)
     if share < 1:
         subset(sets, share, seed)
@@ -151,7 +162,7 @@ def prepare(
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of stage 1."""
+    """Return the parser of the options of stage 1."""
     p = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -159,8 +170,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--corpus",
         type=Path,
-        help=f"folder with {PACKAGE} unpacked (/usr/share where it is installed); "
-        "without it the package is downloaded by apt",
+        help=f"folder with {PACKAGE} unpacked (/usr/share if it is installed); "
+        "default: apt downloads the package",
     )
     p.add_argument("--downloads", type=Path, default=Path("downloads"), help="for apt")
     p.add_argument("--data", type=Path, default=Path("data"), help="output folder")

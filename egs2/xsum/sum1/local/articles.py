@@ -1,9 +1,9 @@
-"""XSum as its authors give it away: a file an article, and one file of the three sets.
+"""Reader of XSum's original files: one file per article, and one with the split.
 
-``bbc-summary-data/ID.summary`` has parts, each behind a line ``[SN]NAME[SN]``: URL,
-TITLE, FIRST-SENTENCE (the summary) and RESTBODY (the article). ``ID.data``, which the
-authors' scripts make of downloaded pages, marks them by ``[XSUM]`` and calls the
-summary INTRODUCTION. The split file maps a set's name to ids.
+``bbc-summary-data/ID.summary`` has parts, each after a line ``[SN]NAME[SN]``: URL,
+TITLE, FIRST-SENTENCE (the summary) and RESTBODY (the article). ``ID.data``, written by
+the authors' scripts from downloaded pages, has ``[XSUM]`` marks, and the summary is
+INTRODUCTION. The split file maps names of sets to ids.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ENDINGS = (".summary", ".data")
 SPLIT = "XSum-TRAINING-DEV-TEST-SPLIT-90-5-5.json"
 _MARK = re.compile(r"^\[(SN|XSUM)\]([A-Z-]+)\[\1\]\s*$", re.MULTILINE)
 _SUMMARY, _DOCUMENT = ("FIRST-SENTENCE", "INTRODUCTION"), ("RESTBODY",)
-# Buttons of the web page that were taken for text; the hub's rows are without them too.
+# Labels of buttons of the web page; the hub's rows do not have them either.
 _BUTTONS = frozenset(
     (
         "Share this with",
@@ -39,27 +39,27 @@ _BUTTONS = frozenset(
 
 
 def find_articles(corpus: Path) -> dict[str, Path]:
-    """The file of each id; all end alike. UserError if an id has two files."""
-    found: dict[str, Path] = {}
+    """Return {id: file}, all with one ending; raise UserError for a second file."""
+    files: dict[str, Path] = {}
     for ending in ENDINGS:
         for path in sorted(corpus.rglob(f"*{ending}")):
             if path.name.startswith("."):
-                continue  # what an archiver notes beside a file
-            first = found.setdefault(path.stem, path)
+                continue  # metadata of an archiver
+            first = files.setdefault(path.stem, path)
             if first != path:
                 raise UserError(f"{path}: occurs twice, in {first.parent} too")
-        if found:
+        if files:
             break
-    return found
+    return files
 
 
 def read_split(corpus: Path, names: Sequence[str]) -> dict[str, list[str]]:
-    """The ids of the sets ``names``; UserError if the file is not there, or broken."""
+    """Return {set: ids} for ``names``; raise UserError for a missing or broken file."""
     files = sorted(corpus.rglob("*SPLIT*.json"))
     if len(files) != 1:
         raise UserError(
             f"{corpus}: {len(files)} files named *SPLIT*.json; one is needed, {SPLIT}, "
-            "which says of which set an article is"
+            "the list of the articles of each set"
         )
     sets = read_json(files[0], "get the file again")
     for name in names:
@@ -72,7 +72,7 @@ def read_split(corpus: Path, names: Sequence[str]) -> dict[str, list[str]]:
 def read_articles(
     ids: Sequence[str], files: dict[str, Path], counter: DropCounter
 ) -> Iterator[tuple[str, str, str]]:
-    """Id, document and summary; what has no file, or no such parts, is refused."""
+    """Yield id, document and summary; refuse ids without a file or its parts."""
     for key in ids:
         if key not in files:
             counter.refuse("without a file of their own", key)
@@ -82,18 +82,18 @@ def read_articles(
         except UnicodeDecodeError:
             counter.refuse("that are not UTF-8", files[key])
             continue
-        found = [
+        parts = [
             next((texts[name] for name in names if name in texts), None)
             for names in (_DOCUMENT, _SUMMARY)
         ]
-        if None in found:
+        if None in parts:
             counter.refuse("without a part FIRST-SENTENCE or RESTBODY", files[key])
         else:
-            yield key, *found
+            yield key, *parts
 
 
 def _parts(text: str) -> dict[str, str]:
-    """The parts of a file by their names, without the page's buttons."""
+    """Split a file into {name: part}, without the labels of buttons."""
     _, *pieces = _MARK.split(text)
     return {
         name: "\n".join(

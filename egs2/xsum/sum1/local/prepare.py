@@ -1,8 +1,8 @@
-"""XSum to data folders of texts: train, validation and test, articles and one sentence.
+"""Prepare XSum, articles and their one-sentence summaries: train, validation, test.
 
 Rows have ``document``, ``summary`` and ``id``, as on the datasets hub. A local copy may
-be jsonl, parquet, the arrow folder that ``save_to_disk`` writes, or what the authors
-give away (``articles.py``); without one the parquet files of the hub are fetched.
+be jsonl, parquet, the arrow folder that ``save_to_disk`` writes, or the original files
+(``articles.py``). Without one the hub's parquet files are downloaded.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from espnet_mtla.data.corpus import Tables, corpus_parser, read_jsonl, write_set
 from espnet_mtla.data.tally import DropCounter
 from espnet_mtla.errors import UserError
 
-# Held-out sets first: what occurs twice is then theirs.
+# Held-out sets first: an article that occurs twice belongs to the first set.
 SETS = {
     "test": ("test",),
     "validation": ("validation", "valid", "val", "dev"),
     "train": ("train",),
 }
-"""Each set, and what its files or their folder may be called."""
+"""Names that files of each set, or their folder, may have."""
 FORMATS = (".arrow", ".parquet", ".jsonl", ".json")
 FIELDS = ("id", "document", "summary")
 HUB = "EdinburghNLP/xsum"
@@ -36,10 +36,16 @@ Rows = Iterator[tuple[str, str, str]]
 
 
 def prepare(corpus: Path, data: Path, drop_bad: bool = False) -> None:
-    """Write ``data/SET`` for each set: ``text``, the summaries, and ``text.source``.
+    """Write ``data/SET`` for each set, all or none: ``text`` and ``text.source``.
 
-    Nothing is written before all is read. Raises UserError naming the file or row that
-    cannot be used.
+    ``text`` has the summaries, ``text.source`` the articles.
+
+    Args:
+        corpus: a local copy.
+        data: parent of the folders to write.
+        drop_bad: drop unusable rows instead of raising.
+    Raises:
+        UserError: a file or row is unusable; the message names it.
     """
     if not corpus.is_dir():
         raise UserError(f"--corpus {corpus}: no such folder")
@@ -57,7 +63,7 @@ def prepare(corpus: Path, data: Path, drop_bad: bool = False) -> None:
 
 
 def open_files(corpus: Path, drop_bad: bool) -> dict[str, tuple[Rows, DropCounter]]:
-    """Rows of each set, yet to be read, and what counts them."""
+    """Return an iterator over the rows of each set, and their counter."""
     opened = {}
     for name, paths in find_files(corpus).items():
         source = paths[0].parent if len(paths) > 1 else paths[0]
@@ -69,7 +75,7 @@ def open_files(corpus: Path, drop_bad: bool) -> dict[str, tuple[Rows, DropCounte
 def open_articles(
     corpus: Path, files: dict[str, Path], drop_bad: bool
 ) -> dict[str, tuple[Rows, DropCounter]]:
-    """The same of single articles; those that are in no set are counted here."""
+    """Do as :func:`open_files` for original files; count those in no set."""
     opened = {}
     split = read_split(corpus, list(SETS))
     for name, ids in split.items():
@@ -77,19 +83,24 @@ def open_articles(
         opened[name] = read_articles(ids, files, counter), counter
     others = files.keys() - set().union(*split.values())
     if others:
-        print(f"left out: {len(others):,} articles in no set, such as {min(others)}")
+        print(f"dropped: {len(others):,} articles in no set, such as {min(others)}")
     return opened
 
 
 def read_set(rows: Rows, counter: DropCounter, seen: dict[str, str]) -> Tables:
-    """Articles and summaries by id; each row is kept or counted.
+    """Read a set; count the rows that are dropped, with the reason.
 
-    ``seen`` maps an id to the set that has it, and is added to.
+    Args:
+        rows: id, document and summary.
+        counter: of the set.
+        seen: {id: set} of earlier rows; ids of this set are added.
+    Returns:
+        the tables ``text.source`` and ``text``.
     """
     documents: dict[str, str] = {}
     summaries: dict[str, str] = {}
     for key, document, summary in rows:
-        # An article is several paragraphs; a line holds them all.
+        # A table has one line per article: paragraphs are joined.
         document, summary = (" ".join(t.split()) for t in (document, summary))
         if len(key.split()) != 1:
             counter.refuse("without an id", repr(summary[:60]))
@@ -108,18 +119,22 @@ def read_set(rows: Rows, counter: DropCounter, seen: dict[str, str]) -> Tables:
 
 
 def find_files(corpus: Path) -> dict[str, list[Path]]:
-    """The files of each set, all in one format; UserError if a set has none."""
+    """Return the files of each set, all in one format.
+
+    Raises:
+        UserError: a set has no file in the best format.
+    """
     every = sorted(path for path in corpus.rglob("*") if path.suffix in FORMATS)
     missing = list(SETS)
     for ending in FORMATS:
         some = [path for path in every if path.suffix == ending]
-        found = {
+        files = {
             name: [path for path in some if belongs(path.relative_to(corpus), names)]
             for name, names in SETS.items()
         }
-        if all(found.values()):
-            return found
-        missing = min(missing, [name for name in SETS if not found[name]], key=len)
+        if all(files.values()):
+            return files
+        missing = min(missing, [name for name in SETS if not files[name]], key=len)
     raise UserError(
         f"{corpus}: no files of {', '.join(missing)}; all sets are needed in one format"
         f" of {', '.join(FORMATS)}, such as train.jsonl or train-00000-of-00001.parquet"
@@ -128,12 +143,12 @@ def find_files(corpus: Path) -> dict[str, list[Path]]:
 
 
 def belongs(path: Path, names: tuple[str, ...]) -> bool:
-    """Whether a file is of the set that goes by ``names``.
+    """Return whether a file belongs to the set that has one of ``names``.
 
-    The last folder with the name of a set counts, else a word of the file's own name.
+    The last folder named like a set decides, otherwise a word of the file's name.
     """
     known = {name for aliases in SETS.values() for name in aliases}
-    # Beside the data lie the states of save_to_disk and the caches of its functions.
+    # save_to_disk and datasets.map write state and cache files beside the data.
     if path.name in ("state.json", "dataset_info.json", "dataset_dict.json"):
         return False
     if path.name.startswith((".", "cache-")):
@@ -146,20 +161,20 @@ def belongs(path: Path, names: tuple[str, ...]) -> bool:
 
 
 def read_rows(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Id, document and summary of each row; UserError for another kind of file."""
+    """Yield id, document and summary of each row; raise UserError for bad rows."""
     read = read_jsonl if path.suffix in (".jsonl", ".json") else read_arrow
     for number, row in read(path):
         for name in FIELDS:
             if name not in row:
                 raise UserError(f"{path}: row {number} has no {name!r}: {list(row)}")
-            # An id may be a number.
+            # Some copies have numbers as ids.
             if not isinstance(row[name], (str, int, type(None))):
-                raise UserError(f"{path}: row {number}: {name!r} is no text")
+                raise UserError(f"{path}: row {number}: {name!r} is not a text")
         yield tuple("" if row[name] is None else str(row[name]) for name in FIELDS)
 
 
 def read_arrow(path: Path) -> Iterator[tuple[int, dict]]:
-    """Number and row of a parquet file, or of a stream as ``datasets`` writes it."""
+    """Yield number and row of a parquet file or of an arrow stream of ``datasets``."""
     import pyarrow
     import pyarrow.parquet
 
@@ -175,9 +190,9 @@ def read_arrow(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def fetch(hub: str) -> Path:
-    """Download the data set's parquet files from the hub; the folder they lie in.
+    """Download the data set's parquet files from the hub; return their folder.
 
-    What is in the hub's own cache is not downloaded again.
+    Files in the hub's cache are not downloaded again.
     """
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -186,7 +201,7 @@ def fetch(hub: str) -> Path:
         folder = huggingface_hub.snapshot_download(
             hub,
             repo_type="dataset",
-            # Where the hub keeps every data set as parquet, whatever it came as.
+            # The hub converts every data set to parquet on this branch.
             revision="refs/convert/parquet",
             allow_patterns="*.parquet",
         )
@@ -202,8 +217,8 @@ def fetch(hub: str) -> Path:
 def get_parser() -> argparse.ArgumentParser:
     parser = corpus_parser(
         __doc__,
-        corpus="folder of a local copy; without it the hub is asked",
-        drop_bad="leave out rows without an id or with one that occurs twice",
+        corpus="folder of a local copy; default: download from the hub",
+        drop_bad="drop and count rows without an id or with one that occurs twice",
         required=False,
     )
     parser.add_argument("--hub", default=HUB, help="data set on the hub")
