@@ -3,7 +3,7 @@
 # take part where a decode config has their weight, lm_weight or ngram_weight.
 
 uses() { # uses FILE NAME: whether a decode config has a weight other than 0 for lm or ngram
-    grep -qE "^$2_weight: *[0-9.]*[1-9]" "$1"
+    [[ $(setting "$1" "$2_weight") =~ ^[0-9.]*[1-9] ]]
 }
 
 check_lm() { # that options and weights belong together
@@ -62,7 +62,10 @@ fusion_options() { # fusion_options DECODE_CONFIG: print options for decoding, a
     ! { [ -n "$ngram_file" ] && uses "$1" ngram; } || printf '%s\n' --ngram "$ngram_file"
 }
 
-fusion_inputs() { # fusion_inputs DECODE_CONFIG: print the files behind these options
+fusion_inputs() { # fusion_inputs DECODE_CONFIG: print these files, and its hotwords
+    local hotwords
+    hotwords=$(setting "$1" hotwords)
+    [ ! -f "$hotwords" ] || printf '%s\n' "$hotwords" # else a list, which YAML holds
     ! { $use_lm && uses "$1" lm; } || printf '%s\n' "$lm_exp/model.pth"
     ! { [ -n "$ngram_file" ] && uses "$1" ngram; } || printf '%s\n' "$ngram_file"
 }

@@ -51,6 +51,17 @@ with_bases() { # with_bases FILE: print a YAML file and those that its `base` ke
     done
 }
 
+# setting FILE KEY: print the value of a top-level key of a YAML file, or of its base.
+setting() {
+    local file line
+    while IFS= read -r file; do
+        line=$(grep -E "^$2:" "$file") || continue
+        sed -E "s/^$2:[[:space:]]*//; s/[[:space:]]+#.*//; s/^([\"'])(.*)\\1[[:space:]]*\$/\\2/" \
+            <<<"$line"
+        return
+    done < <(with_bases "$1")
+}
+
 fragment_file() { # fragment_file OPTION FOLDER NAME: print the YAML file called NAME
     local file
     for file in "$3" "conf/$2/$3.yaml" "$ROOT/conf/$2/$3.yaml"; do

@@ -24,7 +24,10 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         "--ngpu", type=int, choices=(0, 1), default=0, help="0: CPU (default), 1: GPU"
     )
     parser.add_argument(
-        "--config", type=Path, help="YAML file with any of the decoding options below"
+        "--config",
+        type=Path,
+        help="YAML file with any of the decoding options below; its values override "
+        "those of the file that its key `base` names",
     )
     add_decoding_options(parser)
 
@@ -96,9 +99,9 @@ def without_files(options: DecodeOptions) -> DecodeOptions:
 
 
 def _from_file(file: Path | None) -> DecodeOptions:
-    from espnet_mtla.settings.yaml_files import load_yaml
+    from espnet_mtla.settings.yaml_files import load_config
 
-    values = {} if file is None else load_yaml(file)
+    values = {} if file is None else load_config(file)
     return DecodeOptions.from_mapping(values, where=str(file))
 
 

@@ -155,6 +155,18 @@ def test_decode_settings_are_valid(path):
     assert options.beam_size == (1 if path.stem == "greedy" else 10)
 
 
+def test_a_decode_file_overrides_its_base(tmp_path):
+    (tmp_path / "decode.yaml").write_text("beam_size: 7\nctc_weight: 0.3\n")
+    top = tmp_path / "more" / "decode.yaml"
+    top.parent.mkdir()
+    top.write_text("base: ../decode.yaml\nctc_weight: 0.1\n")
+    options = read_options(argparse.Namespace(config=top, nbest=2))
+    assert (options.beam_size, options.ctc_weight, options.nbest) == (7, 0.1, 2)
+    top.write_text("base: ../absent.yaml\n")
+    with pytest.raises(UserError, match=r"decode\.yaml: base: .*absent\.yaml: no such"):
+        read_options(argparse.Namespace(config=top))
+
+
 def test_espnets_options(model, data, tmp_path, command):
     """In a file and on the command line, which wins over the file by either name."""
     base = {"model_dir": model, "data": data, "beam_size": 2}

@@ -60,6 +60,43 @@ def test_ngrams_join_where_they_have_a_weight(with_lm) -> None:
     assert [line.split(":")[0] for line in joined] == ["mha.decode_ngram.test"]
 
 
+def test_a_changed_hotword_file_decodes_again(recipe) -> None:
+    conf = recipe.folder / "conf"
+    (conf / "words.yaml").write_text('hotwords: "my names.txt" # one phrase a line\n')
+    (conf / "decode_words.yaml").write_text("base: words.yaml\nbeam_size: 4\n")
+    names = recipe.folder / "my names.txt"
+    names.write_text("asterisk\n")
+    options = ("--attention", "mha", "--decode_configs", "conf/decode_words.yaml")
+    recipe.run(*options)
+    decoded = "mha.decode_words.test: already done"
+    assert decoded in recipe.run(*options)
+    names.write_text("asterisk\nvoicemail\n")
+    assert decoded not in recipe.run(*options)
+    assert decoded in recipe.run(*options)
+
+
+def test_a_list_of_hotwords_is_part_of_the_config(recipe) -> None:
+    config = recipe.folder / "conf" / "decode_words.yaml"
+    config.write_text("hotwords:\n- asterisk\n")
+    options = ("--attention", "mha", "--decode_configs", "conf/decode_words.yaml")
+    recipe.run(*options)
+    assert "mha.decode_words.test: already done" in recipe.run(*options)
+    config.write_text("hotwords: [asterisk, voicemail]\n")
+    assert "mha.decode_words.test: already done" not in recipe.run(*options)
+
+
+def test_a_weight_of_the_base_counts_unless_overridden(with_lm) -> None:
+    conf = with_lm.folder / "conf"
+    (conf / "decode_more.yaml").write_text("base: decode_lm.yaml\nbeam_size: 8\n")
+    lines = planned(with_lm, "--use_lm", "--decode_configs", "conf/decode_more.yaml")
+    assert any("--lm exp/lm" in line for line in lines)
+    (conf / "decode_more.yaml").write_text("base: decode_lm.yaml\nlm_weight: 0\n")
+    output = with_lm.run(
+        *("--use_lm", "--decode_configs", "conf/decode_more.yaml"), code=1
+    )
+    assert "none of --decode_configs has lm_weight" in output
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
