@@ -9,13 +9,14 @@ import json
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import initialisations, quiet_import
-from espnet_mtla.model.checkpoint import load, notes_of
+from espnet_mtla.model.checkpoint import load_all, notes_of
 from espnet_mtla.model.components import (
     CHOICES,
     FRONTEND,
@@ -28,6 +29,7 @@ from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjector
 from espnet_mtla.model.decoders import build_decoder, is_pretrained
 from espnet_mtla.model.errors import config_errors
 from espnet_mtla.model.files import resolve_files
+from espnet_mtla.model.lora import add_lora, has_adapters, merge_lora
 from espnet_mtla.settings.names import CONFIG
 from espnet_mtla.settings.yaml_files import load_yaml
 
@@ -172,7 +174,8 @@ def load_model(
 
     Args:
         config_file: ``config.yaml`` of the experiment; by default beside the model.
-        model_file: parameters; None leaves them as initialised.
+        model_file: parameters; None leaves them as initialised. Adapters in it are
+            merged.
         device: torch's name of the device.
     Returns:
         The model on ``device``, and its options.
@@ -193,7 +196,9 @@ def load_model(
     }
     model = builders.get(getattr(args, "task", "asr"), build_model)(args)
     if model_file is not None:
-        parameters = load(model_file)
+        parameters = load_all(model_file)
+        adapters = _adapters(parameters, args, model_file)
+        add_lora(model, adapters)
         _check_vocabulary(parameters, model, model_file)
         _check_decoder(model, model_file)
         try:
@@ -203,7 +208,28 @@ def load_model(
             raise UserError(
                 f"{model_file}: does not fit {config_file}: {reason}"
             ) from None
+        merge_lora(model)
+        args.lora = {}
     return model.to(device), args
+
+
+def _adapters(
+    parameters: Mapping[str, Tensor], args: Namespace, model_file: str | Path
+) -> dict[str, Any]:
+    """Return the settings of the adapters in a file; {} if it has them merged.
+
+    Raises:
+        UserError: there are adapters, and the configuration does not describe them.
+    """
+    if not has_adapters(parameters):
+        return {}
+    settings: dict[str, Any] = getattr(args, "lora", None) or {}
+    if not settings:
+        raise UserError(
+            f"{model_file}: has unmerged adapters, and config.yaml has no lora, their "
+            "settings; take the config.yaml of the same training"
+        )
+    return settings
 
 
 def _check_vocabulary(

@@ -4,6 +4,9 @@ The trainer writes ``checkpoint.pth`` (all that a resumed run needs) in place, t
 ``Nepoch.pth`` (the parameters). A kill may leave one of them truncated, or the second
 missing. Before each write :func:`set_aside` renames the old checkpoint; before a run
 starts :func:`repair` restores a complete state.
+
+Parameters that do not train are in neither: ``frozen.pth`` holds them once for all
+epochs of a run. :func:`load_all` reads both.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
 
 SAFE = ".safetensors"
+FROZEN = "frozen.pth"
+"""Parameters of a run that do not train."""
 NAMES = CHECKPOINT, PREVIOUS = "checkpoint.pth", "checkpoint.previous.pth"
 # The reporter's statistics hold these besides numbers and strings.
 _PLAIN: list[Any] = [
@@ -64,6 +69,24 @@ def load(path: str | Path, device: str = "cpu") -> dict[str, Any]:
         raise Unreadable(f"{path}: cut off or not a torch file; remove it") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError):
         raise Unreadable(f"{path}: cut off or not a torch file; remove it") from None
+
+
+def load_all(path: str | Path, device: str = "cpu") -> dict[str, Any]:
+    """Load parameters as :func:`load`, with those of ``frozen.pth`` beside the file.
+
+    What the file itself has takes precedence.
+    """
+    parameters = load(path, device)
+    frozen = Path(path).parent / FROZEN
+    if Path(path).suffix != SAFE and frozen.is_file():
+        return {**load(frozen, device), **parameters}
+    return parameters
+
+
+def frozen_names(model: torch.nn.Module) -> set[str]:
+    """Return the names of the parameters that do not train; tied ones by each name."""
+    named = model.named_parameters(remove_duplicate=False)
+    return {name for name, value in named if not value.requires_grad}
 
 
 def _load_safe(path: Path, device: str) -> dict[str, torch.Tensor]:

@@ -17,6 +17,7 @@ from espnet_mtla.espnet import unify_parameter_names
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.model.decoders import check_decoder
 from espnet_mtla.model.errors import config_errors
+from espnet_mtla.model.lora import check_lora
 from espnet_mtla.settings.choices import LazyChoices, setting_names
 from espnet_mtla.settings.names import STATS
 from espnet_mtla.settings.yaml_files import check_keys
@@ -208,6 +209,14 @@ def check_sections(args: Namespace) -> None:
     ):
         check_keys(section, getattr(args, section), [f.name for f in fields(dataclass)])
     check_decoder(args)
+    check_lora(args.lora)
+    if args.use_adapter:
+        raise UserError(
+            "use_adapter (ESPnet): name the part and its settings instead, such as "
+            "lora: {decoder: {rank: 8, alpha: 16, targets: [wq, wv]}}"
+        )
+    if args.lr_scale and args.exclude_weight_decay:
+        raise UserError("lr_scale and exclude_weight_decay: choose one of them")
     check_optimiser(args, optim_classes, scheduler_classes)
 
 

@@ -6,6 +6,9 @@ from argparse import ArgumentParser, Namespace, _ArgumentGroup
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch.nn import Module
+from torch.optim import Optimizer
+
 from espnet_mtla.data.tokens import TOKEN_TYPES, TYPE_ALIASES
 from espnet_mtla.espnet import quiet_import
 from espnet_mtla.model.base import DecoderOnlyModel
@@ -13,8 +16,10 @@ from espnet_mtla.model.batch import Collate, Preprocess, collate
 from espnet_mtla.model.build import INITS, build_model, load_model
 from espnet_mtla.model.components import CHOICES
 from espnet_mtla.model.decoders import DECODER
+from espnet_mtla.model.lora import add_lora
 from espnet_mtla.task.checks import check_symbols
 from espnet_mtla.task.log import log_to
+from espnet_mtla.task.optimiser import check_frozen, parameter_groups
 from espnet_mtla.task.source import Source, lengths
 
 with quiet_import():
@@ -54,21 +59,7 @@ class ASRTask(AbsTask):
             help="Table with the words spoken, for CTC, if the text is another one; in "
             "summarisation the table of the sources",
         )
-        group.add_argument("--token_list", type=str_or_none, default=None)
-        group.add_argument(
-            "--token_type",
-            type=lambda name: TYPE_ALIASES.get(name, name),
-            choices=TOKEN_TYPES,
-            default="bpe",
-        )
-        group.add_argument(
-            "--bpemodel",
-            type=str_or_none,
-            default=None,
-            help="Model of sentencepiece; for hf folder or hub name of a Transformers "
-            "tokenizer",
-        )
-        group.add_argument("--non_linguistic_symbols", type=str_or_none, default=None)
+        cls._add_tokens(group)
         group.add_argument(
             "--input_size",
             type=int_or_none,
@@ -111,8 +102,34 @@ class ASRTask(AbsTask):
         )
 
     @classmethod
+    def _add_tokens(cls, group: _ArgumentGroup) -> None:
+        """Add the options of token list and tokeniser."""
+        group.add_argument("--token_list", type=str_or_none, default=None)
+        group.add_argument(
+            "--token_type",
+            type=lambda name: TYPE_ALIASES.get(name, name),
+            choices=TOKEN_TYPES,
+            default="bpe",
+        )
+        group.add_argument(
+            "--bpemodel",
+            type=str_or_none,
+            default=None,
+            help="Model of sentencepiece; for hf folder or hub name of a Transformers "
+            "tokenizer",
+        )
+        group.add_argument("--non_linguistic_symbols", type=str_or_none, default=None)
+
+    @classmethod
     def _add_components(cls, group: _ArgumentGroup) -> None:
         """Add the options of components with a choice, and of those without."""
+        for name, text in (
+            ("lora", "Parts that train by adapters alone, and the adapters' settings"),
+            ("lr_scale", "Parts that learn slower or faster: factors by part"),
+        ):
+            group.add_argument(
+                f"--{name}", action=NestedDictAction, default={}, help=text
+            )
         for choices in cls.class_choices_list:
             choices.add_arguments(group)
         for name, what in (
@@ -179,7 +196,33 @@ class ASRTask(AbsTask):
     @classmethod
     def build_model(cls, args: Namespace) -> DecoderOnlyModel:
         """See :func:`espnet_mtla.model.build.build_model`."""
-        return build_model(args)
+        return cls.with_adapters(build_model(args), args)
+
+    @classmethod
+    def with_adapters(
+        cls, model: DecoderOnlyModel, args: Namespace
+    ) -> DecoderOnlyModel:
+        """Add the adapters of the option ``lora`` to a model that is to be trained."""
+        if not args.collect_stats:
+            add_lora(model, args.lora)
+        return model
+
+    @classmethod
+    def build_optimizers(cls, args: Namespace, model: Module) -> list[Optimizer]:
+        """Build the optimiser, with ``lr_scale`` a group of parameters for each rate.
+
+        Raises:
+            UserError: ``freeze_param`` or ``lr_scale`` name no part of the model.
+        """
+        if not args.collect_stats:
+            check_frozen(model, args.freeze_param)
+        optimisers: list[Optimizer] = super().build_optimizers(args, model)
+        if args.lr_scale and not args.collect_stats:
+            (plain,) = optimisers
+            rate = plain.param_groups[0]["lr"]
+            groups = parameter_groups(model, args.lr_scale, rate)
+            return [type(plain)(groups, **args.optim_conf)]
+        return optimisers
 
     @classmethod
     def build_model_from_file(

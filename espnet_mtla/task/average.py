@@ -13,7 +13,7 @@ from torch import Tensor
 
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
-from espnet_mtla.model.checkpoint import CHECKPOINT, load, save
+from espnet_mtla.model.checkpoint import CHECKPOINT, FROZEN, load, save
 from espnet_mtla.settings.names import MODEL
 
 logger = logging.getLogger(__name__)
@@ -65,7 +65,9 @@ def _finite(value: object) -> bool:
 
 
 def average(folder: Path, metric: Criterion, nbest: int) -> list[int]:
-    """Write ``METRIC.ave_Nbest.pth``, a copy ``model.pth``, and a JSON of the epochs.
+    """Write ``METRIC.ave_Nbest.pth``, ``model.pth``, and a JSON of the epochs.
+
+    ``model.pth`` also has the parameters that did not train.
 
     Returns:
         The averaged epochs, best first.
@@ -93,7 +95,8 @@ def average(folder: Path, metric: Criterion, nbest: int) -> list[int]:
         record = {"metric": str(metric), "best": "max" if metric.largest else "min"}
         json.dump({**record, "epochs": dict(chosen)}, stream, indent=1)
     save(mean, folder / f"{stem}.pth")
-    save(mean, folder / MODEL)
+    frozen = load(folder / FROZEN) if (folder / FROZEN).is_file() else {}
+    save({**frozen, **mean}, folder / MODEL)
     return epochs
 
 

@@ -51,4 +51,6 @@ class LMTask(SUMTask):
     @classmethod
     def build_model(cls, args: Namespace) -> DecoderOnlyLanguageModel:
         """See :func:`espnet_mtla.model.build.build_language_model`."""
-        return build_language_model(args)
+        model = build_language_model(args)
+        cls.with_adapters(model, args)
+        return model

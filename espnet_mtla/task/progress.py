@@ -36,6 +36,10 @@ _FREE = frozenset(
 )
 
 
+# Options that runs of version 0.2 do not have: nothing if they are empty.
+_NEW = ("lora", "lr_scale")
+
+
 def run_identity(args: Namespace) -> dict[str, Any]:
     """Return the options that determine the result of a training, as JSON values."""
     chosen = {
@@ -43,6 +47,9 @@ def run_identity(args: Namespace) -> dict[str, Any]:
         for key, value in vars(args).items()
         if key not in _FREE and not key.startswith(("dist_", "wandb_"))
     }
+    for key in _NEW:
+        if not chosen.get(key):
+            chosen.pop(key, None)
     chosen["token_list"] = read_token_list(args.token_list, args.token_type)
     chosen["normalize_conf"] = {
         key: value for key, value in args.normalize_conf.items() if key != "stats_file"

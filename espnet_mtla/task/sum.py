@@ -52,4 +52,6 @@ class SUMTask(ASRTask):
     @classmethod
     def build_model(cls, args: Namespace) -> DecoderOnlyTextModel:
         """See :func:`espnet_mtla.model.build.build_text_model`."""
-        return build_text_model(args)
+        model = build_text_model(args)
+        cls.with_adapters(model, args)
+        return model

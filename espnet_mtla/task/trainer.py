@@ -11,7 +11,14 @@ import torch
 from espnet2.train.reporter import Reporter
 from espnet2.train.trainer import Trainer
 
-from espnet_mtla.model.checkpoint import load, set_aside
+from espnet_mtla.model.checkpoint import (
+    CHECKPOINT,
+    FROZEN,
+    frozen_names,
+    load,
+    save,
+    set_aside,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +42,9 @@ class SafeTrainer(Trainer):
         ``Trainer.run`` calls this; the signature is espnet2's.
         """
         states = load(checkpoint, "cuda" if ngpu > 0 else "cpu")
+        frozen = Path(checkpoint).parent / FROZEN
+        if frozen.is_file():
+            states["model"] = {**load(frozen), **states["model"]}
         model.load_state_dict(states["model"], strict=strict)
         reporter.load_state_dict(states["reporter"])
         for part, state in zip(optimizers, states["optimizers"], strict=True):
@@ -45,6 +55,32 @@ class SafeTrainer(Trainer):
         if scaler is not None and states["scaler"] is not None:
             scaler.load_state_dict(states["scaler"])
         logger.info("resumed after epoch %d", reporter.get_epoch())
+
+    @classmethod
+    def run(cls, model: torch.nn.Module, **settings: Any) -> None:
+        """Train; checkpoints leave out what does not train, ``FROZEN`` holds it."""
+        options, distributed = (
+            settings["trainer_options"],
+            settings["distributed_option"],
+        )
+        folder, names = Path(options.output_dir), frozen_names(model)
+        resumed = options.resume and (folder / CHECKPOINT).is_file()
+        first = not distributed.distributed or distributed.dist_rank == 0
+        if first and not resumed:
+            (folder / FROZEN).unlink(missing_ok=True)
+            if names:
+                state = model.state_dict()
+                save({name: state[name] for name in names}, folder / FROZEN)
+
+        def leave_out(_: object, state: dict[str, Any], *__: object) -> None:
+            for name in names:
+                del state[name]
+
+        hook = model._register_state_dict_hook(leave_out)
+        try:
+            super().run(model=model, **settings)
+        finally:
+            hook.remove()
 
     @classmethod
     def validate_one_epoch(cls, **settings: Any) -> None:

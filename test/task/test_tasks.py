@@ -12,7 +12,7 @@ import yaml
 
 from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.errors import UserError
-from espnet_mtla.model.checkpoint import load
+from espnet_mtla.model.checkpoint import load, load_all
 from test.support.toy_corpus import WORDS, Toy
 
 INTENTS = ("up", "down")
@@ -134,7 +134,7 @@ def test_a_decoder_without_ctc_starts_from_a_recogniser(tasks_toy):
     handed = ("--init_param", f"{states}:encoder:encoder", f"{states}:ctc:ctc")
     decoder = {**SHORT, "model_conf": {"ctc_weight": 0.0}, "freeze_param": ["encoder"]}
     toy("--output_dir", model, *options, *handed, **decoder)
-    ours, theirs = (load(path) for path in (model / "1epoch.pth", states))
+    ours, theirs = load_all(model / "1epoch.pth"), load(states)
     for name in theirs:
         if name.startswith("encoder."):
             assert torch.equal(ours[name], theirs[name])
