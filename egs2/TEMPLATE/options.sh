@@ -18,7 +18,7 @@ mapfile -t option_lines < \
 option_names=("${option_lines[@]%%=*}")
 recipe_options=()   # names of the options that the recipe declares
 declare -A typed=() # option -> the name it was typed with: its own, or ESPnet's
-alias_notes=()      # a line for each of ESPnet's names that were typed
+alias_notes=()      # a line for each of ESPnet's names that were typed and accepted
 
 has_word() { [[ " ${*:2} " == *" $1 "* ]]; } # has_word WORD LIST...
 
@@ -36,7 +36,7 @@ print(" ".join(difflib.get_close_matches(sys.argv[1], sys.argv[2:], 3, 0.5)))' "
 }
 
 parse_options() { # parse_options ARGUMENT...: set the variable of each option
-    local argument name value
+    local argument name value refused=()
     while [ $# -gt 0 ]; do
         argument=$1
         shift
@@ -47,27 +47,35 @@ parse_options() { # parse_options ARGUMENT...: set the variable of each option
             *) die "'$argument' is not an option (options are --NAME VALUE)" ;;
         esac
         name=${argument%%=*} name=${name#--} name=${name//-/_}
-        is_option "$name" || refuse_option "$name"
+        is_option "$name" || [ -n "${ESPNET_REFUSED[$name]:-}" ] || die_unknown "$name"
         if [[ $argument == *=* ]]; then
             value=${argument#*=}
         elif is_boolean "$name"; then
             value=true # unless the next word is a value
             if [[ ${1:-} =~ ^(true|false)$ ]]; then value=$1 && shift; fi
+        elif ! is_option "$name" && [[ ${1:---} =~ ^--[a-z_-]*(=|$) ]]; then
+            value= # the next word is an option
         else
             [ $# -gt 0 ] || die "--$name needs a value"
             value=$1
             shift
         fi
-        set_option "$name" "$value"
+        if is_option "$name"; then
+            set_option "$name" "$value"
+        elif [ "${ESPNET_NO_CHANGE[$name]:-}" = "$value" ]; then
+            alias_notes+=("--$name $value (ESPnet) changes nothing")
+        else
+            refused+=("--$name (ESPnet): ${ESPNET_REFUSED[$name]}")
+        fi
     done
+    [ ${#refused[@]} -eq 0 ] || { printf 'error: %s\n' "${refused[@]}" >&2 && exit 1; }
     expand_recipe_options
 }
 
 is_option() { has_word "$1" "${option_names[@]}" || [ -n "${ESPNET_ALIASES[$1]:-}" ]; }
 
-refuse_option() { # refuse_option NAME: end with the closest names, or what to use instead
+die_unknown() { # die_unknown NAME: end with the closest names
     local like
-    [ -z "${ESPNET_REFUSED[$1]:-}" ] || die "--$1 (ESPnet): ${ESPNET_REFUSED[$1]}"
     like=$(closest "$1" "${option_names[@]}" "${!ESPNET_ALIASES[@]}")
     die "unknown option --$1${like:+; did you mean --${like// / or --}?} (--help lists all)"
 }
