@@ -6,12 +6,20 @@ The command line overrides the file, and the file overrides the defaults.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from espnet_mtla.search.options import ALIASES, FUSION_FILES, DecodeOptions
+from espnet_mtla.errors import UserError
+from espnet_mtla.search.options import (
+    ALIASES,
+    ESPNET_REFUSED,
+    FUSION_FILES,
+    DecodeOptions,
+)
 from espnet_mtla.settings.checks import true_or_false
 from espnet_mtla.settings.names import DECODE
 
@@ -52,6 +60,22 @@ def add_decoding_options(parser: argparse.ArgumentParser) -> None:
                 metavar=shown_type.get(value_type, value_type.__name__.upper()),
                 help=text if name == option.name else f"same as --{option.name}",
             )
+    for name in ESPNET_REFUSED:
+        # A command may have an option of that name itself.
+        with contextlib.suppress(argparse.ArgumentError):
+            group.add_argument(
+                f"--{name}", nargs="*", action=_Refused, help=argparse.SUPPRESS
+            )
+
+
+class _Refused(argparse.Action):
+    """Refuse an option of ESPnet's commands with what to use instead."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **rest: Any) -> None:
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, **rest)
+
+    def __call__(self, *_: object) -> None:
+        raise UserError(f"--{self.dest} (ESPnet): {ESPNET_REFUSED[self.dest]}")
 
 
 def _text(text: str) -> str | None:

@@ -36,6 +36,28 @@ ALIASES = {
 """ESPnet's names of decoding options, and the fields of :class:`DecodeOptions` that
 they set. Files, the command line and Python accept both; the meanings are equal."""
 
+_FOLDER = "name the model's folder, which holds configuration, weights and tokens"
+_DATA = "name a data folder, or sound files"
+_LM, _NGRAM = "lm names the folder of a language model", "ngram names an ARPA file"
+_TYPES = "dtype sets the type of the weights, cache_dtype that of the cache"
+_NO_PART = "the models here have no such part; leave it out"
+ESPNET_REFUSED = {
+    **{f"{task}_train_config": _FOLDER for task in ("asr", "st", "slu")},
+    **{f"{task}_model_file": _FOLDER for task in ("asr", "st", "slu")},
+    **dict.fromkeys(("model_tag", "token_type", "bpemodel"), _FOLDER),
+    **dict.fromkeys(("data_path_and_name_and_type", "key_file"), _DATA),
+    **dict.fromkeys(("lm_train_config", "lm_file"), _LM),
+    **dict.fromkeys(("word_lm_train_config", "word_lm_file"), _LM),
+    **dict.fromkeys(("ngram_file", "ngram_scorer"), _NGRAM),
+    **dict.fromkeys(("quantize_asr_model", "quantize_lm"), _TYPES),
+    **dict.fromkeys(("transducer_conf", "enh_s2t_task", "multi_asr"), _NO_PART),
+    **dict.fromkeys(("hugging_face_decoder", "time_sync"), _NO_PART),
+    "batch_size": "batch_frames sets the size of a batch, in frames of 10 ms",
+    "normalize_length": "length_norm 1.0 divides scores by lengths",
+    "num_workers": "one process reads the sounds; leave it out",
+    "streaming": "there is no streaming decoding; leave it out",
+}
+"""What to use instead of options of ESPnet's ``Speech2Text`` and ``asr_inference``."""
 
 FUSION_FILES = ("lm", "ngram", "hotwords")
 """Options that name files: their values in a model folder are relative to it."""
@@ -234,6 +256,8 @@ def _resolve_aliases(values: Mapping[str, Any]) -> dict[str, Any]:
     resolved: dict[str, Any] = {}
     for name, value in values.items():
         option = ALIASES.get(name, name)
+        if name in ESPNET_REFUSED:
+            raise UserError(f"{name} (ESPnet): {ESPNET_REFUSED[name]}")
         if option not in known:
             raise UserError(f"unknown option {name!r}; valid: {', '.join(known)}")
         if option != name:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.search.options import DecodeOptions
+from espnet_mtla.search.options import ESPNET_REFUSED, DecodeOptions
 from espnet_mtla.settings.checks import check_number, plain, require
 from espnet_mtla.speech2text.result import Alternative, Transcript, joined
 from espnet_mtla.speech2text.sound import Clip, SoundReader
@@ -49,6 +49,19 @@ class Speech2Text:
         UserError: the model takes no sound, or a value is out of range.
     """
 
+    def __new__(cls, *arguments: object, **keywords: object) -> Speech2Text:
+        """Refuse files, as ESPnet's class takes them, in favour of from_pretrained."""
+        foreign = [value for name, value in keywords.items() if name in ESPNET_REFUSED]
+        values = (*arguments[:1], *foreign)
+        files = [value for value in values if isinstance(value, str | Path)]
+        if files or foreign:
+            folder = Path(files[0]).parent if files else "FOLDER"
+            raise UserError(
+                "Speech2Text of files is ESPnet's; here "
+                f'Speech2Text.from_pretrained("{folder}") loads a model\'s folder'
+            )
+        return super().__new__(cls)
+
     def __init__(
         self,
         trained: TrainedModel,
@@ -77,7 +90,7 @@ class Speech2Text:
     @classmethod
     def from_pretrained(
         cls,
-        model: str | Path,
+        model: str | Path | None = None,
         *,
         device: str = "auto",
         revision: str | None = None,
@@ -103,6 +116,11 @@ class Speech2Text:
         from espnet_mtla.recognise.options import folder_options
         from espnet_mtla.share.hub import find_model
 
+        if model is None:
+            raise UserError(
+                "from_pretrained: name the model in the first argument, by its folder "
+                "or as owner/name on the hub; it is ESPnet's model_tag"
+            )
         folder = find_model(model, revision)
         chosen = folder_options(folder).replaced(**options)
         trained = TrainedModel.from_folder(folder, choose_device(device), chosen)

@@ -1,12 +1,15 @@
+import argparse
 import dataclasses
 import logging
+import re
 
 import pytest
 import torch
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.recognise.options import add_decoding_options
 from espnet_mtla.search import DecodeOptions, length_limits
-from espnet_mtla.search.options import ALIASES, _log_alias
+from espnet_mtla.search.options import ALIASES, ESPNET_REFUSED, _log_alias
 
 
 @pytest.mark.parametrize(
@@ -169,3 +172,24 @@ def test_espnets_ratios_mean_the_same_there(least, most):
         low, high = length_limits(torch.tensor([frames]), options)
         assert int(high) == limits["most"]
         assert int(low) == min(limits["least"], limits["most"])
+
+
+def test_what_is_refused_is_no_option_and_no_alias():
+    known = {option.name for option in dataclasses.fields(DecodeOptions)}
+    assert not ESPNET_REFUSED.keys() & (known | ALIASES.keys())
+    for name, instead in ESPNET_REFUSED.items():
+        message = re.escape(f"{name} (ESPnet): {instead}")
+        with pytest.raises(UserError, match=rf"^decode\.yaml: {message}$"):
+            DecodeOptions.from_mapping({name: 1}, where="decode.yaml")
+
+
+@pytest.mark.parametrize("name", ["batch_size", "asr_model_file", "ngram_file"])
+def test_the_command_line_refuses_the_same_before_it_asks_for_more(name):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model_dir", required=True)
+    parser.add_argument("--lm_file")  # a command may use the name itself
+    add_decoding_options(parser)
+    with pytest.raises(UserError, match=rf"^--{name} \(ESPnet\): "):
+        parser.parse_args([f"--{name}", "x", "y"])
+    assert parser.parse_args(["--model_dir", "m", "--lm_file", "f"]).lm_file == "f"
+    assert f"--{name}" not in parser.format_help()

@@ -256,6 +256,43 @@ def test_bad_options(model, options, message):
         Speech2Text.from_pretrained(model, **options)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "keywords"),
+    [
+        ((), {"asr_train_config": "{}/config.yaml", "asr_model_file": "{}/model.pth"}),
+        ((), {"st_model_file": "{}/model.pth", "beam_size": 3}),
+        (("{}/config.yaml", "{}/model.pth"), {"device": "cpu"}),
+    ],
+)
+def test_espnets_constructor_is_refused_with_the_line_to_write(
+    model, arguments, keywords
+):
+    typed = [value.format(model) for value in arguments]
+    named = {
+        k: v.format(model) if isinstance(v, str) else v for k, v in keywords.items()
+    }
+    with pytest.raises(UserError) as caught:
+        Speech2Text(*typed, **named)
+    assert f'Speech2Text.from_pretrained("{model}") loads' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model_tag": "x"}, "name the model in the first argument"),
+        ({"asr_train_config": "x"}, "name the model in the first argument"),
+        ({"model": "{}", "lm_train_config": "x"}, "lm names the folder of a language"),
+        ({"model": "{}", "bpemodel": "x"}, "name the model's folder, which holds"),
+        ({"model": "{}", "batch_size": 1}, "batch_frames sets the size of a batch"),
+    ],
+)
+def test_espnets_keywords_are_refused_with_what_to_use(model, options, message):
+    if "model" in options:
+        options = {**options, "model": model}
+    with pytest.raises(UserError, match=message):
+        Speech2Text.from_pretrained(**options)
+
+
 def test_bad_folders(model, tmp_path):
     load = Speech2Text.from_pretrained
     with pytest.raises(UserError, match="nowhere: no such folder"):
