@@ -86,9 +86,15 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def write_sets(data: Path, sets: Mapping[str, DataFolder | Tables]) -> None:
     """Write the folder ``data/NAME`` of each set, all or none.
 
-    Call it after all sets are read and counted. Raises UserError for a key or text
-    that a table cannot hold, such as one with a line break.
+    Call it after all sets are read and counted. Raises UserError for a set without
+    utterances, and for a key or text that a table cannot hold, such as one with a line
+    break.
     """
+    for name, content in sets.items():
+        sound = content.wav if isinstance(content, DataFolder) else {}
+        tables = content.tables if isinstance(content, DataFolder) else content
+        if not any((sound, *tables.values())):
+            raise UserError(f"{name}: no utterances; nothing is written to {data}")
     with atomic_folders(data / name for name in sets) as asides:
         for aside, (name, content) in zip(asides, sets.items(), strict=True):
             try:

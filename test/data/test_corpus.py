@@ -84,3 +84,13 @@ def test_all_sets_are_written_or_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"'b': .*surrogate: 'half"):
         write_sets(tmp_path, sets)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_set_is_refused_and_none_is_written(tmp_path):
+    full = {"text": {"a": "x"}}
+    sound = DataFolder(tmp_path, wav={"a": "a.wav"}, tables={})
+    for empty in ({}, {"text": {}}, DataFolder(tmp_path, wav={}, tables={"text": {}})):
+        with pytest.raises(UserError, match="test: no utterances; nothing is written"):
+            write_sets(tmp_path / "data", {"train": full, "test": empty})
+    assert not (tmp_path / "data").exists()
+    write_sets(tmp_path / "data", {"train": full, "test": sound})
