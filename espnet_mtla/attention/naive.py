@@ -14,7 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from espnet_mtla.attention.config import MultiheadConfig, TemporalLatentConfig
+from espnet_mtla.attention.config import (
+    LatentConfig,
+    MultiheadConfig,
+    TemporalLatentConfig,
+)
 
 
 def dense_attention(module: Any, x: Tensor) -> Tensor:
@@ -23,10 +27,15 @@ def dense_attention(module: Any, x: Tensor) -> Tensor:
     Args:
         module: attention of any registered type; only its parameters and ``settings``
             are read.
+
+    Raises:
+        TypeError: settings of a type without a dense version.
     """
     if isinstance(module.settings, MultiheadConfig):
         return dense_multihead(module, x)
-    return dense_latent(module, x)
+    if isinstance(module.settings, LatentConfig):
+        return dense_latent(module, x)
+    raise TypeError(f"{type(module).__name__}: write its dense version in {__name__}")
 
 
 def dense_multihead(module: Any, x: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ from espnet_mtla.score.metric import METRICS, rate_of
 from espnet_mtla.text_files import read_json
 
 ATTENTIONS = ("mha", "mqa", "gqa", "mla", "mtla")
+"""Attention types, at which labels of rows begin. Written here too, since this module
+needs no torch; a test compares them with the registry."""
 BASE = "mha"
 PREFIX, BASELINE = "decode_", "baseline_"
 

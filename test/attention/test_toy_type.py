@@ -122,6 +122,16 @@ def test_a_type_that_lacks_a_hook_cannot_be_built(hook: str) -> None:
         cls(WIDTH, HEADS, 2)
 
 
+def test_a_registered_type_needs_a_dense_version() -> None:
+    class Config:
+        """Settings of neither MHA nor MLA."""
+
+    toy = make_toy(1)
+    toy.settings = Config()
+    with pytest.raises(TypeError, match="SummedAttention: write its dense version in"):
+        dense_attention(toy, torch.zeros(1, WIDTH))
+
+
 def test_a_type_without_a_fused_write_says_so() -> None:
     module = make_toy(2)
     _, cache = module.prefill(torch.zeros(1, 2, WIDTH).double(), torch.tensor([2]), 1)

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from espnet_mtla.attention import registry
 from espnet_mtla.errors import UserError
 from espnet_mtla.plot.comparison import draw_comparison
-from espnet_mtla.score import render
+from espnet_mtla.score import render, results
 from espnet_mtla.score.provenance import Provenance
 from espnet_mtla.score.results import collect
 from test.support.scored_experiments import SYSTEMS, TERMINAL, make_experiment
@@ -87,6 +88,10 @@ def test_labels(tmp_path):
     assert [row.attention for row in table.rows] == ["asr_mtla_try_mha", "asr_b_mha"]
     with pytest.raises(UserError, match="given twice"):
         collect([made[0], made[0]])
+
+
+def test_rows_are_labelled_with_every_registered_type():
+    assert set(results.ATTENTIONS) == set(registry.ATTENTIONS)
 
 
 @pytest.mark.parametrize(
