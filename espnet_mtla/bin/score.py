@@ -13,7 +13,7 @@ from pathlib import Path
 
 from espnet_mtla.bin.cli import command_parser, run
 from espnet_mtla.score.form import FORMATS
-from espnet_mtla.score.metric import METRICS, Report, Request, resolve
+from espnet_mtla.score.metric import METRICS, Report, Request, score
 from espnet_mtla.score.texts import read_request
 
 
@@ -104,7 +104,7 @@ def main() -> None:
         tokenize=args.tokenize,
         stem=not args.no_stem,
     )
-    report = resolve(args.metric)(request)
+    report = score(args.metric, request)
     ref = args.ref[0] if len(args.ref) == 1 else args.ref
     report.summary.update(ref=ref, hyp=args.hyp)
     if args.compare:

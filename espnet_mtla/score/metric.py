@@ -177,6 +177,13 @@ class Report:
 
     ``summary`` becomes score.json, ``utterances`` (one dictionary each) becomes
     utterances.jsonl, ``listing`` result.txt; ``terminal`` is printed.
+
+    Tables need these keys (:func:`score` checks them). In ``summary``: ``utterances``
+    and ``ref_words``, counts of the set; the metric's ``value`` and the keys of its
+    ``detail``; ``ci95``, the two bounds of its interval; and, if the request has a
+    second system, ``compare``: that system's score under the key ``value``, with the
+    fields of :class:`.Difference`. In each of ``utterances``: ``key``, ``ref_words``
+    and the metric's ``figures``.
     """
 
     summary: dict[str, Any]
@@ -190,6 +197,26 @@ def resolve(name: str) -> Callable[[Request], Report]:
     if name not in METRICS:
         raise UserError(f"no metric {name!r}; there are {', '.join(METRICS)}")
     return _import(METRICS[name].report)
+
+
+def score(name: str, request: Request) -> Report:
+    """Compute the metric ``name``; check that its report has what tables need.
+
+    Raises:
+        UserError: no such metric, or texts that it cannot score.
+        TypeError: the metric's function left something out of its report.
+    """
+    report, entry = resolve(name)(request), METRICS[name]
+    needed = {"utterances", "ref_words", entry.value, "ci95", *entry.shown}
+    if request.others is not None:
+        needed.add("compare")
+    lacks = sorted(needed - report.summary.keys())
+    for line in report.utterances:
+        lacks += sorted({"key", "ref_words", *entry.figures} - line.keys())
+        break
+    if lacks:
+        raise TypeError(f"metric {name}: its report lacks {', '.join(lacks)}")
+    return report
 
 
 def rate_of(name: str) -> Rate:
