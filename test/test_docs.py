@@ -242,6 +242,19 @@ def test_every_recipe_is_on_the_page_of_recipes() -> None:
 # ---------------------------------------------------------------- the build
 
 
+def test_renamed_methods_have_the_names_of_the_changelog() -> None:
+    """Rows are class, old name, new name; the old name must be gone."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    section = text.partition("### Renamed in Python")[2].partition("\n###")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `(\w+)` \| `(\w+)` \|$", section, re.MULTILINE)
+    assert len(rows) > 10
+    homes = [importlib.import_module(f"espnet_mtla.{n}") for n in ("attention", "hf")]
+    for name, old, new in rows:
+        value = next(getattr(home, name) for home in homes if hasattr(home, name))
+        assert hasattr(value, new), f"{name}.{new}"
+        assert not hasattr(value, old), f"{name}.{old}"
+
+
 def test_the_navigation_holds_every_page() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     settings = yaml.safe_load(text)

@@ -28,36 +28,36 @@ def intent_report(request: Request) -> Report:
     """Compute the percentage of utterances with the correct intent."""
     request.single_reference("intent")
     empty, note = empty_references(request, f"{NONE} is the right intent there")
-    wanted, spoken = _split(request.refs)
-    found, heard = _split(request.hyps)
-    right = _right(wanted, found)
+    references, spoken = _split(request.refs)
+    hypotheses, heard = _split(request.hyps)
+    correct = _correct(references, hypotheses)
     draws = {"resamples": request.resamples, "seed": request.seed}
-    classes = sorted(set(wanted))
-    strange = Counter(intent for intent in found if intent not in classes)
+    classes = sorted(set(references))
+    unknown = Counter(intent for intent in hypotheses if intent not in classes)
     summary: dict[str, Any] = {
         "metric": "intent",
         "utterances": len(request.keys),
         "ref_words": sum(len(ref.split()) for ref in request.refs),
         "empty_refs": empty,
         "intents": len(classes),
-        "accuracy": 100 * float(right[0].mean()),
-        "ci95": list(percentiles(right, ratio, **draws)),
-        "macro_f1": _macro_f1(wanted, found, classes),
-        "unknown_intents": strange.total(),
+        "accuracy": 100 * float(correct[0].mean()),
+        "ci95": list(percentiles(correct, ratio, **draws)),
+        "macro_f1": _macro_f1(references, hypotheses, classes),
+        "unknown_intents": unknown.total(),
         "transcript_wer": _transcript_wer(request, spoken, heard),
     }
     parts = [_table(summary), note]
-    if strange:
-        names = ", ".join(f"{name} ({n})" for name, n in strange.most_common(5))
+    if unknown:
+        names = ", ".join(f"{name} ({n})" for name, n in unknown.most_common(5))
         parts.append(f"hypotheses with an intent that no reference has: {names}")
     if request.others is not None:
-        base = _right(wanted, _split(request.others)[0])
-        result = compare(right, base, ratio, True, **draws)
+        base = _correct(references, _split(request.others)[0])
+        result = compare(correct, base, ratio, True, **draws)
         other = 100 * float(base[0].mean())
         summary["compare"] = {"accuracy": other, **vars(result)}
         line = comparison_line("accuracy", summary["accuracy"], other, result)
         parts.append(line)
-    parts.append(_confusions(wanted, found, request.confusions))
+    parts.append(_confusions(references, hypotheses, request.confusions))
     utterances = [
         {
             "key": key,
@@ -68,11 +68,11 @@ def intent_report(request: Request) -> Report:
             "one": 1,
         }
         for key, ref, intent, other in zip(
-            request.keys, request.refs, wanted, found, strict=True
+            request.keys, request.refs, references, hypotheses, strict=True
         )
     ]
     terminal = "\n\n".join(part for part in parts if part)
-    return Report(summary, utterances, terminal, _listing(request, right, terminal))
+    return Report(summary, utterances, terminal, _listing(request, correct, terminal))
 
 
 def _split(texts: tuple[str, ...]) -> tuple[list[str], list[str]]:
@@ -81,16 +81,18 @@ def _split(texts: tuple[str, ...]) -> tuple[list[str], list[str]]:
     return [intent or NONE for intent, _ in parts], [words for _, words in parts]
 
 
-def _right(wanted: list[str], found: list[str]) -> np.ndarray:
+def _correct(references: list[str], hypotheses: list[str]) -> np.ndarray:
     """Return (2, N): 1 or 0 for each correct or wrong intent, and a row of ones."""
-    hits = [float(a == b) for a, b in zip(wanted, found, strict=True)]
+    hits = [float(a == b) for a, b in zip(references, hypotheses, strict=True)]
     return np.array([hits, [1.0] * len(hits)])
 
 
-def _macro_f1(wanted: list[str], found: list[str], classes: list[str]) -> float:
+def _macro_f1(
+    references: list[str], hypotheses: list[str], classes: list[str]
+) -> float:
     """Compute macro F1 in percent: the unweighted mean over the reference intents."""
-    there, said = Counter(wanted), Counter(found)
-    hits = Counter(a for a, b in zip(wanted, found, strict=True) if a == b)
+    there, said = Counter(references), Counter(hypotheses)
+    hits = Counter(a for a, b in zip(references, hypotheses, strict=True) if a == b)
     scores = [2 * hits[c] / (there[c] + said[c]) for c in classes]
     return 100 * sum(scores) / len(scores)
 
@@ -119,10 +121,12 @@ def _table(summary: dict[str, Any]) -> str:
     return aligned(header, [row], left=0)
 
 
-def _confusions(wanted: list[str], found: list[str], most: int) -> str:
-    """Format the most frequent confusions (wanted, recognised); empty if no errors."""
-    pairs = Counter((a, b) for a, b in zip(wanted, found, strict=True) if a != b)
-    there = Counter(wanted)
+def _confusions(references: list[str], hypotheses: list[str], most: int) -> str:
+    """Format the most frequent confusions; empty if there are no errors."""
+    pairs = Counter(
+        (a, b) for a, b in zip(references, hypotheses, strict=True) if a != b
+    )
+    there = Counter(references)
     # Sort ties by name: the order must not depend on the order of the utterances.
     ordered = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:most]
     rows = [

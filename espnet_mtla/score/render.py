@@ -158,36 +158,38 @@ def terminal(tables: Sequence[Table]) -> str:
 
 
 LEGEND = """\
-Intervals hold 95 % of the bootstrap's draws of utterances. The column after the counts
-is the difference in points and its verdict: `same` where the interval of the paired
-bootstrap holds 0. `time s` is that of the whole decoding, encoder included; `cache/s`
-is the decoder's key-value cache for one second of audio (of text: for one token of the
-source), `smaller` how many times less that is."""
+Intervals are 95 % bootstrap intervals over utterances. The column after the counts is
+the difference in points and its verdict: `same` if the interval of the paired bootstrap
+contains 0. `time s` is the time of the whole decoding, encoder included. `cache/s` is
+the decoder's key-value cache per second of audio (of text: per token of the source),
+and `smaller` the factor by which it is reduced."""
 
 
-def document(tables: Sequence[Table], made: Provenance, picture: str) -> str:
+def document(tables: Sequence[Table], provenance: Provenance, picture: str) -> str:
     """Return a page of Markdown.
 
     Args:
         tables: the tables, in order.
-        made: provenance of the results.
+        provenance: date, versions and commit of the results.
         picture: link to the plot.
     """
     head = f"# Results\n\n![Quality against cache size, and decode time]({picture})"
-    return f"{head}\n\n{section(tables, made, 2)}"
+    return f"{head}\n\n{section(tables, provenance, 2)}"
 
 
-def section(tables: Sequence[Table], made: Provenance, level: int) -> str:
+def section(tables: Sequence[Table], provenance: Provenance, level: int) -> str:
     """Return Markdown without the plot.
 
     Args:
         tables: the tables, in order.
-        made: provenance of the results.
+        provenance: date, versions and commit of the results.
         level: heading level of each table's title.
     """
-    versions = ", ".join(f"{name} {number}" for name, number in made.versions.items())
-    commit = f", commit {made.commit}" if made.commit else ""
-    parts = [f"Made on {made.date} with {versions}{commit}.", LEGEND]
+    versions = ", ".join(
+        f"{name} {number}" for name, number in provenance.versions.items()
+    )
+    commit = f", commit {provenance.commit}" if provenance.commit else ""
+    parts = [f"Made on {provenance.date} with {versions}{commit}.", LEGEND]
     for table in tables:
         parts.append(f"{'#' * level} {title(table)}")
         parts.append(
@@ -197,9 +199,9 @@ def section(tables: Sequence[Table], made: Provenance, level: int) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def as_json(tables: Sequence[Table], made: Provenance) -> dict[str, Any]:
+def as_json(tables: Sequence[Table], provenance: Provenance) -> dict[str, Any]:
     """Return all values of the tables, unrounded, as a JSON object."""
-    content = {**asdict(made), "tables": [asdict(t) for t in tables]}
+    content = {**asdict(provenance), "tables": [asdict(t) for t in tables]}
     for table, plain in zip(tables, content["tables"], strict=True):
         for row, plain_row in zip(table.rows, plain["rows"], strict=True):
             if row.difference:
