@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 import yaml
 
@@ -225,31 +224,6 @@ def test_code_of_a_transformers_folder_is_neither_run_nor_asked_about(
     assert _tokenizer(argparse.Namespace(source=str(with_code), text=None)) is None
     assert not asked
     assert not Path(RAN).exists()
-
-
-def _folder_with_a_pipe() -> Path:
-    folder = Path("data")
-    folder.mkdir()
-    soundfile.write("tone.wav", np.zeros(1600, np.int16), 16000)
-    (folder / "wav.scp").write_text(f"u1 touch {RAN}; cat tone.wav |\n")
-    (folder / "text").write_text("u1 a\n")
-    return folder
-
-
-def test_validation_leaves_commands_of_wav_scp_alone() -> None:
-    from espnet_mtla.data.validate import Checks, inspect
-
-    inspect(_folder_with_a_pipe(), Checks())
-    assert not Path(RAN).exists()
-
-
-def test_reading_a_data_folder_runs_its_commands() -> None:
-    """A warning, not a promise: ``wav.scp`` is a program, as it is with Kaldi."""
-    from espnet_mtla.data.audio_shards import Settings
-    from espnet_mtla.data.format import format_audio
-
-    format_audio(_folder_with_a_pipe(), "out", Settings())
-    assert Path(RAN).exists()
 
 
 def test_a_file_name_is_no_command(experiment: Path) -> None:

@@ -56,12 +56,24 @@ def _split_archive(source: str) -> tuple[Path, int | None]:
 
 
 @contextmanager
-def open_audio(source: str) -> Iterator[soundfile.SoundFile]:
-    """Open a ``wav.scp`` value: path, ``command |`` or ``archive:offset``.
+def open_audio(
+    source: str, run_commands: bool = False
+) -> Iterator[soundfile.SoundFile]:
+    """Open a ``wav.scp`` value: path, ``archive:offset`` or ``command |``.
 
-    Raises :class:`UserError` with the source's name if it is missing, empty, truncated
-    or of unknown format, or if the command fails (with its last line of output).
+    Args:
+        source: the value.
+        run_commands: run a command, as ``format_audio`` does; False refuses it, so that
+            no other program runs what a data folder says.
+    Raises:
+        UserError: names the source: it is missing, empty, truncated, of unknown format,
+            or a command that fails (with its last line of output).
     """
+    if is_pipe(source) and not run_commands:
+        raise UserError(
+            f"{source}: a command, which format_audio alone runs: espnet-mtla "
+            "format_audio IN OUT"
+        )
     with ExitStack() as stack:
         stream = _open_stream(source, stack)
         sound = stack.enter_context(_open_sound(stream, source))

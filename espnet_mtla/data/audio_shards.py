@@ -149,7 +149,7 @@ def _make_recording(
     """Write the utterances of one recording into ``aside``; add to ``result``."""
     left = list(utterances)
     try:
-        with audio.open_audio(source) as sound:
+        with audio.open_audio(source, run_commands=True) as sound:
             while left:
                 _make_utterance(sound, left[0], shard, aside, result)
                 left.pop(0)

@@ -29,7 +29,7 @@ SOUND = tone(1.0)
 
 def read(source: object, **options: object) -> np.ndarray:
     """A whole recording as int16."""
-    with open_audio(str(source)) as sound:
+    with open_audio(str(source), run_commands=True) as sound:
         return np.rint(read_span(sound, str(source), **options) * 32768).astype(
             np.int16
         )
@@ -84,9 +84,9 @@ def test_flac_without_a_length_is_read_whole(tmp_path: Path, subtype: str) -> No
         soundfile.write(file, sound[:length], RATE, subtype=subtype)
         expected, _ = soundfile.read(file, dtype="float32")
         forget_flac_length(file)
+        assert check_readable(str(file)) == length / RATE
         for source in (str(file), f"cat {file} |"):
-            assert check_readable(source) == length / RATE
-            with open_audio(source) as opened:
+            with open_audio(source, run_commands=True) as opened:
                 np.testing.assert_array_equal(read_span(opened, source), expected)
     part = read(file, start=0.25, end=0.5) / 32768
     np.testing.assert_allclose(part, expected[4000:8000], atol=2**-15)
