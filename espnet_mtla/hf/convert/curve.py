@@ -22,7 +22,7 @@ from espnet_mtla.hf.convert.moments import second_moments
 from espnet_mtla.hf.convert.original import Original
 from espnet_mtla.hf.convert.progress import phase, step_log
 from espnet_mtla.hf.convert.source import source_cache_bytes
-from espnet_mtla.hf.convert.text import TextBlocks, perplexity
+from espnet_mtla.hf.convert.text import TextBlocks, perplexity, spread
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Curve:
         training = [text.training for text in texts.values()]
         self.training = torch.cat(training)
         share = -(-calibration // len(training))
-        self.calibration = torch.cat([blocks[:share] for blocks in training])
+        self.calibration = torch.cat([spread(blocks, share) for blocks in training])
         self.original = Original(source, self.training)
         self.bytes = source_cache_bytes(source)
         self._moments: list[torch.Tensor] | None = None

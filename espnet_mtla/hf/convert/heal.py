@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.convert.original import Original, divergence
 from espnet_mtla.settings.checks import check_count, require
+
+TRAIN = ("all", "attention")
+"""Weights that healing can train."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,9 @@ class Healing:
         distil: weight w of the divergence from the original; the cross-entropy of the
             text has weight 1 - w. At 1 only the original's distributions are learnt,
             at 0 only the text.
-        warmup: share of the steps.
+        train: ``all`` weights, or those of the ``attention`` alone, which takes less
+            time and memory.
+        warmup: share of the steps, but 10 steps or a third of all at least.
         clip: largest gradient norm.
         seed: of the order of blocks.
     """
@@ -35,6 +41,7 @@ class Healing:
     batch: int = 8
     learning_rate: float = 3e-4
     distil: float = 0.0
+    train: str = "all"
     warmup: float = 0.05
     clip: float = 1.0
     seed: int = 0
@@ -45,6 +52,7 @@ class Healing:
         rate = self.learning_rate
         require(rate > 0, "learning_rate", rate, "a value > 0 is")
         require(0 <= self.distil <= 1, "distil", self.distil, "a value from 0 to 1 is")
+        require(self.train in TRAIN, "train", self.train, f"{' or '.join(TRAIN)} is")
 
     def run(
         self,
@@ -64,9 +72,22 @@ class Healing:
         Raises:
             UserError: the loss is not finite.
         """
+        with self._only_trained(model) as weights:
+            self._train(model, blocks, original, on_step, weights)
+        model.eval()
+
+    def _train(
+        self,
+        model: PreTrainedModel,
+        blocks: Tensor,
+        original: Original | None,
+        on_step: Callable[[int, float], None],
+        weights: list[nn.Parameter],
+    ) -> None:
+        """Train ``weights`` of the model; see :meth:`run` for the other arguments."""
         order = torch.Generator().manual_seed(self.seed)
         optimizer = torch.optim.AdamW(
-            model.parameters(), self.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
+            weights, self.learning_rate, betas=(0.9, 0.95), weight_decay=0.0
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         model.train()
@@ -80,11 +101,28 @@ class Healing:
                 )
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), self.clip)
+            torch.nn.utils.clip_grad_norm_(weights, self.clip)
             optimizer.step()
             schedule.step()
             on_step(step + 1, loss.item())
-        model.eval()
+
+    @contextmanager
+    def _only_trained(self, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
+        """Yield the weights to train; the others need no gradients in the block."""
+        weights = [w for w in model.parameters() if w.requires_grad]
+        if self.train == "all":
+            yield weights
+            return
+        layers = model.model.layers
+        trained = {id(w) for layer in layers for w in layer.self_attn.parameters()}
+        frozen = [weight for weight in weights if id(weight) not in trained]
+        for weight in frozen:
+            weight.requires_grad_(False)
+        try:
+            yield [weight for weight in weights if id(weight) in trained]
+        finally:
+            for weight in frozen:
+                weight.requires_grad_(True)
 
     def _loss(
         self,
@@ -107,7 +145,9 @@ class Healing:
 
     def _rate(self, step: int) -> float:
         """Return the learning rate of a step, relative to the peak."""
-        warm = max(1, round(self.steps * self.warmup))
+        # Adam's first updates have the size of the rate in every weight, whatever the
+        # gradient: a single step at the peak undid a good conversion.
+        warm = max(1, min(self.steps // 3, 10), round(self.steps * self.warmup))
         if step < warm:
             return (step + 1) / warm
         done = (step - warm) / max(1, self.steps - warm)

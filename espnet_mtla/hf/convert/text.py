@@ -100,3 +100,13 @@ def batches(blocks: Tensor) -> tuple[Tensor, ...]:
     [2, 2, 1]
     """
     return blocks.split(max(1, BATCH_TOKENS // blocks.size(1)))
+
+
+def spread(blocks: Tensor, count: int) -> Tensor:
+    """Return ``count`` blocks at equal distances, or all if there are fewer.
+
+    >>> spread(torch.arange(10), 4).tolist(), spread(torch.arange(3), 4).tolist()
+    ([0, 2, 5, 7], [0, 1, 2])
+    """
+    count = min(count, len(blocks))
+    return blocks[[index * len(blocks) // count for index in range(count)]]

@@ -19,7 +19,7 @@ from espnet_mtla.hf.convert import progress
 from espnet_mtla.hf.convert.build import Target, convert
 from espnet_mtla.hf.convert.heal import Healing
 from espnet_mtla.hf.convert.original import Original
-from espnet_mtla.hf.convert.text import TextBlocks
+from espnet_mtla.hf.convert.text import TextBlocks, spread
 from test.hf.convert.conftest import TEXT
 from test.support.real_weights import real_weights
 from test.support.tiny_llama import LLAMA_SIZES
@@ -77,7 +77,9 @@ def test_the_command_distils(trained, tmp_path, monkeypatch) -> None:
         weights[name] = load_file(output / "model.safetensors")
     model = AutoModelForCausalLM.from_pretrained(trained[0])
     text = trained[2]
-    converted, _ = convert(model, Target("mtla", 2, context=32), text.training[:64])
+    converted, _ = convert(
+        model, Target("mtla", 2, context=32), spread(text.training, 16)
+    )
     original = Original(model, text.training)
     Healing(3, 2, distil=0.5).run(converted, text.training, original)
     expected = converted.state_dict()

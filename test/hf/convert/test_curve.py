@@ -127,10 +127,11 @@ def test_calibration_uses_all_texts_and_no_held_out_block(trained, texts) -> Non
     folder, model, _ = trained
     read = read_texts(texts, AutoTokenizer.from_pretrained(folder), 32, 64)
     curve = Curve(model, read, Healing(), 6, Path("unused"), {})
-    first = [text.training[:3] for text in read.values()]
-    assert [row.tolist() for row in curve.calibration] == [
-        row.tolist() for blocks in first for row in blocks
-    ]
+    rows = [row.tolist() for row in curve.calibration]
+    for text in read.values():
+        training = text.training.tolist()
+        assert sum(row in training for row in rows) == 3
+    assert len(rows) == 6
     target = Target("mla", 1, 8, 8, 32)
     weights = convert(model, target, curve.calibration)[0].state_dict()
     from espnet_mtla.hf.convert.moments import second_moments

@@ -87,3 +87,23 @@ def test_the_weight_mixes_both_losses(trained) -> None:
     expected = 0.25 * divergence(ours.logits, old) + 0.75 * text_loss
     got = Healing(1, distil=0.25)._loss(converted, text.training, pick, original)
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("distil", [0.0, 1.0])
+def test_attention_alone_can_be_trained(trained, distil: float) -> None:
+    _, model, text = trained
+    converted, _ = convert(model, Target("mtla", 2, 8, 8, 32), text.training)
+    before = copy.deepcopy(converted.state_dict())
+    original = Original(model, text.training)
+    Healing(3, 2, 3e-3, distil, "attention").run(converted, text.training, original)
+    for name, weight in converted.state_dict().items():
+        same = torch.equal(weight, before[name])
+        assert same == (".self_attn." not in name), name
+    assert all(weight.requires_grad for weight in converted.parameters())
+
+
+def test_few_steps_warm_up_for_a_third_of_them() -> None:
+    rates = [Healing(6)._rate(step) for step in range(6)]
+    assert rates[:3] == [0.5, 1.0, 1.0]
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert [Healing(1000)._rate(step) for step in (0, 24, 49)] == [0.02, 0.5, 1.0]
