@@ -71,7 +71,7 @@ def test_distillation_approaches_the_original_and_leaves_it_as_it_is(
     _, unhealed = heal(trained, 0, 1.0)
     _, plain = heal(trained, 80, 0.0)
     _, distilled = heal(trained, 80, 1.0)
-    assert distilled < 0.6 * unhealed
+    assert distilled < 0.8 * unhealed
     assert distilled < plain
     for name, weight in trained[1].state_dict().items():
         assert torch.equal(weight, before[name]), name
