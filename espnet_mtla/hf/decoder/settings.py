@@ -122,7 +122,8 @@ class PretrainedDecoder:
         if rows != vocab_size:
             raise UserError(
                 f"{self.model}: has a vocabulary of {rows} tokens, and the token list "
-                f"has {vocab_size}; take the checkpoint's own tokeniser"
+                f"has {vocab_size}; make it with --token_type hf --hf_tokenizer "
+                f"{self.model}"
             )
         if self._converts(model):
             model = self._convert(model)
