@@ -25,7 +25,7 @@ if not torch.cuda.is_available():
 
 
 def _mend_the_interpreter() -> None:
-    """Two things that Triton interprets wrongly up to 3.6 at least, put right.
+    """Correct two errors of Triton's interpreter (3.6 and older).
 
     Loop bounds are arrays of one number, which NumPy 2.4 no longer takes for integers.
     And a product of bfloat16 tiles, which are kept as bits, multiplies the bits.
@@ -74,7 +74,7 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Recipes take minutes: begun last, they would leave the other processes idle."""
+    """Start tests of recipes first: they take minutes."""
     items.sort(key=lambda item: item.get_closest_marker("recipe") is None)
 
 
@@ -83,7 +83,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An experiment folder, which is not to be written to."""
+    """Return an experiment folder; tests must not write to it."""
     from test.support.tiny_experiment import make_model
 
     return make_model(tmp_path_factory.mktemp("model") / "asr_tiny")

@@ -1,4 +1,4 @@
-"""The house rules as tests: who imports whom, how long it takes, how big it is."""
+"""The house rules as tests: order of imports, start-up time, sizes."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ OF_TORCH |= {"triton", "typing_extensions"}
 
 
 def best_of_three(measure) -> float:
-    """The smallest of up to three measurements, in seconds: a busy machine adds."""
+    """Return the smallest of up to three measurements, in seconds."""
     seconds = []
     while len(seconds) < 3 and min(seconds, default=9.0) >= 1.0:
         seconds.append(measure())
@@ -77,7 +77,7 @@ def best_of_three(measure) -> float:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Full names of the modules that a file imports, but for type checkers alone."""
+    """Yield full names of the modules that a file imports at run time."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):

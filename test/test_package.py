@@ -1,4 +1,4 @@
-"""What others install: a wheel and a source distribution, outside of a checkout."""
+"""The wheel and the source distribution, installed outside of a checkout."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def wheel(built: Path) -> Path:
 
 
 def sources() -> set[str]:
-    """Paths in the wheel of what stands in the checkout."""
+    """Return the paths in the wheel of the files in the checkout."""
     files = {str(path.relative_to(ROOT)) for path in ROOT.glob("espnet_mtla/**/*.py")}
     confs = (path.relative_to(ROOT) for path in ROOT.glob("conf/*/*.yaml"))
     return files | {f"espnet_mtla/{path}" for path in confs} | {"espnet_mtla/py.typed"}

@@ -89,7 +89,7 @@ def test_the_bug_form_asks_for_the_doctor() -> None:
 
 
 def test_hooks_call_what_the_tests_call() -> None:
-    """ruff and shellcheck stand once, in the environment; other hooks are pinned."""
+    """ruff and shellcheck come from the environment; other hooks are pinned."""
     for repo in load(ROOT / ".pre-commit-config.yaml")["repos"]:
         if repo["repo"] != "local":
             assert re.fullmatch(r"v\d+\.\d+\.\d+", repo["rev"])
@@ -104,7 +104,7 @@ def test_hooks_call_what_the_tests_call() -> None:
 
 
 def test_no_address_of_this_project_is_made_up() -> None:
-    """Where it will stand is not known yet; addresses of others are."""
+    """Addresses of this repository are not known yet; those of others are."""
     documents = [ROOT / name for name in ("CHANGELOG.md", "SECURITY.md")]
     documents += [GITHUB / "PULL_REQUEST_TEMPLATE.md", *FILES]
     known = (

@@ -14,7 +14,7 @@ from espnet_mtla.attention.training.strided import StridedAttention
 
 @pytest.fixture
 def fake() -> Iterator[None]:
-    """Tensors without memory; up to PyTorch 2.9 few of a GPU that is not there."""
+    """Return tensors without memory; PyTorch 2.9 and older: few on an absent GPU."""
     with FakeTensorMode():
         try:
             torch.empty(1, 2, device="cuda")[:, 1:]

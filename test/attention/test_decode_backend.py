@@ -132,7 +132,7 @@ def test_a_cache_in_eight_bits_is_near_the_exact_one(kind: str, dtype: str) -> N
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("options", [CacheOptions(prompt="heads"), CacheOptions()])
 def test_prompts_projected_up_give_the_same(kind: str, options: CacheOptions) -> None:
-    """Once at prefill, or in a call of many queries; one token a call and several."""
+    """Expand latents at prefill, or per call of many queries."""
     module = make(kind)
     x = torch.randn(2, 16, WIDTH, dtype=torch.float64)
     lengths = torch.tensor([7, 4])

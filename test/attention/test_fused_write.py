@@ -1,4 +1,4 @@
-"""The fused write of a token stands down wherever it is not what the hooks would do."""
+"""The fused write is not used where a subclass or a hook changes what it computes."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_an_unchanged_module_writes_in_one_launch(kind: str) -> None:
 
 
 def changed(result: object) -> object:
-    """Something else than a hook gave, of the same shape."""
+    """Return a changed tensor of the same shape."""
     if isinstance(result, tuple):
         return tuple(map(changed, result))
     return None if result is None else 1.5 * result
@@ -88,7 +88,7 @@ HOOKS = [(kind, name) for kind, cls in CLASSES.items() for name in cls.fused_met
 
 
 def differs_from_unchanged(module: nn.Module, **changes: object) -> None:
-    """What is checked of every change: no fused write, and the numbers of the hooks."""
+    """Check that no write is fused and that the outputs are those of the hooks."""
     out, writes = steps(module, True, **changes)
     assert writes == 0
     expected, _ = steps(module, False, **changes)
@@ -145,14 +145,14 @@ def test_a_cache_that_writes_in_its_own_way_is_asked(
 
 
 class Scaled(nn.Module):
-    """A norm that is no LayerNorm."""
+    """A norm other than LayerNorm."""
 
     def forward(self, x: Tensor) -> Tensor:
         return 0.5 * x
 
 
 class Halved(HyperNetwork):
-    """Merge weights of another kind."""
+    """Merge weights by another formula."""
 
     def weigh(self, latents: Tensor, chunk_encodings: Tensor) -> Tensor:
         return 0.5 * super().weigh(latents, chunk_encodings)

@@ -1,4 +1,4 @@
-"""The machine code for an H100, made without one: what a tile costs to read."""
+"""Machine code compiled for an H100: number of loads per tile."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def code() -> dict[str, dict[str, int]]:
 
 
 def test_each_tile_is_read_once_in_16_byte_asynchronous_copies(code) -> None:
-    """The latents are keys and values, yet no byte of them is asked for twice."""
+    """Latents are keys and values, and each byte is loaded once."""
     for name, case in code.items():
         assert case["copies"] == case["copies of one tile a stage"], name
 

@@ -16,7 +16,7 @@ kinds = pytest.mark.parametrize("kind", TYPES)
 
 
 def padded(lengths: list[int], left: list[int], width: int) -> tuple:
-    """Rows of noise, NaN where they are padded; and the mask, true at padding."""
+    """Return rows of noise with NaN as padding, and the mask, true at padding."""
     total = max(a + b for a, b in zip(left, lengths, strict=True))
     x = torch.full((len(lengths), total, width), float("nan"), dtype=torch.float64)
     pad = torch.ones(len(lengths), total, dtype=torch.bool)
@@ -106,7 +106,7 @@ def test_a_copied_dictionary_is_a_fork(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["mha", "mla", "mtla_s2", "mtla_s3"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_half_precision_counts_beyond_256_tokens(kind: str, dtype: torch.dtype) -> None:
-    """A counter or position in the model's type would stick; errors stay roundings."""
+    """Positions must be integers: bfloat16 counts to 256, float16 to 2048."""
     module, tokens = make(kind, torch.float32), 300
     x = torch.randn(1, tokens, WIDTH)
     expected = module(x, x)

@@ -1,4 +1,4 @@
-"""The matrix of ``wkv_b`` is what its call makes of inputs, whatever acts there."""
+"""The matrix read from ``wkv_b`` is that of its call, with any adapter or hook."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Doubled(nn.Module):
 
 
 class LowRank(nn.Module):
-    """What a LoRA does, in a module of another type around the layer."""
+    """A LoRA as a wrapper module of another type."""
 
     def __init__(self, base: nn.Linear) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def hooked(module: nn.Module) -> None:
 
 
 def patched(module: nn.Module) -> None:
-    """As accelerate does: another ``forward`` on the object."""
+    """Replace ``forward`` of the object, as accelerate does."""
     old = module.wkv_b.forward
     module.wkv_b.forward = lambda x: -2 * old(x)
 
@@ -218,7 +218,7 @@ class Gated(nn.Module):
 
 
 class OneForEachRow(nn.Module):
-    """An adapter that wants to know the rows."""
+    """An adapter that needs the row indices."""
 
     def forward(self, x: Tensor) -> Tensor:
         raise ValueError(f"2 rows expected\nand {len(x)} seen")
@@ -255,7 +255,7 @@ def test_dropout_in_an_adapter_is_no_reason_to_refuse() -> None:
 @pytest.mark.filterwarnings("ignore:torch.ao.quantization:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["mha", "mla", "mtla_s2"])
 def test_dynamically_quantised_layers(kind: str) -> None:
-    """They have a method where others have a weight. Outputs are near."""
+    """Quantised layers have a method instead of a weight; outputs are close."""
     quantization = pytest.importorskip("torch.ao.quantization")
     exact = make(kind, torch.float32)
     rough = quantization.quantize_dynamic(

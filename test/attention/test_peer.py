@@ -107,7 +107,7 @@ def test_reordered_rows_go_on_as_the_peer(stride: int) -> None:
 
 @pytest.mark.parametrize("stride", [1, 2, 3, 4])
 def test_cross_attention_over_whole_chunks(stride: int) -> None:
-    """The peer leaves a ragged last chunk out, so only whole ones can be compared."""
+    """The peer ignores an incomplete last chunk: only whole chunks are compared."""
     torch.manual_seed(5)
     conf = {**LATENT, "down_rate": stride, "cross_att": True}
     peer_type = load_peer("assets/variant.py").MultiheadTemporalLatentCrossAttention

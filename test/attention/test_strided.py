@@ -65,7 +65,7 @@ def test_every_length_around_chunk_edges(kernel: str, stride: int) -> None:
 @any_order
 @strides
 def test_some_tokens_ask_from_row_to_row_others(kernel: str, stride: int) -> None:
-    """Ranks may repeat and be in any order."""
+    """Query indices may repeat and be in any order."""
     for tokens, query_index in [
         (13, [[9, 10, 11, 12], [0, 1, 2, 3]]),
         (stride, [[stride - 1], [0]]),
@@ -122,7 +122,7 @@ def test_heads_that_share_keys(kernel: str, groups: int) -> None:
 def test_kernels_with_groups_and_without(
     groups: int, kernels: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By a kernel that knows groups, and by one that does not."""
+    """With kernels that support grouped queries, and with others."""
     monkeypatch.setattr(attend, "WITH_GROUPS", kernels)
     leaves = q, k, v = leaf(2, 4, 9, 6), leaf(2, groups, 9, 6), leaf(2, groups, 9, 6)
     fast = attend_heads(q, k, v, None, SCALE, 0.0)

@@ -26,7 +26,7 @@ from test.support.attention_types import HEADS, TYPES, WIDTH, make
 
 
 class SummedAttention(CausalAttention):
-    """All heads read one vector a chunk: the sum of its tokens, as key and as value."""
+    """Attention in which the sum of a chunk's tokens is key and value of all heads."""
 
     def __init__(self, embed_dim: int, num_heads: int, stride: int) -> None:
         config = MultiheadConfig(embed_dim, num_heads)

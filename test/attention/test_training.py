@@ -123,7 +123,7 @@ def test_compilation_in_one_graph_for_every_length() -> None:
 )
 @kinds
 def test_activation_checkpoints(kind: str, kernel: str, dropout: float) -> None:
-    """What is made again in the backward draws the same random numbers."""
+    """Recomputation in the backward draws the same random numbers."""
     module = make(kind, torch.float32).train()
     module.dropout = dropout
     x = torch.randn(2, 11, WIDTH)
@@ -143,7 +143,7 @@ def test_activation_checkpoints(kind: str, kernel: str, dropout: float) -> None:
 
 @pytest.mark.parametrize("kind", TYPES)
 def test_a_row_is_the_same_alone_and_in_a_batch(kind: str) -> None:
-    """Whatever stands behind a row has no influence, and gets no gradient."""
+    """Padding after a row does not change results and gets no gradient."""
     module, lengths = make(kind), [3, 8, 11]
     x = torch.randn(3, 11, WIDTH, dtype=torch.float64, requires_grad=True)
     out = module.attend_all(x)

@@ -1,4 +1,4 @@
-"""The decode benchmark: peers that decode the same, a gate that shuts, a small run."""
+"""The decode benchmark: equal outputs of peers, its correctness check, a small run."""
 
 from __future__ import annotations
 

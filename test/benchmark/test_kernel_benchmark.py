@@ -1,4 +1,4 @@
-"""The kernel benchmark: sizes counted by hand, a gate that shuts, plain refusals."""
+"""The kernel benchmark: sizes counted by hand, its correctness check, bad options."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def read_output(folder):
 
 
 def stable(output):
-    """What must be the same in any run: all but times and memory."""
+    """Return the part of the output that does not depend on times and memory."""
     lines = [json.loads(line) for line in output["utterances.jsonl"].splitlines()]
     for line in lines:
         line.pop("decode_seconds")

@@ -1,4 +1,4 @@
-"""The plan command: what fits, from configs of either kind; bad input is named."""
+"""The plan command for recipe and Transformers configs; bad input is named."""
 
 import argparse
 import sys

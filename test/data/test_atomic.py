@@ -63,7 +63,7 @@ def test_leftovers_of_a_kill_are_removed(tmp_path: Path) -> None:
 
 
 def make_folders(top: Path, **folders: str) -> None:
-    """A folder with one file each; ``out_old`` stands for ``.out.old``."""
+    """Make folders with one file each; ``out_old`` is ``.out.old``."""
     for name, text in folders.items():
         stem, _, end = name.partition("_")
         folder = top / (f".{stem}.{end}" if end else stem)

@@ -1,4 +1,4 @@
-"""Every way a recording may be given, and every way it may be broken."""
+"""All sources of audio (files, pipes, archives) and all ways to break them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_a_header_of_unknown_length(tmp_path: Path, declared: int) -> None:
 
 
 def test_a_recording_without_samples_stays_one(tmp_path: Path) -> None:
-    """What stands behind no samples is told from samples."""
+    """Data after the last sample is not read as samples."""
     empty = wav_bytes(SOUND[:0])
     notes = b"LIST" + (10).to_bytes(4, "little") + b"INFOabcdef"
     for number, data in enumerate((empty, empty + notes, empty + notes + notes)):

@@ -42,7 +42,7 @@ def test_the_first_place_is_taken_and_named(tmp_path: Path) -> None:
 
 
 def test_lines_of_json(tmp_path: Path) -> None:
-    """A byte-order mark, empty lines and separators inside a text are read past."""
+    """A byte-order mark, empty lines and separators inside texts are accepted."""
     path = tmp_path / "a.jsonl"
     path.write_text('\ufeff{"a": "x\u2028y"}\n\n{"b": 1}\n\n', encoding="utf-8")
     assert list(read_jsonl(path)) == [(1, {"a": "x\u2028y"}), (3, {"b": 1})]
@@ -55,7 +55,7 @@ def test_lines_of_json(tmp_path: Path) -> None:
 
 
 def test_sets_of_sound_and_of_texts(tmp_path: Path) -> None:
-    """Written anew as a whole: no table of an earlier run is left."""
+    """The folder is replaced: no table of an earlier run is left."""
     (tmp_path / "data/dev").mkdir(parents=True)
     (tmp_path / "data/dev/text.old").touch()
     sound = DataFolder(tmp_path, {"a": "a.wav"}, {"utt2spk": {"a": "s"}})
@@ -76,7 +76,7 @@ def test_nobody_says_who_speaks(tmp_path: Path) -> None:
 
 
 def test_all_sets_are_written_or_none(tmp_path: Path) -> None:
-    """What no table can hold is found while writing, and named where it would stand."""
+    """Texts that no table can contain are named with the table and the key."""
     sets = {"train": {"text": {"a": "fine"}}, "dev": {"text": {"b": "x\0y"}}}
     with pytest.raises(UserError, match=r"^dev/text: 'b': line break, NUL"):
         write_sets(tmp_path, sets)

@@ -18,7 +18,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def formatted(toy: Path) -> Path:
-    """The toy folder, 1.0 to 1.6 s, gone through format_audio."""
+    """Return the toy folder, 1.0 to 1.6 s, after format_audio."""
     format_audio(toy, "dump", Settings())
     return Path("dump")
 

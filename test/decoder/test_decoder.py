@@ -34,7 +34,7 @@ def test_a_row_gives_in_a_batch_what_it_gives_alone(kind: str, mode: str) -> Non
 
 
 def poison(state: DecoderState) -> None:
-    """NaN into all memory of the caches that nothing was written to."""
+    """Write NaN to all unwritten memory of the caches."""
     time = state.timeline
     for part in state.scratch:
         part.fill_(float("nan"))

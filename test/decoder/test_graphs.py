@@ -1,6 +1,6 @@
-"""Recorded steps: nothing in them may depend on Python, nor on how far rows have come.
+"""Recorded steps must not depend on Python values or on the lengths of rows.
 
-On the CPU a tape of operations stands for the CUDA graph; test/gpu has the real one.
+On the CPU a tape of operations replaces the CUDA graph; test/gpu has the real one.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tied embeddings stay tied, and what would part them is refused."""
+"""Tied embeddings stay tied; changes that would untie them are refused."""
 
 from __future__ import annotations
 

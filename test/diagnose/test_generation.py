@@ -31,7 +31,7 @@ def test_cached_text_is_uncached_text_on_this_version() -> None:
 
 @pytest.fixture(params=["mask kept", "mask dropped"])
 def dropped(request, monkeypatch):
-    """What forwards did with a keyword that they did not know: the cache is lost."""
+    """Drop an unknown keyword, here the cache, as older forwards did."""
     from espnet_mtla.hf.llama.modeling import LlamaMTLAModel
 
     forward = LlamaMTLAModel.forward

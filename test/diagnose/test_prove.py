@@ -1,4 +1,4 @@
-"""What is promised holds for a tiny model; each check notices when it does not."""
+"""All checks pass for a tiny model, and each fails for a model that violates it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe to run as a user does, to kill, and to look at."""
+"""Run a recipe as a user does, kill it, and read its results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Recipe:
             self.env.pop(name, None)
 
     def start(self, *options: str, **env: str) -> subprocess.Popen:
-        """The recipe in a session of its own, deaf to nothing."""
+        """Start the recipe in a session of its own, with default signal handlers."""
         return subprocess.Popen(
             [self.folder / "run.sh", *options],
             env={**self.env, **env},
@@ -42,7 +42,7 @@ class Recipe:
     def run(
         self, *options: str, code: int = 0, timeout: float = 300, **env: str
     ) -> str:
-        """Run to the end, check the exit code, return all that was printed."""
+        """Run to the end, check the exit code and return the output."""
         process = self.start(*options, **env)
         try:
             output = process.communicate(timeout=timeout)[0]
@@ -53,7 +53,7 @@ class Recipe:
         return output
 
     def wait_for_hang(self, process: subprocess.Popen, seconds: float = 120) -> int:
-        """Wait until the command named by STUB_HANG stands; returns its process id."""
+        """Wait until the command named by STUB_HANG hangs; return its process id."""
         hang = Path(f"{self.calls_file}.hang")
         end = time.monotonic() + seconds
         while not (hang.exists() and hang.read_text().strip()):
@@ -66,12 +66,12 @@ class Recipe:
         Path(f"{self.calls_file}.hang").unlink(missing_ok=True)
 
     def peek(self) -> list[str]:
-        """What was called so far, a line a call."""
+        """Return all calls so far."""
         file = self.calls_file
         return file.read_text().splitlines() if file.exists() else []
 
     def calls(self) -> list[str]:
-        """What was called since the last time this was asked, a line a call."""
+        """Return the calls since the last call of this method."""
         lines = self.peek()
         self.calls_file.unlink(missing_ok=True)
         return lines

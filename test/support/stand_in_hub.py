@@ -64,7 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
     hub: Hub
 
     def log_message(self, *_: object) -> None:
-        """Nothing: pytest's screen is not ours."""
+        """Log nothing."""
 
     def answer(self, content: object, code: int = 200, **headers: str) -> None:
         raw = isinstance(content, bytes)

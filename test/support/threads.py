@@ -64,7 +64,7 @@ def in_threads(
 
 
 def overlapped(context: Callable[[], AbstractContextManager[None]]) -> None:
-    """Two threads in the same context, of which the first leaves first if it may.
+    """Run a context in two threads that overlap, the first leaving first.
 
     The second enters while the first is inside, or waits for it: then it enters after.
     """

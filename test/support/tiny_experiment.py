@@ -1,4 +1,4 @@
-"""A trained-looking model of a few thousand parameters, and sound for it."""
+"""A model of a few thousand random parameters, and sound for it."""
 
 import numpy as np
 import soundfile

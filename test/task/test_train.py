@@ -119,7 +119,7 @@ def test_every_espnet_trains_to_the_same_losses(collected, tmp_path):
 
 
 class Killed(BaseException):
-    """Stands for a kill: nothing of ours or espnet2's catches it."""
+    """Simulates a kill: neither our code nor espnet2 catches it."""
 
 
 @pytest.mark.parametrize("moment", ["in epoch 2", "while epoch 2 is written"])
