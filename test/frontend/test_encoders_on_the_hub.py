@@ -14,7 +14,7 @@ SAFE = "model.safetensors"
 
 
 def test_from_the_hub(tmp_path, monkeypatch) -> None:
-    """Downloads what is needed alone, once."""
+    """Only the needed files are downloaded, and only once."""
     original = make_encoder(tmp_path / "original", "whisper")
     with serve(monkeypatch, tmp_path / "cache") as hub:
         files = {p.name: p.read_bytes() for p in original.iterdir()}

@@ -80,7 +80,7 @@ def test_alone_or_in_a_batch_and_exact_lengths(name: str, folders) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_a_padded_batch_of_an_encoder_equals_its_rows(name: str, folders) -> None:
-    """What runs on a GPU, where rows of different lengths share a batch."""
+    """Rows of different lengths share a batch, as on a GPU."""
     encoder = load_encoder(folders[name])
     speech, _ = noise(LENGTHS)
     lengths = [n for n in LENGTHS if encoder.frames(n)]

@@ -54,7 +54,7 @@ def test_alone_or_in_a_batch_and_exact_lengths(upstream) -> None:
 
 
 def test_group_normalisation_over_time_does_not_see_padding(tmp_path) -> None:
-    """The form of the base models, which a padded batch would change."""
+    """Base models, whose output depends on padding (group norm)."""
     path = tiny_upstreams.make_wavlm(tmp_path / "base.pt", normalize=False)
     frontend = S3PRLFrontend("wavlm_local", str(path))
     speech, lengths = noise([16000, 5000])
@@ -164,7 +164,7 @@ def test_upstreams_of_the_shipped_configs_exist(name: str) -> None:
 
 @pytest.mark.parametrize("layer", [None, 1])
 def test_threads_get_the_states_of_their_own_sound(upstream, layer) -> None:
-    """An upstream collects what its hooks see on itself."""
+    """An upstream stores the outputs of its hooks as attributes."""
     if upstream["upstream"] == "fbank" and layer:
         pytest.skip("has one layer")
     frontend = S3PRLFrontend(**upstream, layer=layer).eval()

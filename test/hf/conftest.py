@@ -1,4 +1,4 @@
-"""Whatever Transformers calls deprecated fails the test that used it."""
+"""A deprecation warning of Transformers fails the test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def nothing_deprecated(request: pytest.FixtureRequest):
-    """Transformers warns of some names in its log alone, and once a process."""
+    """Some deprecations are only logged, once per process."""
     if "reference" in request.fixturenames:  # the authors' code is older
         yield
         return

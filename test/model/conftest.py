@@ -14,7 +14,7 @@ from test.support.tiny_speech import ENCODERS, MTLA, TOKENS
 
 @pytest.fixture
 def options() -> Callable[..., Namespace]:
-    """Options of a tiny model on given features of width 16; change what you like."""
+    """Return options of a tiny model on features of width 16, with ``changes``."""
 
     def make(encoder: str = "none", **changes: object) -> Namespace:
         settings = {

@@ -1,4 +1,4 @@
-"""The pieces of the model, each against what it should be by hand."""
+"""Parts of the model against values computed by hand."""
 
 from __future__ import annotations
 

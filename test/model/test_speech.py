@@ -19,7 +19,7 @@ LENGTHS, TEXTS = [41, 64, 50, 29], [3, 5, 1, 4]
 def features(
     lengths: list[int], texts: list[int], width: int = 16
 ) -> dict[str, Tensor]:
-    """A ragged batch; what lies behind each row's end is large, so that leaks show."""
+    """Rows of different lengths; padding has large values, so that leaks show."""
     generator = torch.Generator().manual_seed(1)
     size = (len(lengths), max(lengths), width)
     speech = torch.randn(size, generator=generator, dtype=torch.float64)
@@ -312,7 +312,7 @@ def test_the_model_learns_to_copy_eight_utterances(build, options):
 
 @pytest.mark.parametrize("made_up", ["made_up", "lengths", "mask"])
 def test_a_model_refuses_what_it_does_not_know(build, made_up: str) -> None:
-    """A batch may hold what is not needed, but nothing that nobody knows."""
+    """Unused keys of a batch are accepted, unknown ones refused."""
     model, batch = build("none"), features(LENGTHS, TEXTS)
     ones = torch.ones(4, dtype=torch.long)
     known = {"intent": ones[:, None], "intent_lengths": ones}

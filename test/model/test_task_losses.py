@@ -23,7 +23,7 @@ TOKENS = ["<blank>", "<unk>", *"abcdef", "<sos/eos>"]
 
 
 def test_intent_loss_by_hand():
-    """Two intents of 1 and 2 tokens; what follows them is of no matter."""
+    """Two intents of 1 and 2 tokens; later tokens do not matter."""
     p = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [1 / 3] * 3])
     logits = torch.stack([p.log(), p.flip(0).log()])
     target = torch.tensor([[0, 2, 1], [2, 1, IGNORE]])
@@ -91,7 +91,7 @@ def test_ctc_learns_the_words_spoken_and_the_decoder_the_text(build):
 
 
 def test_speech_and_text_models_are_two_children_of_one_base(build):
-    """Neither is the other; both have what decoding reads, and their unit of length."""
+    """Speech and text models are of different classes with the same interface."""
     decoder = DecoderOnlyTransformer(DecoderConfig(len(TOKENS), 16, 1, 2, 24, 0.0))
     text = DecoderOnlyTextModel(TOKENS, ModelConfig(ctc_weight=0), decoder)
     speech = build()
@@ -108,7 +108,7 @@ def test_speech_and_text_models_are_two_children_of_one_base(build):
 
 
 def test_a_text_model_refuses_to_keep_encoded_sources(options):
-    """Its embeddings are trained: kept ones would be those of the first epoch."""
+    """Its embeddings are trained: cached ones would be outdated."""
     settings = options().__dict__
     parts = dict.fromkeys(("frontend", "specaug", "normalize", "encoder"))
     settings |= {**parts, "projector_conf": {}, "init": None}

@@ -1,4 +1,4 @@
-"""The pictures are drawn from a real run, hold what they should, and refuse nicely."""
+"""Figures from a real run: their content, and errors for missing input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""utils/install.sh where it has to refuse: one clear line, and nothing done."""
+"""Errors of utils/install.sh: one line, and nothing installed."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ esac
 
 
 class Checkout:
-    """A copy of what install.sh reads, and a PATH that is ours alone."""
+    """A copy of the files that install.sh reads, and a PATH of the test's own."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "checkout"
@@ -245,7 +245,7 @@ def test_no_network(checkout, active, with_pip: bool) -> None:
 
 @pytest.mark.parametrize("with_pip", [True, False], ids=["pip", "uv"])
 def test_proxy_with_its_own_authority(checkout, active, index, with_pip: bool) -> None:
-    """Refused, it is called that; named in any of the variables, it is trusted."""
+    """A refused certificate is reported; one named in a variable is trusted."""
     del active  # for its disk
     env = {
         "VIRTUAL_ENV": str(real_environment(checkout, with_pip)),

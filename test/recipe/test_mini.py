@@ -74,7 +74,7 @@ def test_the_whole_road_learns_and_ends_in_a_table(make_mini) -> None:
 
 
 def wait_for(process, recipe: Recipe, pattern: str, more: float) -> None:
-    """Until a file is there, and then some; or until the run has ended by itself."""
+    """Wait for a file and some time more, or for the end of the run."""
     end = time.monotonic() + 120
     while not list(recipe.folder.glob(pattern)) and process.poll() is None:
         assert time.monotonic() < end, f"no {pattern}"

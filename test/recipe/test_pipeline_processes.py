@@ -110,7 +110,7 @@ def test_ctrl_c_ends_all_that_train_side_by_side(finished) -> None:
 
 
 def test_a_command_that_was_only_just_started_is_ended_too(finished, tmp_path) -> None:
-    """The shell is held up between starting it and noting its process."""
+    """The shell is delayed between starting a process and recording its id."""
     shutil.rmtree(finished.folder / "exp" / "asr_train_bpe_500_mha")
     hold = tmp_path / "hold.sh"
     hold.write_text(

@@ -1,4 +1,4 @@
-"""Every door to decoding forms its batches by the free memory, in the same way."""
+"""All interfaces of decoding form batches by the free memory in the same way."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recogniser says in one line what its model cannot do."""
+"""A recogniser refuses in one line what its model cannot do."""
 
 from __future__ import annotations
 

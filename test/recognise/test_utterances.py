@@ -47,7 +47,7 @@ def test_loops_as_said(tokens):
 
 
 def test_features_are_as_long_as_their_frames(tmp_path):
-    """The frames of the front-end they were made by, unless a table says it better."""
+    """The front-end's frame rate, unless a table has the exact durations."""
     for name, line in (
         ("feats.scp", f"u1 {tmp_path}/feats.ark:0"),
         ("utt2spk", "u1 u1"),

@@ -1,4 +1,4 @@
-"""Utterances in which nothing was said, or nothing was understood, in every metric.
+"""Empty references and empty hypotheses in every metric.
 
 Counts are those of jiwer, sacrebleu, rouge-score and scikit-learn, or made by hand.
 """

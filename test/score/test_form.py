@@ -1,4 +1,4 @@
-"""Plain lines are told from tables of keys, and whatever could be both is refused."""
+"""Plain lines are distinguished from tables of keys; ambiguous files are refused."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def test_said_by_the_user_nothing_is_guessed():
 
 
 def test_words_that_serve_as_keys_are_mentioned(caplog):
-    """``Ein Hund`` and ``Zwei Katzen`` in both files: still tables, but it is said."""
+    """``Ein Hund`` and ``Zwei Katzen`` in both files: read as tables, with a note."""
     caplog.set_level(logging.INFO)
     write(ref="Ein Hund\nZwei Katzen\n", hyp="Ein Hund\nZwei Katzen\n")
     assert read_request(["ref"], "hyp").refs == ("Hund", "Katzen")

@@ -49,7 +49,7 @@ def test_bleu_and_chrf_are_sacrebleus(triples, several):
 
 
 def test_two_systems_as_sacrebleu_compares_them():
-    """By draws of its own: interval and p, of which it counts one side, up to noise."""
+    """Interval and one-sided p agree with its own draws up to noise."""
     generator = np.random.default_rng(0)
     refs, base, ours = ([], [], [])
     for _ in range(150):

@@ -1,4 +1,4 @@
-"""Texts in three forms give the same request; what does not fit is one clear line."""
+"""Texts in three formats give the same request; mismatches are one-line errors."""
 
 from __future__ import annotations
 

@@ -248,7 +248,7 @@ def test_the_limit_scores_eos_and_flags_it():
 
 
 def test_more_beams_than_tokens():
-    """Two tokens, ten beams: the places without a hypothesis never show."""
+    """Two tokens and ten beams: empty beams are never returned."""
     scorer = TableScorer([0], 10, 4)
     options = DecodeOptions(beam_size=10, nbest=10)
     expected = plain_search(scorer.plain(0), 0, 2, options)

@@ -82,7 +82,7 @@ def batches(draw):
 @given(batches())
 @settings(max_examples=40)
 def test_rows_move_with_their_prefixes(batch):
-    """After random extensions, reorders and selects each row is as if it were alone."""
+    """After random extensions, reorders and selections a row is as if alone."""
     lens, beam, seed = batch
     generator = torch.Generator().manual_seed(seed)
     log_probs = random_log_probs(len(lens), max(lens), 6, seed=seed)

@@ -1,4 +1,4 @@
-"""Up to a hub and down from it, against a stand-in; and every way it can refuse."""
+"""Upload to and download from a stand-in hub, with all of its errors."""
 
 from __future__ import annotations
 

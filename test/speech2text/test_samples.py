@@ -1,4 +1,4 @@
-"""Arrays of any type are what they mean, or refused by name; never silence."""
+"""Arrays of any type are scaled correctly or refused by name."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_silence_and_overshoot_are_no_faults(caplog) -> None:
 
 
 def test_forms_of_one_sound(speech2text: Speech2Text) -> None:
-    """Strides, order, owners and devices of the memory change nothing."""
+    """Strides, order, owners and devices of the memory do not matter."""
     wave = np.random.default_rng(0).normal(0, 0.1, FS).astype(np.float32)
     wave[: FS // 2].cumsum(out=wave[: FS // 2])
     wave = np.clip(wave, -1, 1)

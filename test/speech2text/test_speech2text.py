@@ -1,4 +1,4 @@
-"""Sound in any form gives the text that the recipe's own decoding gives."""
+"""Sound in any form gives the text of the recipe's decoding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model in several threads gives each caller what it gives one caller alone."""
+"""A model used by several threads gives each caller the results of a single caller."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command: formats, files, and going on where one of them is bad."""
+"""The command: formats, files, and continuing after a bad file."""
 
 from __future__ import annotations
 

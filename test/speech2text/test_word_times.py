@@ -1,4 +1,4 @@
-"""When words were said: against all alignments there are, and in seconds."""
+"""Times of words, against all possible alignments, in seconds."""
 
 from __future__ import annotations
 

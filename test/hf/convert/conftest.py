@@ -1,4 +1,4 @@
-"""A small Llama that has read the licence, shared by the tests of conversion."""
+"""A small Llama trained on the text of the licence, shared by tests of conversion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Conversion: exact where nothing is lost, near where little is, healed by training."""
+"""Conversion: exact at full width, close at reduced width, better after healing."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_one_layers_attention_is_the_same_without_the_norms_around_it() -> None:
 
 
 def test_without_rotation_only_rotation_is_lost() -> None:
-    """At position 0 of every row nothing turns, whatever keeps its rotation."""
+    """At position 0 the rotation is the identity."""
     source = llama()
     batch = torch.randint(0, 50, (4, 1))
     for rope in (2, 6, 10):

@@ -1,4 +1,4 @@
-"""Healing by distillation: its loss, its gradients, and what it learns."""
+"""Healing by distillation: loss, gradients and perplexity afterwards."""
 
 from __future__ import annotations
 

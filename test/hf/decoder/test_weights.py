@@ -35,7 +35,7 @@ def check_logits(got: Tensor, expected: Tensor, largest: float) -> None:
 def check_equal(
     decoder: DecoderOnlyTransformer, model: PreTrainedModel, tokens: Tensor
 ) -> None:
-    """All at once, after a prompt, after no prompt, and one token after another."""
+    """In one pass, after a prompt, without a prompt, and token by token."""
     expected = model(tokens).logits
     largest = float(expected.abs().max())
     lengths = torch.full((len(tokens),), PROMPT)

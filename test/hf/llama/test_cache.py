@@ -1,4 +1,4 @@
-"""The cache: tokens and entries told apart, bytes by the formula, exact ways back."""
+"""The cache: counts of tokens and entries, bytes by the formula, exact cropping."""
 
 from __future__ import annotations
 

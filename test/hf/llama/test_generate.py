@@ -102,7 +102,7 @@ def test_static_caches_get_no_shorter() -> None:
 def test_assisted_decoding_is_greedy_decoding(
     stride: int, prompt: int, noise: float
 ) -> None:
-    """A helper that is wrong at once has Transformers 4 ask for a cache of nothing."""
+    """If the first draft token is wrong, Transformers 4 crops the cache to length 0."""
     model, batch = tiny(stride), tokens(1, prompt)
     helper = tiny(stride)
     with torch.no_grad():

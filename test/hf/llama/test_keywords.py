@@ -184,7 +184,7 @@ def test_a_chat_of_several_turns_keeps_its_cache() -> None:
 @pytest.mark.parametrize("by", ["input_ids", "inputs_embeds", "first"])
 @pytest.mark.parametrize("held", [5, 6, 8])
 def test_a_prompt_that_the_cache_holds_already_is_refused(held: int, by: str) -> None:
-    """It would be read once more, behind itself."""
+    """Otherwise the prompt would be read twice."""
     model, batch = tiny(2), tokens(2, 9)
     cache = cache_of(model(batch[:, :held]))
     vectors = model.get_input_embeddings()(batch[:, :5])
@@ -222,7 +222,7 @@ def test_new_tokens_alone_go_on_behind_a_cache(new: int) -> None:
 def test_a_cache_with_reserved_room_gives_the_same(
     static: bool, beams: int, room: int
 ) -> None:
-    """One that is too small grows, or, where it cannot, is an error."""
+    """A cache that is too small grows, or is an error if it cannot."""
     model = tiny(3)
     batch, mask = left_padded([tokens(1, n, n)[0] for n in (9, 4)])
     options = {"do_sample": False, "max_new_tokens": 8, "num_beams": beams}
@@ -289,7 +289,7 @@ def test_the_pipeline_writes_what_generate_does() -> None:
 
 
 def test_the_trainer_evaluates_logits_alone(tmp_path) -> None:
-    """A cache among what is evaluated would be gathered and concatenated."""
+    """The Trainer would gather and concatenate a returned cache."""
     from transformers import Trainer, TrainingArguments
 
     arguments = TrainingArguments(str(tmp_path), use_cpu=True, report_to=[])

@@ -1,4 +1,4 @@
-"""A model that was loaded holds what was saved, to the last number it computes with."""
+"""A loaded model equals the saved one, non-persistent buffers included."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WAYS = {
 
 
 def numbers(model: LlamaMTLAForCausalLM) -> list[tuple[object, float]]:
-    """What each layer rotates by, which no checkpoint holds."""
+    """Return the rotary frequencies of each layer, which checkpoints do not contain."""
     layers = getattr(model, "model", model).layers
     attentions = [layer.self_attn for layer in layers]
     return [(one.frequencies, one.rope_scale) for one in attentions]

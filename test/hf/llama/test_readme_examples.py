@@ -23,7 +23,7 @@ OUR_NAMES = {
 
 
 def example(containing: str, **changes: str) -> str:
-    """The one block of Python that holds these words, ours put for theirs."""
+    """Return the Python block that contains these words, with our names."""
     text = distribution("mtla").read_text("METADATA")
     blocks = re.findall(r"``` ?python\n(.*?)```", text, re.DOTALL)
     (block,) = (block for block in blocks if containing in block)
@@ -41,7 +41,7 @@ def test_the_attention() -> None:
 
 
 def test_incremental_decoding(capsys) -> None:
-    """FlashAttention is asked for on a GPU; where it cannot be, that is said."""
+    """FlashAttention is requested on a GPU; if it cannot run, the error says why."""
     block = example("use_flashattn_infer").replace('"cuda"', '"cpu"')
     with pytest.raises(UserError, match="use_flashattn_infer=True: "):
         exec(block, {})

@@ -27,7 +27,7 @@ REFERENCE_SIZES = {**SIZES, "qk_nope_head_dim": 8, "initializer_range": 0.2}
 
 @pytest.fixture(scope="module")
 def reference():
-    """The public package's Transformers classes, registered nowhere."""
+    """Return the public package's Transformers classes without registering them."""
     patch = pytest.MonkeyPatch()
     for place in (AutoConfig, AutoModelForCausalLM, TOKENIZER_MAPPING):
         patch.setattr(place, "register", lambda *_, **__: None)

@@ -1,4 +1,4 @@
-"""Folders: loaded without the package, refused where they are not what they seem."""
+"""Exported folders load without the package; modified ones are refused."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ TEXT = Path(__file__).resolve().parents[3] / "LICENSE"
 
 @pytest.fixture(autouse=True)
 def own_precision():
-    """It is a setting of the whole process, which one test must not leave to others."""
+    """Restore a setting of the process after each test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ACCELERATE_MIXED_PRECISION", "no")
         yield
@@ -76,7 +76,7 @@ def test_the_trainer_learns_saves_and_goes_on(rows, tmp_path) -> None:
 
 
 def test_the_trainers_label_smoothing_knows_what_a_label_is(rows, tmp_path) -> None:
-    """It shifts labels for models whose names it knows, and for no others."""
+    """The label smoother shifts labels only for registered model names."""
     model = tiny(2, dtype=torch.float32, vocab_size=256).train()
     arguments = TrainingArguments(
         str(tmp_path), label_smoothing_factor=0.1, use_cpu=True, report_to=[]

@@ -3,7 +3,7 @@ import pytest
 
 @pytest.fixture(scope="session")
 def packed(model, tmp_path_factory):
-    """Of which ``generate`` finds texts of different lengths."""
+    """A model for which ``generate`` returns texts of different lengths."""
     from espnet_mtla.search.options import DecodeOptions
     from espnet_mtla.share.card import Card
     from espnet_mtla.share.pack import pack

@@ -1,4 +1,4 @@
-"""A model that was loaded holds what was saved, to the last tensor behind it."""
+"""A loaded speech model equals the saved one, non-persistent buffers included."""
 
 from __future__ import annotations
 

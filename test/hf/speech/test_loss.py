@@ -95,7 +95,7 @@ def test_labels_or_tokens() -> None:
 
 @pytest.mark.parametrize("recipe", ["scaled_abs_pos", "fbank", "default"])
 def test_training_after_generating(recipe) -> None:
-    """What a part keeps from ``generate`` serves training; modes are as they were."""
+    """Training works after ``generate``; training modes are restored."""
     model = tiny(**RECIPES[recipe]).train()
     model.speech.decoder.eval()
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""Each door with options does what is asked, or says what it does not do."""
+"""Options of each interface have an effect or are refused."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_what_a_config_cannot_ask_for(small) -> None:
 
 
 def test_a_changed_recipe_counts() -> None:
-    """What is still the recipe's in ``generation_config`` does not stand in its way."""
+    """Values of the recipe in ``generation_config`` do not override ``decode``."""
     other = tiny()
     assert asked(other)["beam_size"] == 2
     other.config.decode = {**other.config.decode, "beam_size": 4}

@@ -1,4 +1,4 @@
-"""A recipe's model in Transformers says what the recipe says, by every door."""
+"""A recipe's model in Transformers gives the recipe's texts, by every interface."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_a_frozen_upstream_follows_the_sound(checkpoints) -> None:
 
 
 class Halving(nn.Module):
-    """A part of somebody else, with a table that no checkpoint holds."""
+    """A third-party module with a buffer that checkpoints do not contain."""
 
     def __init__(self, fs: int = 8000) -> None:
         super().__init__()

@@ -331,7 +331,7 @@ def test_command(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_two_texts_for_one_name(local: SimpleNamespace, tmp_path: Path) -> None:
-    """The Spanish list has them: what is said, it does not tell."""
+    """Ambiguous texts, as in the Spanish list, are rejected."""
     texts = {"digits/1": "one", "hello": "Hello.", "bye": "Bye."}
     corpus = write_corpus(tmp_path, texts)
     listing = next(corpus.rglob("*.gz"))

@@ -106,7 +106,7 @@ def no_bytes(path: Path) -> None:
 def test_bad_sound_names_the_file(
     local: SimpleNamespace, corpus: Path, tmp_path: Path, spoil: object, message: str
 ) -> None:
-    """And nothing is written, not even the sets that come before it."""
+    """Nothing is written, not even earlier sets."""
     spoil(sound_file(corpus, "demo-six"))
     with pytest.raises(UserError, match=rf"demo-six\.wav: .*{message}"):
         local.prepare.prepare({"en": corpus}, tmp_path / "data", sizes(local), 1)
@@ -140,7 +140,7 @@ def write_tools(folder: Path, apt: str) -> str:
 
 @pytest.mark.usefixtures("corpus")
 def test_fetch_once(tmp_path: Path) -> None:
-    """Index and packages go below downloads/; a second run asks nobody."""
+    """Index and packages are below downloads/; a second run downloads nothing."""
     touch = 'case "$*" in *download*) for p in %s; do : >"${p}_1_all.deb"; done;; esac'
     names = "asterisk-core-sounds-en asterisk-core-sounds-en-wav"
     path = write_tools(tmp_path / "tools", touch % names)

@@ -1,4 +1,4 @@
-"""Somebody's own Kaldi folders, from stage 2 on, through translation and intents."""
+"""Users' own Kaldi folders from stage 2 on, for translation and intents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SMALL = (
 
 
 def write_own(recipe: Recipe, tables: dict[str, str]) -> None:
-    """A recording a set, read by a pipe and cut in two; nobody says who speaks."""
+    """One recording per set, read by a pipe and cut in two, without speakers."""
     for seed, name in enumerate(SETS[1::2]):
         folder = recipe.folder / "data" / name
         sound = folder / "my talk.wav"
@@ -33,7 +33,7 @@ def write_own(recipe: Recipe, tables: dict[str, str]) -> None:
 
 
 def test_intents(make_run: Callable[[str], Recipe]) -> None:
-    """Until there is a model; what follows asks no more of the folder."""
+    """Run until there is a model; later stages need no more of the folder."""
     recipe = make_run("mini/asr1")
     write_own(recipe, {"text": "door_open the door", "text.words": "the door"})
     options = (*SETS, *SMALL, "--task", "slu", "--token_type", "word")
@@ -45,7 +45,7 @@ def test_intents(make_run: Callable[[str], Recipe]) -> None:
 
 
 def test_translation(make_run: Callable[[str], Recipe]) -> None:
-    """Tables of any name; what one of them lacks is said before anything is made."""
+    """Tables of any name; a missing utterance is named before anything is written."""
     recipe = make_run("mini/asr1")
     write_own(recipe, {"text.tc.fr": "La porte s'ouvre.", "text.lc.en": "it opens"})
     options = (*SETS, *SMALL, "--task", "st", "--token_type", "char")

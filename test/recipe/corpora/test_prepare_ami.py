@@ -91,7 +91,7 @@ def test_single_distant_microphone(ami: ModuleType, corpus: SimpleNamespace) -> 
 
 
 def test_array(ami: ModuleType, corpus: SimpleNamespace, monkeypatch) -> None:
-    """Eight files, each a sample later than the one before, become the first again."""
+    """Eight files, each one sample later than the one before, add up to the first."""
     folder = prepare(ami, corpus, "mdm8")
     (source,) = folder.wav.values()
     assert source.count(".wav") == 8

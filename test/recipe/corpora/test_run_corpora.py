@@ -110,7 +110,7 @@ def test_xsum(make_run: Callable[[str], Recipe], tmp_path: Path) -> None:
 def test_no_corpus(
     make_run: Callable[[str], Recipe], tmp_path: Path, name: str, missing: str
 ) -> None:
-    """One line at the screen says which file is not there, and which option helps."""
+    """One line names the missing file and the option to set."""
     (tmp_path / "empty").mkdir()
     options = ("--local_data_opts", f"--corpus {tmp_path}/empty", "--stop_stage", "1")
     output = make_run(name).run(*options, code=1)
