@@ -18,7 +18,7 @@ mapfile -t option_lines < \
 option_names=("${option_lines[@]%%=*}")
 recipe_options=()   # names of the options that the recipe declares
 declare -A typed=() # option -> the name it was typed with: its own, or ESPnet's
-alias_notes=()      # a line for each of ESPnet's names that were typed and accepted
+option_notes=()     # what is said about the options before the first stage
 
 has_word() { [[ " ${*:2} " == *" $1 "* ]]; } # has_word WORD LIST...
 
@@ -63,7 +63,7 @@ parse_options() { # parse_options ARGUMENT...: set the variable of each option
         if is_option "$name"; then
             set_option "$name" "$value"
         elif [ "${ESPNET_NO_CHANGE[$name]:-}" = "$value" ]; then
-            alias_notes+=("--$name $value (ESPnet) changes nothing")
+            option_notes+=("--$name $value (ESPnet) changes nothing")
         else
             refused+=("--$name (ESPnet): ${ESPNET_REFUSED[$name]}")
         fi
@@ -86,7 +86,7 @@ set_option() { # set_option NAME VALUE: NAME is an option or one of ESPnet's nam
     [ "${typed[$name]:-$1}" = "$1" ] || die "--${typed[$name]} and --$1 are the same" \
         "option: use one of them (in run.sh, -- before \"\$@\" lets users override it)"
     if [ "$name" != "$1" ] && [ -z "${typed[$name]:-}" ]; then
-        alias_notes+=("--$1 (ESPnet) sets --$name")
+        option_notes+=("--$1 (ESPnet) sets --$name")
     fi
     typed[$name]=$1
     if is_boolean "$name"; then
@@ -102,6 +102,23 @@ declare_option() { # declare_option LINE: an option of the recipe
     unset 'typed[option]' # a recipe may declare several
     option_lines+=("$1") option_names+=("$name") recipe_options+=("$name")
     printf -v "$name" '%s' "${value%% # *}"
+}
+
+# Options of a run that has the same results with any value.
+SAME_RESULTS=(stage stop_stage skip_stages dry_run force help nj ngpu threads train_jobs job
+    slurm_opts audio_format hub_name expdir dumpdir)
+
+protect_readme() { # a run with other settings than the recipe's leaves its README as it is
+    local name others=()
+    if [ -z "$readme" ] || [ -n "${typed[readme]:-}" ]; then return; fi
+    for name in "${!typed[@]}"; do
+        has_word "$name" "${SAME_RESULTS[@]}" || others+=("--${typed[$name]}")
+    done
+    if [ ${#others[@]} -gt 0 ]; then
+        option_notes+=("$readme keeps its results: ${others[*]} may change them" \
+            "(--readme $readme replaces them)")
+        readme=""
+    fi
 }
 
 expand_recipe_options() { # replace {NAME} in every option by that recipe option's value

@@ -96,6 +96,7 @@ option="" # declare an option of the recipe: "name=value # help"; {name} inserts
 
 parse_options "$@"
 if $help; then print_help && exit 0; fi
+protect_readme
 . "$TEMPLATE/path.sh"
 
 # ---------------------------------------------------------------- names used by the stages
@@ -138,7 +139,7 @@ feats=$dumpdir # the folders that training and decoding read
 
 check_options
 check_lm
-for note in ${alias_notes[@]+"${alias_notes[@]}"}; do say "   $note"; done
+for note in ${option_notes[@]+"${option_notes[@]}"}; do say "   $note"; done
 if [ "$threads" -gt 0 ]; then export OMP_NUM_THREADS=$threads; fi
 trap interrupted INT TERM
 run_stages

@@ -56,3 +56,21 @@ def test_own_data_leave_the_recipes_models_and_readme_alone(recipe) -> None:
     assert "exp/asr_train_bpe_500_mha" in plain and "--readme README.md" in plain
     assert "exp/asr_train_mine_bpe_500_mha" in own and "--readme" not in own
     assert "data/token_list/mine_bpe_500" in own and "exp/asr_train_bpe" not in own
+
+
+def test_a_run_with_other_settings_leaves_the_committed_results_alone(recipe) -> None:
+    run = ("--dry_run", "--readme", "README.md", "--")  # as a recipe's run.sh ends
+    for same in ((), ("--nj", "3", "--stage", "pack"), ("--ngpu", "1", "--threads=1")):
+        assert "--readme README.md" in recipe.run(*run, *same)
+    for other in (
+        ("--train_opts", "--max_epoch 1"),
+        ("--local_data_opts", "--seconds 9"),
+        ("--asr_args", "--max_epoch 1"),  # ESPnet's name
+        ("--nbest=1",),
+    ):
+        output = recipe.run(*run, *other)
+        name = other[0].partition("=")[0]
+        assert f"README.md keeps its results: {name} may change them" in output
+        assert "results --exp" in output and "--output exp/packed" in output
+        assert not re.search(r"results .*--readme", output)
+        assert "--readme README.md" in recipe.run(*run, *other, "--readme=README.md")
