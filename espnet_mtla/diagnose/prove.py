@@ -135,7 +135,9 @@ class Prover:
 
         model = self.trained.model
         prompt, lengths = self._prompt(sound)
-        least, most = (int(limit) for limit in length_limits(lengths, options))
+        tasks = Recogniser(self.trained, self.options).tasks([sound])
+        positions = model.sound_positions(lengths, tasks)
+        least, most = (int(limit) for limit in length_limits(positions, options))
         tokens, score = [model.sos], 0.0
         while True:
             ids = torch.tensor([tokens], device=prompt.device)
@@ -160,7 +162,8 @@ class Prover:
         speech = torch.from_numpy(sound.samples).to(device).unsqueeze(0)
         lengths = torch.tensor([speech.size(1)], device=device)
         encoded, frames = model.encode(speech, lengths, [sound.key])
-        return model.project(encoded, frames.to(device))
+        tasks = Recogniser(self.trained, self.options).tasks([sound])
+        return model.project(encoded, frames.to(device), tasks)
 
     def cache_is_formula(self) -> Iterator[CheckResult]:
         """Compare the largest number of bytes in the cache with the formula."""
@@ -179,6 +182,10 @@ class Prover:
         name = "recipe = Speech2Text"
         if self.trained.frontend is None:
             yield CheckResult(name, NO_SOUND)
+            return
+        tasks = self.trained.model.templates
+        if tasks and len(tasks.names) > 1 and self.options.task_template is None:
+            yield CheckResult(name, "several tasks: choose one by --task_template")
             return
         from espnet_mtla.speech2text import Speech2Text
 
@@ -207,6 +214,10 @@ class Prover:
             return
         if self.trained.model.decoder is None:
             yield CheckResult(name, NO_DECODER)
+            return
+        ours = self.trained.model
+        if ours.templates is not None or ours.blank == ours.eos:
+            yield CheckResult(name, "not for token_type hf, nor with a template")
             return
         from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from espnet2.asr.ctc import CTC
 
     from espnet_mtla.decoder import DecoderOnlyTransformer
+    from espnet_mtla.model.template import PromptTemplates
 
 Stats = dict[str, Tensor | float]
 Unit = Literal["second", "token"]
@@ -65,6 +66,7 @@ class DecoderOnlyModel(AbsESPnetModel):
         self.ctc: CTC | None = None
         self.projector = projector
         self.decoder = decoder
+        self.templates: PromptTemplates | None = None
         self.token_loss = TokenLoss(len(self.token_list), config) if decoder else None
 
     @abstractmethod
@@ -78,8 +80,15 @@ class DecoderOnlyModel(AbsESPnetModel):
             utt_id: B names, for messages.
         """
 
-    def project(self, encoded: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the decoder's prompt (B, P, D) and its valid positions (B,)."""
+    def project(
+        self, encoded: Tensor, lengths: Tensor, tasks: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the decoder's prompt (B, P, D) and its valid positions (B,).
+
+        Args:
+            encoded: (B, T, E), valid up to ``lengths`` (B,).
+            tasks: index of each row's task, (B,); None: the model has one alone.
+        """
         if self.decoder is None:
             raise UserError(
                 "model_conf.ctc_weight is 1: this is an encoder without a decoder"
@@ -88,7 +97,16 @@ class DecoderOnlyModel(AbsESPnetModel):
             return encoded, lengths
         prompt, lengths = self.projector(encoded, lengths)
         dtype = self.decoder.output.weight.dtype
-        return prompt.to(dtype) if dtype.itemsize < 4 else prompt, lengths
+        prompt = prompt.to(dtype) if dtype.itemsize < 4 else prompt
+        if self.templates is None:
+            return prompt, lengths
+        return self.templates(prompt, lengths, tasks, self.decoder.embed)
+
+    def sound_positions(self, prompt_lens: Tensor, tasks: Tensor | None) -> Tensor:
+        """Return the positions (B,) of the sound alone in prompts (B,) long."""
+        if self.templates is None:
+            return prompt_lens
+        return prompt_lens - self.templates.positions(tasks, prompt_lens)
 
     def decoder_losses(
         self,
@@ -97,6 +115,7 @@ class DecoderOnlyModel(AbsESPnetModel):
         text: Tensor,
         text_lengths: Tensor,
         intent: Tensor | None = None,
+        tasks: Tensor | None = None,
     ) -> tuple[Tensor, Stats, Tensor]:
         """Run the decoder over ``text``, and weigh its losses by ``config``.
 
@@ -104,12 +123,13 @@ class DecoderOnlyModel(AbsESPnetModel):
             encoded: (B, T, E), valid up to ``lengths`` (B,).
             text: (B, U) token ids, valid up to ``text_lengths`` (B,).
             intent: (B, 1) number of tokens of the intent that begins each text.
+            tasks: (B,) index of each row's task.
         Returns:
             loss (), statistics, and logits (B, U + 1, V): position u predicts token u,
             and <eos> after the last.
         """
         inputs, targets = shifted(text, text_lengths, self.sos, self.eos)
-        prompt, prompt_lens = self.project(encoded, lengths)
+        prompt, prompt_lens = self.project(encoded, lengths, tasks)
         if self.decoder is None or self.token_loss is None:
             raise AssertionError("project refuses a model without a decoder")
         logits = self.decoder(prompt, prompt_lens, inputs)

@@ -41,6 +41,7 @@ class Preprocess:
         # A tokenizer of token_type hf returns no token that its list lacks.
         self.unknown = self.ids.get(UNK, -1)
         self.intents = intents
+        self.tasks = list(getattr(args, "model_conf", {}).get("templates", ()))
 
     def __call__(self, name: str, data: dict[str, object]) -> dict[str, np.ndarray]:
         out = {}
@@ -49,10 +50,20 @@ class Preprocess:
         for field in ("source", "text"):
             if field in data:
                 out[field] = np.array(self.token_ids(str(data[field])), dtype=np.int64)
+        if "task" in data:
+            out["task"] = np.array([self._task(name, str(data["task"]))], np.int64)
         if self.intents and "text" in data:
             intent = str(data["text"]).split(maxsplit=1)[0]
             out["intent"] = np.array([len(self.token_ids(intent))], dtype=np.int64)
         return out
+
+    def _task(self, name: str, task: str) -> int:
+        if task not in self.tasks:
+            raise UserError(
+                f"utt2task: {name}: {task!r} is none of model_conf.templates, "
+                f"{', '.join(self.tasks)}"
+            )
+        return self.tasks.index(task)
 
     def token_ids(self, text: str) -> list[int]:
         """Return the ids of a text's tokens; unknown ones become <unk>."""

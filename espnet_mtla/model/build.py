@@ -42,6 +42,7 @@ with quiet_import():
     from espnet_mtla.model.projector import FrameStackProjector, TokenConvolution
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
     from espnet_mtla.model.symbols import check_ctc, read_tokens, set_symbols
+    from espnet_mtla.model.template import set_templates
     from espnet_mtla.model.text import DecoderOnlyTextModel
 
 INITS = (*initialisations(), None)
@@ -98,6 +99,7 @@ def build_model(
         input_size=input_size,
     )
     set_symbols(model, args)
+    set_templates(model, args)
     return model
 
 
@@ -140,6 +142,8 @@ def _text_parts(
         config = ModelConfig(**{**losses, **args.model_conf})
     if config.uses_ctc:
         raise UserError("model_conf.ctc_weight: 0 for text, which has no frames")
+    if config.all_templates:
+        raise UserError("model_conf.template: for sound alone; leave it out")
     if config.encoded_cache_mb:
         raise UserError(
             "model_conf.encoded_cache_mb: 0 for text, whose embeddings are trained"

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.settings.checks import check_count, check_flags, check_number
+
+AUDIO = "<audio>"
+"""The place of the sound in a template."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,10 @@ class ModelConfig:
 
     ``sym_sos`` and ``sym_eos`` name the tokens before and after each text. None:
     <sos/eos>, or with ``token_type: hf`` those of the tokenizer.
+
+    ``template``: text around the sound, such as ``<audio> Transcribe the speech:``.
+    ``templates``: the same for several tasks, by their names. ``chat``: a template is
+    a user's message in the chat template of the tokenizer.
     """
 
     ctc_weight: float = 0.3
@@ -65,6 +73,9 @@ class ModelConfig:
     encoded_cache_mb: int = 0
     sym_sos: str | None = None
     sym_eos: str | None = None
+    template: str | None = None
+    templates: Mapping[str, str] = field(default_factory=dict)
+    chat: bool = False
 
     def __post_init__(self) -> None:
         prefix = "model_conf."
@@ -72,7 +83,27 @@ class ModelConfig:
         check_number(self, "lsm_weight", inside="[0, 1)", prefix=prefix)
         check_number(self, "intent_weight", inside="[0, 100]", prefix=prefix)
         check_count(self, "encoded_cache_mb", least=0, prefix=prefix)
-        check_flags(self, "length_normalized_loss", prefix=prefix)
+        check_flags(self, "length_normalized_loss", "chat", prefix=prefix)
+        self._check_templates()
+
+    def _check_templates(self) -> None:
+        if self.template is not None and self.templates:
+            raise UserError("model_conf: template and templates: choose one of them")
+        if self.chat and not self.all_templates:
+            raise UserError("model_conf.chat: needs template or templates")
+        for name, text in self.all_templates.items():
+            where = f"templates.{name}" if self.templates else "template"
+            count = text.count(AUDIO) if isinstance(text, str) else 0
+            if count != 1:
+                raise UserError(
+                    f"model_conf.{where}: {text!r} has {AUDIO}, the place of the "
+                    f"sound, {count} times; once is needed"
+                )
+
+    @property
+    def all_templates(self) -> Mapping[str, str]:
+        """Templates by task; a single one has the name ""."""
+        return self.templates if self.template is None else {"": self.template}
 
     @property
     def uses_ctc(self) -> bool:

@@ -40,9 +40,11 @@ if TYPE_CHECKING:
 
 REST_OF_BATCH = (
     *("text", "text_lengths", "source", "source_lengths"),
-    *("intent", "intent_lengths", "utt_id"),
+    *("intent", "intent_lengths", "task", "task_lengths", "utt_id"),
 )
 """Keys of a batch beside speech; see :func:`espnet_mtla.model.batch.collate`."""
+ONES = ("intent_lengths", "task_lengths")
+"""Lengths in a batch that are always 1."""
 
 
 class DecoderOnlySpeechModel(DecoderOnlyModel):
@@ -100,6 +102,7 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
         source_lengths: Tensor | None = None,
         intent: Tensor | None = None,
         utt_id: Sequence[str] = (),
+        task: Tensor | None = None,
         **others: Tensor,
     ) -> tuple[Tensor, Stats, Tensor]:
         """Return the loss of one batch.
@@ -110,7 +113,9 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
                 another one (a translation).
             intent: (B, 1) number of tokens of the intent that begins each text.
             utt_id: B names, for messages and the cache of ``encoded_cache_mb``.
-            others: ``intent_lengths`` alone: a batch has them, and all are 1.
+            task: (B, 1) index of each row's template, if there are several.
+            others: ``intent_lengths`` and ``task_lengths`` alone: a batch has them, and
+                all are 1.
         Returns:
             loss (1,), statistics for the log, each (1,), and the batch size (1,), their
             weight when espnet2 averages over processes.
@@ -118,7 +123,7 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
             UserError: the loss is not finite, an utterance is too short, or a keyword
                 is unknown.
         """
-        refuse_unknown(DecoderOnlySpeechModel.forward, others, ("intent_lengths",))
+        refuse_unknown(DecoderOnlySpeechModel.forward, others, ONES)
         loss, stats = self.losses(
             speech,
             speech_lengths,
@@ -128,6 +133,7 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
             source_lengths,
             intent,
             utt_id,
+            task,
         )[:2]
         return gather(loss, stats, len(speech))
 
@@ -141,6 +147,7 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
         source_lengths: Tensor | None = None,
         intent: Tensor | None = None,
         utt_id: Sequence[str] = (),
+        task: Tensor | None = None,
     ) -> tuple[Tensor, Stats, Tensor | None]:
         """Compute the training loss of a batch: CTC and decoder, weighted and summed.
 
@@ -168,7 +175,12 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
             loss = loss + weight * loss_ctc
         if self.decoder is not None:  # decoder_losses applies 1 - ctc_weight
             loss_decoder, decoder_stats, logits = self.decoder_losses(
-                encoded, lengths, text, text_lengths, intent
+                encoded,
+                lengths,
+                text,
+                text_lengths,
+                intent,
+                None if task is None else task[:, 0],
             )
             loss, stats = loss + loss_decoder, stats | decoder_stats
         check_loss(loss, utt_id)

@@ -74,7 +74,8 @@ def decode_with_maps(
     lengths = torch.tensor([len(samples)], device=trained.device)
     features, _ = model.extract_feats(speech, lengths)
     encoded, frames = model.encode(speech, lengths, [key])
-    prompt, prompt_lens = model.project(encoded, frames.to(trained.device))
+    tasks = recogniser.tasks([Sound(key, samples)])
+    prompt, prompt_lens = model.project(encoded, frames.to(trained.device), tasks)
     fed = torch.tensor([model.sos, *best.tokens], device=trained.device)
     names = [model.token_list[token] for token in best.tokens]
     stack = 1 if model.projector is None else model.projector.stack

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.model.template import task_ids
 from espnet_mtla.recognise.batches import plan_batches
 from espnet_mtla.recognise.fusion import load_fusion
 from espnet_mtla.recognise.utterances import Sound, count_frames
@@ -164,12 +165,14 @@ class Recogniser:
         model = self.trained.model
         encoded, frames = model.encode(speech, lengths, keys)
         frames = frames.to(encoded.device)
-        prompt = prompt_lens = None
+        prompt = prompt_lens = sound_lens = None
         if model.decoder is not None:
-            prompt, prompt_lens = model.project(encoded, frames)
+            tasks = self.tasks(batch)
+            prompt, prompt_lens = model.project(encoded, frames, tasks)
+            sound_lens = model.sound_positions(prompt_lens, tasks)
         between = self._now()
         try:
-            nbests = self._search(encoded, frames, prompt, prompt_lens)
+            nbests = self._search(encoded, frames, prompt, prompt_lens, sound_lens)
         except BrokenScores as error:
             reason = (
                 "the model computes scores that are NaN; its training may have "
@@ -189,6 +192,12 @@ class Recogniser:
             Recognised(key, length, t, p, nbest, length * factor, unit)
             for key, length, t, p, nbest in columns
         ]
+
+    def tasks(self, batch: Sequence[Sound]) -> Tensor | None:
+        """Return the index of each input's task (B,); None without a choice."""
+        names = [sound.task for sound in batch]
+        ids = task_ids(self.trained.model, names, self.options.task_template)
+        return None if ids is None else ids.to(self.trained.device)
 
     def _duration(self, sound: Sound) -> float:
         """Return the length of an input in the model's unit of time."""
@@ -213,13 +222,15 @@ class Recogniser:
         frames: Tensor,
         prompt: Tensor | None,
         prompt_lens: Tensor | None,
+        sound_lens: Tensor | None,
     ) -> list[list[Hypothesis]]:
         model, options = self.trained.model, self.options
         if model.decoder is None or prompt is None or prompt_lens is None:
             paths = best_path(self._ctc_log_probs(encoded), frames)
             return [[Hypothesis(tokens, score, False)] for tokens, score in paths]
         prompt_lens = prompt_lens.to(prompt.device)
-        limits = length_limits(prompt_lens, options)
+        assert sound_lens is not None, "it comes with the prompt"
+        limits = length_limits(sound_lens.to(prompt.device), options)
         scorer = DecoderScorer(
             model.decoder,
             prompt.to(getattr(torch, options.dtype)),

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.settings.names import TASKS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,6 +40,7 @@ class Utterance:
         start: seconds from the beginning of the recording.
         end: seconds from the beginning of the recording; None: its end.
         features: the source holds features, not sound.
+        task: of a model of several tasks, from the table ``utt2task``.
     """
 
     key: str
@@ -47,6 +49,7 @@ class Utterance:
     end: float | None
     seconds: float
     features: bool = False
+    task: str | None = None
 
     @property
     def frames(self) -> int:
@@ -62,11 +65,13 @@ class Sound:
             token ids ``(n,)``.
         seconds: length of the sound that features were made from; None: the number of
             ``samples`` tells it.
+        task: of a model of several tasks.
     """
 
     key: str
     samples: np.ndarray
     seconds: float | None = None
+    task: str | None = None
 
 
 def list_utterances(
@@ -83,9 +88,22 @@ def list_utterances(
         UserError: the folder is missing, empty or inconsistent, or a recording is
             missing or has another sampling rate than ``fs``.
     """
-    from espnet_mtla.data.folder import FEATURES, DataFolder
+    from espnet_mtla.data.folder import DataFolder
 
     folder = DataFolder.read(data)
+    tasks = folder.tables.get(TASKS, {})
+    return [
+        replace(utterance, task=tasks.get(utterance.key))
+        for utterance in _list_untasked(folder, fs, frames_per_second)
+    ]
+
+
+def _list_untasked(
+    folder: DataFolder, fs: int, frames_per_second: float
+) -> list[Utterance]:
+    """Return every utterance, without its task."""
+    from espnet_mtla.data.folder import FEATURES
+
     if folder.source == FEATURES:
         rates = {"utt2dur": 1.0, "utt2num_frames": frames_per_second}
         if fs != frames_per_second:  # otherwise the rate of the samples is unknown
@@ -204,4 +222,4 @@ def read_sound(utterance: Utterance, fs: int) -> np.ndarray:
 def load_sound(utterance: Utterance, fs: int) -> Sound:
     """Read an utterance for a recogniser; see :func:`read_sound`."""
     seconds = utterance.seconds if utterance.features else None
-    return Sound(utterance.key, read_sound(utterance, fs), seconds)
+    return Sound(utterance.key, read_sound(utterance, fs), seconds, utterance.task)

@@ -131,6 +131,9 @@ class DecodeOptions:
         "auto",
         f"record a step and replay it: {', '.join(CUDA_GRAPHS)}; auto: on a GPU",
     )
+    task_template: str | None = _option(
+        None, "task of a model of several, a name of its templates; null: by utt2task"
+    )
     lm_weight: float = _option(0.0, "w in score + w * log p(token) of --lm")
     lm: str | None = _option(
         None, "language model: folder of train --task lm, or a file of weights in it"

@@ -156,7 +156,7 @@ class ASRTask(AbsTask):
         cls, train: bool = True, inference: bool = False
     ) -> tuple[str, ...]:
         del train
-        return ("source", "text") if inference else ("source",)
+        return ("source", "text", "task") if inference else ("source", "task")
 
     @classmethod
     def build_collate_fn(cls, args: Namespace, train: bool) -> Collate:

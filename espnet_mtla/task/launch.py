@@ -13,22 +13,24 @@ from typing import Any, NoReturn
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.data.table import write_table
+from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.components import check_sections, sampling_rate
 from espnet_mtla.model.config import ModelConfig
 from espnet_mtla.model.decoders import DECODER, complete_decoder, is_pretrained
 from espnet_mtla.model.files import bundle_files
-from espnet_mtla.settings.names import CONFIG, STATS
+from espnet_mtla.settings.names import CONFIG, STATS, TASKS
 from espnet_mtla.settings.yaml_files import check_keys, load_config, overlay
 from espnet_mtla.task.checks import check_init_param, without_ctc
 from espnet_mtla.task.numbers import check_ranges, read_as_yaml
 from espnet_mtla.task.progress import DONE, finish, is_done, run_identity, start
 from espnet_mtla.task.source import (
     Source,
+    Triple,
     check_features,
     check_rate,
     open_source,
+    same_keys,
     shape_files,
     usual_seconds,
 )
@@ -230,8 +232,35 @@ def open_sources(args: Namespace, folders: Folders) -> dict[str, Source]:
             check_features(source, args)
         else:
             check_rate(source, sampling_rate(args))
-        setattr(args, f"{part}_data_path_and_name_and_type", list(source.triples))
+        triples = [*source.triples, *task_table(args, source)]
+        setattr(args, f"{part}_data_path_and_name_and_type", triples)
     return sources
+
+
+def task_table(args: Namespace, source: Source) -> list[Triple]:
+    """Return the table of the utterances' tasks, if the model has several templates.
+
+    Raises:
+        UserError: there is no such table, or it has other utterances or tasks.
+    """
+    templates = args.model_conf.get("templates", {})
+    if len(templates) < 2:
+        return []
+    table = source.folder / TASKS
+    if not table.is_file():
+        raise UserError(
+            f"{table}: no such file; it names a task of model_conf.templates for each "
+            "utterance"
+        )
+    tasks = read_table(table)
+    same_keys(table, tasks, source.target, source.texts)
+    for key, task in tasks.items():
+        if task not in templates:
+            raise UserError(
+                f"{table}: {key}: {task!r} is none of model_conf.templates, "
+                f"{', '.join(templates)}"
+            )
+    return [(str(table), "task", "text")]
 
 
 def run(args: Namespace) -> None:

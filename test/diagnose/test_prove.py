@@ -204,7 +204,7 @@ def test_a_model_of_text(tmp_path, monkeypatch, capsys):
 
     from espnet_mtla.model.text import DecoderOnlyTextModel
 
-    def leaky(_, encoded, lengths):
+    def leaky(_, encoded, lengths, __):
         return encoded.roll(len(encoded), 1), lengths
 
     monkeypatch.setattr(DecoderOnlyTextModel, "project", leaky)

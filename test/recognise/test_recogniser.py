@@ -23,7 +23,9 @@ def test_ctc_scores_of_a_model_without_ctc_are_refused_by_name() -> None:
     model = SimpleNamespace(
         decoder=DecoderOnlyTransformer(config).eval(),
         encode=lambda *_: (encoded, frames),
-        project=lambda *both: both,
+        project=lambda encoded, frames, _: (encoded, frames),
+        templates=None,
+        sound_positions=lambda lengths, _: lengths,
         ctc=None,
         unit="second",
         sos=19,

@@ -69,7 +69,7 @@ def test_train_decode_pack_and_move(toy: Toy, tmp_path: Path) -> None:
     assert config["bpemodel"] == "tokenizer"
     with pytest.raises(UserError, match=r"token_type hf; use espnet_mtla\.Speech2Text"):
         MTLASpeechProcessor.from_packed(moved)
-    with pytest.raises(UserError, match="the classes of Transformers know the tokens"):
+    with pytest.raises(UserError, match="token_type hf: the classes of Transformers"):
         MTLASpeechConfig(config, ["a"]).check()
 
 

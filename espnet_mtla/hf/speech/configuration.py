@@ -99,11 +99,16 @@ class MTLASpeechConfig(PretrainedConfig):
                 "this configuration describes no model; make it from a packed one: "
                 "MTLAForSpeechSeq2Seq.from_packed(FOLDER)"
             )
-        if self.recipe.get("token_type") == "hf":
-            raise UserError(
-                "token_type hf: the classes of Transformers know the tokens of recipes "
-                "alone; use espnet_mtla.Speech2Text"
-            )
+        losses = self.recipe.get("model_conf", {})
+        for name, present in (
+            ("token_type hf", self.recipe.get("token_type") == "hf"),
+            ("model_conf.template", losses.get("template") or losses.get("templates")),
+        ):
+            if present:
+                raise UserError(
+                    f"{name}: the classes of Transformers do not know it; use "
+                    "espnet_mtla.Speech2Text"
+                )
         if self.trained_down_rate not in (None, self.down_rate):
             raise UserError(
                 f"down_rate: {self.down_rate} given, the weights were trained with "
