@@ -31,13 +31,13 @@ def _check_frequencies(settings: Any, width: str) -> None:
         return
     pairs = getattr(settings, width) // 2
     fits = isinstance(values, list | tuple) and len(values) == pairs
-    fits = fits and all(map(_is_finite, values))
+    fits = fits and all(map(is_finite, values))
     needed = f"{pairs} numbers, {width} / 2 of them, are"
     require(fits, "rope_frequencies", values, needed)
     object.__setattr__(settings, "rope_frequencies", tuple(map(float, values)))
 
 
-def _is_finite(value: object) -> bool:
+def is_finite(value: object) -> bool:
     """Return True for finite numbers; True and False are not numbers."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return False

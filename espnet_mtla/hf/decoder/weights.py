@@ -70,9 +70,7 @@ def attention_of(model: PreTrainedModel) -> tuple[str, dict[str, Any]]:
     if isinstance(attention, LlamaMTLAAttention):
         name = "mla" if attention.hypernet_down is None else "mtla"
         settings = asdict(attention.settings)
-        settings["kv_norm"] = model.config.kv_norm
-        frequencies = attention.frequencies
-        settings["rope_frequencies"] = frequencies and tuple(frequencies)
+        settings["rope_frequencies"] = attention.rope_frequencies
         return name, {key: settings[key] for key in attention_settings(name)}
     head = attention.head_dim
     heads = attention.q_proj.out_features // head

@@ -1,7 +1,7 @@
 """The attention layer of a Llama with MTLA.
 
-The computation is that of :mod:`espnet_mtla.attention`. Methods are overridden for the
-rotary frequencies of any Llama, and for the order of a rotary key's components.
+The computation is that of :mod:`espnet_mtla.attention`. Methods are overridden for
+the order of a rotary key's components, and for MLA without merging.
 
 Letters: ``N`` packed rows, ``T`` new tokens of a row, ``D`` model width, ``H`` heads.
 """
@@ -12,7 +12,7 @@ from copy import copy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
@@ -20,7 +20,6 @@ from espnet_mtla.attention.base import QueryTokens
 from espnet_mtla.attention.decoding.timeline import TokenPlacement
 from espnet_mtla.attention.inspect import chunk_weights, over_tokens
 from espnet_mtla.attention.latent import MultiheadLatentAttention
-from espnet_mtla.attention.precision import accumulation_dtype
 from espnet_mtla.attention.rope import rotate
 from espnet_mtla.attention.temporal import MultiheadTemporalLatentAttention
 from espnet_mtla.hf.llama.cache import TemporalLatentCache
@@ -64,29 +63,19 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
         super().__init__(**config.attention_settings())
         self.config, self.layer_idx = config, layer_idx
         self.halves = config.rope_layout == "halves"
-        self.frequencies, self.rope_scale = config.rope_frequencies, 1.0
+        self.rope_scale = 1.0
         rope_type = rope_settings(config)["rope_type"]
-        if self.frequencies is None and rope_type != "default":
+        if self.rope_frequencies is None and rope_type != "default":
             llama = copy(config)
             llama.head_dim = config.qk_rope_head_dim
             with torch.device("cpu"):  # values are needed, also in a model on "meta"
                 rotary = LlamaRotaryEmbedding(llama)
-            self.frequencies = rotary.inv_freq.tolist()
+            self.rope_frequencies = tuple(rotary.inv_freq.tolist())
             self.rope_scale = rotary.attention_scaling
-        if config.kv_norm == "none":
-            self.kv_norm = nn.Identity()
         if not config.hyper_network:
             self.hypernet_down = None
 
     # Overrides of the attention ------------------------------------------------------
-
-    def angles(self, position: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the rotary angles of positions; see the base class."""
-        if self.frequencies is None:
-            return super().angles(position, dtype)
-        exact = accumulation_dtype(dtype)
-        frequency = torch.tensor(self.frequencies, dtype=exact, device=position.device)
-        return position.to(exact).unsqueeze(-1) * frequency
 
     def rotate(self, x: Tensor, angles: Tensor) -> Tensor:
         """Rotate the pairs of ``x`` and scale them; see the base class."""

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from transformers import LlamaConfig, PretrainedConfig
 from transformers.activations import ACT2FN
 
-from espnet_mtla.attention.config import TemporalLatentConfig
+from espnet_mtla.attention.config import TemporalLatentConfig, is_finite
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.versions import CACHE_NAMES, check_transformers
 from espnet_mtla.settings.checks import check_count, plain, require
 
-KV_NORMS = ("layer", "none")
 ROPE_LAYOUTS = ("halves", "pairs")
 # The other types (dynamic, longrope) change all angles with the length of the text. The
 # entries in a cache are rotated already and could not be changed.
@@ -115,6 +113,8 @@ class LlamaMTLAConfig(LlamaConfig):
             "qk_rope_head_dim": self.qk_rope_head_dim,
             "v_head_dim": self.v_head_dim,
             "rope_base": rope_settings(self)["rope_theta"],
+            "rope_frequencies": self.rope_frequencies,
+            "kv_norm": self.kv_norm,
             "down_rate": self.down_rate,
         }
 
@@ -131,7 +131,6 @@ class LlamaMTLAConfig(LlamaConfig):
             "True (a language model's prompt runs through its layers) is",
         )
         choices_of = {
-            "kv_norm": KV_NORMS,
             "rope_layout": ROPE_LAYOUTS,
             "hyper_network": (True, False),
             "hidden_act": tuple(ACT2FN),
@@ -163,14 +162,7 @@ class LlamaMTLAConfig(LlamaConfig):
         needed = f"a number > 0 (rope_type {name}) is"
         for field in ("rope_theta", *ROPE_TYPES[name]):
             value: Any = settings.get(field)
-            require(_is_finite(value) and value > 0, field, value, needed)
-        frequencies = self.rope_frequencies
-        if frequencies is not None:
-            pairs = self.qk_rope_head_dim // 2
-            fits = isinstance(frequencies, list | tuple) and len(frequencies) == pairs
-            fits = fits and all(map(_is_finite, frequencies))
-            needed = f"{pairs} numbers, qk_rope_head_dim / 2 of them, are"
-            require(fits, "rope_frequencies", frequencies, needed)
+            require(is_finite(value) and value > 0, field, value, needed)
 
 
 def plain_values(values: Any) -> Any:
@@ -189,13 +181,6 @@ def plain_values(values: Any) -> Any:
     if getattr(values, "ndim", 0) and hasattr(values, "tolist"):
         return values.tolist()
     return plain(values)
-
-
-def _is_finite(value: object) -> bool:
-    """Return True for finite numbers; True and False are not numbers."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return False
-    return math.isfinite(value)
 
 
 def rope_settings(config: PretrainedConfig) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def numbers(model: LlamaMTLAForCausalLM) -> list[tuple[object, float]]:
     """Return the rotary frequencies of each layer, which checkpoints do not contain."""
     layers = getattr(model, "model", model).layers
     attentions = [layer.self_attn for layer in layers]
-    return [(one.frequencies, one.rope_scale) for one in attentions]
+    return [(one.rope_frequencies, one.rope_scale) for one in attentions]
 
 
 def logits(model: LlamaMTLAForCausalLM) -> Tensor:

@@ -220,7 +220,7 @@ def test_tied_weights_stay_tied_and_the_vocabulary_can_grow(tmp_path) -> None:
         ({"down_rate": 0}, "down_rate: 0 given"),
         ({"num_hidden_layers": 0}, "num_hidden_layers: 0 given"),
         ({"hyper_network": False}, "down_rate: 2 given, 1 without a hyper_network"),
-        ({"kv_norm": "rms"}, "kv_norm: 'rms' given, layer or none"),
+        ({"kv_norm": "rms"}, "kv_norm: 'rms' given, one of layer, none"),
         ({"rope_layout": "thirds"}, "rope_layout: 'thirds' given"),
         ({"rope_frequencies": [1.0]}, r"rope_frequencies: \[1.0\] given, 2 num"),
         ({"rope_frequencies": 3}, "rope_frequencies: 3 given, 2 numbers"),
