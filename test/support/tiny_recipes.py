@@ -10,6 +10,7 @@ from torch import Tensor
 from espnet_mtla.attention.registry import ATTENTIONS
 from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq, MTLASpeechConfig
 from test.support.all_tensors import tensors
+from test.support.tiny_decoder import LLAMA_LAYERS
 from test.support.tiny_experiment import FS, LATENT, TOKENS
 
 DEFAULT = {"fs": FS, "n_fft": 256, "win_length": 200, "hop_length": 80, "n_mels": 20}
@@ -47,6 +48,15 @@ RECIPES: dict[str, dict[str, Any]] = {
     "scaled_abs_pos": positions("scaled_abs_pos"),
     "tied": {"decoder_conf": {"tie_embeddings": True}},
     **{name: {"decoder_conf": {"attention": name}} for name in ATTENTIONS},
+    "llama": {
+        "decoder_conf": {
+            **{"attention": "gqa", "tie_embeddings": True, **LLAMA_LAYERS},
+            "attention_conf": {
+                **{"qk_norm": True, "bias": True, "output_bias": False},
+                "rope_frequencies": [0.9, 0.3, 0.1, 0.03],
+            },
+        },
+    },
 }
 
 
