@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
     from espnet_mtla.model.base import DecoderOnlyModel
+    from espnet_mtla.model.originals import Original
     from espnet_mtla.score.results import Table
     from espnet_mtla.search.options import DecodeOptions
 
@@ -36,12 +37,14 @@ class Card:
         license: identifier of the licence, such as apache-2.0.
         language: identifier of the language, such as en.
         about: one or two sentences.
+        originals: pretrained models that the model began from.
     """
 
     name: str
     license: str | None = None
     language: str | None = None
     about: str | None = None
+    originals: tuple[Original, ...] = ()
 
 
 USE = """\
@@ -97,6 +100,7 @@ def card_text(
         f"# {card.name}",
         *([card.about] if card.about else []),
         _model(model, config),
+        *([_originals(card.originals)] if card.originals else []),
         *use,
         "## Results",
         _results(tables),
@@ -131,6 +135,9 @@ def _header(card: Card, task: str, tables: list[Table]) -> dict[str, Any]:
     for key in ("license", "language"):
         if getattr(card, key):
             header[key] = getattr(card, key)
+    names = [one.name for one in card.originals if "/" in one.name]
+    if names:
+        header["base_model"] = names
     results = [
         {
             "task": {"type": task},
@@ -167,6 +174,18 @@ def _model(model: DecoderOnlyModel, config: Mapping[str, Any]) -> str:
             f"{decoder.num_heads} heads, attention {decoder.attention}{conf}."
         )
     return "\n".join(["## Model", "", *(f"- {line}" for line in lines)])
+
+
+def _originals(originals: Sequence[Original]) -> str:
+    """Return the section on the pretrained models, and their licences."""
+    lines = []
+    for one in originals:
+        license = f"licence {one.license}" if one.license else "licence unknown"
+        lines.append(f"- {one.part}: {one.name}, {license}")
+    note = "The weights of these models, changed or not, are part of this one."
+    if any(one.license is None for one in originals):
+        note += " Look up the unknown licences before you pass it on."
+    return "\n".join(["## Pretrained models", "", *lines, "", note])
 
 
 def _settings(conf: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from argparse import ArgumentParser
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from espnet_mtla.model.files import (
     portable_upstream,
     tokeniser_files,
 )
+from espnet_mtla.model.originals import read_originals
 from espnet_mtla.settings.names import (
     CONFIG,
     DECODE,
@@ -78,6 +79,7 @@ def pack(folder: Path, target: Path, options: DecodeOptions, card: Card) -> list
         save_weights(model, aside / WEIGHTS)
         options = copy_fusion(options, model, aside)
         write_yaml(aside / DECODE, asdict(options))
+        card = replace(card, originals=tuple(read_originals(folder, args)))
         text = card_text(folder, model, config, options, card)
         (aside / README).write_text(text, encoding="utf-8")
         _check(aside, model)

@@ -19,6 +19,7 @@ from espnet_mtla.model.components import check_sections, sampling_rate
 from espnet_mtla.model.config import ModelConfig
 from espnet_mtla.model.decoders import DECODER, complete_decoder, is_pretrained
 from espnet_mtla.model.files import bundle_files
+from espnet_mtla.model.originals import record_originals
 from espnet_mtla.settings.names import CONFIG, STATS, TASKS
 from espnet_mtla.settings.yaml_files import check_keys, load_config, overlay
 from espnet_mtla.task.checks import check_init_param, without_ctc
@@ -209,6 +210,7 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
         run(args)
         return
     start(output, identity, resume=args.resume)
+    record_originals(args, output)
     bundle_files(args, output)
     run(args)
     finish(output, identity, args)
