@@ -105,9 +105,10 @@ def test_bfloat16_parameters(kind: str) -> None:
         assert (b.float() - a).norm() < 0.06 * a.norm() + 1e-4
 
 
-def test_compilation_in_one_graph_for_every_length() -> None:
+@pytest.mark.parametrize("kind", ["mtla_s2", "mtla_converted"])
+def test_compilation_in_one_graph_for_every_length(kind: str) -> None:
     torch._dynamo.reset()
-    module = make("mtla_s2", torch.float32)
+    module = make(kind, torch.float32)
     compiled = torch.compile(
         module.attend_all, fullgraph=True, dynamic=True, backend="aot_eager"
     )

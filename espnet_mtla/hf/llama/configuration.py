@@ -189,7 +189,9 @@ def rope_settings(config: PretrainedConfig) -> dict[str, Any]:
     Transformers 4 stores the base ``rope_theta`` beside ``rope_scaling``, Transformers
     5 both in ``rope_parameters``.
     """
-    settings = getattr(config, "rope_parameters", None) or config.rope_scaling or {}
+    settings: dict[str, Any] = getattr(config, "rope_parameters", None) or {}
+    if not settings:  # Mistral of Transformers 4 has neither
+        settings = getattr(config, "rope_scaling", None) or {}
     rope_type = settings.get("rope_type", settings.get("type", "default"))
     theta = settings.get("rope_theta", getattr(config, "rope_theta", 10000.0))
     return {**settings, "rope_type": rope_type, "rope_theta": theta}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAConfig
+from espnet_mtla.hf.llama.configuration import rope_settings
 from test.support.tiny_llama import SIZES, tiny
 
 
@@ -67,3 +70,18 @@ def test_rotary_frequencies_of_any_library(array, tmp_path) -> None:
 def test_numbers_that_are_no_rotation_are_named(change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         LlamaMTLAConfig(**SIZES, **change)
+
+
+def test_rotary_settings_have_several_homes_or_none() -> None:
+    """Mistral of Transformers 4 has a base alone."""
+    scaling = {"type": "linear", "factor": 2.0}
+    homes = (
+        {"rope_theta": 5.0},
+        {"rope_theta": 5.0, "rope_scaling": None},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 5.0}},
+    )
+    for home in homes:
+        expected = {"rope_type": "default", "rope_theta": 5.0}
+        assert rope_settings(SimpleNamespace(**home)) == expected
+    scaled = rope_settings(SimpleNamespace(rope_theta=5.0, rope_scaling=scaling))
+    assert (scaled["rope_type"], scaled["factor"]) == ("linear", 2.0)
