@@ -44,6 +44,20 @@ def test_a_pickle(tmp_path: Path) -> None:
     refused(tmp_path, r"pytorch_model\.bin: a pickle, which can run code")
 
 
+def test_code_in_the_folder(tmp_path: Path) -> None:
+    """It is neither run nor asked about."""
+    save_tiny(tmp_path, "llama")
+    written = tmp_path / "written"
+    code = f"open({str(written)!r}, 'w')\n"
+    (tmp_path / "code.py").write_text(code)
+    classes = {"AutoConfig": "code.C", "AutoModelForCausalLM": "code.M"}
+    edit(tmp_path, model_type="unheard-of", auto_map=classes)
+    refused(tmp_path, "not a checkpoint of Transformers")
+    edit(tmp_path, model_type="llama")
+    PretrainedDecoder(str(tmp_path)).load(VOCABULARY)
+    assert not written.exists()
+
+
 def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
     save_tiny(tmp_path, "llama")
     file = tmp_path / "model.safetensors"
