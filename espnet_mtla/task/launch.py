@@ -39,6 +39,13 @@ from espnet_mtla.task.tasks import task_class
 
 logger = logging.getLogger(__name__)
 
+# espnet2's options that training sets itself, and the options of ours that give them.
+_FROM_FOLDERS = {
+    "train_data_path_and_name_and_type": "--train_data FOLDER",
+    "valid_data_path_and_name_and_type": "--valid_data FOLDER",
+    "train_shape_file": "--stats_dir FOLDER, which --collect_stats writes",
+    "valid_shape_file": "--stats_dir FOLDER, which --collect_stats writes",
+}
 _WRITER = ("PytorchStreamWriter", "inline_container")
 
 
@@ -67,6 +74,9 @@ def parse(
     check_keys("", config, actions)
     parser.set_defaults(**{k: _value(actions[k], v) for k, v in config.items()})
     args = parser.parse_args(rest)
+    for name, instead in _FROM_FOLDERS.items():
+        if getattr(args, name) != parser.get_default(name) or name in config:
+            raise UserError(f"{name}: use {instead}")
     if args.token_list is None:
         raise UserError("token_list: needed (--token_list FILE)")
     check_ranges(args)

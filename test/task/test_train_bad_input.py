@@ -60,6 +60,12 @@ def test_a_wrong_option_is_named(collected, tmp_path):
         collected("--output_dir", tmp_path, "--max_epochs", 3)
     with pytest.raises(UserError, match=r"--attention mtla_s9: .*mha.*mtla_s2"):
         collected("--output_dir", tmp_path, "--attention", "mtla_s9")
+    triple = "data/wav.scp,speech,sound"
+    with pytest.raises(UserError, match="name_and_type: use --train_data FOLDER"):
+        options = ("--train_data_path_and_name_and_type", triple)
+        collected("--output_dir", tmp_path, *options)
+    with pytest.raises(UserError, match="valid_shape_file: use --stats_dir FOLDER"):
+        collected("--output_dir", tmp_path, valid_shape_file=["x"])
     with pytest.raises(UserError, match="missing: --output_dir"):
         collected()
 
