@@ -16,6 +16,7 @@ from espnet_mtla import Speech2Text
 from espnet_mtla.attention import CacheOptions
 from espnet_mtla.decoder.memory import Load, cache_bytes, sketch
 from espnet_mtla.diagnose.prove import Prover
+from espnet_mtla.hf.speech import MTLAForSpeechSeq2Seq
 from espnet_mtla.recognise.load import TrainedModel
 from espnet_mtla.recognise.utterances import list_utterances, load_sound
 from espnet_mtla.search.options import DecodeOptions
@@ -23,6 +24,7 @@ from espnet_mtla.share.card import Card
 from espnet_mtla.share.pack import pack
 from test.support.tiny_checkpoints import save_tiny
 from test.support.tiny_experiment import TOKENS, make_model
+from test.support.tiny_recipes import check_same
 
 CONF = {
     "gqa": {},
@@ -102,3 +104,7 @@ def test_it_is_packed_by_itself(experiment: Path, data: Path, tmp_path: Path) ->
         for folder in (experiment, tmp_path / "packed")
     ]
     assert texts[0] == texts[1] != ""
+    model = MTLAForSpeechSeq2Seq.from_packed(tmp_path / "packed")
+    model.save_pretrained(tmp_path / "saved")
+    again = MTLAForSpeechSeq2Seq.from_pretrained(tmp_path / "saved")
+    check_same(again.eval(), model.eval())
