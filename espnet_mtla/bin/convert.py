@@ -8,7 +8,8 @@ curve: convert to several attention types and latent widths; write a table and a
 perplexity against bytes of cache. An interrupted command resumes.
 
 to_reference, from_reference: rename the decoder's weights in a recipe's checkpoint to
-those of the reference's (fairseq) decoder, and back. No number changes.
+those of the reference's (fairseq) decoder, and back. No number changes. from_fairseq:
+write a folder with decoder, projector, token list and YAML of its speech models.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ def get_parser() -> argparse.ArgumentParser:
     )
     form: dict[str, Any] = {"formatter_class": HelpFormatter}
     _add_llama(conversions.add_parser("llama", help="Llama to MLA or MTLA", **form))
-    summary = "perplexity and bytes of cache of several conversions"
-    _add_curve(conversions.add_parser("curve", help=summary, **form))
-    for name in ("to_reference", "from_reference"):
-        summary = f"names of a decoder's weights {name.replace('_', ' ')}"
+    _add_curve(conversions.add_parser("curve", help="perplexity by cache", **form))
+    for name in ("to_reference", "from_reference", "from_fairseq"):
+        summary = f"weights {name.replace('_', ' ')}'s names"
         add = conversions.add_parser(name, help=summary, **form).add_argument
         add("source", type=Path, help="checkpoint, .pth or .pt")
-        add("output", type=Path, help="checkpoint to write")
+        add("output", type=Path, help="checkpoint (from_fairseq: folder) to write")
+    add("--dict", type=Path, required=True, help="dict.txt of its training data")
     return parser
 
 
@@ -330,11 +331,18 @@ def main() -> None:
     elif args.conversion == "curve":
         measure_curve(args)
     else:
-        from espnet_mtla.hf.convert.recipe import from_reference, to_reference
+        rename_weights(args)
 
-        rename = {"to_reference": to_reference, "from_reference": from_reference}
-        count = rename[args.conversion](args.source, args.output)
-        print(f"{args.output}: {count} weights")
+
+def rename_weights(args: argparse.Namespace) -> None:
+    """Convert a checkpoint to another project's names, or from them."""
+    from espnet_mtla.hf.convert import fairseq, recipe
+
+    if args.conversion == "from_fairseq":
+        count = fairseq.from_fairseq(args.source, args.dict, args.output)
+    else:
+        count = getattr(recipe, args.conversion)(args.source, args.output)
+    print(f"{args.output}: {count} weights")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def to_reference(source: Path, output: Path) -> int:
     Returns:
         The number of tensors written; those outside the decoder are left out.
     """
-    weights = _rename(source, _read(source), old=0, new=1)
+    weights = _rename(source, read_checkpoint(source), old=0, new=1)
     with atomic_file(output, "wb") as stream:
         torch.save({"model": weights}, stream)
     return len(weights)
@@ -55,14 +55,14 @@ def from_reference(source: Path, output: Path) -> int:
     Returns:
         The number of tensors written; those outside the decoder are left out.
     """
-    saved = _read(source)
-    weights = _rename(source, saved.get("model", saved), old=1, new=0)
+    saved = read_checkpoint(source)
+    weights = rename_decoder(source, saved.get("model", saved))
     with atomic_file(output, "wb") as stream:
         torch.save(weights, stream)
     return len(weights)
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path) -> dict[str, Any]:
     """Load a checkpoint without executing code in it."""
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
@@ -75,6 +75,15 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(saved, dict):
         raise UserError(f"{path}: holds a {type(saved).__name__}, a dictionary needed")
     return saved
+
+
+def rename_decoder(path: Path, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a fairseq decoder under our names.
+
+    Raises:
+        UserError: one of them has no counterpart; begins with ``path``.
+    """
+    return _rename(path, weights, old=1, new=0)
 
 
 def _rename(
