@@ -179,6 +179,20 @@ def test_python_files_in_a_model_folder_are_never_imported(experiment: Path) -> 
     assert not Path(RAN).exists()
 
 
+def test_an_encoder_of_transformers_runs_no_code(tmp_path: Path) -> None:
+    from espnet_mtla.frontend.pretrained import TransformersFrontend
+    from test.support.tiny_encoders import make_encoder
+
+    folder = make_encoder(tmp_path / "encoder", "whisper")
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "code.Config", "AutoModel": "code.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    for name in ("code", "__init__", "modeling", "whisper"):
+        (folder / f"{name}.py").write_text(TOUCH)
+    TransformersFrontend(str(folder))
+    assert not Path(RAN).exists()
+
+
 def test_an_upstream_of_s3prl_can_run_code() -> None:
     """A warning, not a promise: should this fail, SECURITY.md can say something better.
 

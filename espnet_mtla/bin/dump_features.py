@@ -1,9 +1,9 @@
 """Compute the features of a data folder, with the front-end of a training YAML.
 
 OUTPUT is a copy of the folder with feats.scp in place of wav.scp. Training with the
-same YAML, and decoding, accept both folders. With `frontend: s3prl` the upstream model
-then runs once instead of in every epoch. The disk space needed is estimated first. An
-interrupted run resumes when it is started again.
+same YAML, and decoding, accept both folders. A pretrained encoder (`frontend:
+transformers` or `s3prl`) then runs once instead of in every epoch. The disk space
+needed is estimated first. An interrupted run resumes when it is started again.
 """
 
 from __future__ import annotations

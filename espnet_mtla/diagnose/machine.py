@@ -18,8 +18,8 @@ PACKAGES = {
     "sentencepiece": "espnet-mtla[recipes]: models with BPE",
     "safetensors": "espnet-mtla[recipes]: packed models",
     "huggingface_hub": "espnet-mtla[recipes]: models by name",
-    "s3prl": "espnet-mtla[ssl]: WavLM, HuBERT and the like",
-    "transformers": "espnet-mtla[hf]: generate() and the Auto classes",
+    "s3prl": "espnet-mtla[ssl]: upstreams of S3PRL as front-ends",
+    "transformers": "espnet-mtla[hf]: pretrained encoders, generate(), Auto classes",
 }
 """Packages, each with the extra that installs it and its use."""
 

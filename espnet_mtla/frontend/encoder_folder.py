@@ -143,15 +143,17 @@ def _build(folder: Path, keep_padding: bool) -> PretrainedEncoder:
     wrong_type = getattr(huggingface_hub.errors, "StrictDataclassError", TypeError)
     try:
         config = transformers.AutoConfig.for_model(**read_config(folder))
+        for key, value in _OFF.items():
+            if hasattr(config, key):
+                setattr(config, key, value)
+        # The weights are replaced: the caller's random numbers stay as they are.
+        with torch.random.fork_rng(devices=[]), torch.device("cpu"), float32_default():
+            return kind(config, extractor, keep_padding)
+    except UserError:
+        raise
     except (wrong_type, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model: {folder / CONFIG}: {reason}") from None
-    for key, value in _OFF.items():
-        if hasattr(config, key):
-            setattr(config, key, value)
-    # The weights are replaced: the caller's random numbers stay as they are.
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"), float32_default():
-        return kind(config, extractor, keep_padding)
 
 
 def _build_extractor(folder: Path, kind: type[PretrainedEncoder]) -> Any:

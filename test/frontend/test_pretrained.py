@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mtla.frontend.encoder_folder import load_encoder
+from espnet_mtla.frontend.lora import LoraSettings
 from espnet_mtla.frontend.pretrained import TransformersFrontend, batches
 from espnet_mtla.model.frames import seconds_per_frame
+from espnet_mtla.settings.choices import setting_names
 from test.support.threads import in_threads
 from test.support.tiny_encoders import NAMES, WINDOW, make_encoder, make_whisper, noise
 
@@ -276,6 +278,7 @@ WITHOUT = """
 import sys
 sys.modules.update(torchaudio=None, s3prl=None)
 import torch
+from espnet_mtla.frontend.lora import LoraSettings
 from espnet_mtla.frontend.pretrained import TransformersFrontend
 frontend = TransformersFrontend(sys.argv[1])
 features, _ = frontend(torch.zeros(1, 8000), torch.tensor([8000]))
@@ -298,17 +301,19 @@ def test_128_mels(tmp_path: Path) -> None:
     torch.testing.assert_close(frontend.to_store(row), expected, rtol=0, atol=1e-5)
 
 
-def test_shipped_configurations_have_known_keys() -> None:
-    from espnet_mtla.settings.choices import setting_names
-
-    configs = [
-        yaml.safe_load(path.read_text())
+def test_shipped_configurations() -> None:
+    """Known keys, and known settings of adapters."""
+    configs = {
+        path.stem: yaml.safe_load(path.read_text())
         for path in (ROOT / "conf" / "frontend").glob("*.yaml")
-    ]
-    ours = [c["frontend_conf"] for c in configs if c["frontend"] == "transformers"]
-    assert len(ours) >= 1
-    for settings in ours:
+    }
+    ours = {n: c for n, c in configs.items() if c["frontend"] == "transformers"}
+    assert {"whisper_base", "hf_wavlm_large", "w2v_bert"} <= set(ours)
+    for config in ours.values():
+        settings = config["frontend_conf"]
         assert set(settings) <= set(setting_names(TransformersFrontend))
+        assert settings["model"].count("/") == 1
+        LoraSettings.from_mapping(settings.get("lora") or {})
 
 
 @needs_whisper
