@@ -180,7 +180,8 @@ def convert_llama(args: argparse.Namespace) -> None:
     print(f"share of the energy in the latents, by layer: {shares}")
     new_bytes = converted_cache_bytes(model)
     print(f"cache: {old_bytes:.0f} bytes per token before, {new_bytes:.0f} after")
-    print(*stages.lines(), sep="\n")
+    for line in stages.lines():
+        print(line)
     print(f"{args.output}: {target.attention} at stride {target.down_rate}")
 
 

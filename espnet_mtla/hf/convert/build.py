@@ -49,6 +49,9 @@ class Target:
         require(self.attention in ("mla", "mtla"), "attention", self.attention, needed)
         check_count(self, "down_rate", "context")
         check_count(self, "kv_lora_rank", "qk_rope_head_dim", least=0)
+        rank = self.kv_lora_rank
+        fits = rank == 0 or (rank % 2 == 0 and rank >= 4)  # as MTLA's own settings
+        require(fits, "kv_lora_rank", rank, "an even number >= 4 is")
         require(
             self.attention == "mtla" or self.down_rate == 1,
             "down_rate",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import logging
 import re
@@ -16,7 +17,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.convert.build import Target, convert, converted_cache_bytes
+from espnet_mtla.hf.convert.build import (
+    LatentSizes,
+    Target,
+    convert,
+    converted_cache_bytes,
+)
 from espnet_mtla.hf.convert.heal import Healing
 from espnet_mtla.hf.convert.moments import second_moments
 from espnet_mtla.hf.convert.original import Original
@@ -102,13 +108,16 @@ class Curve:
             healing: settings of the training after each conversion.
             calibration: blocks to measure activations on, from all texts.
             folder: where rows are stored.
-            budget: options that rows depend on; a stored row with other options is
-                measured again.
+            budget: options that rows depend on; a stored row with other options, or of
+                other texts, is measured again.
         """
         self.source, self.texts, self.healing = source, texts, healing
-        self.folder, self.budget = folder, budget
         training = [text.training for text in texts.values()]
         self.training = torch.cat(training)
+        held_out = torch.cat([text.held_out for text in texts.values()])
+        tokens = torch.cat((self.training, held_out)).numpy().tobytes()
+        self.folder = folder
+        self.budget = {**budget, "tokens": hashlib.sha256(tokens).hexdigest()}
         share = -(-calibration // len(training))
         self.calibration = torch.cat([spread(blocks, share) for blocks in training])
         self.original = Original(source, self.training)
@@ -116,8 +125,15 @@ class Curve:
         self._moments: list[torch.Tensor] | None = None
 
     def rows(self, targets: Sequence[Target]) -> Iterator[Row]:
-        """Measure and yield the row of the original, then one for each target."""
+        """Measure and yield the row of the original, then one for each target.
+
+        Raises:
+            UserError: a target does not fit the original; before anything is measured.
+        """
         attention = self.source.model.layers[0].self_attn
+        head = attention.head_dim
+        for target in targets:
+            LatentSizes.of(target, attention.k_proj.out_features // head, head)
         grouped = attention.num_key_value_groups > 1
         yield self._stored("gqa" if grouped else "mha", None)
         for target in targets:
@@ -134,11 +150,14 @@ class Curve:
             f"{text.held_out.numel()} held out"
             for name, text in self.texts.items()
         ]
+        text = f"perplexity of held-out tokens; {'; '.join(parts)}"
+        if not healing.steps:
+            return [text, "no healing"]
         return [
-            "perplexity of held-out tokens, after conversion and after healing; "
-            f"{'; '.join(parts)}",
+            text,
             f"healing: {healing.steps} steps of {healing.batch} blocks of "
             f"{self.training.size(1)} tokens from all texts ({tokens} tokens in all), "
+            f"{healing.train} weights, "
             f"peak learning rate {healing.learning_rate:g}, weight of the divergence "
             f"from the original {healing.distil:g}",
         ]
@@ -176,7 +195,8 @@ class Curve:
         after = self._healed(model, name, before)
         for text in self.texts:
             row[f"{text} converted"] = before[text]
-            row[f"{text} healed"] = after.get(text)
+            if after:
+                row[f"{text} healed"] = after[text]
         row["CPU minutes"] = (time.process_time() - start) / 60
         return row
 

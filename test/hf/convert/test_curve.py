@@ -99,6 +99,18 @@ def test_measured_rows_are_read_and_other_options_measure_again(
     for name in ("start converted", "start healed", "rest healed"):
         assert after["mtla_s2", 8][name] == pytest.approx(again[name], rel=1e-4)
     caplog.clear()
+    name, _, file = texts[1].partition("=")
+    longer = tmp_path / "longer.txt"
+    longer.write_text(Path(file).read_text() + "More. " * 100)
+    shutil.copy(file, aside := tmp_path / "aside.txt")
+    try:
+        shutil.copy(longer, file)  # the same name, another text
+        one = [*SMALL, "--attention", "mla", "--kv_lora_rank", 8]
+        run(monkeypatch, "curve", trained[0], output, "--text", *texts, *one)
+    finally:
+        shutil.copy(aside, file)
+    assert caplog.text.count("measured with other options; measured again") == 2
+    caplog.clear()
     fewer = [*SMALL, "--heal_steps", 1, "--attention", "mla"]
     run(monkeypatch, "curve", trained[0], output, "--text", *texts, *fewer)
     assert caplog.text.count("measured with other options; measured again") == 3
@@ -116,6 +128,15 @@ def test_with_the_texts_own_loss_the_original_is_trained_too(
     original, converted = rows(tmp_path / "o")
     assert original["start healed"] != original["start converted"]
     assert converted["start healed"] != converted["start converted"]
+
+
+def test_without_healing_there_are_no_columns_of_it(
+    trained, texts, tmp_path, monkeypatch
+) -> None:
+    options = [*SMALL, "--attention", "mtla_s2", "--heal_steps", 0]
+    run(monkeypatch, "curve", trained[0], tmp_path / "o", "--text", *texts, *options)
+    assert not any("healed" in column for row in rows(tmp_path / "o") for column in row)
+    assert "- no healing" in (tmp_path / "o" / "curve.md").read_text(encoding="utf-8")
 
 
 def test_calibration_uses_all_texts_and_no_held_out_block(trained, texts) -> None:
@@ -150,6 +171,10 @@ def test_calibration_uses_all_texts_and_no_held_out_block(trained, texts) -> Non
         (["--text", f"a={TEXT}", "--attention", "mtla"], "attention: 'mtla' given, ml"),
         (["--text", f"a={TEXT}", "--attention", "mtla_s0"], "'mtla_s0' given, mla or"),
         (["--text", f"a={TEXT}", "--kv_lora_rank", 3], "kv_lora_rank: 3 given, an e"),
+        (
+            ["--text", f"a={TEXT}", "--qk_rope_head_dim", 34],
+            "head_dim: 34 given, an ev",
+        ),
         (["--text", f"a={TEXT}", "--held_out", 0], "held_out: 0 given, 1 or more"),
     ],
 )
