@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from espnet_mtla.data.token_list import build_tokeniser, find_unknown, read_token_list
 from espnet_mtla.errors import UserError
@@ -60,6 +60,23 @@ def check_init_param(specs: Sequence[str]) -> None:
         if source and not any(name.startswith(f"{source}.") for name in states):
             parts = ", ".join(sorted({name.split(".")[0] for name in states}))
             raise UserError(f"init_param: {path}: has no {source}; it has {parts}")
+
+
+def check_adapted(specs: Sequence[str], adapted: Collection[str]) -> None:
+    """Refuse initial parameters for parts with adapters, whose names are others.
+
+    Args:
+        specs: ``path:source:target:excluded``, as of ``init_param``.
+        adapted: parts that the option ``lora`` names.
+    """
+    for spec in specs:
+        target = [*spec.split(":"), "", ""][2]
+        for part in adapted:
+            if not target or target == part or target.startswith(f"{part}."):
+                raise UserError(
+                    f"init_param: {spec}: {part} has adapters (lora); train without "
+                    f"init_param for {part}, or without lora"
+                )
 
 
 def without_ctc(specs: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from espnet_mtla.model.files import bundle_files
 from espnet_mtla.model.originals import record_originals
 from espnet_mtla.settings.names import CONFIG, STATS, TASKS
 from espnet_mtla.settings.yaml_files import check_keys, load_config, overlay
-from espnet_mtla.task.checks import check_init_param, without_ctc
+from espnet_mtla.task.checks import check_adapted, check_init_param, without_ctc
 from espnet_mtla.task.numbers import check_ranges, read_as_yaml
 from espnet_mtla.task.progress import DONE, finish, is_done, run_identity, start
 from espnet_mtla.task.source import (
@@ -215,6 +215,7 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
     task = task_class(args.task)
     task.check_texts(args, sources, allow_unk)
     check_init_param(args.init_param)
+    check_adapted(args.init_param, args.lora)
     if not task.is_first(args):
         # The other processes wait for the first one inside run.
         run(args)

@@ -251,6 +251,18 @@ def test_a_checkpoint_that_is_a_pickle_is_refused(toy: Toy, tmp_path: Path) -> N
         load_model(tmp_path / "exp/config.yaml", tmp_path / "exp/1epoch.pth")
 
 
+@pytest.mark.parametrize("target", ["decoder:decoder", "decoder:decoder.layers", ""])
+def test_initial_weights_of_an_adapted_part_are_refused(
+    toy: Toy, tmp_path: Path, target: str
+) -> None:
+    train(toy, tmp_path / "first", 1)
+    spec = f"{tmp_path}/first/1epoch.pth:{target}".rstrip(":")
+    with pytest.raises(UserError, match=r"init_param: .*: decoder has adapters"):
+        train(toy, tmp_path / "exp", 1, lora=LORA, init_param=[spec])
+    spec = f"{tmp_path}/first/1epoch.pth:encoder:encoder"
+    train(toy, tmp_path / "exp", 1, lora=LORA, init_param=[spec])
+
+
 def test_rates_follow_the_longest_name(toy: Toy) -> None:
     model, args = build(
         toy,
