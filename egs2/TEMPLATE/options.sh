@@ -121,27 +121,45 @@ protect_readme() { # a run with other settings than the recipe's leaves its READ
     fi
 }
 
+# A recipe's own option may be a list of words, such as "cs nl": then a word with {NAME}
+# becomes one word per item, so that test_{languages} is test_cs test_nl.
 expand_recipe_options() { # replace {NAME} in every option by that recipe option's value
-    local name value own
+    local name own
     for name in "${option_names[@]}"; do
-        value=${!name}
         for own in ${recipe_options[@]+"${recipe_options[@]}"}; do
-            value=${value//"{$own}"/${!own}}
+            if [[ ${!name} == *"{$own}"* ]]; then
+                printf -v "$name" '%s' "$(insert_values "$own" "${!name}")"
+            fi
         done
-        printf -v "$name" '%s' "$value"
     done
+}
+
+insert_values() { # insert_values OWN TEXT: print TEXT with the values of the option OWN
+    local own="{$1}" values=${!1} word item words=()
+    if [[ $values != *" "* ]]; then
+        echo "${2//"$own"/$values}"
+        return
+    fi
+    for word in $2; do
+        if [[ $word != *"$own"* ]]; then words+=("$word") && continue; fi
+        for item in $values; do words+=("${word//"$own"/$item}"); done
+    done
+    echo "${words[*]}"
 }
 
 recipe_arguments() { # print the recipe's options for local/data.sh, a word a line
     local name
     for name in ${recipe_options[@]+"${recipe_options[@]}"}; do
-        printf '%s\n' "--$name" "${!name}"
+        # shellcheck disable=SC2086 # a list is several words
+        printf '%s\n' "--$name" ${!name}
     done
 }
 
 recipe_values() { # print the prefix for names of models and token lists: "VALUE_..."
     local name
-    for name in ${recipe_options[@]+"${recipe_options[@]}"}; do printf '%s_' "${!name}"; done
+    for name in ${recipe_options[@]+"${recipe_options[@]}"}; do
+        printf '%s_' "${!name// /_}"
+    done
 }
 
 print_help() {

@@ -25,6 +25,16 @@ def test_given_value_wins_wherever_the_name_stands(recipe) -> None:
     assert "train_de" not in output
 
 
+def test_a_list_gives_one_name_per_item(recipe) -> None:
+    option = ("--option", "languages=cs nl # spoken", "--test_sets", "test_{languages}")
+    output = recipe.run(*option, "--dry_run", "--nbpe", "50", "--stop_stage", "8")
+    assert "local/data.sh --languages cs nl" in output
+    assert {"data/test_cs", "data/test_nl"} <= set(output.split())
+    assert "data/token_list/cs_nl_bpe_50" in output
+    one = recipe.run(*option, "--languages", "nl", "--dry_run", "--stop_stage", "2")
+    assert "data/test_nl" in one and "data/test_cs" not in one
+
+
 def test_misspelled_and_misshapen(recipe) -> None:
     output = recipe.run(*OWN, "--lagn", "fr", code=1)
     assert "unknown option --lagn; did you mean --lang" in output
