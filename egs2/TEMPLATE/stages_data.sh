@@ -88,6 +88,7 @@ dump_features() { # dump_features SET: with the front-end of the training
     esac
     file=$(frontend_file)
     if [ -n "$file" ]; then frontend=(--frontend_config "$file"); fi
+    if [ -n "$frontend_model" ]; then frontend+=(--frontend_model "$frontend_model"); fi
     step dump_features "$1.features" "$feats/$1" "$dumpdir/$1" "$train_config" \
         ${file:+"$file"} -- \
         "$dumpdir/$1" "$feats/$1" --config "$train_config" "${storage[@]}" \

@@ -52,16 +52,17 @@ score_one() {
     done
 }
 
-score_baselines() { # trivial systems, which show what a score is worth
+score_baselines() { # systems without training, which show what a score is worth
     local name set folder
     for name in $baselines; do
         for set in "${tests[@]}"; do
             folder=$expdir/baseline_$name/$set
+            # shellcheck disable=SC2086 # several options in one variable
             step --quiet baseline "$name.$set" "$folder" \
                 "$dumpdir/$perturbed_set/$target_text" "$dumpdir/$set" -- \
                 "$name" --train "$dumpdir/$perturbed_set" \
                 --data "$dumpdir/$set" --target_text "$target_text" \
-                --source_text "$source_text" --output_dir "$folder"
+                --source_text "$source_text" --output_dir "$folder" $baseline_opts
             score_one "$name.$set" "" "" "$set" "$folder"
         done
     done

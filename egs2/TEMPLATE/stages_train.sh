@@ -9,6 +9,7 @@ training_options() { # print the options that all trainings share, a word a line
         --stats_dir "$stats" --task "$task" --target_text "$target_text" \
         --source_text "$source_text"
     [ -z "$file" ] || printf '%s\n' --frontend_config "$file"
+    [ -z "$frontend_model" ] || printf '%s\n' --frontend_conf "model=$frontend_model"
     tokeniser_option
     ! $allow_unk || printf '%s\n' --allow_unk true
 }

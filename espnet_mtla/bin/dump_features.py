@@ -27,6 +27,11 @@ def get_parser() -> argparse.ArgumentParser:
         help="front-end YAML that overrides it: a name in conf/frontend, or a path",
     )
     add(
+        "--frontend_model",
+        help="pretrained model, overrides frontend_conf.model: a name on the hub, or a"
+        " folder",
+    )
+    add(
         "--archive",
         choices=("zip", "ark"),
         default="zip",
@@ -57,7 +62,7 @@ def main() -> None:
     from espnet_mtla.task.feature_maker import read_frontend
 
     fragment = find_fragment("frontend_config", options.frontend_config)
-    args = read_frontend(options.config, fragment)
+    args = read_frontend(options.config, fragment, options.frontend_model)
     storage = Storage(options.archive, options.dtype, options.shard)
     device = str(choose_device(options.ngpu))
     nj = 1 if options.ngpu else options.nj

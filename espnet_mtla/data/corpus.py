@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -81,6 +83,19 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if not isinstance(item, dict):
                 raise UserError(f"{path}:{number}: not a JSON object")
             yield number, item
+
+
+def plain_words(text: str) -> str:
+    """Return lower-case words; of the punctuation only marks inside a word remain.
+
+    An apostrophe before one letter is part of it, before a word it is a quotation mark.
+
+    >>> plain_words("'t Is \u201eLemura\u201c -- 'auto-rijden', zo'n wrak\u2026")
+    "'t is lemura auto-rijden zo'n wrak"
+    """
+    text = unicodedata.normalize("NFC", text).lower().replace("\u2019", "'")
+    text = re.sub(r"[^\w'-]|_|(?<!\w)-|-(?!\w)|'(?!\w)|(?<!\w)'(?=\w\w)", " ", text)
+    return " ".join(text.split())
 
 
 def write_sets(data: Path, sets: Mapping[str, DataFolder | Tables]) -> None:

@@ -1,15 +1,16 @@
-"""Trivial baselines: hypotheses that need no trained model, for comparison."""
+"""Baselines, for comparison: hypotheses that need no model of the recipe."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
+from espnet_mtla.score.faster_whisper import Options, faster_whisper
 
 # A full stop ends a sentence before a capital; a colon ends one before a list.
 SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(*-])|(?<=:)\s")
@@ -24,12 +25,14 @@ class Question:
         data: data folder of the set to answer.
         target: name of the table of reference texts, in both folders.
         source: name of the table of source texts; empty if there is none.
+        whisper: settings of the baseline faster_whisper.
     """
 
     train: Path
     data: Path
     target: str
     source: str
+    whisper: Options = field(default_factory=Options)
 
     @property
     def keys(self) -> list[str]:
@@ -66,4 +69,5 @@ BASELINES: dict[str, Callable[[Question], dict[str, str]]] = {
     "most_frequent": most_frequent,
     "majority": majority,
     "first_sentence": first_sentence,
+    "faster_whisper": faster_whisper,
 }

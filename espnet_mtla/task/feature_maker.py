@@ -84,10 +84,15 @@ class FeatureMaker:
             return read_span(sound, source)
 
 
-def read_frontend(config: Path, fragment: Path | None = None) -> Namespace:
+def read_frontend(
+    config: Path, fragment: Path | None = None, model: str | None = None
+) -> Namespace:
     """Read ``frontend`` and ``frontend_conf`` from a training YAML.
 
-    Values in ``fragment`` override those in ``config``.
+    Args:
+        config: training YAML.
+        fragment: YAML whose values override those in ``config``.
+        model: value that overrides ``frontend_conf.model``.
 
     Raises:
         UserError: the front-end or a setting is unknown.
@@ -97,6 +102,8 @@ def read_frontend(config: Path, fragment: Path | None = None) -> Namespace:
         values = overlay(values, load_config(fragment))
     name = values.get("frontend", FRONTEND.default)
     settings = values.get("frontend_conf", {})
+    if model:
+        settings = {**settings, "model": model}
     args = Namespace(frontend=None if name == "none" else name, frontend_conf=settings)
     component = FRONTEND.get_class(args.frontend)
     check_keys("frontend_conf", settings, setting_names(component) if component else [])

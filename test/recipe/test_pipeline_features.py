@@ -28,3 +28,17 @@ def test_features_made_once_are_what_training_and_decoding_read(recipe) -> None:
     assert f"--data {made}/test" in decoded
     recipe.run(*options)
     assert recipe.calls() == []
+
+
+def test_the_pretrained_front_end_is_named_by_one_option(recipe) -> None:
+    only = ("--dry_run", "--feats_type", "ssl", "--stop_stage", "train")
+    plain = recipe.run(*only)
+    assert "--frontend_model" not in plain and "--frontend_conf" not in plain
+    output = recipe.run(
+        *only, "--frontend_model", "/models/small", "--encoder_config", ""
+    )
+    commands = [line for line in output.splitlines() if "dump_features" in line]
+    assert len(commands) == 3
+    assert all("--frontend_model /models/small" in line for line in commands)
+    # Statistics, and two attention types.
+    assert output.count("--frontend_conf model=/models/small") == 3

@@ -143,6 +143,14 @@ def test_a_config_without_a_fixed_front_end_is_refused(tmp_path, config, message
         FeatureMaker(read_frontend(path), "cpu")
 
 
+def test_a_model_is_named_beside_the_config(tmp_path):
+    path = tmp_path / "train.yaml"
+    path.write_text("frontend: fbank\nfrontend_conf: {n_mels: 20}\n")
+    assert read_frontend(path, None, None).frontend_conf == {"n_mels": 20}
+    with pytest.raises(UserError, match=r"frontend_conf\.model: unknown key"):
+        read_frontend(path, None, "owner/name")
+
+
 def losses(folder: Path) -> list[float]:
     stats = load(folder / "checkpoint.pth")["reporter"]["stats"]
     parts = ("train", "valid")
