@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.data.audio import open_audio, read_span
 from espnet_mtla.data.corpus import plain_words
-from espnet_mtla.data.folder import DataFolder, read_table
+from espnet_mtla.data.folder import DataFolder
+from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
