@@ -71,8 +71,8 @@ def open_audio(
     """
     if is_pipe(source) and not run_commands:
         raise UserError(
-            f"{source}: a command, which format_audio alone runs: espnet-mtla "
-            "format_audio IN OUT"
+            f"{source}: a command, which is run when the folder is formatted: "
+            "espnet-mtla format_audio IN OUT"
         )
     with ExitStack() as stack:
         stream = _open_stream(source, stack)
