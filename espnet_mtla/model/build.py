@@ -212,7 +212,8 @@ def load_model(
             raise UserError(
                 f"{model_file}: does not fit {config_file}: {reason}"
             ) from None
-        merge_lora(model)
+        for part in adapters:
+            merge_lora(getattr(model, part))
         args.lora = {}
     return model.to(device), args
 
@@ -222,10 +223,15 @@ def _adapters(
 ) -> dict[str, Any]:
     """Return the settings of the adapters in a file; {} if it has them merged.
 
+    Adapters that ``frontend_conf`` has are the front-end's own, which keeps them apart.
+
     Raises:
         UserError: there are adapters, and the configuration does not describe them.
     """
-    if not has_adapters(parameters):
+    own = (getattr(args, "frontend_conf", None) or {}).get("lora")
+    if not has_adapters(
+        n for n in parameters if not own or not n.startswith("frontend.")
+    ):
         return {}
     settings: dict[str, Any] = getattr(args, "lora", None) or {}
     if not settings:

@@ -97,7 +97,7 @@ def test_array(ami: ModuleType, corpus: SimpleNamespace, monkeypatch) -> None:
     assert source.count(".wav") == 8
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    with open_audio(source) as sound:
+    with open_audio(source, run_commands=True) as sound:
         mixed = sound.read()
     first, _ = soundfile.read(corpus.audio / "ES2002a/audio/ES2002a.Array1-01.wav")
     assert mixed.shape == first.shape
