@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @contextlib.contextmanager
@@ -44,3 +49,20 @@ def evaluating(model: torch.nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """Return ``function`` with autocast disabled on all devices.
+
+    Energies span more decades than bfloat16 and float16 resolve.
+    """
+
+    @functools.wraps(function)
+    def without_autocast(*args: P.args, **kwargs: P.kwargs) -> R:
+        with (
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+        ):
+            return function(*args, **kwargs)
+
+    return without_autocast

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import reflect_tail, valid_frames
+from espnet_mtla.tensor_modes import full_precision
 
 
 class Waveform:
@@ -66,6 +67,7 @@ class WhisperLogMel:
         """Return the number of frames of a row; 0 for less than one window."""
         return samples // self.hop if samples >= self.n_fft else 0
 
+    @full_precision
     def __call__(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return log mel energies (B, mels, N) and numbers of frames (B,)."""
         speech, lengths = pad_sequence(list(rows), batch_first=True), _lengths(rows)
@@ -113,6 +115,7 @@ class StackedKaldiMel:
         """Return the number of joined frames of a row."""
         return max(0, 1 + (samples - self.frame) // self.hop) // self.stride
 
+    @full_precision
     def __call__(self, rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Return features (B, T, mels x stride) and numbers of joined frames (B,)."""
         features = [self._features(row) for row in rows]

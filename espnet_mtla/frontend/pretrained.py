@@ -83,6 +83,11 @@ class TransformersFrontend(AbsFrontend):
         if self.layer is None:
             self.weights = nn.Parameter(torch.zeros(self.layers))
 
+    @property
+    def mixed_precision(self) -> bool:
+        """Whether autocast applies: the encoder trains, and its states change."""
+        return self.finetune or self.adapts
+
     def output_size(self) -> int:
         """Return the number of features per frame."""
         return self.width

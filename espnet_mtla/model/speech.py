@@ -257,9 +257,15 @@ class DecoderOnlySpeechModel(DecoderOnlyModel):
     def _encode(
         self, speech: Tensor, speech_lengths: Tensor, utt_id: Sequence[str]
     ) -> tuple[Tensor, Tensor]:
-        with torch.autocast(speech.device.type, enabled=False):
+        device = speech.device.type
+        mixed = torch.is_autocast_enabled(device)
+        # Features are computed in full precision, and so is an encoder in the
+        # front-end that does not train: its states are those that stage dump stores.
+        trains = getattr(self.frontend, "mixed_precision", False)
+        with torch.autocast(device, enabled=mixed and trains):
             x, lengths = self.extract_feats(speech, speech_lengths)
-            frames = lengths
+        with torch.autocast(device, enabled=False):
+            x, frames = x.to(speech.dtype), lengths
             if self.encoder is not None:
                 frames = subsampled_lengths(self.encoder, lengths)
             refuse_short(frames, lengths, utt_id)

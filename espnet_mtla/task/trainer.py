@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +80,8 @@ class SafeTrainer(Trainer):
 
         hook = model._register_state_dict_hook(leave_out)
         try:
-            super().run(model=model, **settings)
+            with mixed_precision(model, options.use_amp and options.ngpu == 0):
+                super().run(model=model, **settings)
         finally:
             hook.remove()
 
@@ -89,3 +92,28 @@ class SafeTrainer(Trainer):
         distributed = settings["distributed_option"]
         if not distributed.distributed or distributed.dist_rank == 0:
             set_aside(settings["options"].output_dir)
+
+
+@contextmanager
+def mixed_precision(model: torch.nn.Module, enabled: bool) -> Iterator[None]:
+    """Compute products of ``model.forward`` in bfloat16 on a CPU (``use_amp``).
+
+    espnet2 opens autocast for CUDA alone; on a CPU ``use_amp`` would change nothing.
+    Parameters, gradients and losses stay float32, so no gradient scaling is needed.
+    """
+    if not enabled:
+        yield
+        return
+    if not torch.cpu._is_avx512_bf16_supported():
+        logger.warning(
+            "use_amp: this CPU has no instructions for bfloat16; training is slower "
+            "with it than without"
+        )
+    model.forward = torch.autocast("cpu", dtype=torch.bfloat16)(model.forward)
+    try:
+        with warnings.catch_warnings():
+            # espnet2 creates the scaler and the autocast of CUDA, which do nothing.
+            warnings.filterwarnings("ignore", message=".*CUDA is not available")
+            yield
+    finally:
+        del model.forward  # the instance's; the method of the class is back
