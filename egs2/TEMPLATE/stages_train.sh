@@ -77,7 +77,7 @@ train_attention() { # train_attention NAME
     options=(--attention "$name")
     if [ -n "$encoder_config" ]; then
         inputs+=("$encoder/model.pth")
-        options+=(--init_param "$encoder/model.pth:encoder:encoder" "$encoder/model.pth:ctc:ctc")
+        options+=(--encoder_model "$encoder/model.pth")
     fi
     train_model "$(name_of "$name")" "$(model_of "$name")" "$train_config" \
         "${inputs[@]}" -- "${options[@]}"

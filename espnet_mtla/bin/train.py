@@ -37,6 +37,11 @@ def get_parser() -> argparse.ArgumentParser:
     )
     add("--stats_dir", type=Path, help="statistics, written by --collect_stats")
     add("--output_dir", type=Path, help="experiment folder; an existing one is resumed")
+    add(
+        "--encoder_model",
+        type=Path,
+        help="model.pth trained with CTC alone: begin from all of its parts",
+    )
     add("--collect_stats", action="store_true", help="collect statistics only")
     add(
         "--allow_unk",
@@ -91,6 +96,7 @@ def main() -> None:
     frontend = find_fragment("frontend_config", options.frontend_config)
 
     from espnet_mtla.task import launch
+    from espnet_mtla.task.checks import encoder_parts
 
     config = launch.read_config(options.config, attention, frontend)
     args = launch.parse(config, rest, options.task)
@@ -99,6 +105,8 @@ def main() -> None:
         launch.collect(args, folders, options.allow_unk)
     else:
         args.output_dir = str(options.output_dir)
+        if options.encoder_model is not None:
+            args.init_param += encoder_parts(options.encoder_model)
         launch.train(args, folders, options.allow_unk)
 
 

@@ -139,7 +139,7 @@ class TransformersFrontend(AbsFrontend):
         with self.turns, torch.set_grad_enabled(grad):
             self._follow(rows[0].device)
             encoded: dict[int, Tensor] = {}
-            alone = rows[0].device.type == "cpu"
+            alone = rows[0].device.type == "cpu" and not grad
             for batch in batches(list(map(len, windows)), encoder, alone):
                 states = self._encode(encoder, [windows[index] for index in batch])
                 encoded |= zip(batch, states, strict=True)
@@ -197,8 +197,8 @@ def batches(
     Args:
         lengths: samples of each row.
         encoder: says whether rows of different lengths may share a batch.
-        alone: one row at a time. On a CPU a batch is not faster, and would change the
-            rounding of its rows.
+        alone: one row at a time. Without gradients, a batch is not faster on a CPU, and
+            it would change the rounding of its rows.
     """
     shortest = 1 - _MOST_PADDING if encoder.mixes_lengths else 1.0
     most = 0 if alone else _MOST_SECONDS * encoder.rate

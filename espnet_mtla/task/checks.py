@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from espnet_mtla.data.token_list import build_tokeniser, find_unknown, read_token_list
 from espnet_mtla.errors import UserError
@@ -60,6 +61,25 @@ def check_init_param(specs: Sequence[str]) -> None:
         if source and not any(name.startswith(f"{source}.") for name in states):
             parts = ", ".join(sorted({name.split(".")[0] for name in states}))
             raise UserError(f"init_param: {path}: has no {source}; it has {parts}")
+
+
+def encoder_parts(path: Path) -> list[str]:
+    """Return specs of ``init_param`` for all that an encoder model has.
+
+    Args:
+        path: parameters of a model that was trained with CTC alone.
+
+    Raises:
+        UserError: the file has none of these parts.
+    """
+    modules = {name.split(".")[0] for name in load(path)}
+    parts = [part for part in ("frontend", "encoder", "ctc") if part in modules]
+    if not parts:
+        raise UserError(
+            f"encoder_model: {path}: has no frontend, encoder or ctc; it has "
+            + ", ".join(sorted(modules))
+        )
+    return [f"{path}:{part}:{part}" for part in parts]
 
 
 def check_adapted(specs: Sequence[str], adapted: Collection[str]) -> None:

@@ -178,8 +178,8 @@ def test_one_encoder_serves_all_attention_types(recipe) -> None:
     assert len(trained) == 4  # statistics, the encoder, two models
     model = "exp/encoder_train_bpe_500/model.pth"
     for line in trained[2:]:
-        assert f"--init_param {model}:encoder:encoder {model}:ctc:ctc" in line
-    assert "--init_param" not in trained[1]
+        assert f"--encoder_model {model} " in f"{line} "
+    assert "--encoder_model" not in trained[1]
 
 
 def test_more_models_to_average_leave_the_encoder_as_it_is(recipe) -> None:

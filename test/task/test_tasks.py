@@ -131,7 +131,7 @@ def test_a_decoder_without_ctc_starts_from_a_recogniser(tasks_toy):
     toy("--collect_stats", *options, **SHORT)
     toy("--output_dir", encoder, *options, **SHORT, model_conf={"ctc_weight": 1.0})
     states = encoder / "1epoch.pth"
-    handed = ("--init_param", f"{states}:encoder:encoder", f"{states}:ctc:ctc")
+    handed = ("--encoder_model", states)
     decoder = {**SHORT, "model_conf": {"ctc_weight": 0.0}, "freeze_param": ["encoder"]}
     toy("--output_dir", model, *options, *handed, **decoder)
     ours, theirs = load_all(model / "1epoch.pth"), load(states)

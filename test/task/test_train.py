@@ -182,13 +182,21 @@ def test_an_encoder_is_trained_first_and_carried_over(collected, tmp_path):
     average(encoder, Criterion.parse("valid.loss.min"), 1)
     collected(
         *("--output_dir", out, "--max_epoch", 1, "--optim_conf", "lr=0"),
-        *("--init_param", f"{encoder}/model.pth:encoder:encoder"),
+        *("--encoder_model", encoder / "model.pth"),
     )
     ours, theirs = parameters(out), checkpoint.load(encoder / "model.pth")
     names = [n for n in theirs if n.startswith("encoder.") and "norm." not in n]
     assert names
     for name in names:
         assert torch.equal(ours[name], theirs[name]), name
+
+
+def test_a_model_without_an_encoder_is_no_encoder_model(collected, tmp_path):
+    torch.save({"decoder.weight": torch.zeros(1)}, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"model\.pth: has no frontend, .* has decoder"):
+        collected(
+            "--output_dir", tmp_path / "e", "--encoder_model", tmp_path / "model.pth"
+        )
 
 
 def test_steps_that_cannot_be_made_are_no_training(collected, tmp_path):
