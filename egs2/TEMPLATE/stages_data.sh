@@ -31,6 +31,7 @@ stage_speed_perturb() {
         options=("data/$set")
         [ "$target_text" = text ] || options+=(--no_text) # other tables are checked anyway
         if only_scored "$set"; then options+=(--allow_empty_text); fi
+        if $drop_bad; then options+=(--drop_bad); fi
         step validate_data "check.$set" "data/$set" "data/$set" -- "${options[@]}"
     done
     [ -n "$speed_factors" ] || return 0
@@ -50,7 +51,16 @@ stage_format() {
     for set in "${dumped_sets[@]}"; do
         step format_audio "$set" "$dumpdir/org/$set" "data/$set" -- \
             "data/$set" "$dumpdir/org/$set" "${options[@]}" -- --nj "$nj"
+        $dry_run || say_dropped "$set"
     done
+}
+
+say_dropped() { # say_dropped SET: how many of its utterances were left out, if any
+    local folder=$dumpdir/org/$1 dropped
+    if [ ! -s "$folder/dropped" ]; then return; fi
+    dropped=$(wc -l <"$folder/dropped")
+    say "   $1: $dropped of $((dropped + $(wc -l <"$folder/wav.scp"))) utterances are left" \
+        "out: $folder/dropped has the reasons"
 }
 
 stage_filter() {

@@ -12,9 +12,10 @@ import json
 from pathlib import Path
 
 from espnet_mtla.bin.cli import command_parser, run
+from espnet_mtla.data.folder import DROPPED
 from espnet_mtla.score.form import FORMATS
 from espnet_mtla.score.metric import METRICS, Report, Request, score
-from espnet_mtla.score.texts import read_request
+from espnet_mtla.score.texts import read_request, whole_set
 
 
 def positive(text: str) -> int:
@@ -106,12 +107,18 @@ def main() -> None:
     )
     report = score(args.metric, request)
     ref = args.ref[0] if len(args.ref) == 1 else args.ref
-    report.summary.update(ref=ref, hyp=args.hyp)
+    whole = whole_set(args.ref[0], request.keys)
+    report.summary.update(ref=ref, hyp=args.hyp, whole_set=whole)
     if args.compare:
         report.summary["compare"]["hyp"] = args.compare
     if args.output_dir:
         write_report(report, args.output_dir)
     print(report.terminal)
+    if whole > len(request.keys):
+        print(
+            f"{len(request.keys)} of {whole} utterances were scored: "
+            f"{Path(args.ref[0]).parent / DROPPED} lists those left out"
+        )
     if args.output_dir:
         print(
             f"\nwritten to {args.output_dir}: score.json, utterances.jsonl, result.txt"

@@ -35,6 +35,12 @@ def get_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="accept empty texts, as in a test set",
     )
+    parser.add_argument(
+        "--drop_bad",
+        action="store_true",
+        help="print recordings that cannot be read, without an error: format_audio "
+        "--drop_bad leaves them out",
+    )
     parser.add_argument("--no_audio", action="store_true", help="do not open audio")
     parser.add_argument(
         "--max_lines",
@@ -66,7 +72,7 @@ def fix(inspection: Inspection, checks: Checks, max_lines: int) -> Inspection:
 
 def main() -> None:
     args = get_parser().parse_args()
-    from espnet_mtla.data.validate import Checks, inspect, print_problems
+    from espnet_mtla.data.validate import UNREADABLE, Checks, inspect, print_problems
 
     if args.nj < 1 or args.max_lines < 1:
         raise UserError("--nj and --max_lines must be at least 1")
@@ -78,16 +84,19 @@ def main() -> None:
         inspection = fix(inspection, checks, args.max_lines)
     elif speakerless:
         logging.info("utt2spk or spk2utt is missing; --fix writes them")
-    if inspection.problems:
-        count = len(inspection.problems)
+    left_out = UNREADABLE if args.drop_bad else ()
+    bad = [problem for problem in inspection.problems if problem.what in left_out]
+    count = len(inspection.problems) - len(bad)
+    if count:
         raise UserError(
             f"{args.folder}: {count} problem{'s' * (count > 1)}; --fix sorts the "
             "tables, adds speakers and drops incomplete utterances"
         )
     hours = sum(inspection.seconds.values()) / 3600
     logging.info(
-        "%s: %d utterances, %.2f hours of audio opened; no problems",
+        "%s: %d utterances, %.2f hours of audio opened; %s",
         *(args.folder, len(inspection.rows[inspection.index]), hours),
+        f"{len(bad)} cannot be read" if bad else "no problems",
     )
 
 

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.data.folder import DataFolder, refuse_replacing
+from espnet_mtla.data.folder import (
+    DROPPED,
+    DataFolder,
+    dropped_before,
+    refuse_replacing,
+)
 from espnet_mtla.data.table import write_table
 from espnet_mtla.errors import UserError
 
@@ -44,7 +49,8 @@ def filter_data(
     The audio is not copied: ``wav.scp`` names the original files.
 
     Returns:
-        The reason for each dropped utterance, as in ``target/dropped``.
+        The reason for each utterance dropped here; ``target/dropped`` has those of
+        ``source/dropped``, too.
     Raises:
         UserError: no utterance is left.
     """
@@ -71,7 +77,8 @@ def filter_data(
         )
     with atomic_folder(target) as aside:
         folder.select(kept).write(aside)
-        write_table(aside / "dropped", reasons)
+        earlier = dropped_before(folder.path, kept)
+        write_table(aside / DROPPED, earlier | reasons)
         for name in ("feats_type", "audio_format"):
             if (folder.path / name).is_file():
                 (aside / name).write_bytes((folder.path / name).read_bytes())

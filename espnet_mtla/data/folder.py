@@ -21,6 +21,8 @@ from espnet_mtla.text_files import read_text
 _LEFTOVERS = ("~", ".bak", ".orig", ".old", ".tmp", ".swp", ".gz")
 # Folder in which validate_data --fix backs up what it changes.
 BACKUP = ".backup"
+# Table of the utterances that a step left out, with reasons.
+DROPPED = "dropped"
 # Lengths of the audio: invalid when the audio changes.
 LENGTH_TABLES = ("utt2num_samples", "utt2dur", "utt2num_frames")
 # Tables that locate an utterance's audio and features.
@@ -207,6 +209,17 @@ def source_table(folder: str | Path) -> str:
     if sounds and features and path.is_file():
         sounds = read_text(path).strip() == "raw"
     return SOUNDS if sounds or not features else FEATURES
+
+
+def dropped_before(folder: Path, kept: Collection[str]) -> dict[str, str]:
+    """Return the reasons in ``folder/dropped``, without those of utterances in ``kept``.
+
+    The file lists what an earlier step left out. Each step copies it, so that scores
+    can tell how many utterances the whole set has.
+    """
+    path = folder / DROPPED
+    table = read_table(path) if path.is_file() else {}
+    return {key: reason for key, reason in table.items() if key not in kept}
 
 
 def refuse_replacing(source: str | Path, target: str | Path) -> None:

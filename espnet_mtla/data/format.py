@@ -26,8 +26,10 @@ from espnet_mtla.data.audio_shards import (
     make_shard,
 )
 from espnet_mtla.data.folder import (
+    DROPPED,
     LENGTH_TABLES,
     DataFolder,
+    dropped_before,
     group_by_speaker,
     is_utterance_table,
 )
@@ -194,6 +196,7 @@ def _write_tables(
         key: n for result in results.values() for key, n in result.samples.items()
     }
     bad = {key: why for result in results.values() for key, why in result.bad.items()}
+    dropped = dropped_before(folder.path, samples) | bad
     kept = folder.select(samples)
     stale = ("utt2speed", *LENGTH_TABLES)
     tables = {name: table for name, table in kept.tables.items() if name not in stale}
@@ -208,12 +211,12 @@ def _write_tables(
     }
     for item in target.iterdir():
         old = is_utterance_table(item.name) and item.name not in tables
-        if item.is_file() and (old or item.name in ("segments", "dropped")):
+        if item.is_file() and (old or item.name in ("segments", DROPPED)):
             item.unlink()
     for name, table in tables.items():
         write_table(target / name, table)
-    if bad:
-        write_table(target / "dropped", bad)
+    if dropped:
+        write_table(target / DROPPED, dropped)
     for name, value in (("feats_type", "raw"), ("audio_format", settings.audio_format)):
         with atomic_file(target / name) as stream:
             stream.write(f"{value}\n")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.data.folder import refuse_replacing
+from espnet_mtla.data.folder import DROPPED, dropped_before, refuse_replacing
 from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.errors import UserError
 
@@ -28,7 +28,8 @@ def filter_pairs(
         empty_target: keep pairs with an empty target, as in a test set. Pairs with an
             empty source are always dropped.
     Returns:
-        The reason for each dropped pair, as in ``target/dropped``.
+        The reason for each pair dropped here; ``target/dropped`` has those of
+        ``folder/dropped``, too.
     Raises:
         UserError: the keys of the two tables differ, or no pair is left.
     """
@@ -53,7 +54,7 @@ def filter_pairs(
     with atomic_folder(target) as aside:
         write_table(aside / names[0], shorter)
         write_table(aside / names[1], {key: texts[key] for key in kept})
-        write_table(aside / "dropped", dropped)
+        write_table(aside / DROPPED, dropped_before(Path(folder), kept) | dropped)
     return dropped
 
 

@@ -25,6 +25,10 @@ from espnet_mtla.data.table import (
 from espnet_mtla.errors import UserError
 
 
+UNREADABLE = ("unusable audio", "outside the recording")
+"""Defects of utterances that ``format_audio --drop_bad`` leaves out."""
+
+
 @dataclass(frozen=True)
 class Checks:
     """What to check: ``text`` the transcript, ``sound`` the audio, by ``nj`` threads.

@@ -11,7 +11,7 @@ from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.metric import METRICS, Metric
 from espnet_mtla.score.provenance import Provenance
-from espnet_mtla.score.results import BASE, ResultRow, Table
+from espnet_mtla.score.results import BASE, Quality, ResultRow, Table
 from espnet_mtla.score.table import aligned, markdown
 from espnet_mtla.text_files import read_text
 
@@ -125,7 +125,7 @@ def conditions(table: Table) -> list[str]:
     if some and some.quality and some.speed:
         unit = UNITS.get(table.metric, "words")
         size = [
-            f"{some.quality.utterances:,} utterances",
+            _size(some.quality),
             f"{some.quality.ref_words:,} {unit} of reference",
             f"{some.speed.audio_seconds:,.0f} "
             + ("tokens of source" if reads_text(table) else "s of audio"),
@@ -135,6 +135,13 @@ def conditions(table: Table) -> list[str]:
             size.append(f"references without a word: {empty:,}")
         common.insert(0, ", ".join(size))
     return ["; ".join(common) + "."] * bool(common) + warnings
+
+
+def _size(quality: Quality) -> str:
+    """Return the number of utterances, and of how many if some were left out."""
+    whole = quality.counts.get("whole_set", quality.utterances)
+    of = f" of {whole:,}" if whole > quality.utterances else ""
+    return f"{quality.utterances:,}{of} utterances"
 
 
 def notes(table: Table) -> list[str]:

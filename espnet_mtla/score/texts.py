@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
+from espnet_mtla.data.folder import dropped_before
 from espnet_mtla.data.table import read_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.score.form import HINT, forms, read_lines
@@ -67,6 +68,16 @@ def read_request(
     single = tuple(texts[0] for texts in first.values())
     others = second[0] if second else None
     return Request(tuple(first), single, hyps, others, beyond, **options)
+
+
+def whole_set(ref: str | Path, keys: Collection[str]) -> int:
+    """Return the number of utterances before any were left out of a data folder.
+
+    Args:
+        ref: references; the file ``dropped`` beside it lists what was left out.
+        keys: the utterances in it.
+    """
+    return len(keys) + len(dropped_before(Path(ref).parent, frozenset(keys)))
 
 
 def _read(path: str | Path, form: str, field: str) -> Texts:

@@ -40,7 +40,7 @@ def test_files_and_output(command, tmp_path):
     assert "50.00" in out
     summary = json.loads((tmp_path / "out/wer/score.json").read_text())
     keys = "metric utterances ref_words sub del ins errors wer ci95 sentence_errors"
-    assert set(summary) == {*keys.split(), "empty_refs", "ref", "hyp"}
+    assert set(summary) == {*keys.split(), "empty_refs", "whole_set", "ref", "hyp"}
     assert (summary["sub"], summary["del"], summary["ins"]) == (1, 1, 0)
     assert (summary["ref"], summary["hyp"], summary["wer"]) == ("ref", "hyp", 50.0)
     lines = (tmp_path / "out/wer/utterances.jsonl").read_text().splitlines()

@@ -65,3 +65,24 @@ def test_translation(make_run: Callable[[str], Recipe]) -> None:
     table.write_text("talk-1 it opens\n")
     output = recipe.run(*options, code=1)
     assert "talk-2: not in text.lc.en" in output
+
+
+def test_recordings_that_cannot_be_read(make_run: Callable[[str], Recipe]) -> None:
+    """With --drop_bad they are left out of every set, and the screen says so."""
+    recipe = make_run("mini/asr1")
+    for seed, name in enumerate(SETS[1::2]):
+        folder = recipe.folder / "data" / name
+        write_sound(folder / "good.wav", 2.0, seed)
+        (folder / "bad.wav").write_bytes(b"RIFF and nothing more")
+        keys = ("bad", "good")
+        write_table(folder / "wav.scp", {key: f"{folder}/{key}.wav" for key in keys})
+        write_table(folder / "text", dict.fromkeys(keys, "words"))
+    options = (*SETS, "--nj", "1", "--stage", "2", "--stop_stage", "filter")
+    output = recipe.run(*options, code=1)
+    assert "error: data/mine: 1 problem" in output
+    output = recipe.run(*options, "--drop_bad", "true")
+    reasons = "dump/raw/org/mine_test/dropped has the reasons"
+    assert f"mine_test: 1 of 2 utterances are left out: {reasons}" in output
+    assert output.count("1 of 2 utterances are left out") == 3
+    for name in SETS[1::2]:
+        assert list(read_table(recipe.folder / "dump/raw" / name / "text")) == ["good"]
