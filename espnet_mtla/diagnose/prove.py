@@ -23,6 +23,7 @@ from espnet_mtla.diagnose.check_result import (
     worst,
 )
 from espnet_mtla.diagnose.selftest import decode_stepwise
+from espnet_mtla.recognise.options import without_files
 from espnet_mtla.recognise.recogniser import Recognised, Recogniser
 from espnet_mtla.search.limits import length_limits
 from espnet_mtla.search.options import DecodeOptions
@@ -118,13 +119,15 @@ class Prover:
         if decoder is None:
             yield CheckResult(name, NO_DECODER)
             return
-        options = self.options.replaced(beam_size=1, nbest=1, ctc_weight=0.0)
+        options = without_files(self.options).replaced(
+            beam_size=1, nbest=1, ctc_weight=0.0
+        )
         searched = Recogniser(self.trained, options).in_batches(self.sounds)
         both = [
             (sound.key, result.nbest, [self._greedy(decoder, sound, options)])
             for sound, result in zip(self.sounds, searched, strict=True)
         ]
-        text = f"{len(both)} utterances, uncached"
+        text = f"{len(both)} utterances, uncached, the decoder alone"
         yield _compare(name, text, both, ("beam 1", "greedy"))
 
     def _greedy(
@@ -139,12 +142,18 @@ class Prover:
         positions = model.sound_positions(lengths, tasks)
         least, most = (int(limit) for limit in length_limits(positions, options))
         tokens, score = [model.sos], 0.0
+        in_first_word = options.intent_first
+        starts = self.trained.word_starts.to(prompt.device)
         while True:
             ids = torch.tensor([tokens], device=prompt.device)
             log_probs = decoder(prompt, lengths, ids)[0, -1].log_softmax(-1)
             if model.blank != model.eos:
                 log_probs[model.blank] = -math.inf
             count = len(tokens) - 1
+            if in_first_word:
+                in_first_word = _restrict_to_first_word(
+                    log_probs, starts, model.eos, first=count == 0, last=count >= most
+                )
             if count < least:
                 log_probs[model.eos] = -math.inf
             if count >= most:
@@ -261,6 +270,32 @@ CHECKS: dict[str, Callable[[Prover], Iterator[CheckResult]]] = {
     "kernel": Prover.kernels_are_reference,
 }
 """Checks by the names of the option ``--only``, in the order of the table."""
+
+
+def _restrict_to_first_word(
+    log_probs: Tensor, starts: Tensor, eos: int, first: bool, last: bool
+) -> bool:
+    """Set tokens that ``intent_first`` does not allow next to -inf, in place.
+
+    Args:
+        log_probs: scores of the next token, ``(V,)``.
+        starts: True at tokens that begin a word, ``(V,)``.
+        eos: index of <eos>, which never goes on with the word.
+        first, last: whether it is the first token, and the last that the length allows.
+    Returns:
+        True if the next token belongs to the first word.
+    """
+    words = log_probs.clone()
+    words[eos] = -math.inf
+    best = int(words.argmax())
+    ends = bool(starts[best] or log_probs[eos] >= words[best])
+    inside = not last and (first or not ends)
+    allowed = starts.clone()
+    allowed[eos] = True
+    if inside:
+        allowed = torch.arange(len(log_probs), device=log_probs.device) == best
+    log_probs[~allowed] = -math.inf
+    return inside
 
 
 def _compare(

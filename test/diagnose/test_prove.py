@@ -40,6 +40,39 @@ def again(prover):
     return Prover(prover.trained, prover.options, prover.sounds, prover.batch_size)
 
 
+def test_a_first_word_by_itself(prover, monkeypatch):
+    """The greedy loop keeps to the rules of intent_first, as the search does.
+
+    <eos> is probable and forbidden at first, so that the rules change the text.
+    """
+    options = prover.options.replaced(intent_first=True, min_length_ratio=0.3)
+    other = Prover(prover.trained, options, prover.sounds, prover.batch_size)
+    model = prover.trained.model
+    weight = model.decoder.output.weight.detach().clone()
+    weight[model.eos] *= 3.0
+    monkeypatch.setattr(model.decoder.output.weight, "data", weight)
+    results = list(other.results(["batch", "cache", "greedy", "speech2text"]))
+    assert [found.check for found in results if found.fails] == []
+    greedy = options.replaced(beam_size=1, nbest=1, ctc_weight=0.0)
+    plain = greedy.replaced(intent_first=False)
+    with torch.inference_mode():
+        both = [
+            [other._greedy(model.decoder, sound, o).tokens for sound in prover.sounds]
+            for o in (greedy, plain)
+        ]
+    assert both[0] != both[1]
+
+
+def test_language_models_and_hotwords(prover, tmp_path):
+    """The greedy loop has none: it is compared with a search that has none."""
+    fusion = {"hotwords": ["ab", "gag"], "hotword_bonus": 9.0}
+    options = prover.options.replaced(**fusion)
+    other = Prover(prover.trained, options, prover.sounds, prover.batch_size)
+    assert other.alone[0].nbest != prover.alone[0].nbest
+    (result,) = other.beam_1_is_greedy()
+    assert not result.fails
+
+
 def test_a_batch_that_leaks(prover, monkeypatch):
     from espnet_mtla.model.speech import DecoderOnlySpeechModel
 
