@@ -212,10 +212,10 @@ def source_table(folder: str | Path) -> str:
 
 
 def dropped_before(folder: Path, kept: Collection[str]) -> dict[str, str]:
-    """Return the reasons in ``folder/dropped``, without those of utterances in ``kept``.
+    """Return the utterances in ``folder/dropped`` that are not in ``kept``.
 
-    The file lists what an earlier step left out. Each step copies it, so that scores
-    can tell how many utterances the whole set has.
+    The file has the reasons why earlier steps left them out. Each step copies it, so
+    that scores can tell how many utterances the whole set has.
     """
     path = folder / DROPPED
     table = read_table(path) if path.is_file() else {}

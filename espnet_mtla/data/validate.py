@@ -24,7 +24,6 @@ from espnet_mtla.data.table import (
 )
 from espnet_mtla.errors import UserError
 
-
 UNREADABLE = ("unusable audio", "outside the recording")
 """Defects of utterances that ``format_audio --drop_bad`` leaves out."""
 

@@ -224,13 +224,13 @@ def _results(tables: list[Table]) -> str:
 
 
 def _provenance_line() -> str:
-    """Return the date, versions and commit of this run."""
+    """Return versions and commit of this run; a date would make each card another."""
     from espnet_mtla.score.provenance import provenance
 
     source = provenance()
     versions = ", ".join(f"{name} {number}" for name, number in source.versions.items())
     commit = f", commit {source.commit}" if source.commit else ""
-    return f"Packed on {source.date} with {versions}{commit}."
+    return f"Packed with {versions}{commit}."
 
 
 def check_name(name: str) -> str:

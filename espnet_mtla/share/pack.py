@@ -229,6 +229,25 @@ def save_weights(model: DecoderOnlyModel, path: Path) -> None:
             model.decoder.config.complete(), sort_keys=True
         )
     save_file(copies, path, metadata=metadata)
+    _sort_metadata(path)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Sort the metadata in the header of a safetensors file, in place.
+
+    Safetensors writes it in an order that changes from call to call. The file begins
+    with the header's length, 8 bytes, and the header, JSON padded by spaces.
+    """
+    with open(path, "r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":"))
+        data = text.encode().ljust(length)
+        if len(data) != length:
+            raise AssertionError(f"{path}: header of {length} bytes became longer")
+        stream.seek(8)
+        stream.write(data)
 
 
 def _check(folder: Path, model: nn.Module) -> None:

@@ -63,7 +63,7 @@ def test_a_first_word_by_itself(prover, monkeypatch):
     assert both[0] != both[1]
 
 
-def test_language_models_and_hotwords(prover, tmp_path):
+def test_language_models_and_hotwords(prover):
     """The greedy loop has none: it is compared with a search that has none."""
     fusion = {"hotwords": ["ab", "gag"], "hotword_bonus": 9.0}
     options = prover.options.replaced(**fusion)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from espnet_mtla.model.checkpoint import load
 from espnet_mtla.model.files import NEEDED
 from test.support.arpa import random_arpa
 from test.support.tiny_experiment import TOKENS, make_lm, make_model
+from test.support.toy_folder import snapshot
 
 FILES = {"README.md", "config.yaml", "decode.yaml", "model.safetensors", "tokens.txt"}
 OPTIONS = {"min_length_ratio": 0.15, "device": "cpu"}
@@ -249,3 +251,26 @@ def test_a_config_of_something_else(broken):
 def test_a_config_is_missing(broken):
     (broken / "config.yaml").unlink()
     fails(broken, r"config\.yaml: no such file")
+
+
+def test_packing_twice_gives_the_same_bytes(model, packed, tmp_path):
+    """In another process with other hashes, too; the order of metadata is by chance."""
+    from espnet_mtla.model.build import load_model
+    from espnet_mtla.share.pack import save_weights
+
+    decode = tmp_path / "decode.yaml"
+    decode.write_text("beam_size: 3\n")
+    words = ("--model_dir", model, "--output_dir", tmp_path / "again")
+    words += ("--config", decode, "--name", "me/tiny", "--license", "apache-2.0")
+    words += ("--language", "en", "--about", "On noise.")
+    subprocess.run(
+        [sys.executable, "-m", "espnet_mtla.bin.pack", *map(str, words)],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        check=True,
+    )
+    assert snapshot(tmp_path / "again") == snapshot(packed)
+    weights = (packed / "model.safetensors").read_bytes()
+    loaded, _ = load_model(packed / "config.yaml", packed / "model.safetensors")
+    for _ in range(6):
+        save_weights(loaded, tmp_path / "weights")
+        assert (tmp_path / "weights").read_bytes() == weights
