@@ -5,6 +5,34 @@ name_of() { basename "$1" .yaml; }                     # name_of FILE
 model_of() { echo "$expdir/${task}_${tag}_$(name_of "$1")"; } # model_of ATTENTION
 score_of() { echo "$1/score_${metrics%% *}/score.json"; } # score_of FOLDER: first metric's
 
+# changes_of OPTION...: print "_VALUE" for each option whose value is not the recipe's own,
+# so that a model that the user trains otherwise has a folder of its own.
+changes_of() {
+    local name value
+    for name; do
+        value=$(value_in_name "$name" "${!name}")
+        [ "$value" = "$(value_in_name "$name" "${own_values[$name]:-}")" ] ||
+            printf '_%s' "$value"
+    done
+}
+
+value_in_name() { # value_in_name OPTION VALUE: print the value as a part of a file name
+    local words
+    case $1 in
+        *_config) words=${2:-no_${1%_config}} words=$(name_of "$words") ;;
+        train_opts | lm_args)
+            # shellcheck disable=SC2086 # several options in one variable
+            words=$(printf '%s\n' ${2:-} | without_free loose | tr '\n' _)
+            words=${words//--/}
+            ;;
+        *) words=$(name_of "${2%/}") ;;
+    esac
+    words=$(sed -E 's/[^[:alnum:].-]+/_/g; s/^_+|_+$//g' <<<"$words")
+    # Names of files have at most 255 bytes.
+    [ ${#words} -le 80 ] || words=${words:0:64}_$(sha256sum <<<"$words" | cut -c1-8)
+    echo "$words"
+}
+
 only_scored() { # only_scored SET: whether no model is trained or chosen with this test set
     [[ " $test_sets " == *" $1 "* && $1 != "$valid_set" && $1 != "$train_set" ]]
 }

@@ -18,6 +18,7 @@ mapfile -t option_lines < \
 option_names=("${option_lines[@]%%=*}")
 recipe_options=()   # names of the options that the recipe declares
 declare -A typed=() # option -> the name it was typed with: its own, or ESPnet's
+declare -A own_values=() # option -> its value in run.sh, before the user's options
 option_notes=()     # what is said about the options before the first stage
 
 has_word() { [[ " ${*:2} " == *" $1 "* ]]; } # has_word WORD LIST...
@@ -37,11 +38,16 @@ print(" ".join(difflib.get_close_matches(sys.argv[1], sys.argv[2:], 3, 0.5)))' "
 
 parse_options() { # parse_options ARGUMENT...: set the variable of each option
     local argument name value refused=()
+    keep_own_values
     while [ $# -gt 0 ]; do
         argument=$1
         shift
         case $argument in
-            --) typed=() && continue ;; # the user may override the recipe by either name
+            --) # the user may override the recipe by either name
+                typed=()
+                keep_own_values
+                continue
+                ;;
             -h) argument=--help ;;
             --*) ;;
             *) die "'$argument' is not an option (options are --NAME VALUE)" ;;
@@ -70,6 +76,11 @@ parse_options() { # parse_options ARGUMENT...: set the variable of each option
     done
     [ ${#refused[@]} -eq 0 ] || { printf 'error: %s\n' "${refused[@]}" >&2 && exit 1; }
     expand_recipe_options
+}
+
+keep_own_values() {
+    local name
+    for name in "${option_names[@]}"; do own_values[$name]=${!name}; done
 }
 
 is_option() { has_word "$1" "${option_names[@]}" || [ -n "${ESPNET_ALIASES[$1]:-}" ]; }

@@ -71,7 +71,7 @@ use_lm=false # train a language model for decode configs that have lm_weight
 lm_config=conf/lm.yaml # the language model and its training
 lm_train_text="" # its training texts, a table; empty for those of the training set
 lm_args="" # more options for its training, such as "--max_epoch 5"
-lm_exp="" # folder for it; empty derives it from lm_config and the tokens
+lm_exp="" # folder for it; empty derives it from lm_config, lm_args and the tokens
 ngram_file="" # n-grams over the tokens (ARPA) for decode configs that have ngram_weight
 metrics="" # metrics of stage score, the table's first; empty for the task's own
 baselines="" # systems to compare with: most_frequent, majority, first_sentence, faster_whisper
@@ -80,7 +80,7 @@ hub_name="" # for stage upload: owner/name on the hub; the attention type is add
 readme="" # a README.md whose results block this run replaces; empty for none
 expdir=exp # folder for models and results
 dumpdir=dump/raw # folder for formatted audio
-tag="" # name of this experiment; empty derives it from train_config and the tokens
+tag="" # name of this experiment; empty derives it from tokens and settings of the training
 # shellcheck disable=SC2034 # options.sh reads it
 option="" # declare an option of the recipe: "name=value # help"; {name} inserts its value
 # end of options
@@ -123,6 +123,7 @@ esac
 if [ -z "$tag" ]; then
     tag=$(basename "$train_config" .yaml)_${token_dir##*/}${speed_factors:+_sp}
     tag+=${frontend_config:+_$(basename "$frontend_config" .yaml)}
+    tag+=$(changes_of feats_type frontend_model encoder_config train_opts)
 fi
 if [ -z "$metrics" ]; then
     case $task in
@@ -134,10 +135,12 @@ if [ -z "$metrics" ]; then
 fi
 stats=$expdir/stats_$tag encoder=$expdir/encoder_$tag packed=$expdir/packed_$tag
 lm_stats=$expdir/lm_stats_${token_dir##*/}
-lm_exp=${lm_exp:-$expdir/lm_$(name_of "$lm_config")_${token_dir##*/}}
+lm_exp=${lm_exp:-$expdir/lm_$(name_of "$lm_config")_${token_dir##*/}$(changes_of lm_args)}
 feats=$dumpdir # the folders that training and decoding read
 [ "$feats_type" = raw ] ||
-    feats=$dumpdir/${feats_type}_$(name_of "${frontend_config:-$train_config}")
+    feats=$dumpdir/${feats_type}_$(name_of "${frontend_config:-$train_config}")$(
+        changes_of frontend_model
+    )
 
 check_options
 check_lm

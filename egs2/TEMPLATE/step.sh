@@ -129,7 +129,8 @@ fingerprint() { # fingerprint [--loose] INPUT... -- COMMAND...: print a hash of 
 }
 
 without_free() { # without_free LOOSE: if not empty, drop options of $FREE and their values
-    awk -v free="^--($FREE)\$" -v loose="$1" 'loose && $0 ~ free {getline; next} {print}'
+    awk -v free="^--($FREE)" -v loose="$1" \
+        'loose && $0 ~ free "$" {getline; next} loose && $0 ~ free "=" {next} {print}'
 }
 
 # digest FILE LOOSE: a small file by its content (YAML with its bases, without comments,

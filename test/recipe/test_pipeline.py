@@ -70,11 +70,53 @@ def test_a_changed_decode_config_decodes_anew(finished) -> None:
     assert finished.names() == ["inference", "score", "score", "results", "pack"]
 
 
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ((), "train_bpe_500"),
+        (("--feats_type", "raw", "--max_seconds", "20"), "train_bpe_500"),
+        (("--feats_type", "fbank_ark"), "train_bpe_500_fbank_ark"),
+        (("--frontend_model", "/models/large/"), "train_bpe_500_large"),
+        (("--frontend_model", "owner/large-v3"), "train_bpe_500_large-v3"),
+        (("--encoder_config", "conf/encoder.yaml"), "train_bpe_500_encoder"),
+        (
+            ("--train_opts", "--max_epoch 5 --patience=2 --optim_conf lr=1e-3"),
+            "train_bpe_500_optim_conf_lr_1e-3",
+        ),
+        (("--train_opts", "--max_epoch 5 --num_workers=2"), "train_bpe_500"),
+        (("--asr_args", "--seed 3", "--tag", "mine"), "mine"),
+    ],
+)
+def test_what_the_user_changes_is_in_the_experiments_name(
+    recipe, options, name
+) -> None:
+    run = ("--dry_run", "--stop_stage", "average", "--", *options, *SMALL)
+    assert f"--exp_dir exp/asr_{name}_mha " in f"{recipe.run(*run)} "
+
+
+def test_settings_of_the_recipe_itself_are_not_in_the_name(recipe) -> None:
+    own = ("--feats_type", "ssl", "--frontend_model", "large", "--dry_run")
+    other = ("--feats_type", "raw", "--frontend_model", "small", *SMALL)
+    assert "exp/asr_train_bpe_500_mha " in recipe.run(*own, "--", *SMALL)
+    assert "exp/asr_train_bpe_500_raw_small_mha " in recipe.run(*own, "--", *other)
+
+
+def test_long_options_make_a_name_that_fits(recipe) -> None:
+    options = [f"--train_opts=--model_conf {'x' * 300}={end}" for end in "12"]
+    names = [
+        re.search(r"exp/asr_(\S+)_mha ", recipe.run("--dry_run", option, *SMALL))[1]
+        for option in options
+    ]
+    assert len(set(names)) == 2 and max(map(len, names)) < 120
+
+
 def test_more_epochs_go_on_from_the_same_model(finished) -> None:
     config = finished.folder / "conf" / "train.yaml"
     config.write_text("lr: 1\nmax_epoch: 4\n")
     output = finished.run(*SMALL, "--train_opts", "--max_epoch 5")
     assert "epoch 3 is there" in output
+    output = finished.run(*SMALL, "--train_opts", "--max_epoch=6")
+    assert "mha: resuming from" in output and "epoch 3 is there" in output
     assert not list(finished.folder.glob("exp/*.before_*"))
 
 
@@ -176,7 +218,7 @@ def test_one_encoder_serves_all_attention_types(recipe) -> None:
     recipe.run("--encoder_config", "conf/encoder.yaml")
     trained = [line for line in recipe.calls() if line.startswith("train ")]
     assert len(trained) == 4  # statistics, the encoder, two models
-    model = "exp/encoder_train_bpe_500/model.pth"
+    model = "exp/encoder_train_bpe_500_encoder/model.pth"
     for line in trained[2:]:
         assert f"--encoder_model {model} " in f"{line} "
     assert "--encoder_model" not in trained[1]

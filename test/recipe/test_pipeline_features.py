@@ -23,7 +23,7 @@ def test_features_made_once_are_what_training_and_decoding_read(recipe) -> None:
     for call in trained:
         assert f"--train_data {made}/train --valid_data {made}/valid" in call
         assert fragment in call
-    assert "/asr_train_bpe_500_fbank80_mha " in f"{trained[-1]} "
+    assert "/asr_train_bpe_500_fbank80_ssl_mha " in f"{trained[-1]} "
     (decoded,) = [call for call in calls if call.startswith("inference")]
     assert f"--data {made}/test" in decoded
     recipe.run(*options)
