@@ -109,10 +109,17 @@ class RecordedSteps:
         """Let row i continue row ``rows[i]``, from the beginning of the next step."""
         self._order.copy_(self._order.index_select(0, rows))
 
-    def select(self, utterances: Tensor) -> None:
-        """Keep utterances ``(B',)`` with all their hypotheses, and record again."""
+    def select(self, utterances: Tensor, capacity: int | None = None) -> None:
+        """Keep utterances as :meth:`DecoderState.select` does, and record again."""
         self.state.reorder(self._order)
-        self.state.select(utterances)
+        self.state.select(utterances, capacity)
+        self._record()
+
+    def join(self, other: RecordedSteps, utterances: Tensor) -> None:
+        """Take utterances in as :meth:`DecoderState.join` does, and record again."""
+        self.state.reorder(self._order)
+        other.state.reorder(other._order)
+        self.state.join(other.state, utterances)
         self._record()
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -175,6 +182,12 @@ class EagerSteps:
     def __init__(self, decoder: DecoderOnlyTransformer, state: DecoderState) -> None:
         self.decoder, self.state = decoder, state
         self.reorder, self.select = state.reorder, state.select
+
+    def join(self, other: EagerSteps, utterances: Tensor) -> None:
+        """Take utterances in as :meth:`DecoderState.join` does."""
+        self.state.join(other.state, utterances)
+        rows = len(self.state.timeline.rows)
+        self.decoder = prepack_linears(self.decoder, rows)
 
     def step(self, tokens: Tensor) -> Tensor:
         """Return logits ``(N, V)`` after one more token ``(N,)``."""

@@ -26,7 +26,7 @@ def prepack_linears(module: AnyModule, rows: int) -> AnyModule:
 
     The copy shares all parameters. The module itself is returned if prepacking does not
     pay or is not supported: fewer than 16 rows, not float32, not on a CPU, with
-    gradients.
+    gradients, or prepacked already.
 
     Args:
         module: its linear layers get ``rows`` rows in every call.
@@ -41,6 +41,8 @@ def prepack_linears(module: AnyModule, rows: int) -> AnyModule:
 
 def _can_prepack(module: nn.Module) -> TypeGuard[nn.Linear | PlainLinear]:
     """Return True for unmodified linear layers with a float32 weight on a CPU."""
+    if isinstance(module, _PrepackedLinear):
+        return False
     return is_plain_linear(module) and _is_supported(module.weight)
 
 

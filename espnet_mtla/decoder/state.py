@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from espnet_mtla.attention import KVCache
+from espnet_mtla.attention.decoding.rows import rows_of
 
 
 class DecoderState:
@@ -48,16 +48,45 @@ class DecoderState:
                 part.copy_(part.index_select(0, rows))
         self.timeline.reorder(rows)
 
-    def select(self, utterances: Tensor) -> None:
-        """Keep utterances ``(B',)`` with all their hypotheses, in this order."""
-        beam = torch.arange(self.beam, device=utterances.device)
-        rows = (utterances.unsqueeze(1) * self.beam + beam).flatten()
-        private = self.caches[0].beam < self.beam
-        prompts = rows if private else utterances
+    def select(self, utterances: Tensor, capacity: int | None = None) -> None:
+        """Keep utterances ``(B',)`` with all their hypotheses, in this order.
+
+        Args:
+            utterances: their places.
+            capacity: tokens that each row has room for after its prompt, at most as
+                before; None: as before.
+        """
+        rows = rows_of(utterances, self.beam)
+        prompts = rows if self._copies_prompts else utterances
         self.timeline = self.timeline.select_rows(prompts, rows)
+        self.timeline.capacity = capacity or self.timeline.capacity
+        prompt_slots = int(self.timeline.prompt_chunks.max())
         for cache in self.caches:
-            cache.select_rows(prompts, rows, self.timeline)
-        self.scratch = [part[: len(rows)].clone() for part in self.scratch]
+            cache.select_rows(prompts, rows, self.timeline, prompt_slots)
+        self._renew_scratch()
+
+    def join(self, other: DecoderState, utterances: Tensor) -> None:
+        """Put the utterances of another state at these places ``(B',)``.
+
+        They replace the utterances there, or follow the last one without a gap.
+        """
+        rows = rows_of(utterances, self.beam)
+        prompts = rows if self._copies_prompts else utterances
+        self.timeline.join(other.timeline, prompts, rows)
+        for mine, theirs in zip(self.caches, other.caches, strict=True):
+            mine.join(theirs, prompts, rows)
+        self._renew_scratch()
+
+    @property
+    def _copies_prompts(self) -> bool:
+        """True if each hypothesis has its own copy of the prompt."""
+        return self.caches[0].beam < self.beam
+
+    def _renew_scratch(self) -> None:
+        """Allocate scratch memory of the caches' present shapes."""
+        shapes = [part.shape for part in self.caches[0].by_row()]
+        if self.scratch and [part.shape for part in self.scratch] != shapes:
+            self.scratch = self.caches[0].scratch()
 
     @property
     def nbytes(self) -> int:

@@ -83,7 +83,7 @@ class Profile:
         from espnet_mtla.decoder import DecoderOnlyTransformer
         from espnet_mtla.decoder.layer import DecoderLayer
         from espnet_mtla.decoder.state import DecoderState
-        from espnet_mtla.search.beam import _Search
+        from espnet_mtla.search.beam import Search
         from espnet_mtla.search.ctc import CTCPrefixScorer
 
         model = trained.model
@@ -97,7 +97,7 @@ class Profile:
             (DecoderOnlyTransformer, "step", "rest of decoder"),
             (CausalAttention, "step", "attention"),
             (DecoderLayer, "feed_forward", "feed-forward"),
-            *((_Search, m, part) for part, ms in SEARCH_METHODS.items() for m in ms),
+            *((Search, m, part) for part, ms in SEARCH_METHODS.items() for m in ms),
         ]
         self._thread = threading.get_ident()
         # Classes are shared by all threads: two of them at once could restore each

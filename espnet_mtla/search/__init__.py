@@ -9,12 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 
 _PUBLIC = {
-    "BrokenScores": "beam",
+    "BrokenScores": "history",
     "CTCPrefixScorer": "ctc",
     "CandidateScorer": "interface",
     "DecodeOptions": "options",
     "DecoderScorer": "decoder_scorer",
-    "Hypothesis": "beam",
+    "Hypothesis": "history",
     "Scorer": "interface",
     "Symbols": "beam",
     "beam_search": "beam",

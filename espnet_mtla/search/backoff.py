@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.decoding.rows import put_rows, rows_of
+
 Arc = tuple[int, int, float, int]
 """State, token, weight, and the state that follows."""
 
@@ -143,3 +145,15 @@ class BackoffScorer:
     def select(self, utterances: Tensor) -> None:
         """Keep these utterances ``(B',)`` with their rows."""
         self.states = self.states.view(-1, self.beam)[utterances].flatten()
+
+    def join(self, other: BackoffScorer, utterances: Tensor) -> None:
+        """Put the utterances of ``other`` at these places ``(B',)``.
+
+        Both must have scored a token before.
+        """
+        assert self.begun and other.begun, "no token was scored"
+        rows = rows_of(utterances, self.beam)
+        self.states = put_rows(self.states, other.states, rows)
+
+    def rewind(self, utterances: Tensor) -> None:
+        """Leave done utterances as they are: this state does not grow."""

@@ -48,6 +48,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from espnet_mtla.attention.precision import NEG_INF
+from espnet_mtla.search.history import BrokenScores as BrokenScores
+from espnet_mtla.search.history import History
+from espnet_mtla.search.history import Hypothesis as Hypothesis
 from espnet_mtla.search.interface import CandidateScorer, Scorer
 from espnet_mtla.search.options import DecodeOptions
 
@@ -66,24 +69,6 @@ class Symbols:
     """Never part of a hypothesis; ``eos`` if the vocabulary has no blank."""
     word_starts: Tensor | None = None
     """``(V,)``: which ids begin a word, to fix the first word before the search."""
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """A finished hypothesis; ``tokens`` without <sos> and <eos>."""
-
-    tokens: list[int]
-    score: float
-    hit_length_limit: bool
-
-
-class BrokenScores(ValueError):
-    """A scorer returned NaN, or left an utterance without any possible token."""
-
-    def __init__(self, utterances: list[int], nan: bool) -> None:
-        what = "NaN" if nan else "all -inf"
-        super().__init__(f"scores are {what} in utterances {utterances}")
-        self.utterances, self.nan = utterances, nan
 
 
 def beam_search(
@@ -111,20 +96,25 @@ def beam_search(
         BrokenScores: Names the utterances, by their place in the batch.
     """
     gain = max(options.length_bonus + token_gain, 0.0)
-    search = _Search(scorers, limits, symbols, options, candidate_scorers, gain)
-    step = 0
-    while search.advance(step):
-        step += 1
+    search = Search(scorers, limits, symbols, options, candidate_scorers, gain)
+    while search.advance():
+        pass
     return search.results()
 
 
-class _Search:
+class Search:
     """The live hypotheses of the utterances that are not done, and all history.
 
-    Live state has a row a hypothesis and shrinks when utterances leave. The history has
-    the token and the parent of each live hypothesis at each step, at the utterance's
-    original place in the batch (``self.places``). A finished hypothesis is a score and
-    the end of a path through the history, so token sequences are never moved.
+    Live state has a row a hypothesis and shrinks when utterances leave. The history is
+    at the utterance's original place in the batch (``self.places``).
+
+    Args:
+        scorers: see :func:`beam_search`, also for the next four.
+        limits: fewest and most tokens.
+        symbols: token ids with a meaning.
+        options: beam, weights and limits.
+        candidate_scorers: scorers of few candidates.
+        largest_gain: the most that a score can grow with one token.
     """
 
     def __init__(
@@ -138,54 +128,53 @@ class _Search:
     ) -> None:
         self.scorers, self.candidate_scorers = scorers, candidate_scorers
         self.symbols, self.options = symbols, options
-        self.largest_gain = largest_gain  # of one token
         self.least, self.most = limits
-        self.largest = self.most  # as at the beginning, of all utterances
         self.device = self.most.device
         batch, beam = len(self.most), options.beam_size
-        self.places = torch.arange(batch, device=self.device)
+        self.largest_gain = self._full((batch,), largest_gain)  # of one token
+        self.places = self.all_places = torch.arange(batch, device=self.device)
         self.done = self._full((batch,), False)
         self.scores = self._full((batch, beam), NEG_INF)
         self.scores[:, 0] = 0.0  # a single hypothesis until the first tokens differ
         self.last = self._full((batch * beam,), symbols.sos)
-        steps = int(self.most.max()) + 1
-        self.last_step = steps - 1  # all are done after it
+        self.step = 0  # steps of this object; ``steps`` are those of each utterance
+        self.steps = torch.zeros_like(self.most)
+        self.last_step = int(self.most.max())  # all are done after it
         self.check_every = CHECK_EVERY.get(self.device.type, 1)
-        self.history_tokens = self._full((steps, batch, beam), symbols.eos)
-        self.history_parents = self._full((steps, batch, beam), 0)
-        self.pool_scores = self._full((batch, beam), NEG_INF)
-        self.pool_ends = self._full((batch, beam), 0)  # tokens * K + last live place
-        self.broken = self._full((batch,), False)
+        self.history = History(self.most, symbols.eos, options)
         self.in_first_word = self._full((batch,), symbols.word_starts is not None)
 
     def _full(self, shape: tuple[int, ...], value: float | int | bool) -> Tensor:
         return torch.full(shape, value, device=self.device)
 
-    def advance(self, step: int) -> bool:
+    def advance(self) -> bool:
         """Extend every live hypothesis by one token; return False when all are done."""
         beam = self.options.beam_size
-        tokens, values = self._candidates(step)  # (N, C + 1) each, <eos> last
-        values = self._within_limits(values, step) + self.options.length_bonus
+        tokens, values = self._candidates()  # (N, C + 1) each, <eos> last
+        values = self._within_limits(values) + self.options.length_bonus
         values = values.view(len(self.places), beam, -1) + self.scores.unsqueeze(2)
         best, index = values.flatten(1).topk(2 * beam)  # (B, 2K), best first
         # topk ranks NaN above all numbers, so checking the first is enough.
-        self.broken[self.places] |= best[:, 0].isnan() & ~self.done
+        self.history.broken[self.places] |= best[:, 0].isnan() & ~self.done
 
         columns = tokens.size(1)
         parents, ends = index // columns, index % columns == columns - 1
         dropped = ~ends[:, :beam] | self.done.unsqueeze(1)
         finished = best[:, :beam].masked_fill(dropped, NEG_INF)
-        self._finish(finished, step * beam + parents[:, :beam])
+        ends_at = self.steps.unsqueeze(1) * beam + parents[:, :beam]
+        self.history.finish(self.places, finished, ends_at)
 
         alive = ends.byte().argsort(dim=1, stable=True)[:, :beam]
         index, parents = index.gather(1, alive), parents.gather(1, alive)
         tokens = tokens.view(len(index), -1).gather(1, index)
-        self.history_tokens[step, self.places] = tokens
-        self.history_parents[step, self.places] = parents
+        self.history.record(self.places, self.steps, tokens, parents)
         self.scores, self.last = best.gather(1, alive), tokens.flatten()
-        return self._continue(parents, step)
+        self._mark_done()
+        self.step += 1
+        self.steps += ~self.done
+        return self._continue(parents)
 
-    def _candidates(self, step: int) -> tuple[Tensor, Tensor]:
+    def _candidates(self) -> tuple[Tensor, Tensor]:
         """Return each row's candidates and their scores, ``(N, C + 1)``; <eos> last."""
         first, *others = (weight * x.score(self.last) for x, weight in self.scorers)
         total = sum(others, first)
@@ -193,9 +182,7 @@ class _Search:
         eos_score = total[:, eos : eos + 1].clone()
         total[:, [blank, eos]] = NEG_INF
         if self.symbols.word_starts is not None:
-            self._restrict_to_first_word(
-                total, eos_score, self.symbols.word_starts, step
-            )
+            self._restrict_to_first_word(total, eos_score, self.symbols.word_starts)
         count = self.options.beam_size
         if self.candidate_scorers:
             count = math.ceil(count * self.options.ctc_candidates)
@@ -207,7 +194,7 @@ class _Search:
         return tokens, values
 
     def _restrict_to_first_word(
-        self, total: Tensor, eos_score: Tensor, word_starts: Tensor, step: int
+        self, total: Tensor, eos_score: Tensor, word_starts: Tensor
     ) -> None:
         """Set scores of tokens that may not follow the first word to -inf, in place.
 
@@ -220,8 +207,8 @@ class _Search:
         """
         beam = self.options.beam_size
         best, token = total[::beam].max(1)  # one hypothesis is alive until then
-        complete = step >= self.most
-        if step > 0:
+        complete = self.steps >= self.most
+        if self.step > 0:
             complete |= word_starts[token] | (eos_score[::beam, 0] >= best)
         behind, self.in_first_word = (
             self.in_first_word & complete,
@@ -235,64 +222,56 @@ class _Search:
         early = self.in_first_word.repeat_interleave(beam).unsqueeze(1)
         eos_score.masked_fill_(early, NEG_INF)
 
-    def _within_limits(self, values: Tensor, step: int) -> Tensor:
+    def _within_limits(self, values: Tensor) -> Tensor:
         """Forbid <eos> below the smallest length, and other tokens at the largest."""
-        too_short = (step < self.least).repeat_interleave(self.options.beam_size)
-        at_end = (step >= self.most).repeat_interleave(self.options.beam_size)
+        too_short = (self.steps < self.least).repeat_interleave(self.options.beam_size)
+        at_end = (self.steps >= self.most).repeat_interleave(self.options.beam_size)
         forbidden = at_end.unsqueeze(1).repeat(1, values.size(1))
         forbidden[:, -1] = too_short
         return values.masked_fill(forbidden, NEG_INF)
 
-    def _finish(self, scores: Tensor, ends: Tensor) -> None:
-        """Merge newly finished hypotheses ``(B, K)`` into the pool, keep the K best."""
-        scores = torch.cat((self.pool_scores[self.places], scores), 1)
-        ends = torch.cat((self.pool_ends[self.places], ends), 1)
-        pick = self._ranked_by(scores, ends).topk(self.options.beam_size).indices
-        self.pool_scores[self.places] = scores.gather(1, pick)
-        self.pool_ends[self.places] = ends.gather(1, pick)
+    def _mark_done(self) -> None:
+        """Find the utterances that are done after this step."""
+        full = self.history.scores[self.places, -1] > NEG_INF
+        # Scores are sorted: if the first is -inf, all are. NaN counts as dead, too.
+        dead = ~(self.scores[:, 0] > NEG_INF)
+        self.done |= full | dead | (self.steps >= self.most) | self._cannot_improve()
 
-    def _ranked_by(self, scores: Tensor, ends: Tensor) -> Tensor:
-        """Return the values by which finished hypotheses are ranked, as ``scores``."""
-        if self.options.length_norm == 0:
-            return scores
-        length = ends // self.options.beam_size + 1  # generated tokens and <eos>
-        return scores / length**self.options.length_norm
-
-    def _continue(self, parents: Tensor, step: int) -> bool:
+    def _continue(self, parents: Tensor) -> bool:
         """Prepare the next step: reorder rows, remove done utterances.
 
         Returns:
             False when no utterance is left.
         """
-        full = self.pool_scores[self.places, -1] > NEG_INF
-        # Scores are sorted: if the first is -inf, all are. NaN counts as dead, too.
-        dead = ~(self.scores[:, 0] > NEG_INF)
-        self.done |= full | dead | (step >= self.most) | self._cannot_improve(step)
-        batch, beam = parents.shape
-        checks = (step + 1) % self.check_every == 0
+        batch = len(parents)
+        checks = self.step % self.check_every == 0
         active = self._count_active() if checks else batch
-        if active == 0 or step == self.last_step:
+        if active == 0 or self.step > self.last_step:
             return False
-        if beam > 1:
-            first = torch.arange(0, batch * beam, beam, device=self.device)
-            self._reorder((first.unsqueeze(1) + parents).flatten())
+        self._reorder(parents)
         if batch - active >= LEAVE_AT * batch:
             self._select((~self.done).nonzero().squeeze(1))
         return True
 
-    def _cannot_improve(self, step: int) -> Tensor:
+    def _cannot_improve(self) -> Tensor:
         """Return flags ``(B,)``: no live hypothesis can enter the ``nbest`` best."""
         if self.options.length_norm != 0:
             return torch.zeros_like(self.done)  # longer texts may rank higher
-        tokens_left = self.most - step
-        worst = self.pool_scores[self.places, self.options.nbest - 1]
+        tokens_left = self.most - self.steps
+        worst = self.history.scores[self.places, self.options.nbest - 1]
         return worst >= self.scores[:, 0] + self.largest_gain * tokens_left
 
     def _count_active(self) -> int:
         """Return how many utterances are not done; waits for the device."""
         return len(self.done) - int(self.done.sum())
 
-    def _reorder(self, rows: Tensor) -> None:
+    def _reorder(self, parents: Tensor) -> None:
+        """Let each hypothesis continue its parent ``(B, K)``."""
+        batch, beam = parents.shape
+        if beam == 1:
+            return
+        first = torch.arange(0, batch * beam, beam, device=self.device)
+        rows = (first.unsqueeze(1) + parents).flatten()
         for scorer, _ in (*self.scorers, *self.candidate_scorers):
             scorer.reorder(rows)
 
@@ -302,43 +281,14 @@ class _Search:
         self.scores, self.places = self.scores[stay], self.places[stay]
         self.least, self.most = self.least[stay], self.most[stay]
         self.done, self.in_first_word = self.done[stay], self.in_first_word[stay]
+        self.steps, self.largest_gain = self.steps[stay], self.largest_gain[stay]
         for scorer, _ in (*self.scorers, *self.candidate_scorers):
             scorer.select(stay)
 
     def results(self) -> list[list[Hypothesis]]:
-        """Follow the best finished paths back through the history.
+        """Return the best finished hypotheses of each utterance.
 
         Raises:
             BrokenScores: an utterance had NaN, or no finished hypothesis.
         """
-        stuck = self.pool_scores[:, 0] == NEG_INF
-        for broken, nan in ((self.broken, True), (stuck, False)):
-            if broken.any():
-                raise BrokenScores(broken.nonzero().flatten().tolist(), nan)
-        scores = self.pool_scores[:, : self.options.nbest]
-        ends = self.pool_ends[:, : self.options.nbest]
-        length, row = ends // self.options.beam_size, ends % self.options.beam_size
-        paths = []
-        for step in reversed(range(int(length.max()))):
-            paths.append(self.history_tokens[step].gather(1, row))
-            parent = self.history_parents[step].gather(1, row)
-            row = torch.where(step < length, parent, row)
-        none = length.new_empty((*length.shape, 0))
-        tokens = torch.stack(paths[::-1], 2) if paths else none
-        limited = length == self.largest.unsqueeze(1)
-        return _unpack(tokens, length, scores, limited)
-
-
-def _unpack(
-    tokens: Tensor, length: Tensor, scores: Tensor, limited: Tensor
-) -> list[list[Hypothesis]]:
-    """Convert ``(B, n, U)`` tokens and ``(B, n)`` of the others to hypotheses."""
-    counts, values, flags = length.tolist(), scores.tolist(), limited.tolist()
-    return [
-        [
-            Hypothesis(row[:count], score, flag)
-            for row, count, score, flag in zip(*utterance, strict=True)
-            if score > NEG_INF  # else the place in the pool is empty
-        ]
-        for utterance in zip(tokens.tolist(), counts, values, flags, strict=True)
-    ]
+        return self.history.results(self.all_places)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.decoding.rows import put_rows, rows_of
 from espnet_mtla.attention.precision import NEG_INF
 
 
@@ -79,10 +80,31 @@ class CTCPrefixScorer:
 
     def select(self, utterances: Tensor) -> None:
         """Keep these utterances ``(B',)`` with their rows."""
-        self.lens, self.valid = self.lens[utterances], self.valid[utterances]
-        self.log_probs = self.log_probs[utterances]
-        beam = torch.arange(self.beam, device=utterances.device)
-        self._select_rows((utterances.unsqueeze(1) * self.beam + beam).flatten())
+        self.lens = self.lens[utterances]
+        frames = int(self.lens.max())
+        self.valid = self.valid[:, :frames][utterances]
+        self.log_probs = self.log_probs[:, :, :frames][utterances]
+        self.blank_end = self.blank_end[:, : frames + 1]
+        self.label_end = self.label_end[:, : frames + 1]
+        self._select_rows(rows_of(utterances, self.beam))
+
+    def join(self, other: CTCPrefixScorer, utterances: Tensor) -> None:
+        """Put the utterances of ``other`` at these places ``(B',)``.
+
+        Both must have scored a token before.
+        """
+        assert self.last is not None and other.last is not None, "no token was scored"
+        rows = rows_of(utterances, self.beam)
+        self.lens = put_rows(self.lens, other.lens, utterances)
+        self.valid = put_rows(self.valid, other.valid, utterances)
+        self.log_probs = put_rows(self.log_probs, other.log_probs, utterances)
+        self.blank_end = put_rows(self.blank_end, other.blank_end, rows, NEG_INF)
+        self.label_end = put_rows(self.label_end, other.label_end, rows, NEG_INF)
+        self.prefix = put_rows(self.prefix, other.prefix, rows)
+        self.last = put_rows(self.last, other.last, rows)
+
+    def rewind(self, utterances: Tensor) -> None:
+        """Leave done utterances as they are: this state does not grow."""
 
     def _select_rows(self, rows: Tensor) -> None:
         self.blank_end, self.label_end = self.blank_end[rows], self.label_end[rows]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE, CacheOptions
+from espnet_mtla.attention.decoding.rows import put_rows, rows_of
 from espnet_mtla.decoder.graphs import steps_of
 from espnet_mtla.search.options import DecodeOptions
 
@@ -50,14 +51,13 @@ class DecoderScorer:
         )
         self.run = steps_of(decoder, self.state, cuda_graphs)
         self.prompt_lens, self.itemsize = prompt_lens, prompt.itemsize
-        self.steps = 0
+        self.room = torch.full_like(prompt_lens, max_tokens + 1)
         self.allocated_bytes = self.state.nbytes
         self._peak = (0, 0)
 
     def score(self, tokens: Tensor) -> Tensor:
         """Extend each row by ``tokens (N,)`` and score every next token, ``(N, V)``."""
         logits = self.run.step(tokens)
-        self.steps += 1
         return torch.log_softmax(logits, dim=-1, dtype=torch.float32)
 
     def reorder(self, rows: Tensor) -> None:
@@ -68,21 +68,43 @@ class DecoderScorer:
         """Keep these utterances ``(B',)`` with their rows."""
         # The filled part of the cache grows at every step and shrinks only here.
         self._peak = self.peak_bytes()
-        self.run.select(utterances)
+        self.room = self.room[utterances]
+        self.run.select(utterances, int(self.room.max()))
         self.prompt_lens = self.prompt_lens[utterances]
+
+    def join(self, other: DecoderScorer, utterances: Tensor) -> None:
+        """Put the utterances of ``other`` at these places ``(B',)``."""
+        self.run.join(other.run, utterances)  # type: ignore[arg-type] # of one class
+        self.room = put_rows(self.room, other.room, utterances)
+        self.prompt_lens = put_rows(self.prompt_lens, other.prompt_lens, utterances)
+        self.allocated_bytes = max(self.allocated_bytes, self.state.nbytes)
+
+    def rewind(self, utterances: Tensor) -> None:
+        """Set done utterances back to their prompts: their rows must not outgrow it."""
+        counts = self._tokens()
+        counts[utterances] = 0
+        rows = rows_of(utterances, self.beam)
+        self.state.timeline.rewind(rows, int(counts.max()))
+
+    def _tokens(self) -> Tensor:
+        """Return how many tokens each utterance has after its prompt, ``(B,)``."""
+        counts = self.state.timeline.num_tokens[:: self.beam] - self.prompt_lens
+        return counts.clamp(min=0)
 
     def peak_bytes(self) -> tuple[int, int]:
         """Return the largest bytes filled so far: measured, and by the formula."""
         formula = sum(
             self.decoder.cache_bytes(
                 frames,
-                self.steps,
+                tokens,
                 self.beam,
                 self.share_prompt,
                 self.itemsize,
                 self.options,
             )
-            for frames in self.prompt_lens.tolist()
+            for frames, tokens in zip(
+                self.prompt_lens.tolist(), self._tokens().tolist(), strict=True
+            )
         )
         return max(self._peak, (self.state.used_nbytes, formula))
 

@@ -146,3 +146,59 @@ class HotwordScorer(BackoffScorer):
         scores = super().score(tokens)
         final = self.hotwords.ended[self.states].unsqueeze(1)
         return torch.where(self.hotwords.ends_before, scores + final, scores)
+
+
+class OwnHotwordScorer:
+    """Hotwords that each utterance has for itself, or not, as a scorer of the search.
+
+    Args:
+        hotwords: of each utterance; None: it has none.
+        beam: hypotheses of an utterance.
+    """
+
+    def __init__(self, hotwords: Sequence[Hotwords | None], beam: int) -> None:
+        self.beam = beam
+        self.scorers = [
+            None if words is None else HotwordScorer(words, 1, beam)
+            for words in hotwords
+        ]
+
+    def score(self, tokens: Tensor) -> Tensor:
+        """Extend each row by ``tokens (N,)``; return each token's gain, ``(N, V)``.
+
+        Without any hotwords it is a single 0.
+        """
+        gains: list[Tensor | None] = [
+            None if scorer is None else scorer.score(tokens[self._rows(place)])
+            for place, scorer in enumerate(self.scorers)
+        ]
+        some = next((gain for gain in gains if gain is not None), None)
+        if some is None:
+            return torch.zeros((), device=tokens.device)
+        none = torch.zeros_like(some)
+        return torch.cat([none if gain is None else gain for gain in gains])
+
+    def reorder(self, rows: Tensor) -> None:
+        """Let new row i continue old row ``rows[i]``."""
+        for place, scorer in enumerate(self.scorers):
+            if scorer is not None:
+                scorer.reorder(rows[self._rows(place)] - place * self.beam)
+
+    def select(self, utterances: Tensor) -> None:
+        """Keep these utterances ``(B',)`` with their rows."""
+        self.scorers = [self.scorers[place] for place in utterances.tolist()]
+
+    def join(self, other: OwnHotwordScorer, utterances: Tensor) -> None:
+        """Put the utterances of ``other`` at these places ``(B',)``."""
+        places = utterances.tolist()
+        self.scorers += [None] * (max(places) + 1 - len(self.scorers))
+        for place, scorer in zip(places, other.scorers, strict=True):
+            self.scorers[place] = scorer
+
+    def rewind(self, utterances: Tensor) -> None:
+        """Drop the hotwords of done utterances."""
+        for place in utterances.tolist():
+            self.scorers[place] = None
+
+    def _rows(self, place: int) -> slice:
+        return slice(place * self.beam, (place + 1) * self.beam)

@@ -15,7 +15,7 @@ What they return has no effect, and they must not change the values of other row
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -28,6 +28,24 @@ class Movable(Protocol):
 
     def select(self, utterances: Tensor) -> None:
         """Keep the utterances at these places ``(B',)``, in this order."""
+
+
+class Joinable(Movable, Protocol):
+    """State that utterances of another search can join (:mod:`.running`)."""
+
+    def join(self, other: Any, utterances: Tensor) -> None:
+        """Put the utterances of another scorer at these places ``(B',)``.
+
+        Args:
+            other: of the same class and settings. Both have scored a token before.
+            utterances: places of done utterances, or those that follow the last.
+        """
+
+    def rewind(self, utterances: Tensor) -> None:
+        """Shrink the state of done utterances ``(B',)`` as far as that is possible.
+
+        They go on being called. State that grows with the tokens must not overflow.
+        """
 
 
 class Scorer(Movable, Protocol):
@@ -51,3 +69,11 @@ class CandidateScorer(Movable, Protocol):
         Returns:
             Log-probabilities, ``(N, C)`` float32.
         """
+
+
+class JoinableScorer(Scorer, Joinable, Protocol):
+    """Scorer of the whole vocabulary for a running search."""
+
+
+class JoinableCandidateScorer(CandidateScorer, Joinable, Protocol):
+    """Scorer of a few candidates a row for a running search."""

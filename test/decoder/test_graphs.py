@@ -43,13 +43,20 @@ def prefilled(decoder: DecoderOnlyTransformer, share: bool = True, tokens: int =
 )
 @torch.no_grad()
 def test_a_recording_does_what_single_steps_do(kind: str, share: bool, caplog) -> None:
-    """Beams fork and swap, an utterance leaves: logits stay those of eager steps."""
+    """Beams fork and swap, utterances leave and join: logits are those of eager steps.
+
+    One of the two that join takes the place of another, the other one is appended.
+    """
     decoder, generator = make(kind, "fixed"), torch.Generator().manual_seed(6)
     state = prefilled(decoder, share)
     for cache in state.caches:  # unwritten memory, past the prompt's open chunk
         cache.suffix[:, :, 1:] = float("nan")
     recorded = RecordedSteps(decoder, state, record)
     eager = EagerSteps(decoder, prefilled(decoder, share))
+    joining = [
+        RecordedSteps(decoder, prefilled(decoder, share), record),
+        EagerSteps(decoder, prefilled(decoder, share)),
+    ]
     batch = len(LENGTHS)
     for step in range(8):
         tokens = torch.randint(0, VOCAB, (batch * BEAM,), generator=generator)
@@ -61,6 +68,10 @@ def test_a_recording_does_what_single_steps_do(kind: str, share: bool, caplog) -
             steps.reorder(rows)
             if step == 3:
                 steps.select(torch.tensor([2, 0]))
+            if step == 5:
+                other = joining[steps is eager]
+                other.select(torch.tensor([1, 0]))
+                steps.join(other, torch.tensor([0, 2]))
         batch = len(eager.state.timeline.num_tokens) // BEAM
     assert recorded.state.used_nbytes == eager.state.used_nbytes
     assert not caplog.messages  # it was recorded

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from espnet_mtla.attention.decoding.rows import put_rows, rows_of
+
 SOS_EOS, BLANK = 1, 0
 
 
@@ -37,6 +39,14 @@ class TableScorer:
     def select(self, utterances):
         self.table = self.table[utterances]
         self.hash = self.hash.view(-1, self.beam)[utterances].flatten()
+
+    def join(self, other, utterances):
+        rows = rows_of(utterances, self.beam)
+        self.table = put_rows(self.table, other.table, utterances)
+        self.hash = put_rows(self.hash, other.hash, rows)
+
+    def rewind(self, utterances):
+        self.hash[rows_of(utterances, self.beam)] = 0
 
     def plain(self, utterance):
         """The same as a function of the history, without state."""

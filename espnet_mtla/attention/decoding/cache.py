@@ -22,6 +22,7 @@ from espnet_mtla.attention.decoding.layout import (
     EntryLayout,
 )
 from espnet_mtla.attention.decoding.quantise import quantise, restore, stored_type
+from espnet_mtla.attention.decoding.rows import put_rows
 from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
 
 
@@ -29,7 +30,8 @@ class KVCache:
     """The cache of one layer, allocated once and written in place.
 
     ``prompt (B, G, P, w)`` holds the finished chunks of the prompts. All hypotheses of
-    an utterance read the same copy, which is never written again.
+    an utterance read the same copy, which is not written again until the utterance is
+    done and another one takes its place (:meth:`join`).
 
     ``suffix (N, G, S, w)`` holds the later chunks of each row, beginning with the one
     that the prompt may leave open. That chunk is copied to every hypothesis, because
@@ -267,11 +269,35 @@ class KVCache:
             self._select_prompts(rows)
         return old
 
-    def select_rows(self, prompts: Tensor, rows: Tensor, timeline: Timeline) -> None:
-        """Select prompt copies and rows, in this order, and set the timeline."""
-        self._select_prompts(prompts)
-        self._set_by_row(part.index_select(0, rows) for part in self.by_row())
+    def select_rows(
+        self, prompts: Tensor, rows: Tensor, timeline: Timeline, prompt_slots: int
+    ) -> None:
+        """Select prompt copies and rows, in this order, and set the timeline.
+
+        Args:
+            prompts: places of the prompt copies.
+            rows: ``(N',)``.
+            timeline: of these rows; slots beyond its capacity are dropped.
+            prompt_slots: finished chunks of the longest of these prompts.
+        """
+        self._select_prompts(prompts, prompt_slots)
+        self._set_by_row(
+            (part if part.dim() == 3 else part[:, :, : timeline.slots]).index_select(
+                0, rows
+            )
+            for part in self.by_row()
+        )
         self.timeline = timeline
+
+    def join(self, other: KVCache, prompts: Tensor, rows: Tensor) -> None:
+        """Do what :meth:`Timeline.join` does, and leave the timeline as it is."""
+        self._set_by_row(
+            put_rows(old, new, rows)
+            for old, new in zip(self.by_row(), other.by_row(), strict=True)
+        )
+        self.prompt = put_rows(self.prompt, other.prompt, prompts)
+        if self.prompt_scale is not None and other.prompt_scale is not None:
+            self.prompt_scale = put_rows(self.prompt_scale, other.prompt_scale, prompts)
 
     def copy(self, rows: Tensor | None = None, capacity: int | None = None) -> KVCache:
         """Return a copy of ``rows`` of this cache, with another capacity.
@@ -312,7 +338,7 @@ class KVCache:
         if self.running is not None:
             (self.running,) = others
 
-    def _select_prompts(self, index: Tensor) -> None:
-        self.prompt = self.prompt.index_select(0, index)
+    def _select_prompts(self, index: Tensor, slots: int | None = None) -> None:
+        self.prompt = self.prompt[:, :, :slots].index_select(0, index)
         if self.prompt_scale is not None:
-            self.prompt_scale = self.prompt_scale.index_select(0, index)
+            self.prompt_scale = self.prompt_scale[:, :, :slots].index_select(0, index)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from espnet_mtla.attention.decoding.rows import put_rows
 from espnet_mtla.settings.checks import whole_number
 
 
@@ -96,6 +97,33 @@ class Timeline:
     def reorder(self, rows: Tensor) -> None:
         """Let row i continue row ``rows[i]``, which is of the same utterance."""
         self.num_tokens.copy_(self.num_tokens.index_select(0, rows))
+
+    def join(self, other: Timeline, prompts: Tensor, rows: Tensor) -> None:
+        """Put the rows of another timeline in the place of rows, or behind the last.
+
+        Args:
+            other: of the same stride.
+            prompts: where each of its prompt copies goes.
+            rows: where each of its rows goes, ``(N',)``.
+        """
+        self.prompt_chunks = put_rows(self.prompt_chunks, other.prompt_chunks, prompts)
+        self.first_suffix_chunk = put_rows(
+            self.first_suffix_chunk, other.first_suffix_chunk, rows
+        )
+        self.num_tokens = put_rows(self.num_tokens, other.num_tokens, rows)
+        self.rows = torch.arange(len(self.num_tokens), device=rows.device)
+        self.capacity = max(self.capacity, other.capacity)
+        self.appended = max(self.appended, other.appended)
+
+    def rewind(self, rows: Tensor, appended: int) -> None:
+        """Set rows back to the finished chunks of their prompts.
+
+        Args:
+            rows: ``(N',)``.
+            appended: most tokens that any other row has after its prompt.
+        """
+        self.num_tokens[rows] = self.first_suffix_chunk[rows] * self.stride
+        self.appended = appended
 
     def select_rows(self, prompts: Tensor, rows: Tensor) -> Timeline:
         """Return a timeline of some prompt copies and some rows of this one."""
