@@ -106,7 +106,7 @@ class RunningSearch(Search):
         return [*free, *range(end, end + count - len(free))]
 
     def collect(self) -> list[tuple[Hashable, Outcome]]:
-        """Return keys and results of the utterances that are done; free their places."""
+        """Return keys and results of done utterances, and free their places."""
         done = self.done.nonzero().flatten().tolist()
         outcomes = []
         for place in done:
