@@ -33,8 +33,10 @@ run_on_slurm() { # run_on_slurm LOG COMMAND...; --wait returns the job's own exi
     shift
     [ "$ngpu" -eq 0 ] || gpus=(--gres "gpu:$ngpu")
     job_name="espnet_mtla.$$.$stage_name"
+    # A job that is queued again after its node has failed may find its first process still
+    # at work: that is for --slurm_opts to ask for, whose options come last.
     # shellcheck disable=SC2086,SC2094 # several options in one variable
-    sbatch --wait --quiet --job-name "$job_name" --open-mode append --output "$log" \
+    sbatch --wait --quiet --no-requeue --job-name "$job_name" --open-mode append --output "$log" \
         --cpus-per-task "$nj" ${gpus[@]+"${gpus[@]}"} $slurm_opts \
         --wrap "cd ${PWD@Q} && exec ${*@Q}" </dev/null >>"$log" 2>&1 &
     job_pid=$!

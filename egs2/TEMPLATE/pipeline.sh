@@ -146,5 +146,5 @@ check_options
 check_lm
 for note in ${option_notes[@]+"${option_notes[@]}"}; do say "   $note"; done
 if [ "$threads" -gt 0 ]; then export OMP_NUM_THREADS=$threads; fi
-trap interrupted INT TERM
+trap interrupted INT TERM HUP
 run_stages

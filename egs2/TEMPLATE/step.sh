@@ -87,7 +87,7 @@ beside() { # beside COMMAND...: in the background, at most $train_jobs at a time
 }
 
 as_child() { # as_child COMMAND...: when ended by a signal, end what it has started too
-    trap interrupted INT TERM
+    trap interrupted INT TERM HUP
     children=()
     "$@"
 }
@@ -162,6 +162,10 @@ take_lock() { # take_lock LABEL FOLDER: runs side by side share the early stages
 start_or_resume() {
     local old aside
     old=$(cat "$3" 2>/dev/null || true)
+    # The command itself has this lock: where it was queued, it can outlive its pipeline.
+    if [ -e "$2/.lock" ] && ! flock --timeout 10 "$2/.lock" true; then
+        die "$2: another run is writing here ($(cat "$2/.lock")); wait for it, or end it"
+    fi
     if [ -n "$old" ] && { $force || [ "$old" != "$4" ]; }; then
         aside=$2.before_$(date +%Y%m%d_%H%M%S)
         mv "$2" "$aside"
@@ -249,8 +253,8 @@ report_failure() { # report_failure CODE LOG FIRST_LINE COMMAND...: say so and e
     exit 1
 }
 
-interrupted() { # the handler of ctrl-C and of SIGTERM
-    trap '' INT TERM
+interrupted() { # the handler of ctrl-C, of SIGTERM and of a terminal that is closed
+    trap '' INT TERM HUP
     stop_job
     [ ${#children[@]} -eq 0 ] || kill -TERM "${children[@]}" 2>/dev/null || true
     end_watcher # or the wait below would never end

@@ -55,6 +55,7 @@ def main() -> None:
     if args.profile:
         options = options.replaced(cuda_graphs="never")
 
+    from espnet_mtla.data.lock import lock_folder
     from espnet_mtla.recognise.batches import plan_batches
     from espnet_mtla.recognise.inputs import list_inputs
     from espnet_mtla.recognise.load import TrainedModel, choose_device
@@ -71,19 +72,20 @@ def main() -> None:
     plan = plan_batches(trained, options, [item.frames for item in utterances])
     batches = [[utterances[index] for index in batch] for batch in plan]
     recogniser = Recogniser(trained, options)
-    warm_up(recogniser, batches[0][0])
     profile = Profile(device)
-    with ExitStack() as watched:
-        if args.profile:
-            watched.enter_context(profile.watching(trained))
-            watched.enter_context(profile.part("all else"))
-        recognised = decode(recogniser, batches, len(utterances))
-    lost = {u.key for u in utterances} - {result.key for result in recognised}
-    if lost or len(recognised) != len(utterances):
-        raise AssertionError(f"in {len(utterances)}, out {len(recognised)}: {lost}")
-    efficiency = summarise(recognised, recogniser)
-    tokens = trained.model.token_list
-    write_output(args.output_dir, recognised, tokens, trained.to_text, efficiency)
+    with lock_folder(args.output_dir):
+        warm_up(recogniser, batches[0][0])
+        with ExitStack() as watched:
+            if args.profile:
+                watched.enter_context(profile.watching(trained))
+                watched.enter_context(profile.part("all else"))
+            recognised = decode(recogniser, batches, len(utterances))
+        lost = {u.key for u in utterances} - {result.key for result in recognised}
+        if lost or len(recognised) != len(utterances):
+            raise AssertionError(f"in {len(utterances)}, out {len(recognised)}: {lost}")
+        efficiency = summarise(recognised, recogniser)
+        tokens = trained.model.token_list
+        write_output(args.output_dir, recognised, tokens, trained.to_text, efficiency)
     if args.profile:
         print(profile.table() + "\n")
     print(table(efficiency))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Literal, overload
+
+from espnet_mtla.data.lock import lock_directory
 
 
 @overload
@@ -62,14 +64,28 @@ def atomic_folders(paths: Iterable[str | Path]) -> Iterator[list[Path]]:
 
     No kill leaves a mixture of old and new folders: all old ones are renamed away
     before the first new one is renamed into place.
+
+    Raises:
+        UserError: another process is writing one of them.
     """
     moves = []
     for path in map(Path, paths):
         aside, old = (path.with_name(f".{path.name}.{end}") for end in ("tmp", "old"))
         moves.append((path, aside, old))
+    for path, aside, _ in moves:
+        if aside.is_dir():  # of a killed process, or of one that is at work
+            with lock_directory(aside, path):
+                pass
     _settle(moves)
-    for _, aside, _ in moves:
-        aside.mkdir(parents=True)
+    with ExitStack() as locks:
+        for path, aside, _ in moves:
+            aside.mkdir(parents=True)
+            locks.enter_context(lock_directory(aside, path))
+        yield from _replace(moves)
+
+
+def _replace(moves: list[tuple[Path, Path, Path]]) -> Iterator[list[Path]]:
+    """Yield the new folders, then rename them into place."""
     try:
         yield [aside for _, aside, _ in moves]
         # Rename, not remove: a kill must not leave a partly deleted folder.

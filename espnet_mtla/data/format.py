@@ -33,6 +33,7 @@ from espnet_mtla.data.folder import (
     group_by_speaker,
     is_utterance_table,
 )
+from espnet_mtla.data.lock import lock_folder
 from espnet_mtla.data.table import write_table
 from espnet_mtla.errors import UserError
 
@@ -66,7 +67,7 @@ def format_audio(
         raise UserError(f"{target}: input and output are the same folder")
     folder = DataFolder.read(source)
     shards = make_shards(folder, target / "data", settings)
-    with workers.lock_folder(target):
+    with lock_folder(target):
         results = _write_missing(shards, target, nj)
         bad = {key: why for shard in results for key, why in shard.bad.items()}
         _report(results, len(folder.utterances), settings)

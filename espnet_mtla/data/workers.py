@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import signal
@@ -10,16 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 from espnet_mtla.errors import UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
-
-_LOCK_PATIENCE_SECONDS = 10.0
 
 
 def map_unordered(
@@ -72,26 +67,3 @@ def _prepare_worker(parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
-
-
-@contextmanager
-def lock_folder(folder: Path) -> Iterator[None]:
-    """Lock ``folder`` against other runs of the command.
-
-    The kernel releases the lock when the last process of a run ends. Waits ten seconds,
-    because workers of a killed run end a little later; then raises :class:`UserError`.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as stream:
-        deadline = time.monotonic() + _LOCK_PATIENCE_SECONDS
-        while True:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UserError(
-                        f"{folder}: another run is writing here; wait for it"
-                    ) from None
-                time.sleep(0.2)
-        yield

@@ -28,6 +28,7 @@ from espnet_mtla.data.atomic import atomic_file
 from espnet_mtla.data.audio import open_audio, source_file
 from espnet_mtla.data.features import Written, write_features
 from espnet_mtla.data.folder import FEATURES, SOUNDS, DataFolder
+from espnet_mtla.data.lock import lock_folder
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.record import FRONTEND_RECORD
 from espnet_mtla.task.feature_maker import FeatureMaker
@@ -104,7 +105,7 @@ def dump_features(
         raise UserError(
             f"{data}: sound without segments needed: run espnet-mtla format_audio"
         )
-    with _one_thread(nj > 1), workers.lock_folder(target):
+    with _one_thread(nj > 1), lock_folder(target):
         maker = FeatureMaker(args, device)
         check_room(folder, maker, storage, target)
         shards = make_shards(folder, target, storage)

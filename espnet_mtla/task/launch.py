@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from espnet_mtla.data.atomic import atomic_folder
+from espnet_mtla.data.lock import lock_folder
 from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.components import check_sections, sampling_rate
@@ -220,11 +221,12 @@ def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
         # The other processes wait for the first one inside run.
         run(args)
         return
-    start(output, identity, resume=args.resume)
-    record_originals(args, output)
-    bundle_files(args, output)
-    run(args)
-    finish(output, identity, args)
+    with lock_folder(output):
+        start(output, identity, resume=args.resume)
+        record_originals(args, output)
+        bundle_files(args, output)
+        run(args)
+        finish(output, identity, args)
 
 
 def open_sources(args: Namespace, folders: Folders) -> dict[str, Source]:

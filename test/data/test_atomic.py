@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 from pathlib import Path
 
 import pytest
 
-from espnet_mtla.data import atomic, workers
+from espnet_mtla.data import atomic, lock, workers
 from espnet_mtla.data.atomic import atomic_file, atomic_folder, atomic_folders
 from espnet_mtla.errors import UserError
 from test.support.toy_folder import snapshot
@@ -122,15 +123,50 @@ def test_folders_that_belong_together_are_old_or_new(
 def test_second_run_in_one_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "_LOCK_PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.1)
     with (
-        workers.lock_folder(tmp_path),
+        lock.lock_folder(tmp_path),
         pytest.raises(UserError, match="another run is writing here"),
-        workers.lock_folder(tmp_path),
+        lock.lock_folder(tmp_path),
     ):
         pass
-    with workers.lock_folder(tmp_path):
+    with lock.lock_folder(tmp_path):
         pass
+
+
+def test_the_process_that_writes_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.0)
+    with lock.lock_folder(tmp_path), pytest.raises(UserError) as refusal:
+        lock.lock_folder(tmp_path).__enter__()
+    assert f"(process {os.getpid()} on " in str(refusal.value)
+
+
+def test_a_folder_that_another_process_writes_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.0)
+    with atomic_folder(tmp_path / "out") as aside:
+        (aside / "a").write_text("a")
+        with (
+            pytest.raises(UserError, match="out: another run is writing here"),
+            atomic_folder(tmp_path / "out"),
+        ):
+            pass
+    assert snapshot(tmp_path) == {"out/a": b"a"}
+
+
+def test_a_file_system_without_locks_is_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with lock.lock_folder(tmp_path):
+        pass
+    assert "its file system has no locks" in caplog.text
 
 
 @pytest.mark.parametrize("nj", [1, 3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -45,7 +46,7 @@ def test_resumed_training_goes_on_from_its_last_epoch(recipe) -> None:
     assert "epoch 2 is there" in output
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_and_kill_end_the_command_too(recipe, sign: signal.Signals) -> None:
     process = recipe.start(*SMALL, STUB_HANG="tokenise")
     command = recipe.wait_for_hang(process)
@@ -142,12 +143,48 @@ bash -c "$wrap" >>"$log" 2>&1
 """
 
 
+def install_slurm(recipe, folder: Path, **scripts: str) -> None:
+    """Put stand-ins of Slurm's commands first in the recipe's PATH."""
+    folder.mkdir()
+    for name, text in scripts.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    recipe.env["PATH"] = f"{folder}:{recipe.env['PATH']}"
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_queued_jobs_end_with_the_pipeline(recipe, tmp_path, sign) -> None:
+    """The stand-in of sbatch survives its pipeline, as Slurm's jobs do."""
+    queue = '#!/usr/bin/env bash\nsetsid bash -c "${@: -1}" & wait\n'
+    cancel = '#!/usr/bin/env bash\necho "$@" >>"$STUB_CALLS.scancel"\n'
+    install_slurm(recipe, tmp_path / "slurm", sbatch=queue, scancel=cancel)
+    process = recipe.start(*SMALL, "--job", "slurm", STUB_HANG="train")
+    recipe.wait_for_hang(process)
+    process.send_signal(sign)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    called = Path(f"{recipe.calls_file}.scancel").read_text()
+    assert called == f"--name espnet_mtla.{process.pid}.train\n"
+    recipe.release()
+
+
+def test_a_job_that_outlives_its_pipeline_keeps_its_folder(recipe) -> None:
+    """Another run refuses to move the folder away from under it."""
+    recipe.run(*SMALL, "--stop_stage", "6")
+    model = recipe.folder / "exp/asr_train_bpe_500_mha"
+    model.mkdir()
+    (model / ".begun.train").write_text("other settings\n")
+    (model / ".lock").write_text("process 7 on node3\n")
+    with open(model / ".lock") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        output = recipe.run(*SMALL, "--stage", "8", code=1)
+    line = "exp/asr_train_bpe_500_mha: another run is writing here (process 7 on node3)"
+    assert line in output and "Traceback" not in output
+    assert "starting again" in recipe.run(*SMALL, "--stage", "8")
+
+
 def test_slurm_gets_the_commands_and_gives_their_exit_codes(recipe, tmp_path) -> None:
-    sbatch = tmp_path / "slurm" / "sbatch"
-    sbatch.parent.mkdir()
-    sbatch.write_text(SBATCH)
-    sbatch.chmod(0o755)
-    recipe.env["PATH"] = f"{sbatch.parent}:{recipe.env['PATH']}"
+    install_slurm(recipe, tmp_path / "slurm", sbatch=SBATCH)
     options = (*SMALL, "--job", "slurm", "--slurm_opts", "--partition fast --mem 8G")
     output = recipe.run(*options, "--ngpu", "1", STUB_FAIL="average", code=1)
     assert "error: stage 9 (average) failed with exit code 1" in output
@@ -155,6 +192,11 @@ def test_slurm_gets_the_commands_and_gives_their_exit_codes(recipe, tmp_path) ->
     jobs = Path(f"{recipe.calls_file}.sbatch").read_text()
     assert jobs.count("--partition fast --mem 8G") == jobs.count("\n") == 14
     assert "--gres gpu:1" in jobs
+    # A job starts again by itself only where the user asks for it: the last word wins.
+    assert jobs.count("--no-requeue --job-name") == jobs.count("\n")
+    recipe.run(*SMALL, "--job", "slurm", "--slurm_opts", "--requeue", "--force")
+    last = Path(f"{recipe.calls_file}.sbatch").read_text().splitlines()[-1]
+    assert last.index("--no-requeue") < last.index(" --requeue")
 
 
 def test_the_environment_is_installed_only_when_there_is_none(recipe, tmp_path) -> None:
