@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from espnet_mtla.decoder import DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import initialisations, quiet_import
+from espnet_mtla.lora import add_lora, has_adapters, merge_lora
 from espnet_mtla.model.checkpoint import load_all, notes_of
 from espnet_mtla.model.components import (
     CHOICES,
@@ -29,7 +30,6 @@ from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjector
 from espnet_mtla.model.decoders import build_decoder, is_pretrained
 from espnet_mtla.model.errors import config_errors
 from espnet_mtla.model.files import resolve_files
-from espnet_mtla.model.lora import add_lora, has_adapters, merge_lora
 from espnet_mtla.settings.names import CONFIG
 from espnet_mtla.settings.yaml_files import load_yaml
 

@@ -14,10 +14,10 @@ from torch import nn
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import unify_parameter_names
+from espnet_mtla.lora import check_lora
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.model.decoders import check_decoder
 from espnet_mtla.model.errors import config_errors
-from espnet_mtla.model.lora import check_lora
 from espnet_mtla.settings.choices import LazyChoices, setting_names
 from espnet_mtla.settings.names import STATS
 from espnet_mtla.settings.yaml_files import check_keys

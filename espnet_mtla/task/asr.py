@@ -11,12 +11,12 @@ from torch.optim import Optimizer
 
 from espnet_mtla.data.tokens import TOKEN_TYPES, TYPE_ALIASES
 from espnet_mtla.espnet import quiet_import
+from espnet_mtla.lora import add_lora
 from espnet_mtla.model.base import DecoderOnlyModel
 from espnet_mtla.model.batch import Collate, Preprocess, collate
 from espnet_mtla.model.build import INITS, build_model, load_model
 from espnet_mtla.model.components import CHOICES
 from espnet_mtla.model.decoders import DECODER
-from espnet_mtla.model.lora import add_lora
 from espnet_mtla.task.checks import check_symbols
 from espnet_mtla.task.log import log_to
 from espnet_mtla.task.optimiser import check_frozen, parameter_groups

@@ -11,9 +11,9 @@ import yaml
 from torch import nn
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.lora import find_targets, merge_lora
 from espnet_mtla.model import checkpoint
 from espnet_mtla.model.build import load_model
-from espnet_mtla.model.lora import find_targets, merge_lora
 from espnet_mtla.recognise.options import DecodeOptions
 from espnet_mtla.share.card import Card
 from espnet_mtla.share.pack import pack
