@@ -53,7 +53,7 @@ parse_options() {
                 ;;
             --extras | --extras=*)
                 die "--extras: the lock holds every part, so this option is gone; for" \
-                    "some parts only: pip install \"${ROOT}[hf]\" (recipes hf ssl flash dev)"
+                    "some parts only: pip install \"${ROOT}[hf]\" (recipes hf lora ssl flash dev)"
                 ;;
             --force) force=true && shift ;;
             -h | --help) usage && exit 0 ;;
@@ -221,7 +221,7 @@ pip_install() { # pip_install OPTION ...: by uv, with its words shown and kept
 }
 
 install_packages() {
-    local parts="[recipes,hf,ssl,dev]" ranges
+    local parts="[recipes,hf,lora,ssl,dev]" ranges
     # Byte code now: where Python is told to write none, each command would compile torch
     # and espnet anew, and a recipe runs dozens of them.
     if [ $versions = locked ]; then

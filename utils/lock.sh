@@ -36,7 +36,7 @@ command -v uv >/dev/null || {
 }
 lock=utils/lock
 compile $lock/environment.txt pyproject.toml \
-    --extra recipes --extra hf --extra ssl --extra dev \
+    --extra recipes --extra hf --extra lora --extra ssl --extra dev \
     --overrides $lock/overrides.txt --excludes $lock/excluded.txt "$@"
 # The documentation's own environment, which needs no PyTorch.
 compile $lock/docs.txt --group docs "$@"

@@ -19,6 +19,7 @@ PACKAGES = {
     "safetensors": "espnet-mtla[recipes]: packed models",
     "huggingface_hub": "espnet-mtla[recipes]: models by name",
     "s3prl": "espnet-mtla[ssl]: upstreams of S3PRL as front-ends",
+    "peft": "espnet-mtla[lora]: training of adapters",
     "transformers": "espnet-mtla[hf]: pretrained encoders, generate(), Auto classes",
 }
 """Packages, each with the extra that installs it and its use."""
