@@ -1,8 +1,12 @@
 """Low-rank adapters (LoRA) of a part of a model, by PEFT.
 
-An adapted part keeps its weights; only the adapters, two thin matrices a layer, train.
-Training stores them apart (unmerged). A model that is loaded adds them to the weights
-(merges them), so that decoding is as fast as without, and needs no PEFT afterwards.
+A linear layer W with adapters computes ``W x + alpha / rank B A x``. W keeps its
+values; only A and B, two thin matrices, train. Training stores them apart (unmerged). A
+model that is loaded adds the product to W (merges it), so that decoding is as fast as
+without adapters and needs no PEFT.
+
+Adapters of the encoder of ``frontend: transformers`` are never merged: checkpoints do
+not contain this encoder, which is read from its own folder.
 """
 
 from __future__ import annotations
@@ -21,12 +25,13 @@ if TYPE_CHECKING:
     from espnet_mtla.model.base import DecoderOnlyModel
 
 PARTS = ("frontend", "encoder", "decoder")
+"""Parts of a model that the option ``lora`` can name."""
 _MARK = ".lora_A."
 """In the names of parameters of an unmerged adapter."""
 
 
 @dataclass(frozen=True)
-class LoRAConfig:
+class LoraSettings:
     """Settings of the adapters of one part.
 
     Attributes:
@@ -34,7 +39,7 @@ class LoRAConfig:
         alpha: the product of the matrices is multiplied by ``alpha / rank``; None: 1.
         dropout: probability for the adapters' input in training.
         targets: names of linear layers, such as ``wq`` or ``ffn.up``: whole names or
-            their last words. Empty: all linear layers of the attention.
+            their last words. Empty: those of the part's attention.
     """
 
     rank: int = 8
@@ -43,32 +48,37 @@ class LoRAConfig:
     targets: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, part: str, settings: object) -> LoRAConfig:
-        """Return the settings of ``lora.PART`` of a YAML file.
+    def parse(cls, settings: object, where: str) -> LoraSettings:
+        """Return the settings of a section of a YAML file.
+
+        Args:
+            settings: the section; a mapping with the fields above as keys.
+            where: name of the section, with which messages begin.
 
         Raises:
-            UserError: the part or a key is unknown, or a value out of range.
+            UserError: it is no mapping, a key is unknown, or a value out of range.
         """
-        if part not in PARTS:
-            raise UserError(f"lora: {part}: no such part; {', '.join(PARTS)} are")
         if not isinstance(settings, Mapping):
-            raise UserError(f"lora.{part}: {settings!r} given, settings needed")
-        check_keys(f"lora.{part}", settings, [field.name for field in fields(cls)])
-        targets = settings.get("targets", ())
+            raise UserError(f"{where}: {settings!r} given, settings needed")
+        check_keys(where, settings, [field.name for field in fields(cls)])
+        targets = settings.get("targets") or ()
         if isinstance(targets, str) or not isinstance(targets, Iterable):
-            raise UserError(f"lora.{part}.targets: {targets!r} given, a list needed")
+            raise UserError(f"{where}.targets: {targets!r} given, a list needed")
         config = cls(**{**settings, "targets": tuple(targets)})
-        check_count(config, "rank", prefix=f"lora.{part}.")
-        check_number(config, "dropout", inside="[0, 1)", prefix=f"lora.{part}.")
+        prefix = f"{where}."
+        check_count(config, "rank", prefix=prefix)
+        check_number(config, "dropout", inside="[0, 1)", prefix=prefix)
         if config.alpha is not None:
-            check_number(config, "alpha", inside="(0, inf)", prefix=f"lora.{part}.")
+            check_number(config, "alpha", inside="(0, inf)", prefix=prefix)
         return config
 
 
 def check_lora(settings: Mapping[str, Any]) -> None:
-    """Check the option ``lora``; raise :class:`UserError`."""
+    """Check the option ``lora``, settings by part; raise :class:`UserError`."""
     for part, conf in settings.items():
-        LoRAConfig.parse(part, conf)
+        if part not in PARTS:
+            raise UserError(f"lora: {part}: no such part; {', '.join(PARTS)} are")
+        LoraSettings.parse(conf, f"lora.{part}")
 
 
 def add_lora(model: DecoderOnlyModel, settings: Mapping[str, Any]) -> None:
@@ -77,16 +87,50 @@ def add_lora(model: DecoderOnlyModel, settings: Mapping[str, Any]) -> None:
     Raises:
         UserError: PEFT is missing, or a part or a target does not exist.
     """
+    check_lora(settings)
     for name, conf in settings.items():
-        config = LoRAConfig.parse(name, conf)
-        part = getattr(model, name)
+        where, part = f"lora.{name}", getattr(model, name)
         if part is None:
-            raise UserError(f"lora.{name}: this model has no {name}")
-        _inject(part, config, find_targets(part, config.targets, f"lora.{name}"))
+            raise UserError(f"{where}: this model has no {name}")
+        if getattr(part, "has_own_adapters", False):
+            raise UserError(f"{where}: give these settings as {name}_conf.lora")
+        inject(part, LoraSettings.parse(conf, where), where)
+
+
+def inject(part: nn.Module, settings: LoraSettings, where: str) -> dict[str, nn.Module]:
+    """Put adapters into the linear layers of ``part``, and freeze the rest of it.
+
+    Returns:
+        The adapted layers by their names in ``part``.
+
+    Raises:
+        UserError: PEFT is missing, or a target does not exist; begins with ``where``.
+    """
+    targets = find_targets(part, settings.targets, where)
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ModuleNotFoundError:
+        raise UserError(
+            f"{where}: PEFT is missing: pip install 'espnet-mtla[lora]'"
+        ) from None
+    alpha = settings.rank if settings.alpha is None else settings.alpha
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=alpha,  # type: ignore[arg-type] # PEFT divides by the rank alone
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+    )
+    inject_adapter_in_model(config, part)
+    return {name: part.get_submodule(name) for name in targets}
 
 
 def find_targets(part: nn.Module, targets: Collection[str], where: str) -> list[str]:
     """Return the full names of the linear layers to adapt.
+
+    Args:
+        part: the module that has the layers.
+        targets: as in :class:`LoraSettings`.
+        where: what messages begin with.
 
     Raises:
         UserError: a target names no linear layer; lists those there are.
@@ -109,19 +153,24 @@ def find_targets(part: nn.Module, targets: Collection[str], where: str) -> list[
     return list(chosen)
 
 
-def _inject(part: nn.Module, config: LoRAConfig, targets: list[str]) -> None:
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ModuleNotFoundError:
-        raise UserError("lora: PEFT is missing: pip install peft") from None
-    alpha = config.rank if config.alpha is None else config.alpha
-    peft_config = LoraConfig(
-        r=config.rank,
-        lora_alpha=alpha,  # type: ignore[arg-type] # PEFT divides by the rank alone
-        lora_dropout=config.dropout,
-        target_modules=targets,
-    )
-    inject_adapter_in_model(peft_config, part)
+def adapter_tree(layers: Mapping[str, nn.Module]) -> nn.Module:
+    """Return the matrices of adapted layers alone, under the names of these layers.
+
+    They are the modules that the layers call, so that training the tree trains the
+    adapters.
+
+    Args:
+        layers: adapted layers by name, as :func:`inject` returns them.
+    """
+    tree = nn.Module()
+    for name, layer in layers.items():
+        node = tree
+        for word in name.split("."):
+            if word not in node._modules:
+                node.add_module(word, nn.Module())
+            node = node.get_submodule(word)
+        node.lora_A, node.lora_B = layer.lora_A, layer.lora_B
+    return tree
 
 
 def merge_lora(model: nn.Module) -> None:

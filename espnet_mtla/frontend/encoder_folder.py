@@ -64,7 +64,7 @@ def load_encoder(folder: Path, keep_padding: bool = False) -> PretrainedEncoder:
     Raises:
         UserError: the folder lacks a file, or holds no speech encoder.
     """
-    encoder = _build(folder, keep_padding)
+    encoder = build_encoder(folder, keep_padding)
     missing = encoder.model.state_dict()
     with torch.no_grad():
         for name, tensor in encoder_tensors(folder, type(encoder)).items():
@@ -80,7 +80,7 @@ def load_encoder(folder: Path, keep_padding: bool = False) -> PretrainedEncoder:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise UserError(f"model: {folder}: no weights {min(missing)}{more}; {_OTHER}")
-    return encoder.eval()
+    return encoder
 
 
 def encoder_tensors(folder: Path, kind: type[PretrainedEncoder]) -> dict[str, Tensor]:
@@ -128,8 +128,14 @@ def encoder_type(folder: Path) -> type[PretrainedEncoder]:
     return ENCODERS[name]
 
 
-def _build(folder: Path, keep_padding: bool) -> PretrainedEncoder:
-    """Build the encoder of a folder; its weights are random."""
+def build_encoder(folder: Path, keep_padding: bool = False) -> PretrainedEncoder:
+    """Build the encoder of a folder with random weights; those in it are not read.
+
+    Args: see :func:`load_encoder`.
+
+    Raises:
+        UserError: the folder lacks a configuration, or holds no speech encoder.
+    """
     try:
         import huggingface_hub.errors
         import transformers
@@ -148,7 +154,7 @@ def _build(folder: Path, keep_padding: bool) -> PretrainedEncoder:
                 setattr(config, key, value)
         # The weights are replaced: the caller's random numbers stay as they are.
         with torch.random.fork_rng(devices=[]), torch.device("cpu"), float32_default():
-            return kind(config, extractor, keep_padding)
+            return kind(config, extractor, keep_padding).eval()
     except UserError:
         raise
     except (wrong_type, TypeError, ValueError) as error:
@@ -190,22 +196,28 @@ def encoder_digest(model: str) -> str:
     return whole.hexdigest()
 
 
-def export_encoder(model: str, target: Path) -> None:
+def export_encoder(model: str, target: Path, weights: bool = True) -> None:
     """Write a folder with the encoder alone: safetensors and the JSON files.
 
     Args:
         model: folder, or name on the hub; may be a whole model, or a pickle of tensors.
         target: folder to write.
+        weights: False writes the JSON files alone.
     """
-    from safetensors.torch import save_file
-
     folder = find_folder(model)
     if folder.resolve() == target.resolve():
         return
-    tensors = encoder_tensors(folder, encoder_type(folder))
     target.mkdir(parents=True, exist_ok=True)
-    copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    save_file(copies, target / SAFE, metadata={"format": "pt"})
+    if weights:
+        _write_weights(folder, target / SAFE)
     for name in (CONFIG, *EXTRACTORS):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, target / name)
+
+
+def _write_weights(folder: Path, target: Path) -> None:
+    from safetensors.torch import save_file
+
+    tensors = encoder_tensors(folder, encoder_type(folder))
+    copies = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    save_file(copies, target, metadata={"format": "pt"})

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ClassVar
 
 import torch
@@ -58,11 +58,15 @@ class PretrainedEncoder(nn.Module, ABC):
         """Return the number of frames of a row of samples."""
 
     @abstractmethod
-    def states(self, rows: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
-        """Return all hidden states (B, T, D), and the valid frames of each row.
+    def states(
+        self, rows: Sequence[Tensor], last: int | None = None
+    ) -> tuple[list[Tensor], list[int]]:
+        """Return the hidden states (B, T, D), and the valid frames of each row.
 
         Args:
             rows: samples (n,) each, with at least one frame.
+            last: number of the last state to return; the layers after it are not
+                computed. None: all states.
         """
 
 
@@ -104,7 +108,9 @@ class WhisperEncoder(PretrainedEncoder):
             return self.window // self.hop_length
         return (self.features.frames(samples) + 1) // 2
 
-    def states(self, rows: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
+    def states(
+        self, rows: Sequence[Tensor], last: int | None = None
+    ) -> tuple[list[Tensor], list[int]]:
         if self.keep_padding and self.window:
             rows = [pad(row, (0, self.window - len(row))) for row in rows]
         mel, counts = self.features(rows)  # (B, mels, N)
@@ -120,8 +126,10 @@ class WhisperEncoder(PretrainedEncoder):
             mask = valid_frames(frames, x.size(1))[:, None, None]  # (B, 1, 1, T)
             mask = mask.expand(-1, 1, x.size(1), -1)
         states = []
-        for layer in model.layers:
+        for number, layer in enumerate(model.layers):
             states.append(x)
+            if number == last:
+                return states, frames.tolist()
             x = _first(layer(x, mask, **_nones(layer.forward, "layer_head_mask")))
         return [*states, model.layer_norm(x)], frames.tolist()
 
@@ -139,7 +147,9 @@ class _ConvolvedEncoder(PretrainedEncoder):
     def projected(self, rows: Sequence[Tensor]) -> tuple[Tensor, list[int]]:
         """Return the encoder's input before its projection, (B, T, ...), and frames."""
 
-    def states(self, rows: Sequence[Tensor]) -> tuple[list[Tensor], list[int]]:
+    def states(
+        self, rows: Sequence[Tensor], last: int | None = None
+    ) -> tuple[list[Tensor], list[int]]:
         features, counts = self.projected(rows)
         model: Any = self.model
         x = _first(model.feature_projection(features))
@@ -147,9 +157,9 @@ class _ConvolvedEncoder(PretrainedEncoder):
         if min(counts) < x.size(1):
             lengths = torch.tensor(counts, device=x.device)
             mask = valid_frames(lengths, x.size(1))
-        with _inputs_of(model.encoder.layers) as states:
-            last = model.encoder(x, attention_mask=mask).last_hidden_state
-        return [*states, last], counts
+        with _inputs_of(model.encoder.layers, last) as states:
+            states.append(model.encoder(x, attention_mask=mask).last_hidden_state)
+        return states, counts
 
 
 class Wav2Vec2Encoder(_ConvolvedEncoder):
@@ -257,17 +267,27 @@ def _nones(call: Callable[..., object], *names: str) -> dict[str, None]:
     return {name: None for name in names if name in parameters}
 
 
+class _Reached(Exception):
+    """Ends the call of a model as soon as the last state needed is known."""
+
+
 @contextmanager
-def _inputs_of(layers: Any) -> Iterator[list[Tensor]]:
-    """Collect the first argument of each layer's call."""
+def _inputs_of(layers: Any, last: int | None) -> Iterator[list[Tensor]]:
+    """Collect the first argument of each layer's call.
+
+    The body of the ``with`` is left at the call of layer number ``last``.
+    """
     inputs: list[Tensor] = []
 
     def collect(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         inputs.append(args[0])
+        if last is not None and len(inputs) > last:
+            raise _Reached
 
     hooks = [layer.register_forward_pre_hook(collect) for layer in layers]
     try:
-        yield inputs
+        with suppress(_Reached):
+            yield inputs
     finally:
         for hook in hooks:
             hook.remove()

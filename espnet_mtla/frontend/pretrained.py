@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
-from espnet2.asr.frontend.abs_frontend import AbsFrontend
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.checkpoint import find_folder
-from espnet_mtla.frontend.encoder_folder import encoder_digest, load_encoder
+from espnet_mtla.frontend.encoder_folder import (
+    build_encoder,
+    encoder_digest,
+    load_encoder,
+)
 from espnet_mtla.frontend.encoders import PretrainedEncoder
-from espnet_mtla.frontend.lora import LoraSettings, add_adapters
-from espnet_mtla.turns import Turns
+from espnet_mtla.frontend.hidden_states import HiddenStatesFrontend
+from espnet_mtla.lora import LoraSettings, adapter_tree, find_targets, inject
 
 # Rows share a batch if at most this share of it is padding.
 _MOST_PADDING = 0.2
 # Most seconds in a batch: the layers' inner activations are large.
 _MOST_SECONDS = 240
+_LORA = "frontend_conf.lora"
 
 
-class TransformersFrontend(AbsFrontend):
+class TransformersFrontend(HiddenStatesFrontend):
     """Hidden states of a pretrained encoder: one, or a learned weighted sum of all.
 
     Audio longer than the encoder takes at once (Whisper: 30 s) is cut into windows of
     that length, which are encoded one by one and joined. An utterance's output does
-    not depend on its batch or on what follows its end.
+    not depend on its batch or on what follows its end. Layers after ``layer`` are not
+    computed.
 
     Checkpoints do not contain a frozen encoder: it is read from ``model`` each time.
 
@@ -39,11 +44,17 @@ class TransformersFrontend(AbsFrontend):
             weighted sum.
         finetune: train the encoder too.
         lora: train adapters in the encoder, which stays as it is: a mapping with the
-            keys of :class:`~espnet_mtla.frontend.lora.LoraSettings`. Checkpoints
-            contain the adapters alone.
+            keys of :class:`~espnet_mtla.lora.LoraSettings`. Checkpoints contain the
+            adapters alone.
         keep_padding: Whisper alone: pad to 30 s as Transformers does, 1500 frames.
         fs: sampling rate; must be the encoder's.
+        weights_follow: a trained encoder's weights are loaded afterwards, with those
+            of the whole model; ``model`` needs no file of weights.
     """
+
+    trained_name = "encoder"
+    has_own_adapters = True
+    """Adapters are settings of this front-end, not of the option ``lora``."""
 
     def __init__(
         self,
@@ -53,78 +64,60 @@ class TransformersFrontend(AbsFrontend):
         lora: Mapping[str, Any] | None = None,
         keep_padding: bool = False,
         fs: int | str = 16000,
+        weights_follow: bool = False,
     ) -> None:
-        super().__init__()
         import humanfriendly
 
-        self.folder = find_folder(model)
-        self.turns = Turns()
-        encoder = load_encoder(self.folder, keep_padding)
-        if humanfriendly.parse_size(str(fs)) != encoder.rate:
-            raise UserError(f"fs: {fs!r}: {model} takes {encoder.rate} Hz")
-        if layer is not None and not -encoder.layers <= layer < encoder.layers:
-            raise UserError(f"layer: {layer}: {model} has 0 to {encoder.layers - 1}")
-        self.layer = None if layer is None else layer % encoder.layers
         if finetune and lora is not None:
             raise UserError("finetune, lora: one of them trains the encoder; give one")
+        folder = find_folder(model)
+        build = build_encoder if finetune and weights_follow else load_encoder
+        encoder = build(folder, keep_padding)
+        super().__init__(encoder, finetune)
+        self.folder = folder
+        if humanfriendly.parse_size(str(fs)) != encoder.rate:
+            raise UserError(f"fs: {fs!r}: {model} takes {encoder.rate} Hz")
+        self.choose_layer(layer, encoder.layers, model)
         self.hop_length, self.width = encoder.hop_length, encoder.width
-        self.layers = encoder.layers if layer is None else 1
-        self.finetune, self.adapts = finetune, lora is not None
-        if finetune:
-            self.encoder = encoder
-        else:
-            # In a list, so that torch does not register it as a submodule.
-            self._hidden = [encoder.requires_grad_(False)]
+        self.adapts = lora is not None
         if lora is not None:
-            self.adapter = add_adapters(encoder, LoraSettings.from_mapping(lora))
-        # Transformers' loaders move registered parameters alone, so a frozen encoder
-        # is moved to the device of its input, in _encode.
-        self._device = torch.device("cpu")
-        if self.layer is None:
-            self.weights = nn.Parameter(torch.zeros(self.layers))
+            self.adapter = self._adapt(encoder, LoraSettings.parse(lora, _LORA))
+
+    def _adapt(self, encoder: PretrainedEncoder, settings: LoraSettings) -> nn.Module:
+        """Put adapters into the layers that are computed, and return the adapters.
+
+        Raises:
+            UserError: PEFT is missing, a target is no linear layer, or the encoder
+                does not call it: WavLM's attention uses the weights of its projections
+                directly, so that adapters would have no effect.
+        """
+        called = called_layers(encoder, self.layer)
+        names: list[str] = []
+        for target in settings.targets or encoder.adapted:
+            chosen = find_targets(encoder.model, [target], _LORA)
+            used = [n for n in chosen if encoder.model.get_submodule(n) in called]
+            if not used:
+                raise UserError(
+                    f"{_LORA}.targets: {target}: the encoder does not call these "
+                    "layers: adapters would have no effect; choose others, such as "
+                    f"{', '.join(encoder.adapted)}, or a later layer"
+                )
+            names += used
+        settings = replace(settings, targets=tuple(names))
+        return adapter_tree(inject(encoder.model, settings, _LORA))
 
     @property
     def mixed_precision(self) -> bool:
         """Whether autocast applies: the encoder trains, and its states change."""
         return self.finetune or self.adapts
 
-    def output_size(self) -> int:
-        """Return the number of features per frame."""
-        return self.width
-
-    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, T, width), zero after a row's end, and frames (B,).
-
-        Args:
-            speech: (B, L) samples in [-1, 1]; lengths: (B,).
-        """
-        rows = [row[:n] for row, n in zip(speech, lengths.tolist(), strict=True)]
-        stored = self._store(rows)
-        counts = torch.tensor([len(row) for row in stored], device=speech.device)
-        return self.from_stored(pad_sequence(stored, batch_first=True)), counts
-
-    def to_store(self, samples: Tensor) -> Tensor:
-        """Return the states to store, (T, layers x width), of samples (n,)."""
-        return self._store([samples])[0]
-
-    def from_stored(self, stored: Tensor) -> Tensor:
-        """Return features (..., T, width) of stored states (..., T, layers x width).
-
-        States of another width are returned unchanged; the model refuses them.
-        """
-        if self.layer is not None or stored.size(-1) != self.layers * self.width:
-            return stored
-        states = stored.unflatten(-1, (self.layers, self.width))
-        shares = self.weights.softmax(0).to(states.dtype)
-        return torch.einsum("...ld,l->...d", states, shares)
-
     def identity(self) -> str:
         """Return a hash of the checkpoint, on which stored states depend."""
         return encoder_digest(str(self.folder))
 
-    def _store(self, rows: Sequence[Tensor]) -> list[Tensor]:
+    def store_rows(self, rows: Sequence[Tensor]) -> list[Tensor]:
         """Return states (T, layers x width) of each row of samples (n,)."""
-        encoder = self.encoder if self.finetune else self._hidden[0]
+        encoder: PretrainedEncoder = self._pretrained()
         parts: list[list[Tensor]] = [
             [row.new_zeros(0, self.layers * self.width, dtype=torch.float32)]
             for row in rows
@@ -151,42 +144,42 @@ class TransformersFrontend(AbsFrontend):
         self, encoder: PretrainedEncoder, rows: Sequence[Tensor]
     ) -> Iterator[Tensor]:
         """Return the chosen states (T, layers x width) of each row of a batch."""
-        states, counts = encoder.states(rows)
-        chosen = states if self.layer is None else [states[self.layer]]
+        states, counts = encoder.states(rows, self.layer)
+        chosen = states if self.layer is None else states[-1:]
         joined = torch.cat(chosen, -1)
         return (row[:count] for row, count in zip(joined, counts, strict=True))
 
     def _follow(self, device: torch.device) -> None:
         """Move a frozen encoder to the device of its input."""
-        if self.finetune or self._device == device:
-            return
-        if self.adapts and getattr(self, "_is_replica", False):
+        replica = getattr(self, "_is_replica", False)
+        if self.adapts and replica and self._device != device:
             raise UserError(
                 "lora: several GPUs need a process each (multiprocessing_distributed)"
             )
-        self._move_hidden(device)
+        super()._follow(device)
 
     def train(self, mode: bool = True) -> TransformersFrontend:
-        """Set the mode; an encoder without adapters stays in evaluation mode."""
+        """Set the mode; an encoder without adapters or training keeps its own."""
         super().train(mode)
         if self.adapts:
-            self._hidden[0].train(mode)
+            self._frozen[0].train(mode)
         return self
 
-    def _apply(
-        self, change: Callable[[Tensor], Tensor], *rest: bool
-    ) -> TransformersFrontend:
-        """Move the frozen encoder too; it stays in single precision."""
-        super()._apply(change, *rest)
-        if not self.finetune:
-            device = change(torch.zeros(0, device=self._device)).device
-            if device.type != "meta":  # where its weights would be lost
-                self._move_hidden(device)
-        return self
 
-    def _move_hidden(self, device: torch.device) -> None:
-        self._hidden[0].to(device)
-        self._device = device
+def called_layers(encoder: PretrainedEncoder, last: int | None) -> set[nn.Module]:
+    """Return the linear layers that are called to compute states up to ``last``."""
+    called: set[nn.Module] = set()
+
+    def note(layer: nn.Module, _: tuple[Tensor, ...], __: Tensor) -> None:
+        called.add(layer)
+
+    linear = [m for m in encoder.model.modules() if isinstance(m, nn.Linear)]
+    hooks = [layer.register_forward_hook(note) for layer in linear]
+    with torch.no_grad():
+        encoder.states([torch.zeros(encoder.rate)], last)
+    for hook in hooks:
+        hook.remove()
+    return called
 
 
 def batches(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from espnet_mtla.lora import add_lora, has_adapters, merge_lora
 from espnet_mtla.model.checkpoint import load_all, notes_of
 from espnet_mtla.model.components import (
     CHOICES,
-    FRONTEND,
     SPECAUG,
     build_encoder,
+    build_frontend,
     build_normalize,
     build_part,
 )
@@ -50,14 +51,15 @@ INITS = (*initialisations(), None)
 
 
 def build_model(
-    args: Namespace, statistics_follow: bool = False
+    args: Namespace, weights_follow: bool = False
 ) -> DecoderOnlySpeechModel:
     """Build a speech model from parsed options or from those of a ``config.yaml``.
 
     Args:
         args: the options; its ``token_list`` becomes a list.
-        statistics_follow: read no statistics of ``global_mvn``: loading the weights
-            sets them.
+        weights_follow: read neither statistics of ``global_mvn`` nor weights of a
+            trained front-end: loading the model's weights sets them.
+
     Raises:
         UserError: names the option or key that is wrong.
     """
@@ -67,7 +69,7 @@ def build_model(
     with config_errors("model_conf"):
         config = ModelConfig(**args.model_conf)
     check_ctc(args, config)
-    frontend = build_part(FRONTEND, args)
+    frontend = build_frontend(args, weights_follow)
     input_size = frontend.output_size() if frontend else args.input_size
     if not input_size:
         raise UserError("input_size: needed with frontend none (features given)")
@@ -91,7 +93,7 @@ def build_model(
         config,
         frontend=frontend,
         specaug=build_part(SPECAUG, args),
-        normalize=build_normalize(args, input_size, statistics_follow),
+        normalize=build_normalize(args, input_size, weights_follow),
         encoder=encoder,
         projector=projector,
         decoder=decoder,
@@ -198,7 +200,8 @@ def load_model(
         "sum": build_text_model,
         "lm": build_language_model,
     }
-    model = builders.get(getattr(args, "task", "asr"), build_model)(args)
+    build_speech = partial(build_model, weights_follow=model_file is not None)
+    model = builders.get(getattr(args, "task", "asr"), build_speech)(args)
     if model_file is not None:
         parameters = load_all(model_file)
         adapters = _adapters(parameters, args, model_file)

@@ -58,6 +58,8 @@ ENCODER = LazyChoices(
 )
 CHOICES = (FRONTEND, SPECAUG, NORMALIZE, ENCODER)
 """Components before the decoder, which a model of text lacks."""
+SETTLED = ("weights_follow",)
+"""Arguments of front-ends that are no settings."""
 # Encoder options that make an utterance's output depend on the rest of its batch, or
 # that change what the encoder returns.
 _REFUSED = {
@@ -66,13 +68,32 @@ _REFUSED = {
 }
 
 
-def build_part(choices: LazyChoices, args: Namespace) -> Any | None:
-    """Build the front-end, SpecAug or normalisation that ``args`` choose, or None."""
+def build_part(choices: LazyChoices, args: Namespace, **settled: object) -> Any | None:
+    """Build the front-end, SpecAug or normalisation that ``args`` choose, or None.
+
+    Args:
+        choices: the part and its choices.
+        args: the options.
+        settled: arguments of the constructor beside those in ``args``.
+    """
     component = choices.get_class(getattr(args, choices.name))
     if component is None:
         return None
     with config_errors(f"{choices.name}_conf"):
-        return component(**getattr(args, f"{choices.name}_conf"))
+        return component(**getattr(args, f"{choices.name}_conf"), **settled)
+
+
+def build_frontend(args: Namespace, weights_follow: bool) -> Any | None:
+    """Build the front-end that ``args`` choose, or return None.
+
+    Args:
+        args: the options.
+        weights_follow: read no weights of a trained encoder, which the model's
+            checkpoint contains.
+    """
+    if weights_follow and args.frontend == "transformers":
+        return build_part(FRONTEND, args, **dict.fromkeys(SETTLED, True))
+    return build_part(FRONTEND, args)
 
 
 def sampling_rate(args: Namespace) -> int:
@@ -95,17 +116,17 @@ def sampling_rate(args: Namespace) -> int:
 
 
 def build_normalize(
-    args: Namespace, input_size: int, statistics_follow: bool = False
+    args: Namespace, input_size: int, weights_follow: bool = False
 ) -> nn.Module | None:
     """Build the normalisation that ``args`` choose, or return None.
 
     Args:
         input_size: features per frame.
-        statistics_follow: read no statistics: loading the weights sets them.
+        weights_follow: read no statistics: loading the weights sets them.
     Raises:
         UserError: the statistics are missing, unreadable, or of another width.
     """
-    if args.normalize == "global_mvn" and statistics_follow:
+    if args.normalize == "global_mvn" and weights_follow:
         return _without_statistics(args, input_size)
     if args.normalize == "global_mvn":
         _check_statistics(args.normalize_conf.get("stats_file"))
@@ -197,7 +218,8 @@ def check_sections(args: Namespace) -> None:
 
     for choices in CHOICES:
         component = choices.get_class(getattr(args, choices.name))
-        valid = setting_names(component, ("input_size",)) if component else []
+        settled = ("input_size", *SETTLED)
+        valid = setting_names(component, settled) if component else []
         check_keys(f"{choices.name}_conf", getattr(args, f"{choices.name}_conf"), valid)
     check_keys(
         "ctc_conf", args.ctc_conf, setting_names(CTC, ("odim", "encoder_output_size"))

@@ -153,7 +153,8 @@ def export_upstream(
 ) -> dict[str, Any]:
     """Write a front-end's checkpoint into a folder that is to be passed on.
 
-    Of a model of Transformers only the encoder is written, as safetensors.
+    Of a model of Transformers only the encoder is written, as safetensors. A trained
+    encoder's weights are not: they are among those of the whole model.
 
     Returns:
         The settings with a name relative to ``folder``; unchanged without a checkpoint.
@@ -162,7 +163,8 @@ def export_upstream(
     if names != dict(settings) and frontend == "transformers":
         from espnet_mtla.frontend.encoder_folder import export_encoder
 
-        export_encoder(settings["model"], folder / UPSTREAM)
+        frozen = not settings.get("finetune")
+        export_encoder(settings["model"], folder / UPSTREAM, weights=frozen)
     elif names != dict(settings):
         link_upstream(Path(settings["path"]), folder)
     return names

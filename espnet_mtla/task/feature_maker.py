@@ -13,7 +13,7 @@ from torch import nn
 from espnet_mtla.data.audio import open_audio, read_span
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.stored import StoringFrontend
-from espnet_mtla.model.components import FRONTEND, build_part, sampling_rate
+from espnet_mtla.model.components import FRONTEND, SETTLED, build_part, sampling_rate
 from espnet_mtla.settings.choices import setting_names
 from espnet_mtla.settings.yaml_files import check_keys, load_config, overlay
 
@@ -106,5 +106,6 @@ def read_frontend(
         settings = {**settings, "model": model}
     args = Namespace(frontend=None if name == "none" else name, frontend_conf=settings)
     component = FRONTEND.get_class(args.frontend)
-    check_keys("frontend_conf", settings, setting_names(component) if component else [])
+    valid = setting_names(component, SETTLED) if component else []
+    check_keys("frontend_conf", settings, valid)
     return args

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.frontend.lora import LoraSettings
 from espnet_mtla.frontend.pretrained import TransformersFrontend
+from espnet_mtla.lora import LoraSettings, add_lora
 from test.support.tiny_encoders import NAMES, make_encoder, noise
 
 pytest.importorskip("peft")
@@ -44,8 +45,8 @@ def test_adapters_alone_train_and_are_saved(name: str, folders) -> None:
         optimiser.step()
     after = frontend.state_dict()
     assert all(not torch.equal(before[name], after[name]) for name in names)
-    base = dict(plain._hidden[0].model.named_parameters())
-    for key, value in frontend._hidden[0].model.named_parameters():
+    base = dict(plain._frozen[0].model.named_parameters())
+    for key, value in frontend._frozen[0].model.named_parameters():
         if "lora_" not in key:
             assert torch.equal(value, base[key.replace(".base_layer", "")]), key
     again = TransformersFrontend(folder, lora={"rank": 2})
@@ -59,7 +60,7 @@ def test_an_adapter_is_the_sum_of_the_formula(folders) -> None:
     frontend = TransformersFrontend(
         str(folders["whisper"]), lora={"rank": 2, "alpha": 6, "targets": ["q_proj"]}
     )
-    layer = frontend._hidden[0].model.layers[0].self_attn.q_proj
+    layer = frontend._frozen[0].model.layers[0].self_attn.q_proj
     a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
     assert (
         a
@@ -97,19 +98,21 @@ def test_dropout_of_adapters_while_training(folders) -> None:
     [
         (
             {"targets": ["q_prj"]},
-            r"lora\.targets: no linear layer 'q_prj'.*; valid: .*q_p",
+            r"targets: q_prj: no such linear layer; there are .*q_proj",
         ),
-        ({"targets": ["conv1"]}, r"lora\.targets: no linear layer 'conv1'"),
-        ({"targets": "q_proj"}, r"lora\.targets: 'q_proj' given, a list of names is"),
-        ({"rank": 0}, r"lora\.rank: 0 given"),
-        ({"alpha": 0}, r"lora\.alpha: 0 given"),
-        ({"dropout": 1.0}, r"lora\.dropout: 1\.0 given"),
-        ({"ranks": 4}, r"lora.*ranks"),
-        (8, r"lora: 8 given, a mapping is needed"),
+        ({"targets": ["conv1"]}, r"targets: conv1: no such linear layer"),
+        ({"targets": "q_proj"}, r"targets: 'q_proj' given, a list needed"),
+        ({"rank": 0}, r"rank: 0 given"),
+        ({"alpha": 0}, r"alpha: 0 given"),
+        ({"dropout": 1.0}, r"dropout: 1\.0 given"),
+        ({"ranks": 4}, r"ranks: unknown"),
+        (8, r" 8 given, settings needed"),
     ],
 )
 def test_wrong_settings_are_named(lora, message: str, folders) -> None:
-    with pytest.raises(UserError, match=message) as caught:
+    with pytest.raises(
+        UserError, match=rf"^frontend_conf\.lora[.:]{message}"
+    ) as caught:
         TransformersFrontend(str(folders["whisper"]), lora=lora)
     assert "\n" not in str(caught.value)
 
@@ -120,12 +123,36 @@ def test_layers_that_an_encoder_does_not_call_are_refused(folders) -> None:
         TransformersFrontend(str(folders["wavlm_base"]), lora={"targets": ["q_proj"]})
 
 
+def test_adapters_are_in_the_layers_that_are_computed(folders) -> None:
+    """State 1 is the output of the first of two layers."""
+    folder = str(folders["whisper"])
+    both = TransformersFrontend(folder, lora={}).adapter
+    first = TransformersFrontend(folder, layer=1, lora={}).adapter
+    assert set(both.layers._modules) == {"0", "1"}
+    assert set(first.layers._modules) == {"0"}
+    with pytest.raises(UserError, match=r"targets: q_proj: .*, or a later layer"):
+        TransformersFrontend(folder, layer=0, lora={})
+
+
+def test_the_same_settings_as_of_other_parts(folders) -> None:
+    """A missing alpha scales by 1, as in the option lora."""
+    frontend = TransformersFrontend(str(folders["whisper"]), lora={"rank": 4})
+    layer = frontend._frozen[0].model.layers[0].self_attn.q_proj
+    assert layer.scaling == {"default": 1.0}
+
+
+def test_adapters_are_settings_of_the_front_end(folders) -> None:
+    model = SimpleNamespace(frontend=TransformersFrontend(str(folders["whisper"])))
+    with pytest.raises(UserError, match=r"lora\.frontend: give .* frontend_conf\.lora"):
+        add_lora(model, {"frontend": {"rank": 2}})
+
+
 def test_one_way_of_training_at_a_time(folders) -> None:
     with pytest.raises(UserError, match=r"finetune, lora: one of them"):
         TransformersFrontend(str(folders["whisper"]), finetune=True, lora={})
 
 
 def test_targets_differ_by_model(folders) -> None:
-    assert LoraSettings().targets is None
+    assert LoraSettings().targets == ()  # the encoder's own
     frontend = TransformersFrontend(str(folders["w2v_bert"]), lora={})
     assert any("linear_q" in name for name in frontend.state_dict())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,22 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_mtla.frontend.encoder_folder import load_encoder
-from espnet_mtla.frontend.lora import LoraSettings
 from espnet_mtla.frontend.pretrained import TransformersFrontend, batches
+from espnet_mtla.lora import LoraSettings
 from espnet_mtla.model.frames import seconds_per_frame
 from espnet_mtla.settings.choices import setting_names
+from test.support.real_weights import real_weights
 from test.support.threads import in_threads
 from test.support.tiny_encoders import NAMES, WINDOW, make_encoder, make_whisper, noise
 
 ROOT = Path(__file__).resolve().parents[2]
 RATE = 16000
 LENGTHS = [16000, 9000, 12345, 801, 400, 399, 25000]
-MODELS = os.environ.get("ESPNET_MTLA_TEST_MODELS")
-WHISPER = Path(MODELS or "none") / "whisper-base"
-needs_whisper = pytest.mark.skipif(
-    not WHISPER.is_dir(),
-    reason="ESPNET_MTLA_TEST_MODELS: no folder with whisper-base in it",
-)
 
 
 @pytest.fixture(scope="module")
@@ -213,8 +207,8 @@ def test_a_frozen_encoder_learns_nothing_and_is_in_no_checkpoint(folders) -> Non
     features, _ = frontend(*noise([8000]))
     features.square().sum().backward()
     assert frontend.weights.grad.abs().sum() > 0
-    assert not frontend._hidden[0].training
-    assert all(p.grad is None for p in frontend._hidden[0].parameters())
+    assert not frontend._frozen[0].training
+    assert all(p.grad is None for p in frontend._frozen[0].parameters())
     assert frontend.double().weights.dtype == torch.float64
     features, _ = frontend(*noise([8000]))
     assert features.shape == (1, 24, 16)
@@ -278,7 +272,7 @@ WITHOUT = """
 import sys
 sys.modules.update(torchaudio=None, s3prl=None)
 import torch
-from espnet_mtla.frontend.lora import LoraSettings
+from espnet_mtla.lora import LoraSettings
 from espnet_mtla.frontend.pretrained import TransformersFrontend
 frontend = TransformersFrontend(sys.argv[1])
 features, _ = frontend(torch.zeros(1, 8000), torch.tensor([8000]))
@@ -313,23 +307,24 @@ def test_shipped_configurations() -> None:
         settings = config["frontend_conf"]
         assert set(settings) <= set(setting_names(TransformersFrontend))
         assert settings["model"].count("/") == 1
-        LoraSettings.from_mapping(settings.get("lora") or {})
+        LoraSettings.parse(settings.get("lora") or {}, "lora")
 
 
-@needs_whisper
+@pytest.mark.real_weights
 @torch.no_grad()
 def test_whisper_base_equals_transformers() -> None:
-    """Real weights; the sound is a tone in noise."""
+    """The sound is a tone in noise."""
+    whisper = Path(real_weights("whisper-base"))
     time = torch.arange(5 * RATE) / RATE
     sound = (
         0.3 * torch.sin(2 * torch.pi * 200 * time * (1 + time))
         + noise([5 * RATE])[0][0]
     )
-    padded = TransformersFrontend(str(WHISPER), -1, keep_padding=True)
-    expected = transformers_states(WHISPER, sound)[-1]
+    padded = TransformersFrontend(str(whisper), -1, keep_padding=True)
+    expected = transformers_states(whisper, sound)[-1]
     torch.testing.assert_close(padded.to_store(sound), expected, rtol=0, atol=1e-5)
-    cut = TransformersFrontend(str(WHISPER), -1)
-    expected = unpadded_whisper(WHISPER, sound)
+    cut = TransformersFrontend(str(whisper), -1)
+    expected = unpadded_whisper(whisper, sound)
     torch.testing.assert_close(cut.to_store(sound), expected, rtol=0, atol=1e-5)
     features, counts = cut(*noise([RATE, 3000, 20000]))
     assert counts.tolist() == [50, 9, 63]

@@ -27,7 +27,7 @@ def build(config: MTLASpeechConfig) -> DecoderOnlySpeechModel:
     args = Namespace(**config.recipe)
     args.token_list = list(config.tokens)
     with on_the_cpu():
-        return build_model(args, statistics_follow=True)
+        return build_model(args, weights_follow=True)
 
 
 @contextmanager
