@@ -54,6 +54,9 @@ class DecoderOnlyTransformer(nn.Module):
         """
         self._check(prompt, prompt_lens)
         text = self.embed(tokens)
+        # Under autocast a projector's output has half precision; sums of layers keep
+        # the parameters' precision.
+        prompt = prompt.to(text.dtype)
         text = self.prompt_mode.run(self.layers, prompt, prompt_lens, text)
         return self._logits(text)
 

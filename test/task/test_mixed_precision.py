@@ -86,6 +86,17 @@ def test_products_are_bfloat16_and_the_rest_is_float32(
         assert near > 0.9 or gradients[name].norm() < 1e-3, name
 
 
+@pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
+def test_sums_of_layers_keep_their_precision(toy: Toy, norm: str) -> None:
+    decoder = {**DECODER, "attention": "mtla", "norm": norm}
+    model = build(toy, decoder_conf=decoder)
+    seen = set()
+    for layer in model.decoder.layers:
+        layer.ffn_norm.register_forward_pre_hook(lambda _, x: seen.add(x[0].dtype))
+    products(model, amp=True)
+    assert seen == {torch.float32}
+
+
 def test_the_model_is_as_before_afterwards(toy: Toy) -> None:
     model = build(toy)
     with pytest.raises(ZeroDivisionError), mixed_precision(model, True):
