@@ -16,6 +16,7 @@ exec ../../TEMPLATE/pipeline.sh \
     --nbest 5 \
     --threads 1 --train_jobs 2 \
     --attention "mha mtla_s2" \
-    --decode_configs "../../../conf/decode/beam10.yaml ../../../conf/decode/beam10_ctc03.yaml" \
+    --use_lm true --lm_train_text data/lm_text \
+    --decode_configs "../../../conf/decode/beam10.yaml ../../../conf/decode/beam10_ctc03.yaml conf/decode_lm.yaml" \
     --readme README.md \
     -- "$@"

@@ -19,6 +19,6 @@ exec ../../TEMPLATE/pipeline.sh \
     --encoder_config conf/encoder.yaml \
     --threads 1 --train_jobs 2 \
     --attention "mha mtla_s2" \
-    --decode_configs "../../../conf/decode/beam10.yaml ../../../conf/decode/beam10_ctc03.yaml" \
+    --decode_configs "../../../conf/decode/beam10.yaml conf/decode_ctc.yaml" \
     --readme README.md \
     -- "$@"
