@@ -18,7 +18,7 @@ from espnet_mtla.errors import UserError, hub_errors
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG = "config.json"
+CONFIG, ADAPTERS = "config.json", "adapter_config.json"
 EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
 """Files with the feature extractor's settings; the second is of Transformers 5."""
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
@@ -103,8 +103,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the content of a folder's ``config.json``.
 
     Raises:
-        UserError: there is no such file, or it is no JSON object.
+        UserError: there is no such file, or it is no JSON object, or the folder has
+            adapters, which are not read.
     """
+    if (folder / ADAPTERS).is_file():
+        raise UserError(
+            f"model: {folder}: has unmerged adapters of PEFT ({ADAPTERS}); merge them "
+            "(merge_and_unload), and save the whole model"
+        )
     return read_json(folder / CONFIG, "a folder as Transformers writes it is needed")
 
 
