@@ -15,6 +15,10 @@ def config_errors(section: str) -> Iterator[None]:
 
     try:
         yield
+    except UserError as error:
+        if str(error).startswith((f"{section}.", f"{section}:")):
+            raise
+        raise UserError(f"{section}: {error}") from error
     except (TypeError, ValueError, AssertionError, TypeCheckError) as error:
         reason = str(error).strip().split("\n")[0] or "these values do not go together"
         raise UserError(f"{section}: {reason}") from error

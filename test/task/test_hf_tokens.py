@@ -23,7 +23,7 @@ from espnet_mtla.search.beam import Hypothesis
 from espnet_mtla.share.card import Card
 from espnet_mtla.share.pack import pack
 from espnet_mtla.task.average import Criterion, average
-from test.support.tiny_tokenizer import byte_level
+from test.support.tiny_tokenizer import byte_level, word_marks
 from test.support.toy_corpus import RATE, Toy
 
 NO_CTC = {"model_conf": {"ctc_weight": 0.0}, "normalize": "utterance_mvn"}
@@ -119,6 +119,14 @@ def test_a_list_of_another_tokenizer_is_refused(toy: Toy) -> None:
     with pytest.raises(
         UserError, match=r"the tokenizer has 290 tokens, and the token "
     ):
+        toy("--collect_stats", *options, **NO_CTC)
+
+
+def test_a_tokenizer_of_another_kind_is_refused(toy: Toy) -> None:
+    """Its tokens are not in the list; the list is to blame, and not the texts."""
+    options = use_tokenizer(toy)
+    word_marks(toy.folder / "tokens" / "tokenizer")
+    with pytest.raises(UserError, match=r"^bpemodel: .*the token list .* another one"):
         toy("--collect_stats", *options, **NO_CTC)
 
 
