@@ -55,6 +55,12 @@ def _add_llama(parser: argparse.ArgumentParser) -> None:
     add("output", type=Path, help="folder to write")
     add("--to", choices=("mla", "mtla"), default="mtla", help="attention type")
     add("--down_rate", type=int, help="temporal stride; default: 2 for mtla, 1 for mla")
+    add(
+        "--raw_window",
+        type=int,
+        default=0,
+        help="newest tokens that are seen unmerged beside the chunks; 0: none",
+    )
     add("--kv_lora_rank", type=int, default=0, help="latent width; 0: lossless")
     add(
         "--qk_rope_head_dim",
@@ -86,7 +92,12 @@ def _add_curve(parser: argparse.ArgumentParser) -> None:
         "and the end of each is held out",
     )
     names = ["mla", "mtla_s2", "mtla_s4"]
-    add("--attention", nargs="+", default=names, help="mla, or mtla_sN for stride N")
+    add(
+        "--attention",
+        nargs="+",
+        default=names,
+        help="mla, or mtla_sN for stride N, mtla_sN_wM with a raw window of M tokens",
+    )
     ranks = [192, 128, 64]
     add("--kv_lora_rank", nargs="+", type=int, default=ranks, help="latent widths")
     add("--qk_rope_head_dim", type=int, default=64, help="width of the rotary key")
@@ -180,6 +191,10 @@ def convert_llama(args: argparse.Namespace) -> None:
     print(f"share of the energy in the latents, by layer: {shares}")
     new_bytes = converted_cache_bytes(model)
     print(f"cache: {old_bytes:.0f} bytes per token before, {new_bytes:.0f} after")
+    if target.raw_window:
+        entries = model.model.layers[0].self_attn.layout.window_room
+        size = entries * new_bytes * target.down_rate
+        print(f"raw window: {size:.0f} bytes more, whatever the length")
     for line in stages.lines():
         print(line)
     print(f"{args.output}: {target.attention} at stride {target.down_rate}")
@@ -255,7 +270,8 @@ def _target(args: argparse.Namespace) -> Target:
     if rate is None:
         rate = 2 if args.to == "mtla" else 1
     rope = args.qk_rope_head_dim
-    return Target(args.to, rate, args.kv_lora_rank, rope, args.length)
+    rank = args.kv_lora_rank
+    return Target(args.to, rate, rank, rope, args.length, args.raw_window)
 
 
 def _check(args: argparse.Namespace) -> Healing:

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from espnet_mtla.decoder import DecoderOnlyTransformer
+from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import initialisations, quiet_import
 from espnet_mtla.lora import add_lora, has_adapters, merge_lora
@@ -268,7 +268,9 @@ def _check_decoder(model: DecoderOnlyModel, model_file: str | Path) -> None:
     if noted is None or model.decoder is None:
         return
     configured = flat(model.decoder.config.complete())
-    for name, trained in flat(json.loads(noted)).items():
+    # Settings that are newer than the notes had their defaults.
+    noted_config = DecoderConfig(1, **json.loads(noted))
+    for name, trained in flat(noted_config.complete()).items():
         # Dropout does not change what a trained model computes.
         if configured.get(name) != trained and not name.endswith("dropout"):
             raise UserError(
