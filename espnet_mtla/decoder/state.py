@@ -86,6 +86,11 @@ class DecoderState:
             mine.join(theirs, prompts, rows)
         self._renew_scratch()
 
+    def rewind(self, rows: Tensor, appended: int) -> None:
+        """Set rows back to the ends of their prompts, see :meth:`Timeline.rewind`."""
+        for timeline in self.timelines:
+            timeline.rewind(rows, appended)
+
     @property
     def _copies_prompts(self) -> bool:
         """True if each hypothesis has its own copy of the prompt."""
