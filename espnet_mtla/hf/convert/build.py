@@ -173,6 +173,16 @@ def converted_cache_bytes(model: LlamaMTLAForCausalLM) -> float:
     return width * config.num_hidden_layers * model.dtype.itemsize / stride
 
 
+def cache_summary(before: float, model: LlamaMTLAForCausalLM) -> str:
+    """Return a line with the bytes of the cache ``before`` and after conversion."""
+    layout, each = model.model.layers[0].self_attn.layout, converted_cache_bytes(model)
+    line = f"cache: {before:.0f} bytes per token before, {each:.0f} after"
+    if layout.window == 0:
+        return line
+    window = layout.window_room * layout.stride * each
+    return f"{line}, and {window:.0f} for the raw window at any length"
+
+
 def _config(
     old: PretrainedConfig,
     target: Target,
