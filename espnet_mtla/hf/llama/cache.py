@@ -19,12 +19,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from espnet_mtla.attention.decoding.layout import EntryLayout
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.llama.configuration import LlamaMTLAConfig
-from espnet_mtla.hf.llama.rollback import (
-    RECORD,
-    RowsCache,
-    RowsTimeline,
-    StaticTimeline,
-)
+from espnet_mtla.hf.llama.rollback import RowsCache, RowsTimeline, StaticTimeline
 from espnet_mtla.hf.versions import CACHE_NAME, TRANSFORMERS_4
 from espnet_mtla.settings.checks import whole_number
 
@@ -225,7 +220,6 @@ class TemporalLatentCache(Cache):
         self.timeline = timeline_class(
             rows, self.layout.stride, room if self.static else max(room, new), x.device
         )
-        self.timeline.window_slack = RECORD if self.record_past else 0
         if self.static:
             self.real = torch.ones(rows, room, dtype=torch.bool, device=x.device)
         for layer in self.layers:
@@ -261,8 +255,6 @@ class TemporalLatentCache(Cache):
         """Record further tokens, so that :meth:`crop` can remove them one by one."""
         self._refuse_if_static()
         self.record_past = True
-        if self.timeline is not None:
-            self.timeline.window_slack = RECORD
         for layer in self.layers:
             if layer.rows is not None:
                 layer.rows.start_recording()

@@ -136,6 +136,7 @@ class RowsCache(KVCache):
         """Make the newest :data:`RECORD` tokens from now on removable."""
         if self.record is None:
             self.record = self._newest().unsqueeze(2)
+            self.timeline.window_slack = RECORD
             if self.raw is not None:
                 self.raw.enlarge(self.layout, self.timeline)
 
