@@ -93,6 +93,29 @@ def open_audio(
         yield sound
 
 
+@contextmanager
+def open_bytes(data: bytes, name: str) -> Iterator[soundfile.SoundFile]:
+    """Open the contents of an audio file, such as an upload.
+
+    Args:
+        data: the whole file.
+        name: of the recording, for errors.
+    Raises:
+        UserError: names the recording: it is empty, truncated or of unknown format.
+    """
+    if not data:
+        raise UserError(f"{name}: empty file")
+    with ExitStack() as stack:
+        stream = io.BytesIO(repair_length(data, name))
+        sound = stack.enter_context(_open_sound(stream, name))
+        if sound.frames > _MOST_FRAMES:
+            decoded = decode_flac(io.BytesIO(data), name, None)
+            sound = stack.enter_context(_open_sound(decoded, name))
+        if sound.frames == 0:
+            raise UserError(f"{name}: no samples")
+        yield sound
+
+
 def _open_stream(source: str, stack: ExitStack) -> str | BinaryIO:
     """Return what soundfile opens; ``stack`` closes it."""
     if is_pipe(source):

@@ -69,24 +69,10 @@ def batch_frames(
     Returns:
         Size of a batch, at least ``longest``.
     """
-    decoder = trained.model.decoder
-    if decoder is None or free is None:
+    if trained.model.decoder is None or free is None:
         return options.batch_frames
-    frames = prompt_frames(trained, longest)
-    tokens = int(length_limits(torch.tensor([frames]), options)[1])
-    load = Load(
-        batch=1,
-        beam=options.beam_size,
-        frames=frames,
-        tokens=tokens,
-        share_prompt=options.share_prompt,
-        itemsize=getattr(torch, options.dtype).itemsize,
-        options=cache_options(options),
-    )
-    utterance = decode_bytes(decoder, load)
-    lm = load_fusion(trained, options).lm if options.lm_weight else None
-    if lm is not None:
-        utterance += decode_bytes(lm, replace(load, frames=0, options=DEFAULT_CACHE))
+    load = utterance_load(trained, options, longest)
+    utterance = load_bytes(trained, options, load)
     utterances = int(DECODER_SHARE * free / utterance)
     if utterances * longest >= options.batch_frames:
         return options.batch_frames
@@ -96,3 +82,34 @@ def batch_frames(
         *(size, options.batch_frames, free / 2**30),
     )
     return size
+
+
+def utterance_load(trained: TrainedModel, options: DecodeOptions, length: int) -> Load:
+    """Return what decoding one utterance takes.
+
+    Args:
+        trained: the model.
+        options: how it decodes.
+        length: of the utterance, in the unit of ``batch_frames``.
+    """
+    frames = prompt_frames(trained, length)
+    return Load(
+        batch=1,
+        beam=options.beam_size,
+        frames=frames,
+        tokens=int(length_limits(torch.tensor([frames]), options)[1]),
+        share_prompt=options.share_prompt,
+        itemsize=getattr(torch, options.dtype).itemsize,
+        options=cache_options(options),
+    )
+
+
+def load_bytes(trained: TrainedModel, options: DecodeOptions, load: Load) -> int:
+    """Return the bytes that decoder and language model need for a load."""
+    if trained.model.decoder is None:
+        return 0
+    total = decode_bytes(trained.model.decoder, load)
+    lm = load_fusion(trained, options).lm if options.lm_weight else None
+    if lm is not None:
+        total += decode_bytes(lm, replace(load, frames=0, options=DEFAULT_CACHE))
+    return total
