@@ -34,7 +34,7 @@ MAX_OVERSHOOT_SECONDS = 0.5
 _MOST_FRAMES = 2**48
 # Above this many samples, that the last exists is checked before memory is allocated.
 _LONG = 2**26
-_ARCHIVE = re.compile(r"(?P<path>.+):(?P<offset>\d+)")
+_ARCHIVE = re.compile(r"(?P<path>.+):(?P<offset>[0-9]{1,18})")
 
 
 def is_pipe(source: str) -> bool:
