@@ -47,7 +47,7 @@ def build_decoder(args: Namespace, vocab_size: int) -> DecoderOnlyTransformer:
     if not is_pretrained(args):
         with config_errors("decoder_conf"):
             config = DecoderConfig(vocab_size=vocab_size, **args.decoder_conf)
-        return DecoderOnlyTransformer(config)
+            return DecoderOnlyTransformer(config)
     pretrained = settings(**args.decoder_conf)
     decoder: DecoderOnlyTransformer = pretrained.load(vocab_size)
     args.decoder, args.decoder_conf = DECODER.default, decoder.config.complete()

@@ -129,4 +129,9 @@ class SoundReader:
                 "%s: %d Hz brought to %d Hz%s (logged once for all such sounds)",
                 *(name, rate, self.fs, mixed),
             )
-        return resample(samples, rate, self.fs)
+        resampled = resample(samples, rate, self.fs)
+        if not len(resampled):
+            raise UserError(
+                f"{name}: {len(samples)} samples at {rate} Hz are none at {self.fs} Hz"
+            )
+        return resampled
