@@ -42,7 +42,7 @@ _NPY_MAGIC = b"\x93NUMPY"
 _ARK_HEADS = (b"\0BFM", b"\0BDM", b"\0BCM", b"\0BCM2", b"\0BCM3", b"NPY")
 # What numpy and kaldiio raise for a damaged header: numpy evaluates its text, and both
 # trust its sizes.
-_DAMAGED = (
+DAMAGED = (
     AssertionError,
     EOFError,
     MemoryError,
@@ -252,7 +252,7 @@ def _read_npy(path: Path, offset: int, length: int, source: str) -> np.ndarray:
     whole = io.BytesIO(data)
     try:
         matrix = np.load(whole, allow_pickle=False)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         reason = str(error).split("\n")[0] or "incomplete matrix"
         raise UserError(f"{source}: damaged features: {reason}") from None
     if whole.tell() != length:
@@ -274,6 +274,6 @@ def _read_ark(path: Path, source: str) -> np.ndarray:
         raise UserError(f"{source}: no matrix at this place of the archive")
     try:
         return kaldiio.load_mat(source)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         reason = str(error).split("\n")[0] or "incomplete matrix"
         raise UserError(f"{source}: damaged features: {reason}") from None

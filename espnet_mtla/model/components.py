@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
+import zlib
 from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
@@ -12,6 +13,7 @@ from zipfile import BadZipFile
 
 from torch import nn
 
+from espnet_mtla.data.features import DAMAGED
 from espnet_mtla.errors import UserError, no_file
 from espnet_mtla.espnet import unify_parameter_names
 from espnet_mtla.lora import check_lora
@@ -139,12 +141,20 @@ def build_normalize(
     Raises:
         UserError: the statistics are missing, unreadable, or of another width.
     """
+    import numpy as np
+
     if args.normalize == "global_mvn" and weights_follow:
         return _without_statistics(args, input_size)
     if args.normalize == "global_mvn":
         _check_statistics(args.normalize_conf.get("stats_file"))
-    layer = build_part(NORMALIZE, args)
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        layer = build_part(NORMALIZE, args)
     mean = getattr(layer, "mean", None)
+    if mean is not None and not (mean + layer.std).isfinite().all():
+        raise UserError(
+            f"{args.normalize_conf['stats_file']}: statistics that are NaN or "
+            "infinite; run espnet-mtla train --collect_stats again"
+        )
     if mean is not None and mean.numel() != input_size:
         raise UserError(
             f"{args.normalize_conf['stats_file']}: statistics of {mean.numel()} "
@@ -182,12 +192,16 @@ def _check_statistics(path: str | None) -> None:
     if not Path(path).is_file():
         raise UserError(f"normalize_conf.stats_file: {path}: {no_file(path)}")
     try:
-        np.load(path)
-    except (ValueError, EOFError, BadZipFile):
+        stats = np.load(path)
+        arrays = [stats] if isinstance(stats, np.ndarray) else list(stats.values())
+        fine = all(np.isfinite(array).all() for array in arrays)
+    except (*DAMAGED, BadZipFile, zlib.error, OSError, RuntimeError):
+        fine = False
+    if not fine:
         raise UserError(
-            f"normalize_conf.stats_file: {path}: no .npz; run espnet-mtla train "
-            "--collect_stats again"
-        ) from None
+            f"normalize_conf.stats_file: {path}: no .npz of statistics; run "
+            "espnet-mtla train --collect_stats again"
+        )
 
 
 def build_encoder(args: Namespace, input_size: int) -> AbsEncoder | None:
