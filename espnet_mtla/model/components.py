@@ -149,8 +149,8 @@ def build_normalize(
         _check_statistics(args.normalize_conf.get("stats_file"))
     with np.errstate(all="ignore"):  # what is not finite is refused below
         layer = build_part(NORMALIZE, args)
-    mean = getattr(layer, "mean", None)
-    if mean is not None and not (mean + layer.std).isfinite().all():
+    mean, std = (getattr(layer, name, None) for name in ("mean", "std"))
+    if mean is not None and not (mean + std).isfinite().all():
         raise UserError(
             f"{args.normalize_conf['stats_file']}: statistics that are NaN or "
             "infinite; run espnet-mtla train --collect_stats again"
