@@ -148,17 +148,15 @@ def convert_llama(args: argparse.Namespace) -> None:
     )
     from espnet_mtla.hf.convert.stages import Stages
     from espnet_mtla.hf.convert.text import spread
-    from espnet_mtla.recognise.load import choose_device
 
     healing, target = _check(args), _target(args)
-    device: Any = choose_device(args.device)  # Transformers' `to` has other types
     load_config(args.source)  # before the text: it takes longer
     tokenizer = _tokenizer(args)
     text = _text(args, tokenizer)
     stages = Stages(text, tokenizer, args.prompts, args.prompt_tokens)
     with phase("loading"):
         dtype = getattr(torch, args.dtype)
-        source = load_source(args.source, dtype).to(device)
+        source = load_source(args.source, dtype).to(args.device)
     stages.measure("before", source)
     with phase("conversion"):
         blocks = None if text is None else spread(text.training, args.calibration)
@@ -194,10 +192,8 @@ def measure_curve(args: argparse.Namespace) -> None:
     from espnet_mtla.hf.convert.curve import Curve, parse_targets, read_texts
     from espnet_mtla.hf.convert.progress import phase
     from espnet_mtla.hf.convert.source import load_config, load_source
-    from espnet_mtla.recognise.load import choose_device
 
     healing = _healing(args)
-    device: Any = choose_device(args.device)  # Transformers' `to` has other types
     rope = args.qk_rope_head_dim
     targets = parse_targets(args.attention, args.kv_lora_rank, rope, args.length)
     load_config(args.source)
@@ -206,7 +202,7 @@ def measure_curve(args: argparse.Namespace) -> None:
     texts = read_texts(args.text, tokenizer, args.length, args.held_out)
     with phase("loading"):
         dtype = getattr(torch, args.dtype)
-        source = load_source(args.source, dtype).to(device)
+        source = load_source(args.source, dtype).to(args.device)
     curve = Curve(source, texts, healing, args.calibration, args.output, _budget(args))
     rows: list[dict[str, Any]] = []
     for row in curve.rows(targets):
