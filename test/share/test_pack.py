@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -216,6 +217,28 @@ def test_a_stride_that_was_changed_after_training(broken):
     assert "down_rate: 2" in text
     (broken / "config.yaml").write_text(text.replace("down_rate: 2", "down_rate: 3"))
     fails(broken, r"decoder_conf\.attention_conf\.down_rate 2, and its .* says 3; put")
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["new", "before-the-option"])
+def test_a_raw_window_that_was_added_after_training(broken, noted):
+    """Also if the weights were packed by a version that did not have the option."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    weights = broken / "model.safetensors"
+    if not noted:
+        with safe_open(weights, "pt") as file:
+            settings = json.loads(file.metadata()["decoder"])
+        del settings["attention_conf"]["raw_window"]
+        metadata = {"format": "pt", "decoder": json.dumps(settings)}
+        save_file(load_file(weights), weights, metadata=metadata)
+    text = (broken / "config.yaml").read_text()
+    (broken / "config.yaml").write_text(
+        text.replace("down_rate: 2", "down_rate: 2\n    raw_window: 4").replace(
+            "    raw_window: 0\n", ""
+        )
+    )
+    fails(broken, r"decoder_conf\.attention_conf\.raw_window 0, and its .* says 4; put")
 
 
 def test_impossible_sizes(broken):
