@@ -47,8 +47,8 @@ class Limits:
     deadline: float = 600.0
 
     def __post_init__(self) -> None:
-        check_count(self, "requests", "upload", prefix="--")
-        check_number(self, "seconds", "deadline", inside="(0, inf)", prefix="--")
+        check_count(self, "requests", "upload", prefix="limit ")
+        check_number(self, "seconds", "deadline", inside="(0, inf)", prefix="limit ")
 
 
 @dataclass(frozen=True)

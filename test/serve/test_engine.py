@@ -17,7 +17,7 @@ from espnet_mtla.recognise.recogniser import Recognised
 from espnet_mtla.recognise.utterances import Sound
 from espnet_mtla.serve.engine import Engine
 from espnet_mtla.serve.job import DeadlinePassed
-from test.support.tiny_experiment import FS, make_lm
+from test.support.tiny_experiment import FS, make_lm, make_model
 
 LENGTHS = [0.9, 0.31, 1.4, 0.55, 0.72, 2.6, 0.4, 1.1]
 
@@ -196,3 +196,13 @@ def test_partial_tokens_only_grow_and_begin_the_result(model: Path, beam: int) -
         assert lengths == sorted(set(lengths))
     engine.stop()
     assert sum(map(len, told.values())) > len(SOUNDS)
+
+
+def test_a_model_of_ctc_alone_needs_no_search(tmp_path: Path) -> None:
+    speech2text = load(make_model(tmp_path / "ctc", ctc_weight=1.0))
+    engine = Engine(speech2text.trained, speech2text.options)
+    jobs = [engine.submit(sound) for sound in SOUNDS]
+    for sound, job in zip(SOUNDS, jobs, strict=True):
+        assert_same(job.future.result(60), alone(speech2text, sound))
+    engine.stop()
+    assert engine.steps == 0

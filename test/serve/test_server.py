@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,10 @@ from test.support.running_server import (
     Running,
     error_of,
     form,
+    serving,
     skip_without_packages,
 )
-from test.support.tiny_experiment import FS
+from test.support.tiny_experiment import FS, make_model
 
 skip_without_packages()
 
@@ -157,6 +159,31 @@ def test_openais_client_raises_its_own_errors(server: Running) -> None:
         create(model="tiny", file=("a.wav", b"RIFF but no more"))
     with pytest.raises(openai.BadRequestError, match="transcriptions alone"):
         client(server).audio.translations.create(model="tiny", file=("a.wav", WAVS[0]))
+
+
+def test_a_model_of_translation_answers_at_its_own_address(
+    cutting: Speech2Text, texts: list[str]
+) -> None:
+    import openai
+
+    trained = replace(cutting.trained, task="st")
+    translating = Speech2Text(trained, cutting.options, cutting.longest_seconds)
+    with serving(translating) as running:
+        audio = client(running).audio
+        answer = audio.translations.create(model="tiny", file=("a.wav", WAVS[0]))
+        assert answer.text == texts[0]
+        with pytest.raises(openai.BadRequestError, match="translations alone"):
+            audio.transcriptions.create(model="tiny", file=("a.wav", WAVS[0]))
+
+
+def test_times_are_refused_by_a_model_without_ctc(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model", ctc_weight=0.0)
+    speech2text = Speech2Text.from_pretrained(folder, device="cpu", beam_size=2)
+    with serving(speech2text) as running:
+        assert running.transcribe(WAVS[1])[0] == 200
+        for name in ("srt", "vtt", "verbose_json"):
+            status, _, body = running.transcribe(WAVS[1], [("response_format", name)])
+            assert status == 400 and "the model has no CTC" in str(error_of(body))
 
 
 @pytest.mark.parametrize(
