@@ -8,6 +8,7 @@ Rows that the tokenizer does not use, which pad the embedding, are ``<unused N>`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from espnet_mtla.errors import UserError
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 """Files of which a folder with a tokenizer has at least one."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class HFTokeniser:
@@ -80,11 +82,14 @@ class HFTokeniser:
         """Return the text as the tokenizer decodes it, without special tokens.
 
         Unused rows have no text. White space after a template is no part of a text.
+        Control characters and line breaks, which language models write, become spaces:
+        a text is one line of a table.
         """
         ids = [self.ids[token] for token in tokens if token in self.ids]
         text: str = self.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
+        text = _CONTROL.sub(" ", text)
         return text.lstrip() if self.separator else text
 
     def check_list(self, token_list: Sequence[str], where: str) -> None:
