@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -15,6 +16,21 @@ class UserError(ValueError):
     print it after ``error:`` and exit with 1 (:mod:`espnet_mtla.bin.cli`). A traceback
     therefore always means a bug in this package.
     """
+
+
+def no_file(path: str | os.PathLike[str]) -> str:
+    """Say why ``path`` is not a regular file, for a message that names it.
+
+    >>> no_file("."), no_file("/none")
+    ('a folder; a file is needed', 'no such file')
+    >>> no_file("/dev/null")
+    'a pipe, a socket or a device; a file is needed'
+    """
+    if os.path.isdir(path):
+        return "a folder; a file is needed"
+    if os.path.exists(path):
+        return "a pipe, a socket or a device; a file is needed"
+    return "a link to no file" if os.path.islink(path) else "no such file"
 
 
 def transport_errors() -> tuple[type[Exception], ...]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 
 
 def read_text(path: str | Path, label: str = "") -> str:
@@ -18,12 +19,14 @@ def read_text(path: str | Path, label: str = "") -> str:
     Raises:
         UserError: the file is missing, a folder, unreadable, or not UTF-8.
     """
+    # A pipe without a writer would be waited for; the shell's own <(...) has one.
+    own = str(path).startswith(("/dev/", "/proc/"))
+    if os.path.exists(path) and not os.path.isfile(path) and not own:
+        raise UserError(f"{label}{path}: {no_file(path)}")
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{label}{path}: no such file") from None
-    except IsADirectoryError:
-        raise UserError(f"{label}{path}: a folder; a file is needed") from None
+        raise UserError(f"{label}{path}: {no_file(path)}") from None
     except UnicodeDecodeError:
         raise UserError(f"{label}{path}: not UTF-8 text") from None
     except OSError as error:

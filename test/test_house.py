@@ -38,6 +38,7 @@ MAY_IMPORT = {
     "speech2text": {"data", "model", "recognise", "search", "share", "settings"},
     "score": {"data"},
     "share": {"data", "model", "score", "search", "settings", "task"},
+    "serve": {"recognise", "search", "settings", "speech2text"},
     "hf": {
         *("attention", "decoder", "data", "model", "recognise", "search", "settings"),
         *("share", "speech2text"),
@@ -56,7 +57,8 @@ MAY_IMPORT = {
     },
     "bin": {
         *("benchmark", "data", "decoder", "diagnose", "hf", "model", "plot"),
-        *("recognise", "score", "search", "settings", "share", "speech2text", "task"),
+        *("recognise", "score", "search", "serve", "settings", "share", "speech2text"),
+        "task",
     },
 }
 """Which part may use which, besides itself and the modules at the package's top."""

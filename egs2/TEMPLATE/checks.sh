@@ -4,8 +4,8 @@
 check_options() {
     local file name
     for file in "$train_config" $encoder_config $decode_configs; do
-        [ -f "$file" ] || die "$file: no such file (--train_config, --encoder_config," \
-            "--decode_configs)"
+        [ -f "$file" ] || die "$file: $(no_file "$file") (--train_config," \
+            "--encoder_config, --decode_configs)"
     done
     for file in $attention; do attention_file "$file" >/dev/null; done
     frontend_file >/dev/null
@@ -28,6 +28,16 @@ check_options() {
     if [ "$task" = sum ]; then
         [ -n "$source_text" ] || die "--task sum needs --source_text, the table of sources"
         [ "$feats_type" = raw ] || die "--feats_type $feats_type: --task sum reads text"
+    fi
+}
+
+no_file() { # no_file PATH: print why it is not a file
+    if [ -d "$1" ]; then
+        echo "a folder; a file is needed"
+    elif [ -e "$1" ]; then
+        echo "a pipe, a socket or a device; a file is needed"
+    else
+        echo "no such file"
     fi
 }
 

@@ -9,8 +9,8 @@ uses() { # uses FILE NAME: whether a decode config has a weight other than 0 for
 check_lm() { # that options and weights belong together
     check_fusion lm --use_lm "$use_lm"
     check_fusion ngram --ngram_file "$([ -z "$ngram_file" ] || echo true)"
-    ! $use_lm || [ -f "$lm_config" ] || die "$lm_config: no such file (--lm_config)"
-    [ -z "$ngram_file" ] || [ -f "$ngram_file" ] || die "$ngram_file: no such file (--ngram_file)"
+    ! $use_lm || [ -f "$lm_config" ] || die "$lm_config: $(no_file "$lm_config") (--lm_config)"
+    [ -z "$ngram_file" ] || [ -f "$ngram_file" ] || die "$ngram_file: $(no_file "$ngram_file") (--ngram_file)"
 }
 
 check_fusion() { # check_fusion NAME OPTION GIVEN: GIVEN is true if OPTION was given

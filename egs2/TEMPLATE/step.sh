@@ -43,6 +43,7 @@ step() {
         say "   $label: already done"
         return
     fi
+    require_writable "$(dirname "$folder")" "$(dirname "$(log_of "$label" "$folder")")"
     take_lock "$label" "$folder"
     if is_done "$mark" "$key"; then
         say "   $label: done by another run"
@@ -149,6 +150,15 @@ digest() {
     fi
 }
 
+require_writable() { # require_writable FOLDER...: end with the reason if one is not
+    local folder reason
+    for folder; do
+        reason=$({ mkdir -p "$folder" && : >>"$folder/.write"; } 2>&1) ||
+            die "$folder: cannot be written (${reason##*: })"
+        rm -f "$folder/.write"
+    done
+}
+
 take_lock() { # take_lock LABEL FOLDER: runs side by side share the early stages
     mkdir -p "$(dirname "$2")"
     exec 9>"$(dirname "$2")/.lock.$(basename "$2")"
@@ -183,7 +193,6 @@ start_or_resume() {
 log_of() { # log_of LABEL FOLDER: print the log's path; logs are beside what a step makes
     local folder=data/logs
     case $2/ in "$expdir"/*) folder=$expdir/logs ;; esac
-    mkdir -p "$folder"
     echo "$folder/${stage_index}_$stage_name.$1.log"
 }
 

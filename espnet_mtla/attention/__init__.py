@@ -7,9 +7,9 @@ matrices, for tests.
 
 ``training`` computes attention of whole rows; ``decoding`` has the cache and its
 back-ends. ``reference_api`` is the call signature of the authors' code, ``registry``
-finds types by name, ``linear`` and ``overrides`` read weights of modules that adapters
-may have changed, ``inspect`` computes attention weights, ``precision`` has shared
-constants of arithmetic.
+finds types by name, ``query_tokens`` says which tokens are queries, ``linear`` and
+``overrides`` read weights of modules that adapters may have changed, ``inspect``
+computes attention weights, ``precision`` has shared constants of arithmetic.
 """
 
 from espnet_mtla.attention.base import CausalAttention, QueryTokens

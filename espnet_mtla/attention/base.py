@@ -14,13 +14,15 @@ entries, ``w`` width of an entry.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from espnet_mtla.attention.contract import AttentionContract
-from espnet_mtla.attention.decoding.attend import attend_to_prompt, attend_to_suffix
+from espnet_mtla.attention.decoding.attend import (
+    attend_to_prompt,
+    attend_to_suffix,
+    attend_to_window,
+)
 from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.layout import (
     DEFAULT_CACHE,
@@ -28,33 +30,8 @@ from espnet_mtla.attention.decoding.layout import (
     EntryLayout,
 )
 from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
-from espnet_mtla.attention.training.attend import gather_tokens
-
-
-@dataclass(frozen=True)
-class QueryTokens:
-    """Tokens that are used as attention queries.
-
-    Attributes:
-        x: their vectors, ``(B, U, D)``.
-        query_index: index of each in its row, ``(B or 1, U)``; None: they are all
-            tokens of the row, in order.
-    """
-
-    x: Tensor
-    query_index: Tensor | None = None
-
-    @property
-    def row_index(self) -> Tensor:
-        """Index of each query token in its row ``(B or 1, U)``, never None."""
-        if self.query_index is not None:
-            return self.query_index
-        return torch.arange(self.x.size(1), device=self.x.device).unsqueeze(0)
-
-    def select(self, values: Tensor) -> Tensor:
-        """Pick those of ``values (B or 1, T, ...)``: ``(B or 1, U, ...)``."""
-        index = self.query_index
-        return values if index is None else gather_tokens(values, index)
+from espnet_mtla.attention.decoding.window import WindowPlacement
+from espnet_mtla.attention.query_tokens import QueryTokens as QueryTokens
 
 
 class CausalAttention(AttentionContract):
@@ -125,8 +102,8 @@ class CausalAttention(AttentionContract):
         entries = self.entries(x, angles)
         expanded = None
         if options.prompt == "heads":
-            stride = self.layout.stride
-            expanded = self.expanded(entries[:, :, stride - 1 :: stride])
+            running, _ = self.layout.split(entries)
+            expanded = self.expanded(self.layout.finished(running))
         cache = KVCache.from_prompt(
             self.layout, entries, lengths, capacity, options, expanded
         )
@@ -173,14 +150,20 @@ class CausalAttention(AttentionContract):
         timeline.reserve(x.size(1))
         start = timeline.num_tokens.clone()
         index = start.unsqueeze(1) + torch.arange(x.size(1), device=x.device)
-        stride = self.layout.stride
+        layout, first, begun = self.layout, index, start
+        if layout.offset > 0:  # the first chunk lacks tokens
+            first, begun = index + layout.offset, start + layout.offset
+        window = None
+        if layout.window > 0:
+            window = WindowPlacement.locate(layout, timeline, index)
         return TokenPlacement(
             start=start,
             index=index,
-            slot=index // stride - timeline.first_suffix_chunk.unsqueeze(1),
+            slot=first // layout.stride - timeline.first_suffix_chunk.unsqueeze(1),
             angles=self.angles(index if position is None else position, x.dtype),
-            is_open=(start % stride > 0).unsqueeze(1),
+            is_open=(begun % layout.stride > 0).unsqueeze(1),
             chunk_encodings=self.chunk_encodings(index, x.dtype),
+            window=window,
         )
 
     def step(
@@ -197,6 +180,12 @@ class CausalAttention(AttentionContract):
         """
         query_tokens = query_tokens or QueryTokens(x)
         q = self.queries(query_tokens.x, query_tokens.select(placement.angles))
+        if placement.window is not None:
+            ring = self._write_raw(x, cache, placement, placement.window, lengths)
+            seen = placement.window
+            if query_tokens.query_index is not None:
+                seen = seen.select(query_tokens.select)
+            return self.project_out(self._attend_windowed(q, cache, seen, ring))
         running, visible = None, placement.slot + 1
         if x.size(1) == 1 and lengths is None:
             # The suffix shows a single new token its running entry.
@@ -228,27 +217,88 @@ class CausalAttention(AttentionContract):
         cache.write(entries, placement, lengths)
         return entries
 
+    def _write_raw(
+        self,
+        x: Tensor,
+        cache: KVCache,
+        placement: TokenPlacement,
+        window: WindowPlacement,
+        lengths: Tensor | None,
+    ) -> Tensor:
+        """Write new tokens; return the raw entries that ``window.hidden`` refers to.
+
+        Several tokens can overwrite slots of the ring that the first of them still see.
+        The ring is therefore read before they are written.
+        """
+        assert cache.raw is not None, "a cache with a window has raw entries"
+        if x.size(1) == 1:
+            self._write(x, cache, placement, lengths)
+            return cache.raw.ring_entries(window.hidden.size(2))
+        earlier = cache.raw.ring_entries(window.hidden.size(2) - x.size(1)).clone()
+        _, new = self.layout.split(self._write(x, cache, placement, lengths))
+        assert new is not None, "a type with a window computes raw entries"
+        if lengths is not None:  # padding may hold NaN, and 0 times NaN is NaN
+            step = torch.arange(x.size(1), device=x.device)
+            padding = step >= lengths.unsqueeze(1)
+            new = new.masked_fill(padding[:, None, :, None], 0.0)
+        return torch.cat((earlier, new), dim=2)
+
+    def _attend_windowed(
+        self, q: Tensor, cache: KVCache, window: WindowPlacement, ring: Tensor
+    ) -> Tensor:
+        """Compute heads ``(N, H, L, e)`` of queries over raw tokens and chunks."""
+        up = self.up_matrix(q)
+        absorbed = self.absorb(q, up)
+        part = attend_to_window(absorbed, cache, window, ring, self.scale)
+        return self._merge_prompt(q, absorbed, cache, part, up, window.in_prompt)
+
     def _attend_cached(
         self, q: Tensor, cache: KVCache, visible: Tensor, running: Tensor | None
     ) -> Tensor:
-        """Compute heads ``(N, H, L, e)`` of queries over prompt and suffix.
+        """Compute heads ``(N, H, L, e)`` of queries over prompt and suffix."""
+        up = self.up_matrix(q)
+        absorbed = self.absorb(q, up)
+        part = attend_to_suffix(absorbed, cache, visible, running, self.scale)
+        return self._merge_prompt(q, absorbed, cache, part, up)
+
+    def _merge_prompt(
+        self,
+        q: Tensor,
+        absorbed: Tensor,
+        cache: KVCache,
+        suffix: tuple[Tensor, Tensor],
+        up: Tensor | None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """Merge attention over the prompt into that over everything after it.
 
         Either part is a softmax of its own; the log-sum-exps merge them. If the prompt
         is read as entries, the merge comes before the up-projection, which is then done
         once; if it is read as heads, the suffix is projected up first.
+
+        Args:
+            q: queries, ``(N, H, L, d)``.
+            absorbed: queries in the space of the entries' keys.
+            cache: of this layer.
+            suffix: output and log-sum-exp over everything after the prompt's chunks.
+            up: see :meth:`up_matrix`.
+            visible: chunks of the prompt that a query sees, ``(N, L)``; None: all.
+
+        Returns:
+            Heads, ``(N, H, L, e)``.
         """
-        up = self.up_matrix(q)
-        absorbed = self.absorb(q, up)
-        out, lse = attend_to_suffix(absorbed, cache, visible, running, self.scale)
+        out, lse = suffix
         if cache.prompt.size(2) == 0:
             return self.up_project(out, up)
         entries, layout = cache.prompt_entries(), cache.prompt_layout
         if layout is self.layout and self._should_expand(q, cache):
             layout, entries = self.expanded(entries, up)
         if layout is self.layout:
-            prompt = attend_to_prompt(absorbed, entries, layout, cache, self.scale)
+            prompt = attend_to_prompt(
+                absorbed, entries, layout, cache, self.scale, visible
+            )
             return self.up_project(cache.backend.merge(*prompt, out, lse), up)
-        prompt = attend_to_prompt(q, entries, layout, cache, self.scale)
+        prompt = attend_to_prompt(q, entries, layout, cache, self.scale, visible)
         return cache.backend.merge(*prompt, self.up_project(out, up), lse)
 
     def _should_expand(self, q: Tensor, cache: KVCache) -> bool:

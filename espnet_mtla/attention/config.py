@@ -154,16 +154,50 @@ class LatentConfig:
         """Tokens of a chunk, which share a cache entry: 1 in MLA."""
         return 1
 
+    @property
+    def offset(self) -> int:
+        """Tokens that the first chunk lacks, see :class:`TemporalLatentConfig`."""
+        return 0
+
+    @property
+    def window(self) -> int:
+        """Newest tokens that are seen unmerged beside the merged chunks."""
+        return 0
+
 
 @dataclass(frozen=True)
 class TemporalLatentConfig(LatentConfig):
-    """Settings of Multi-head Temporal Latent Attention (MTLA): MLA and the stride s."""
+    """Settings of Multi-head Temporal Latent Attention (MTLA): MLA and the stride s.
+
+    With ``raw_window: w`` a query sees the newest w tokens unmerged, itself among them.
+    Tokens leave the window chunk by chunk: a chunk is seen merged once its last token
+    is at least w tokens older than the query, and until then its tokens are seen one by
+    one. No token is therefore seen twice, and none is missed: a window of exactly w
+    tokens would cut a chunk in two, and a merged entry cannot be divided. A query sees
+    between w and w + s - 1 unmerged tokens, and no unfinished chunk.
+
+    With ``phase`` the chunks of every second layer (1, 3, ...) begin ``s // 2`` tokens
+    later: their first chunk has only ``s // 2`` tokens. Tokens that share a chunk in
+    one layer are then in different chunks in the next, for the same cache.
+
+    Attributes:
+        down_rate: temporal stride s: tokens of a chunk.
+        raw_window: w, in tokens; 0: unfinished chunks are seen as running sums, as in
+            the paper.
+        phase: shift the chunks of every second layer.
+        layer: index of the layer, counted from 0; read if ``phase`` is true.
+    """
 
     down_rate: int = 2
+    raw_window: int = 0
+    phase: bool = False
+    layer: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self, "down_rate")
+        check_count(self, "raw_window", "layer", least=0)
+        check_flags(self, "phase")
         rank = self.kv_lora_rank
         # The chunk encoding consists of pairs; the hyper-network has r/4 features.
         require(
@@ -174,3 +208,20 @@ class TemporalLatentConfig(LatentConfig):
     def stride(self) -> int:
         """Tokens of a chunk: the paper's s."""
         return self.down_rate
+
+    @property
+    def offset(self) -> int:
+        """Tokens that the first chunk lacks: token i is in chunk ``(i + offset) // s``.
+
+        >>> shifted = {"embed_dim": 8, "num_heads": 1, "phase": True, "layer": 1}
+        >>> [TemporalLatentConfig(**shifted, down_rate=s).offset for s in (1, 2, 3, 4)]
+        [0, 1, 2, 2]
+        """
+        if not self.phase or self.layer % 2 == 0:
+            return 0
+        return (self.down_rate - self.down_rate // 2) % self.down_rate
+
+    @property
+    def window(self) -> int:
+        """Newest tokens that are seen unmerged beside the merged chunks."""
+        return self.raw_window

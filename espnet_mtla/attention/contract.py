@@ -50,6 +50,8 @@ class AttentionContract(nn.Module, ABC):
 
     - chunks of several tokens: ``layout.stride``; :meth:`chunk_encodings` if merging
       depends on the index of the chunk;
+    - a first chunk that lacks tokens: ``layout.offset``; the newest tokens unmerged:
+      ``layout.window``, with which :meth:`entries` returns raw entries too;
     - low-rank entries, projected up to heads: :meth:`absorb`, :meth:`up_project`,
       :meth:`expand`, :attr:`heads_layout`, :meth:`up_matrix`, ``expand_from``;
     - a kernel that writes a token in one launch: :meth:`has_fused_write`,
@@ -120,7 +122,8 @@ class AttentionContract(nn.Module, ABC):
                 ``(B, G, w)``; valid in rows where ``placement.is_open``.
 
         Returns:
-            ``(B, G, T, w)``.
+            ``(B, G, T, w)``; with ``layout.window``, the entries of the single tokens,
+            unmerged, come after them: ``(B, 2 G, T, w)``.
         """
 
     @abstractmethod
@@ -134,7 +137,7 @@ class AttentionContract(nn.Module, ABC):
 
         Args:
             q: queries, ``(B, H, U, d)``.
-            entries: running entries of all tokens, ``(B, G, T, w)``.
+            entries: of all tokens, as :meth:`entries` returns them.
             query_index: index of each query in its row, ``(B or 1, U)``; None: query i
                 is token i.
             dropout: probability of dropping an attention weight.

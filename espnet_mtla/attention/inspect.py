@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from espnet_mtla.attention.decoding.layout import EntryLayout
 from espnet_mtla.attention.precision import NEG_INF
+from espnet_mtla.errors import UserError
 
 
 def chunk_weights(
@@ -40,6 +41,7 @@ def chunk_weights(
         ``(N, H, U, S + 1)``, the running entry last; the sum over the last dimension
         is 1.
     """
+    refuse_options(layout)
     q = q.unflatten(1, (running.size(1), -1))  # (N, G, H / G, U, d)
     before = (q @ layout.keys(finished).unsqueeze(2).mT).flatten(1, 2)
     itself = (q * layout.keys(running).unsqueeze(2)).sum(-1, keepdim=True).flatten(1, 2)
@@ -47,6 +49,20 @@ def chunk_weights(
     hidden = (chunk >= visible.unsqueeze(-1)).unsqueeze(1)  # (N or 1, 1, U, S)
     scores = torch.cat((before.masked_fill(hidden, NEG_INF), itself), dim=-1)
     return (scores * scale).softmax(-1)
+
+
+def refuse_options(layout: EntryLayout) -> None:
+    """Raise an error if attention weights cannot be computed for a layout.
+
+    Raises:
+        UserError: it has a raw window or shifted chunks.
+    """
+    for name, is_set in (("raw_window", layout.window), ("phase", layout.offset)):
+        if is_set:
+            raise UserError(
+                f"{name}: attention weights of layers with it cannot be shown; leave "
+                f"out output_attentions or the plot, or train without {name}"
+            )
 
 
 def over_tokens(weights: Tensor, index: Tensor, stride: int, tokens: int) -> Tensor:

@@ -33,7 +33,7 @@ from espnet_mtla.attention.merge import HyperNetwork
 from espnet_mtla.attention.overrides import is_plain, keeps_methods
 from espnet_mtla.attention.reference_api import ReferenceInterface
 from espnet_mtla.attention.rope import rotate
-from espnet_mtla.attention.training.attend import attend_latents
+from espnet_mtla.attention.training.attend import attend_latents, attend_window
 from espnet_mtla.attention.training.dense import expand
 
 EXPAND_COST = 1.5
@@ -84,6 +84,8 @@ class MultiheadLatentAttention(ReferenceInterface):
             value_start=0,
             value_width=config.kv_lora_rank,
             stride=config.stride,
+            offset=config.offset,
+            window=config.window,
         )
         super().__init__(
             config,
@@ -137,8 +139,13 @@ class MultiheadLatentAttention(ReferenceInterface):
         open_entry: Tensor | None = None,
     ) -> Tensor:
         latent, k_rope = self._split_entry(self.wkv_a(x))
-        merged = self.merge(self.kv_norm(latent), placement, open_entry)
-        return torch.cat((merged, self.rotate(k_rope, angles)), dim=-1).unsqueeze(1)
+        latent, k_rope = self.kv_norm(latent), self.rotate(k_rope, angles)
+        merged = self.merge(latent, placement, open_entry)
+        running = torch.cat((merged, k_rope), dim=-1).unsqueeze(1)
+        if self.layout.window == 0:
+            return running
+        raw = torch.cat((latent, k_rope), dim=-1).unsqueeze(1)
+        return torch.cat((running, raw), dim=1)
 
     def has_fused_write(self, cache: KVCache) -> bool:
         """Return True if the back-end has a kernel that computes what the hooks would.
@@ -150,6 +157,7 @@ class MultiheadLatentAttention(ReferenceInterface):
         norm = self.kv_norm
         return (
             cache.backend.token_writer is not None
+            and self.layout.window == 0  # the kernel writes merged entries alone
             and cache.options.dtype is None
             and keeps_methods(self, self.fused_methods)
             and keeps_methods(cache, FUSED_CACHE_METHODS)
@@ -209,9 +217,16 @@ class MultiheadLatentAttention(ReferenceInterface):
     def attend(
         self, q: Tensor, entries: Tensor, query_index: Tensor | None, dropout: float
     ) -> Tensor:
-        up, stride = self.up_matrix(entries), self.layout.stride
-        entries = entries.squeeze(1)
-        return attend_latents(q, entries, up, query_index, stride, self.scale, dropout)
+        up, layout = self.up_matrix(entries), self.layout
+        settings = (layout.stride, self.scale, dropout, layout.offset)
+        if layout.window == 0:
+            entries = entries.squeeze(1)
+            return attend_latents(q, entries, up, query_index, *settings)
+        chunks = (layout.stride, layout.offset, layout.window)
+        running, raw = entries.unbind(1)
+        return attend_window(
+            q, running, raw, up, query_index, *chunks, self.scale, dropout
+        )
 
     def expand(
         self, entries: Tensor, up: Tensor | None = None
@@ -224,8 +239,9 @@ class MultiheadLatentAttention(ReferenceInterface):
     @property
     def heads_layout(self) -> EntryLayout:
         key, value = self.settings.qk_head_dim, self.settings.v_head_dim
-        heads, stride = self.settings.num_heads, self.layout.stride
-        return EntryLayout(heads, key + value, key, key, value, stride)
+        heads, layout = self.settings.num_heads, self.layout
+        chunks = (layout.stride, layout.offset, layout.window)
+        return EntryLayout(heads, key + value, key, key, value, *chunks)
 
     def absorb(self, q: Tensor, up: Tensor | None = None) -> Tensor:
         """Apply W_k to queries ``(N, H, U, d_N + d_R)``: ``(N, H, U, r + d_R)``."""

@@ -39,12 +39,16 @@ class HyperNetwork(nn.Module):
         self.fc_c = nn.Linear(rank, rank // 4)
         self.fc_p = nn.Linear(rank, rank // 4)
 
-    def forward(self, latents: Tensor, stride: int) -> Tensor:
-        """Return weights ``(B, T, 1)`` of whole rows of latents ``(B, T, r)``."""
-        tokens = latents.size(1)
-        chunks = torch.arange(-(-tokens // stride), device=latents.device)
+    def forward(self, latents: Tensor, stride: int, offset: int = 0) -> Tensor:
+        """Return weights ``(B, T, 1)`` of whole rows of latents ``(B, T, r)``.
+
+        The first chunk lacks ``offset`` tokens.
+        """
+        end = latents.size(1) + offset
+        chunks = torch.arange(-(-end // stride), device=latents.device)
         features = self.fc_c(chunk_encoding(chunks, self.rank).to(latents.dtype))
-        return self._weigh(latents, features.repeat_interleave(stride, 0)[:tokens])
+        features = features.repeat_interleave(stride, 0)[offset:end]
+        return self._weigh(latents, features)
 
     def weigh(self, latents: Tensor, chunk_encodings: Tensor) -> Tensor:
         """Return weights ``(B, T, 1)`` of tokens with given chunk encodings.
@@ -83,8 +87,9 @@ def running_sums(
     stride: int,
     start: Tensor | None = None,
     open_sum: Tensor | None = None,
+    offset: int = 0,
 ) -> Tensor:
-    """Return running sums that restart at each multiple of ``stride`` in the row.
+    """Return running sums that restart with each chunk of ``stride`` tokens.
 
     >>> running_sums(torch.ones(1, 5, 1), stride=2).flatten()
     tensor([1., 2., 1., 2., 1.])
@@ -95,12 +100,18 @@ def running_sums(
     >>> running_sums(torch.ones(1, 2, 1), 2, start, open_sum).flatten()
     tensor([2., 1.])
 
+    The first chunk lacks one token:
+
+    >>> running_sums(torch.ones(1, 5, 1), stride=3, offset=1).flatten()
+    tensor([1., 2., 1., 2., 3.])
+
     Args:
         values: ``(B, T, r)``. Half precision is summed in float32.
         stride: tokens of a chunk.
         start: index of each row's first token, ``(B,)``; None: 0.
         open_sum: sum of the chunk that the first token continues, ``(B, r)``; read only
-            in rows where ``start`` is no multiple of ``stride``.
+            in rows where ``start + offset`` is no multiple of ``stride``.
+        offset: tokens that the first chunk of a row lacks.
 
     Returns:
         ``(B, T, r)``.
@@ -108,12 +119,16 @@ def running_sums(
     if stride == 1:
         return values
     exact = values.to(accumulation_dtype(values.dtype))
-    if start is None:
+    if start is None and offset == 0:
         return _sum_aligned(exact, stride).to(values.dtype)
-    phase = start % stride  # (B,)
-    grid = _shifted_grid(exact, stride, phase, open_sum)
+    if start is None:
+        padded = F.pad(exact, (0, 0, offset, 0))
+        return _sum_aligned(padded, stride)[:, offset:].to(values.dtype)
+    counted = start + offset if offset else start
+    begun = counted % stride  # tokens of the open chunk, (B,)
+    grid = _shifted_grid(exact, stride, begun, open_sum)
     sums = _sum_aligned(grid, stride)
-    token = phase.unsqueeze(1) + torch.arange(values.size(1), device=values.device)
+    token = begun.unsqueeze(1) + torch.arange(values.size(1), device=values.device)
     index = token.unsqueeze(-1).expand(values.shape)
     return sums.gather(1, index).to(values.dtype)
 
@@ -134,22 +149,22 @@ def _sum_aligned(values: Tensor, stride: int) -> Tensor:
 
 
 def _shifted_grid(
-    values: Tensor, stride: int, phase: Tensor, open_sum: Tensor | None
+    values: Tensor, stride: int, begun: Tensor, open_sum: Tensor | None
 ) -> Tensor:
-    """Shift row b right by ``phase[b]`` tokens, so that chunks start in equal columns.
+    """Shift row b right by ``begun[b]`` tokens, so that chunks start in equal columns.
 
     The sum of the open chunk goes into the column before the row's first token, which
     belongs to the same chunk: the running sum then includes it.
     """
     batch, tokens, width = values.shape
     grid = values.new_zeros(batch, tokens + stride - 1, width)
-    index = phase.unsqueeze(1) + torch.arange(tokens, device=values.device)
+    index = begun.unsqueeze(1) + torch.arange(tokens, device=values.device)
     grid.scatter_(1, index.unsqueeze(-1).expand(values.shape), values)
     if open_sum is not None:
         rows = torch.arange(batch, device=values.device)
-        before = (phase - 1).clamp(min=0)
+        before = (begun - 1).clamp(min=0)
         before_first = torch.where(
-            (phase > 0).unsqueeze(1), open_sum.to(values), grid[rows, before]
+            (begun > 0).unsqueeze(1), open_sum.to(values), grid[rows, before]
         )
         grid[rows, before] = before_first
     return grid

@@ -71,11 +71,18 @@ def dense_latent(module: Any, x: Tensor) -> Tensor:
     )
     latent = module.kv_norm(latent)
     merged = latent
+    visible = visible_matrix(tokens, 1)
     if isinstance(config, TemporalLatentConfig):
         merged = merge_matrix(module, latent) @ latent
-    visible = visible_matrix(tokens, config.stride)
+        visible = visible_matrix(tokens, config.down_rate, config.offset)
+        if config.raw_window > 0:  # 2 T columns: merged entries, then raw tokens
+            visible = windowed_matrix(
+                tokens, config.down_rate, config.offset, config.raw_window
+            )
+            merged = torch.cat((merged, latent))
     turn = (config.rope_base, config.rope_frequencies)
     k_rope = rope(k_rope, *turn)
+    k_rope = k_rope.repeat(len(merged) // tokens, 1)
     up = module.wkv_b.weight.view(config.num_heads, -1, config.kv_lora_rank)
     heads = []
     for head in range(config.num_heads):
@@ -94,19 +101,22 @@ def merge_matrix(module: Any, latent: Tensor) -> Tensor:
     """Return ``M (T, T)``; row i of ``M @ latent`` is the running sum at token i.
 
     ``M[i, j] = w_j`` where ``j <= i`` lies in the chunk of i, else 0 (eq. 9 to 13).
+    The first chunk lacks ``offset`` tokens.
     The hyper-network gives ``w_j = sigmoid(fc_c(e) . fc_p(c_j))`` from the latent
     ``c_j`` and the sinusoidal encoding ``e`` of the chunk's number.
     """
     tokens, stride = len(latent), module.settings.down_rate
+    offset = module.settings.offset
     rank, net = module.settings.kv_lora_rank, module.hypernet_down
     matrix = []
     for i in range(tokens):
         row = []
         for j in range(tokens):
-            if j <= i and j // stride == i // stride:
+            chunk = (j + offset) // stride
+            if j <= i and chunk == (i + offset) // stride:
                 code = torch.zeros(rank, dtype=latent.dtype)
                 for k in range(rank // 2):
-                    angle = (j // stride) / 10000 ** (2 * k / rank)
+                    angle = chunk / 10000 ** (2 * k / rank)
                     code[2 * k], code[2 * k + 1] = math.sin(angle), math.cos(angle)
                 row.append(torch.sigmoid(net.fc_c(code) @ net.fc_p(latent[j])))
             else:
@@ -115,18 +125,49 @@ def merge_matrix(module: Any, latent: Tensor) -> Tensor:
     return torch.stack(matrix)
 
 
-def visible_matrix(tokens: int, stride: int) -> Tensor:
+def visible_matrix(tokens: int, stride: int, offset: int = 0) -> Tensor:
     """Return the stride-aware causal mask ``(T, T)``: finished chunks, and oneself.
 
     >>> visible_matrix(4, 2).int().tolist()
     [[1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [0, 1, 0, 1]]
+    >>> visible_matrix(4, 2, offset=1).int().tolist()
+    [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]]
     """
     return torch.tensor(
         [
-            [j == i or (j < i and (j + 1) % stride == 0) for j in range(tokens)]
+            [
+                j == i or (j < i and (j + offset + 1) % stride == 0)
+                for j in range(tokens)
+            ]
             for i in range(tokens)
         ]
     )
+
+
+def windowed_matrix(tokens: int, stride: int, offset: int, window: int) -> Tensor:
+    """Return the mask ``(T, 2 T)`` with a raw window: merged entries, then raw tokens.
+
+    A chunk is seen merged, as the entry of its last token, if that token is at least
+    ``window`` tokens older than the query. The tokens of all other chunks are seen raw.
+
+    >>> windowed_matrix(5, 2, offset=0, window=2)[4].int().tolist()  # {0, 1} merged
+    [0, 1, 0, 0, 0, 0, 0, 1, 1, 1]
+    >>> windowed_matrix(5, 2, offset=0, window=2)[2].int().tolist()  # none merged
+    [0, 0, 0, 0, 0, 1, 1, 1, 0, 0]
+    """
+    rows = []
+    for i in range(tokens):
+        merged, raw = [False] * tokens, [False] * tokens
+        for j in range(i + 1):
+            last = j
+            while (last + offset + 1) % stride != 0:
+                last += 1
+            if i - last >= window:
+                merged[last] = True
+            else:
+                raw[j] = True
+        rows.append(merged + raw)
+    return torch.tensor(rows)
 
 
 def root_mean_square_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:

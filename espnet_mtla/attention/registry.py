@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 
@@ -30,26 +31,37 @@ ATTENTIONS: dict[str, tuple[Builder, type, dict[str, int]]] = {
 """By name: the class, its settings' dataclass, and settings that the name implies."""
 
 # The decoder passes these to every layer.
-_SHARED = {"embed_dim", "num_heads", "dropout"}
+_SHARED = {"embed_dim", "num_heads", "dropout", "layer"}
+
+
+_MTLA_NAME = re.compile(r"mtla(?:_s(?P<s>\d+))?(?:_w(?P<w>\d+))?(?P<phase>_phase)?")
 
 
 def parse_attention(name: str) -> tuple[str, dict[str, int]]:
     """Split a name such as ``mtla_s2`` into the type and the settings that it implies.
 
+    ``_w32`` is a raw window of 32 tokens, ``_phase`` shifts the chunks of every second
+    layer.
+
     >>> parse_attention("mtla_s2"), parse_attention("mha")
     (('mtla', {'down_rate': 2}), ('mha', {}))
+    >>> parse_attention("mtla_s4_w32_phase")
+    ('mtla', {'down_rate': 4, 'raw_window': 32, 'phase': True})
 
     Raises:
-        UserError: another type than MTLA has a stride, or no number follows ``_s``.
+        UserError: another type than MTLA has such settings, or they are misspelt.
     """
-    needed = "one like mtla_s2 or mha is"
+    needed = "one like mha, mtla_s2 or mtla_s2_w32_phase is"
     require(isinstance(name, str), "attention", name, needed)
-    type_name, separator, stride = name.partition("_s")
+    type_name, separator, _ = name.partition("_")
     if not separator:
         return type_name, {}
-    if type_name != "mtla" or not stride.isdecimal():
+    parts = _MTLA_NAME.fullmatch(name)
+    if parts is None:
         raise UserError(f"attention: {name!r} given, {needed} needed")
-    return type_name, {"down_rate": int(stride)}
+    settings = {"down_rate": parts["s"], "raw_window": parts["w"]}
+    implied = {key: int(value) for key, value in settings.items() if value is not None}
+    return type_name, implied | ({"phase": True} if parts["phase"] else {})
 
 
 def attention_settings(name: str) -> list[str]:
@@ -121,10 +133,14 @@ def build_attention(
     num_heads: int,
     dropout: float = 0.0,
     conf: Mapping[str, object] | None = None,
+    layer: int = 0,
 ) -> CausalAttention:
     """Build an attention module by name.
 
-    Args and errors: see :func:`complete_settings`; ``dropout`` is a probability.
+    Args and errors: see :func:`complete_settings`; ``dropout`` is a probability, and
+    ``layer`` the index of the layer, for types that differ from layer to layer.
     """
     settings = complete_settings(name, embed_dim, num_heads, conf)
+    if settings.get("phase"):
+        settings["layer"] = layer
     return ATTENTIONS[name][0](embed_dim, num_heads, dropout=dropout, **settings)

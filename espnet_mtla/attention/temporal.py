@@ -77,6 +77,9 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         rope_base: float = LatentConfig.rope_base,
         rope_frequencies: Frequencies = LatentConfig.rope_frequencies,
         kv_norm: str = LatentConfig.kv_norm,
+        raw_window: int = TemporalLatentConfig.raw_window,
+        phase: bool = TemporalLatentConfig.phase,
+        layer: int = TemporalLatentConfig.layer,
     ) -> None:
         super().__init__(
             embed_dim,
@@ -93,6 +96,9 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
             rope_base=rope_base,
             rope_frequencies=rope_frequencies,
             kv_norm=kv_norm,
+            raw_window=raw_window,
+            phase=phase,
+            layer=layer,
         )
         self.cross_att = cross_att
         self.hypernet_down = HyperNetwork(self.settings.kv_lora_rank)
@@ -107,7 +113,8 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
         return self.hypernet_down
 
     def chunk_encodings(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        chunks = index // self.layout.stride
+        layout = self.layout
+        chunks = (index + layout.offset if layout.offset else index) // layout.stride
         return chunk_encoding(chunks, self.settings.kv_lora_rank).to(dtype)
 
     def merge(
@@ -118,15 +125,16 @@ class MultiheadTemporalLatentAttention(MultiheadLatentAttention):
     ) -> Tensor:
         if self.hypernet_down is None:
             raise TypeError("hypernet_down is None: override merge(), or set a network")
-        stride, rank = self.layout.stride, latent.size(-1)
+        rank, stride, offset = latent.size(-1), self.layout.stride, self.layout.offset
         if placement is None:
-            return running_sums(self.hypernet_down(latent, stride) * latent, stride)
+            weighted = self.hypernet_down(latent, stride, offset) * latent
+            return running_sums(weighted, stride, offset=offset)
         assert placement.chunk_encodings is not None, "locate() computes them"
         weighted = self.hypernet_down.weigh(latent, placement.chunk_encodings) * latent
         summed = None if open_entry is None else open_entry[:, 0, :rank]
         if latent.size(1) == 1 and summed is not None:
             return add_to_open(weighted, summed, placement.is_open)
-        return running_sums(weighted, stride, placement.start, summed)
+        return running_sums(weighted, stride, placement.start, summed, offset)
 
     fused_methods: ClassVar[dict[str, Callable[..., object]]] = {
         **MultiheadLatentAttention.fused_methods,
@@ -151,6 +159,12 @@ class MultiheadTemporalLatentCrossAttention(MultiheadTemporalLatentAttention):
     ) -> None:
         if not cross_att:
             raise UserError("cross_att: False given, the cross-attention needs True")
+        for name in ("raw_window", "phase"):
+            if settings.get(name):
+                raise UserError(
+                    f"{name}: {settings[name]!r} given, cross-attention has none; "
+                    "leave it out"
+                )
         settings["qk_rope_head_dim"] = 0
         super().__init__(embed_dim, num_heads, *args, cross_att=True, **settings)
 

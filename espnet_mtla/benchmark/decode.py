@@ -176,7 +176,7 @@ def _gate(args: argparse.Namespace, name: str) -> str:
     tokens = torch.randint(0, args.vocab_size, (steps, 6), generator=generator)
     frames = prompt.to(decoder.output.weight)
     cases: dict[str, StepDecoder] = {OURS: OwnDecoder(decoder, frames, 3, args)}
-    if not args.no_reference and has_reference(decoder.config.attention):
+    if not args.no_reference and has_reference(decoder.layers[-1].attention):
         cases[REFERENCE] = ReferenceDecoder(decoder, frames, 3)
     history = tokens[:0].t()
     wide = prompt.double().repeat_interleave(3, 0)
@@ -248,7 +248,7 @@ def _cases(
     cases: dict[tuple[str, str], Callable[[], StepDecoder]] = {
         (name, OURS): lambda: OwnDecoder(decoder, frames, beam, args)
     }
-    if not args.no_reference and has_reference(decoder.config.attention):
+    if not args.no_reference and has_reference(decoder.layers[-1].attention):
         cases[name, REFERENCE] = lambda: ReferenceDecoder(decoder, frames, beam)
     if frames.device.type != "cpu":
         return cases

@@ -280,11 +280,18 @@ class ProductsAlone(WithoutAttention):
         return self.decoder.output(x)
 
 
-def has_reference(attention: str) -> bool:
-    """Return True for MHA, and for MTLA if the reference's package is installed."""
-    return attention == "mha" or (
-        attention == "mtla" and mtla_attention(8, 1, 2) is not None
-    )
+def has_reference(attention: CausalAttention) -> bool:
+    """Return True for MHA, and for MTLA if the reference's package is installed.
+
+    The reference has neither a raw window nor shifted chunks.
+    """
+    if isinstance(attention, MultiheadTemporalLatentAttention):
+        settings = attention.settings
+        plain = settings.raw_window == 0 and not settings.phase
+        return plain and mtla_attention(8, 1, 2) is not None
+    if isinstance(attention, MultiheadAttention):
+        return attention.settings.num_kv_heads == attention.settings.num_heads
+    return False
 
 
 def _latent(attention: CausalAttention) -> MultiheadLatentAttention:

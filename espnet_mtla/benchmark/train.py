@@ -134,6 +134,9 @@ def _layers(args: argparse.Namespace) -> tuple[dict[str, _Layer], list[str]]:
             layers[shown] = _Layer(module, module.attend_all, longest, kernel)
         if not name.startswith("mtla"):
             continue
+        if module.layout.window > 0:
+            notes.append(f"reference of {name} left out: it has no raw window")
+            continue
         reference = mtla_attention(*sizes, stride=module.layout.stride)
         if reference is None:
             notes.append(f"reference of {name} left out: `mtla` is not installed")

@@ -55,6 +55,7 @@ def _add_llama(parser: argparse.ArgumentParser) -> None:
     add("output", type=Path, help="folder to write")
     add("--to", choices=("mla", "mtla"), default="mtla", help="attention type")
     add("--down_rate", type=int, help="temporal stride; default: 2 for mtla, 1 for mla")
+    add("--raw_window", type=int, default=0, help="newest tokens left unmerged")
     add("--kv_lora_rank", type=int, default=0, help="latent width; 0: lossless")
     add(
         "--qk_rope_head_dim",
@@ -86,7 +87,7 @@ def _add_curve(parser: argparse.ArgumentParser) -> None:
         "and the end of each is held out",
     )
     names = ["mla", "mtla_s2", "mtla_s4"]
-    add("--attention", nargs="+", default=names, help="mla, or mtla_sN for stride N")
+    add("--attention", nargs="+", default=names, help="mla, mtla_sN or mtla_sN_wM")
     ranks = [192, 128, 64]
     add("--kv_lora_rank", nargs="+", type=int, default=ranks, help="latent widths")
     add("--qk_rope_head_dim", type=int, default=64, help="width of the rotary key")
@@ -137,7 +138,7 @@ def convert_llama(args: argparse.Namespace) -> None:
     import torch
 
     from espnet_mtla.data.atomic import atomic_folder
-    from espnet_mtla.hf.convert.build import convert, converted_cache_bytes
+    from espnet_mtla.hf.convert.build import cache_summary, convert
     from espnet_mtla.hf.convert.original import Original
     from espnet_mtla.hf.convert.progress import phase, step_log
     from espnet_mtla.hf.convert.source import (
@@ -178,8 +179,7 @@ def convert_llama(args: argparse.Namespace) -> None:
             tokenizer.save_pretrained(folder)
     shares = ", ".join(f"{share:.3f}" for share in energies)
     print(f"share of the energy in the latents, by layer: {shares}")
-    new_bytes = converted_cache_bytes(model)
-    print(f"cache: {old_bytes:.0f} bytes per token before, {new_bytes:.0f} after")
+    print(cache_summary(old_bytes, model))
     for line in stages.lines():
         print(line)
     print(f"{args.output}: {target.attention} at stride {target.down_rate}")
@@ -254,8 +254,8 @@ def _target(args: argparse.Namespace) -> Target:
     rate = args.down_rate
     if rate is None:
         rate = 2 if args.to == "mtla" else 1
-    rope = args.qk_rope_head_dim
-    return Target(args.to, rate, args.kv_lora_rank, rope, args.length)
+    widths = args.kv_lora_rank, args.qk_rope_head_dim
+    return Target(args.to, rate, *widths, args.length, args.raw_window)
 
 
 def _check(args: argparse.Namespace) -> Healing:

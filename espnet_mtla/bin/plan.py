@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.bin.cli import run
 from espnet_mtla.errors import UserError
-from espnet_mtla.search.options import CACHE_DTYPES, DTYPES, PROMPT_CACHES
-from espnet_mtla.settings.checks import check_number, count
+from espnet_mtla.search.options import (
+    CACHE_DTYPES,
+    DTYPES,
+    MOST_BEAM,
+    PROMPT_CACHES,
+)
+from espnet_mtla.settings.checks import check_number, count, require
 
 if TYPE_CHECKING:
     from espnet_mtla.decoder.memory import Load
@@ -68,6 +73,8 @@ def main() -> None:
     numbers = ["seconds", "tokens_per_second"]
     numbers += [] if args.frames_per_second is None else ["frames_per_second"]
     check_number(args, *numbers, inside="(0, inf)", prefix="--")
+    fine = args.beam_size <= MOST_BEAM
+    require(fine, "--beam_size", args.beam_size, f"at most {MOST_BEAM} is")
 
     from espnet_mtla.score.table import aligned
     from espnet_mtla.settings.yaml_files import load_config
@@ -160,7 +167,7 @@ def capacity(
         return parameters + decode_bytes(decoder, candidate) <= args.memory
 
     batch = most(lambda n: fits(replace(load, batch=n)))
-    beam = most(lambda n: fits(replace(load, beam=n)))
+    beam = most(lambda n: fits(replace(load, beam=n)), MOST_BEAM)
     seconds = most(lambda n: fits(load_of(args, rate, n)))
     shown = f"{cache_bytes(decoder, load) / 2**20:.1f}"
     return [name, shown, str(batch), str(beam), str(seconds)]

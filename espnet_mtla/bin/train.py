@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from espnet_mtla.bin.cli import command_parser, run
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 from espnet_mtla.settings.checks import true_or_false
 from espnet_mtla.task.tasks import TASKS
 
@@ -74,7 +74,7 @@ def find_fragment(option: str, name: str | None) -> Path | None:
     known = {path.stem: path for folder in folders for path in folder.glob("*.yaml")}
     if name not in known:
         raise UserError(
-            f"--{option} {name}: no such file; names are {', '.join(sorted(known))}"
+            f"--{option} {name}: {no_file(name)}; names are {', '.join(sorted(known))}"
         )
     return known[name]
 

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from espnet_mtla.speech2text import Speech2Text, Transcript
     from espnet_mtla.speech2text.sound import Clip
 
-ENDINGS = {"plain": "txt", "json": "json", "srt": "srt"}
+ENDINGS = {"plain": "txt", "json": "json", "srt": "srt", "vtt": "vtt"}
+
+SUBTITLES = ("srt", "vtt")
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -42,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     add(
         "--timestamps",
         action="store_true",
-        help="times of words in json; srt always has them",
+        help="times of words in json; srt and vtt always have them",
     )
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     add(
@@ -82,7 +84,7 @@ def main() -> None:
     failures: list[str] = []
     clips = open_all(speech2text, args.files, failures)
     sink = Sink(args.format, targets, len(args.files) > 1)
-    timestamps = args.timestamps or args.format == "srt"
+    timestamps = args.timestamps or args.format in SUBTITLES
     transcribe(speech2text, clips, timestamps, sink, failures)
     sink.finish()
     if failures and len(args.files) == 1:
@@ -107,8 +109,10 @@ def output_files(
             would go to the screen.
     """
     if folder is None:
-        if output_format == "srt" and len(files) > 1:
-            raise UserError("--format srt with several files needs --output_dir")
+        if output_format in SUBTITLES and len(files) > 1:
+            raise UserError(
+                f"--format {output_format} with several files needs --output_dir"
+            )
         return [None] * len(files)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--output_dir {folder}: is a file; name a folder")

@@ -34,7 +34,7 @@ MAX_OVERSHOOT_SECONDS = 0.5
 _MOST_FRAMES = 2**48
 # Above this many samples, that the last exists is checked before memory is allocated.
 _LONG = 2**26
-_ARCHIVE = re.compile(r"(?P<path>.+):(?P<offset>\d+)")
+_ARCHIVE = re.compile(r"(?P<path>.+):(?P<offset>[0-9]{1,18})")
 
 
 def is_pipe(source: str) -> bool:
@@ -90,6 +90,29 @@ def open_audio(
             sound = stack.enter_context(_open_sound(decoded, source))
         if sound.frames == 0:
             raise UserError(f"{source}: no samples")
+        yield sound
+
+
+@contextmanager
+def open_bytes(data: bytes, name: str) -> Iterator[soundfile.SoundFile]:
+    """Open the contents of an audio file, such as an upload.
+
+    Args:
+        data: the whole file.
+        name: of the recording, for errors.
+    Raises:
+        UserError: names the recording: it is empty, truncated or of unknown format.
+    """
+    if not data:
+        raise UserError(f"{name}: empty file")
+    with ExitStack() as stack:
+        stream = io.BytesIO(repair_length(data, name))
+        sound = stack.enter_context(_open_sound(stream, name))
+        if sound.frames > _MOST_FRAMES:
+            decoded = decode_flac(io.BytesIO(data), name, None)
+            sound = stack.enter_context(_open_sound(decoded, name))
+        if sound.frames == 0:
+            raise UserError(f"{name}: no samples")
         yield sound
 
 

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from espnet_mtla.data.atomic import atomic_folders
 from espnet_mtla.data.folder import DataFolder
 from espnet_mtla.data.table import write_table
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 from espnet_mtla.text_files import parse_json
 
 Tables = Mapping[str, Mapping[str, str]]
@@ -61,7 +61,7 @@ def find_folder(places: Iterable[Path], file: str, way_out: str) -> Path:
     for place in places:
         if (place / file).is_file():
             return place
-    raise UserError(f"{places[0] / file}: no such file; {way_out}")
+    raise UserError(f"{places[0] / file}: {no_file(places[0] / file)}; {way_out}")
 
 
 def require_file(path: Path, way_out: str = "get the corpus again") -> Path:

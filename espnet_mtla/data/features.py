@@ -28,21 +28,21 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from espnet_mtla.data.atomic import atomic_file
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 
 if TYPE_CHECKING:
     import numpy as np
 
 ENDINGS = (".zip", ".ark")
 DTYPES = ("float32", "float16")
-_ZIP = re.compile(r"(?P<path>.+\.zip):(?P<offset>\d+):(?P<length>\d+)")
-_ARK = re.compile(r"(?P<path>.+\.ark):(?P<offset>\d+)(?P<part>\[[\d:,]*\])?")
+_ZIP = re.compile(r"(?P<path>.+\.zip):(?P<offset>[0-9]{1,18}):(?P<length>[0-9]{1,18})")
+_ARK = re.compile(r"(?P<path>.+\.ark):(?P<offset>[0-9]{1,18})(?P<part>\[[\d:,]*\])?")
 _NPY_MAGIC = b"\x93NUMPY"
 # Ark entries that hold only numbers. Pickled ones ("PKL") could execute code.
 _ARK_HEADS = (b"\0BFM", b"\0BDM", b"\0BCM", b"\0BCM2", b"\0BCM3", b"NPY")
 # What numpy and kaldiio raise for a damaged header: numpy evaluates its text, and both
 # trust its sizes.
-_DAMAGED = (
+DAMAGED = (
     AssertionError,
     EOFError,
     MemoryError,
@@ -186,7 +186,7 @@ def check_places(table: str | Path, places: Mapping[str, str]) -> int:
             path, end = feature_file(place)
             if path not in sizes:
                 if not path.is_file():
-                    raise UserError(f"{path}: no such file")
+                    raise UserError(f"{path}: {no_file(path)}")
                 sizes[path] = path.stat().st_size
             if sizes[path] < end:
                 raise UserError(f"{place}: beyond the end of {path}: is it truncated?")
@@ -222,7 +222,7 @@ def read_features(source: str) -> np.ndarray:
 
     path, end = feature_file(source)
     if not path.is_file():
-        raise UserError(f"{source}: {path}: no such file")
+        raise UserError(f"{source}: {path}: {no_file(path)}")
     if path.stat().st_size < end:
         raise UserError(f"{source}: beyond the end of {path}: is it truncated?")
     match = _ZIP.fullmatch(source)
@@ -252,7 +252,7 @@ def _read_npy(path: Path, offset: int, length: int, source: str) -> np.ndarray:
     whole = io.BytesIO(data)
     try:
         matrix = np.load(whole, allow_pickle=False)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         reason = str(error).split("\n")[0] or "incomplete matrix"
         raise UserError(f"{source}: damaged features: {reason}") from None
     if whole.tell() != length:
@@ -274,6 +274,6 @@ def _read_ark(path: Path, source: str) -> np.ndarray:
         raise UserError(f"{source}: no matrix at this place of the archive")
     try:
         return kaldiio.load_mat(source)
-    except _DAMAGED as error:
+    except DAMAGED as error:
         reason = str(error).split("\n")[0] or "incomplete matrix"
         raise UserError(f"{source}: damaged features: {reason}") from None

@@ -8,6 +8,7 @@ Rows that the tokenizer does not use, which pad the embedding, are ``<unused N>`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,15 @@ from espnet_mtla.errors import UserError
 
 FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 """Files of which a folder with a tokenizer has at least one."""
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 class HFTokeniser:
     """Split text by a Transformers tokenizer, with espnet2's interface of a tokeniser.
 
     Names of special tokens within a text, such as ``</s>``, are split like other text,
-    so that no text can end early.
+    so that no text can end early. After :meth:`follow`, texts are split as after a
+    template.
 
     Args:
         source: folder of a tokenizer, or its name on the hub.
@@ -34,6 +37,7 @@ class HFTokeniser:
         self.tokenizer = load_tokenizer(source, split_special_tokens=True)
         self.names = token_names(self.tokenizer)
         self.ids = {name: number for number, name in enumerate(self.names)}
+        self.context = self.separator = ""
         # The first call sets up the tokenizer, which is not thread-safe.
         self.text2tokens("")
 
@@ -48,21 +52,45 @@ class HFTokeniser:
         begin = self.tokenizer.bos_token_id
         return self.eos if begin is None else self.names[begin]
 
+    def follow(self, token: int, separator: str) -> None:
+        """Split texts from now on as they are split after a template.
+
+        Args:
+            token: id of the template's last token.
+            separator: white space between the template and a text.
+        """
+        self.context, self.separator = self.tokenizer.decode([token]), separator
+
     def text2tokens(self, line: str) -> list[str]:
-        """Return the names of the tokens of a text; no token is added."""
-        ids = self.tokenizer.encode(line, add_special_tokens=False)
-        return [self.names[number] for number in ids]
+        """Return the names of the tokens of a text; no token is added.
+
+        Raises:
+            UserError: the template's last token would join the text.
+        """
+        if not self.context or not line:
+            ids = self.tokenizer.encode(line, add_special_tokens=False)
+            return [self.names[number] for number in ids]
+        after = encode_after(self.tokenizer, self.context, self.separator + line)
+        if after is None:
+            raise UserError(
+                f"model_conf.template: its end {self.context!r} and the text "
+                f"{line[:40]!r} share a token; let the template end in a line break"
+            )
+        return [self.names[number] for number in after]
 
     def tokens2text(self, tokens: Sequence[str]) -> str:
         """Return the text as the tokenizer decodes it, without special tokens.
 
-        Unused rows have no text.
+        Unused rows have no text. White space after a template is no part of a text.
+        Control characters and line breaks, which language models write, become spaces:
+        a text is one line of a table.
         """
         ids = [self.ids[token] for token in tokens if token in self.ids]
         text: str = self.tokenizer.decode(
             ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
-        return text
+        text = _CONTROL.sub(" ", text)
+        return text.lstrip() if self.separator else text
 
     def check_list(self, token_list: Sequence[str], where: str) -> None:
         """Require that ``token_list`` is this tokenizer's.
@@ -78,6 +106,17 @@ class HFTokeniser:
                 f"{len(token_list)} lines is of another one; make the list again "
                 "(espnet-mtla tokenise)"
             )
+
+
+def encode_after(tokenizer: Any, context: str, text: str) -> list[int] | None:
+    """Return the token ids of a text as it is tokenised after another.
+
+    Returns:
+        The ids; None if a token has characters of both texts.
+    """
+    before = tokenizer.encode(context, add_special_tokens=False)
+    both = tokenizer.encode(context + text, add_special_tokens=False)
+    return both[len(before) :] if both[: len(before)] == before else None
 
 
 def load_tokenizer(source: str | Path, **options: Any) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_mtla.data.atomic import atomic_file
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 
 _UNFIT = re.compile("[\n\r\0\ud800-\udfff]")  # JSON can hold lone surrogates
 _BYTE_ORDER_MARK, _CRLF = "byte-order mark", "line ends are CRLF"
@@ -53,7 +53,7 @@ def scan_table(path: str | Path) -> tuple[list[TableLine], list[Problem]]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {no_file(path)}")
     data = path.read_bytes()
     rows: list[TableLine] = []
     problems: list[Problem] = []

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from espnet_mtla.data.hf_tokens import HFTokeniser
 from espnet_mtla.data.tokens import BLANK, SOS_EOS, TOKEN_TYPES, UNK
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 from espnet_mtla.text_files import read_text
 
 if TYPE_CHECKING:
@@ -34,7 +34,12 @@ def read_token_list(
         # Not splitlines(): a token may be any character, line separators too.
         tokens, name = text.rstrip("\n").split("\n"), str(source)
     else:
-        tokens, name = list(source), "token_list"
+        name = "token_list"
+        if not isinstance(source, Sequence) or not all(
+            isinstance(token, str) for token in source
+        ):
+            raise UserError(f"{name}: a list of texts, or a file's name, is needed")
+        tokens = list(source)
     duplicates = [token for token, count in Counter(tokens).items() if count > 1]
     if duplicates:
         raise UserError(f"{name}: token {duplicates[0]!r} occurs twice")
@@ -77,7 +82,7 @@ def build_tokeniser(
         ("non_linguistic_symbols", non_linguistic_symbols),
     ):
         if path is not None and not Path(path).is_file():
-            raise UserError(f"{option}: {path}: no such file")
+            raise UserError(f"{option}: {path}: {no_file(path)}")
     if token_type in ("bpe", "unigram"):
         if bpemodel is None:
             raise UserError(f"token_type {token_type} needs --bpemodel")

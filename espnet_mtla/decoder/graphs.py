@@ -124,7 +124,8 @@ class RecordedSteps:
 
     def step(self, tokens: Tensor) -> Tensor:
         """Return logits ``(N, V)`` after one more token ``(N,)``."""
-        self.state.timeline.reserve(1)
+        for timeline in self.state.timelines:
+            timeline.reserve(1)
         self._tokens.copy_(tokens)
         logits = self._replay()
         self._order.copy_(self.state.timeline.rows)
@@ -132,7 +133,8 @@ class RecordedSteps:
 
     def _record(self) -> None:
         timeline = self.state.timeline
-        timeline.all_slots = True
+        for each in self.state.timelines:
+            each.all_slots = True
         self._order = timeline.rows.clone()
         self._tokens = torch.zeros_like(timeline.rows)
         if timeline.appended == timeline.capacity:  # full: no step can follow
@@ -158,20 +160,23 @@ class RecordedSteps:
 
     def _advance(self) -> Tensor:
         """Reorder rows, then run a step: the function that is recorded."""
-        timeline = self.state.timeline
         # step() of this class counts the token on the host, since a replay does not.
         # The count that the decoder's own step makes is therefore undone.
-        appended, timeline.appended = timeline.appended, 0
+        timelines = self.state.timelines
+        appended = timelines[0].appended
+        for timeline in timelines:
+            timeline.appended = 0
         try:
             self.state.reorder_in_place(self._order)
             return self.decoder.step(self._tokens, self.state)
         finally:
-            timeline.appended = appended
+            for timeline in timelines:
+                timeline.appended = appended
 
     def _tensors(self) -> list[Tensor]:
         """Return all tensors that a step changes."""
         return [
-            self.state.timeline.num_tokens,
+            *(timeline.num_tokens for timeline in self.state.timelines),
             *(part for cache in self.state.caches for part in cache.by_row()),
         ]
 

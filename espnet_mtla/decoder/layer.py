@@ -13,7 +13,7 @@ from espnet_mtla.decoder.feed_forward import build_feed_forward, build_norm
 class DecoderLayer(nn.Module):
     """Pre-norm block: called in training; ``prefill`` and ``step`` for decoding."""
 
-    def __init__(self, config: DecoderConfig) -> None:
+    def __init__(self, config: DecoderConfig, index: int = 0) -> None:
         super().__init__()
         self.attention_norm = build_norm(config)
         self.attention = build_attention(
@@ -22,6 +22,7 @@ class DecoderLayer(nn.Module):
             config.num_heads,
             config.dropout,
             config.attention_conf,
+            index,
         )
         self.ffn_norm = build_norm(config)
         self.ffn = build_feed_forward(config)

@@ -62,9 +62,12 @@ def cache_bytes(decoder: DecoderOnlyTransformer, load: Load) -> int:
     suffix = [x.room_bytes(room, load.beam, load.itemsize, dtype) for x in layouts]
     total = sum(suffix) + (suffix[0] if load.beam > 1 else 0)
     for layer in decoder.layers:
+        layout = layer.attention.layout
         stored = layer.attention.prompt_layout(load.options)
-        slots = copies * (load.frames // stored.stride)
+        slots = copies * ((load.frames + layout.offset) // layout.stride)
         total += stored.nbytes(slots, load.itemsize, dtype)
+        raw = copies * layout.tail_size(load.frames)
+        total += layout.nbytes(raw, load.itemsize, dtype)
     return load.batch * total
 
 
@@ -111,14 +114,16 @@ def sketch(
     """
     from espnet_mtla.decoder.transformer import DecoderOnlyTransformer
 
-    name, stride = parse_attention(attention)
+    name, implied = parse_attention(attention)
     valid, latent = attention_settings(name), ("mla", "mtla")
     settings = dict(conf)
     widths = dict(settings.pop("attention_conf", None) or {})
     trained = settings.pop("attention", "mtla")
     if trained != name and not {trained, name} <= set(latent):
         widths = {}
-    widths = {key: value for key, value in widths.items() if key in valid} | stride
+    if implied:  # the name says which options it has
+        valid = [key for key in valid if key not in ("raw_window", "phase")]
+    widths = {key: value for key, value in widths.items() if key in valid} | implied
     config = DecoderConfig(
         vocab_size, **{**settings, "attention": name, "attention_conf": widths}
     )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from espnet_mtla.attention import KVCache
+from espnet_mtla.attention import KVCache, Timeline
 from espnet_mtla.attention.decoding.rows import rows_of
 
 
 class DecoderState:
     """Caches of all layers for ``B`` utterances of ``beam`` hypotheses each.
 
-    Row ``b * beam + k`` is hypothesis k of utterance b. The layers share one timeline.
+    Row ``b * beam + k`` is hypothesis k of utterance b. The layers share one timeline;
+    if the chunks of some layers are shifted, these share another.
 
     There is scratch memory of the size of one layer's suffix. To reorder beams, the
     first layer's suffix is copied into it in the new order, and the layer's old memory
@@ -25,11 +26,13 @@ class DecoderState:
 
     def __init__(self, caches: list[KVCache], beam: int, share_prompt: bool) -> None:
         self.caches, self.beam = caches, beam
-        self.timeline = caches[0].timeline
-        self.timeline.fork(beam, share_prompt)
+        by_offset: dict[int, Timeline] = {}
         for cache in caches:
-            cache.timeline = self.timeline
+            cache.timeline = by_offset.setdefault(cache.layout.offset, cache.timeline)
             cache.repeat_rows(beam, share_prompt)
+        self.timelines = list(by_offset.values())
+        for timeline in self.timelines:
+            timeline.fork(beam, share_prompt)
         self.scratch = caches[0].scratch() if beam > 1 else []
 
     def reorder(self, rows: Tensor) -> None:
@@ -38,7 +41,8 @@ class DecoderState:
             return
         for cache in self.caches:
             self.scratch = cache.reorder_into(rows, self.scratch)
-        self.timeline.reorder(rows)
+        for timeline in self.timelines:
+            timeline.reorder(rows)
 
     def reorder_in_place(self, rows: Tensor) -> None:
         """Do what :meth:`reorder` does, at the same addresses, for recorded steps."""
@@ -46,7 +50,8 @@ class DecoderState:
             private = cache.beam == 1 and self.beam > 1  # each row has a prompt copy
             for part in cache.by_row() + (cache.by_prompt() if private else []):
                 part.copy_(part.index_select(0, rows))
-        self.timeline.reorder(rows)
+        for timeline in self.timelines:
+            timeline.reorder(rows)
 
     def select(self, utterances: Tensor, capacity: int | None = None) -> None:
         """Keep utterances ``(B',)`` with all their hypotheses, in this order.
@@ -58,11 +63,14 @@ class DecoderState:
         """
         rows = rows_of(utterances, self.beam)
         prompts = rows if self._copies_prompts else utterances
-        self.timeline = self.timeline.select_rows(prompts, rows)
-        self.timeline.capacity = capacity or self.timeline.capacity
-        prompt_slots = int(self.timeline.prompt_chunks.max())
+        selected: dict[int, tuple[Timeline, int]] = {}
+        for old in self.timelines:
+            new = old.select_rows(prompts, rows)
+            new.capacity = capacity or new.capacity
+            selected[old.offset] = new, int(new.prompt_chunks.max())
         for cache in self.caches:
-            cache.select_rows(prompts, rows, self.timeline, prompt_slots)
+            cache.select_rows(prompts, rows, *selected[cache.layout.offset])
+        self.timelines = [timeline for timeline, _ in selected.values()]
         self._renew_scratch()
 
     def join(self, other: DecoderState, utterances: Tensor) -> None:
@@ -72,10 +80,16 @@ class DecoderState:
         """
         rows = rows_of(utterances, self.beam)
         prompts = rows if self._copies_prompts else utterances
-        self.timeline.join(other.timeline, prompts, rows)
+        for timeline, others in zip(self.timelines, other.timelines, strict=True):
+            timeline.join(others, prompts, rows)
         for mine, theirs in zip(self.caches, other.caches, strict=True):
             mine.join(theirs, prompts, rows)
         self._renew_scratch()
+
+    def rewind(self, rows: Tensor, appended: int) -> None:
+        """Set rows back to the ends of their prompts, see :meth:`Timeline.rewind`."""
+        for timeline in self.timelines:
+            timeline.rewind(rows, appended)
 
     @property
     def _copies_prompts(self) -> bool:
@@ -87,6 +101,11 @@ class DecoderState:
         shapes = [part.shape for part in self.caches[0].by_row()]
         if self.scratch and [part.shape for part in self.scratch] != shapes:
             self.scratch = self.caches[0].scratch()
+
+    @property
+    def timeline(self) -> Timeline:
+        """Token counts of the rows, which are the same in all layers."""
+        return self.timelines[0]
 
     @property
     def nbytes(self) -> int:

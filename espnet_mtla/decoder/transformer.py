@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from espnet_mtla.attention import TokenPlacement
 from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE, CacheOptions
 from espnet_mtla.attention.linear import PlainLinear
 from espnet_mtla.decoder.config import DecoderConfig
@@ -33,7 +34,7 @@ class DecoderOnlyTransformer(nn.Module):
         self.prompt_mode = PROMPTS[config.prompt_mode]
         self.embedding = nn.Embedding(config.vocab_size, config.embed_dim)
         self.layers = ModuleListOf(
-            DecoderLayer(config) for _ in range(config.num_layers)
+            DecoderLayer(config, index) for index in range(config.num_layers)
         )
         self.norm = build_norm(config)
         self.output = nn.Linear(config.embed_dim, config.vocab_size, bias=False)
@@ -102,10 +103,14 @@ class DecoderOnlyTransformer(nn.Module):
     def extend(self, tokens: Tensor, state: DecoderState) -> Tensor:
         """Append tokens ``(N, L)`` to ``state``; return logits ``(N, L, V)``."""
         x = self.embed(tokens)
-        placement = self.layers[0].attention.locate(state.timeline, x)
+        placements: dict[int, TokenPlacement] = {}
         for layer, cache in zip(self.layers, state.caches, strict=True):
-            x = layer.step(x, cache, placement)
-        state.timeline.advance(tokens.size(1))
+            offset = cache.layout.offset
+            if offset not in placements:
+                placements[offset] = layer.attention.locate(cache.timeline, x)
+            x = layer.step(x, cache, placements[offset])
+        for timeline in state.timelines:
+            timeline.advance(tokens.size(1))
         return self._logits(x)
 
     def cache_bytes(

@@ -6,19 +6,19 @@ are downloaded without the files that are not needed here.
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from espnet_mtla.errors import UserError, hub_errors
+from espnet_mtla.errors import UserError, hub_errors, no_file
+from espnet_mtla.text_files import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-CONFIG = "config.json"
+CONFIG, ADAPTERS = "config.json", "adapter_config.json"
 EXTRACTORS = ("preprocessor_config.json", "processor_config.json")
 """Files with the feature extractor's settings; the second is of Transformers 5."""
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
@@ -103,8 +103,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the content of a folder's ``config.json``.
 
     Raises:
-        UserError: there is no such file, or it is no JSON object.
+        UserError: there is no such file, or it is no JSON object, or the folder has
+            adapters, which are not read.
     """
+    if (folder / ADAPTERS).is_file():
+        raise UserError(
+            f"model: {folder}: has unmerged adapters of PEFT ({ADAPTERS}); merge them "
+            "(merge_and_unload), and save the whole model"
+        )
     return read_json(folder / CONFIG, "a folder as Transformers writes it is needed")
 
 
@@ -129,11 +135,8 @@ def extractor_settings(folder: Path) -> dict[str, Any]:
 def read_json(file: Path, hint: str) -> dict[str, Any]:
     """Return the object in a JSON file; ``hint`` is added if the file is missing."""
     if not file.is_file():
-        raise UserError(f"model: {file}: no such file; {hint}")
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"model: {file}: not JSON ({error}); get it again") from None
+        raise UserError(f"model: {file}: {no_file(file)}; {hint}")
+    content = parse_json(file.read_bytes(), f"model: {file}", "get it again")
     if not isinstance(content, dict):
         raise UserError(f"model: {file}: not a JSON object; get it again")
     return content
@@ -189,7 +192,7 @@ def _weight_files(folder: Path) -> dict[Path, list[str]]:
         raise UserError(f"model: {folder}: no {SAFE}, the weights of the model")
     for file in files:
         if not file.is_file():
-            raise UserError(f"model: {file}: no such file, a part of the weights")
+            raise UserError(f"model: {file}: {no_file(file)}, a part of the weights")
     return {file: _tensor_names(file) for file in files}
 
 

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, PretrainedConfig
 
-from espnet_mtla.errors import UserError, transport_errors
+from espnet_mtla.errors import UserError, no_file, transport_errors
 from espnet_mtla.hf.versions import check_transformers
 from espnet_mtla.settings.checks import refuse_unknown
 
@@ -201,7 +201,9 @@ def _check_has_config(folder: str) -> None:
             f"{folder}: a model of a recipe; load it by from_packed of the classes in "
             "espnet_mtla.hf.speech"
         )
-    raise UserError(f"{files[0]}: no such file; the folder has no model configuration")
+    raise UserError(
+        f"{files[0]}: {no_file(files[0])}; the folder has no model configuration"
+    )
 
 
 def _unreadable(folder: str) -> str | None:

@@ -12,6 +12,7 @@ from espnet_mtla.data.hf_tokens import HFTokeniser
 from espnet_mtla.data.token_list import build_tokeniser, read_token_list
 from espnet_mtla.data.tokens import UNK
 from espnet_mtla.errors import UserError
+from espnet_mtla.model.template_text import transcripts_follow
 
 # Padded token ids are never read: lengths say where a row ends. -1 is no token's id, so
 # that a mistake raises an error.
@@ -37,6 +38,9 @@ class Preprocess:
         tokens = read_token_list(args.token_list, args.token_type)
         if isinstance(self.tokeniser, HFTokeniser):
             self.tokeniser.check_list(tokens, f"bpemodel: {args.bpemodel}")
+            end = transcripts_follow(args)
+            if end is not None:
+                self.tokeniser.follow(*end)
         self.ids = {token: number for number, token in enumerate(tokens)}
         # A tokenizer of token_type hf returns no token that its list lacks.
         self.unknown = self.ids.get(UNK, -1)

@@ -5,7 +5,6 @@ Decoding needs no more: espnet2's AbsTask, whose import takes seconds, is not im
 
 from __future__ import annotations
 
-import json
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -14,10 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from espnet_mtla.decoder import DecoderOnlyTransformer
+from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
 from espnet_mtla.errors import UserError
 from espnet_mtla.espnet import initialisations, quiet_import
 from espnet_mtla.lora import add_lora, has_adapters, merge_lora
+from espnet_mtla.model.bounds import bounded_by_memory, bounded_by_weights
 from espnet_mtla.model.checkpoint import load_all, notes_of
 from espnet_mtla.model.components import (
     CHOICES,
@@ -30,9 +30,9 @@ from espnet_mtla.model.components import (
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.model.decoders import build_decoder, is_pretrained
 from espnet_mtla.model.errors import config_errors
-from espnet_mtla.model.files import resolve_files
+from espnet_mtla.model.files import read_settings, resolve_files
 from espnet_mtla.settings.names import CONFIG
-from espnet_mtla.settings.yaml_files import load_yaml
+from espnet_mtla.text_files import parse_json
 
 with quiet_import():
     from espnet2.asr.ctc import CTC
@@ -192,7 +192,7 @@ def load_model(
         if model_file is None:
             raise ValueError("config_file or model_file is needed")
         config_file = Path(model_file).parent / CONFIG
-    args = Namespace(**load_yaml(config_file))
+    args = read_settings(Path(config_file))
     resolve_files(args, Path(config_file).parent)
     if model_file is not None:
         args.init = None  # the file has every parameter
@@ -200,8 +200,13 @@ def load_model(
         "sum": build_text_model,
         "lm": build_language_model,
     }
+    place = str(config_file)
+    bound = bounded_by_memory(place)
+    if model_file is not None:
+        bound = bounded_by_weights(Path(model_file), place)
     build_speech = partial(build_model, weights_follow=model_file is not None)
-    model = builders.get(getattr(args, "task", "asr"), build_speech)(args)
+    with bound:
+        model = builders.get(getattr(args, "task", "asr"), build_speech)(args)
     if model_file is not None:
         parameters = load_all(model_file)
         adapters = _adapters(parameters, args, model_file)
@@ -268,7 +273,11 @@ def _check_decoder(model: DecoderOnlyModel, model_file: str | Path) -> None:
     if noted is None or model.decoder is None:
         return
     configured = flat(model.decoder.config.complete())
-    for name, trained in flat(json.loads(noted)).items():
+    notes = parse_json(noted, f"{model_file}: decoder")
+    with config_errors(f"{model_file}: decoder"):
+        # Settings that are newer than the notes had their defaults.
+        noted_config = DecoderConfig(1, **notes)
+    for name, trained in flat(noted_config.complete()).items():
         # Dropout does not change what a trained model computes.
         if configured.get(name) != trained and not name.endswith("dropout"):
             raise UserError(

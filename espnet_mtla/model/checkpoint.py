@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from espnet_mtla.data.atomic import atomic_file
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 
 SAFE = ".safetensors"
 FROZEN = "frozen.pth"
@@ -55,7 +55,7 @@ def load(path: str | Path, device: str = "cpu") -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {no_file(path)}")
     if path.suffix == SAFE:
         return _load_safe(path, device)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import tempfile
+import zlib
 from argparse import Namespace
 from dataclasses import fields
 from pathlib import Path
@@ -12,12 +13,15 @@ from zipfile import BadZipFile
 
 from torch import nn
 
-from espnet_mtla.errors import UserError
+from espnet_mtla.data.features import DAMAGED
+from espnet_mtla.errors import UserError, no_file
 from espnet_mtla.espnet import unify_parameter_names
 from espnet_mtla.lora import check_lora
+from espnet_mtla.model.bounds import MOST_FRONTEND, check_sizes
 from espnet_mtla.model.config import ModelConfig, ProjectorConfig, TextProjectorConfig
 from espnet_mtla.model.decoders import check_decoder
 from espnet_mtla.model.errors import config_errors
+from espnet_mtla.settings.checks import require
 from espnet_mtla.settings.choices import LazyChoices, setting_names
 from espnet_mtla.settings.names import STATS
 from espnet_mtla.settings.yaml_files import check_keys
@@ -60,6 +64,8 @@ CHOICES = (FRONTEND, SPECAUG, NORMALIZE, ENCODER)
 """Components before the decoder, which a model of text lacks."""
 SETTLED = ("weights_follow",)
 """Arguments of front-ends that are no settings."""
+MOST_RATE = 1_000_000
+"""Largest sampling rate in Hz."""
 # Encoder options that make an utterance's output depend on the rest of its batch, or
 # that change what the encoder returns.
 _REFUSED = {
@@ -79,8 +85,13 @@ def build_part(choices: LazyChoices, args: Namespace, **settled: object) -> Any 
     component = choices.get_class(getattr(args, choices.name))
     if component is None:
         return None
-    with config_errors(f"{choices.name}_conf"):
-        return component(**getattr(args, f"{choices.name}_conf"), **settled)
+    section = f"{choices.name}_conf"
+    settings = getattr(args, section)
+    if choices is FRONTEND:
+        check_sizes(section, settings, MOST_FRONTEND)
+        sampling_rate(args)  # it is checked
+    with config_errors(section):
+        return component(**settings, **settled)
 
 
 def build_frontend(args: Namespace, weights_follow: bool) -> Any | None:
@@ -110,9 +121,13 @@ def sampling_rate(args: Namespace) -> int:
     default = inspect.signature(component).parameters["fs"].default
     fs = args.frontend_conf.get("fs", default)
     try:
-        return humanfriendly.parse_size(str(fs))
+        rate = humanfriendly.parse_size(str(fs))
     except humanfriendly.InvalidSize:
         raise UserError(f"frontend_conf.fs: {fs!r}: a rate such as 16000") from None
+    require(
+        1 <= rate <= MOST_RATE, "frontend_conf.fs", fs, "a rate of 1 Hz to 1 MHz is"
+    )
+    return rate
 
 
 def build_normalize(
@@ -126,12 +141,20 @@ def build_normalize(
     Raises:
         UserError: the statistics are missing, unreadable, or of another width.
     """
+    import numpy as np
+
     if args.normalize == "global_mvn" and weights_follow:
         return _without_statistics(args, input_size)
     if args.normalize == "global_mvn":
         _check_statistics(args.normalize_conf.get("stats_file"))
-    layer = build_part(NORMALIZE, args)
-    mean = getattr(layer, "mean", None)
+    with np.errstate(all="ignore"):  # what is not finite is refused below
+        layer = build_part(NORMALIZE, args)
+    mean, std = (getattr(layer, name, None) for name in ("mean", "std"))
+    if mean is not None and not (mean + std).isfinite().all():
+        raise UserError(
+            f"{args.normalize_conf['stats_file']}: statistics that are NaN or "
+            "infinite; run espnet-mtla train --collect_stats again"
+        )
     if mean is not None and mean.numel() != input_size:
         raise UserError(
             f"{args.normalize_conf['stats_file']}: statistics of {mean.numel()} "
@@ -167,14 +190,18 @@ def _check_statistics(path: str | None) -> None:
     if path is None:
         raise UserError("normalize_conf.stats_file: needed by global_mvn")
     if not Path(path).is_file():
-        raise UserError(f"normalize_conf.stats_file: {path}: no such file")
+        raise UserError(f"normalize_conf.stats_file: {path}: {no_file(path)}")
     try:
-        np.load(path)
-    except (ValueError, EOFError, BadZipFile):
+        stats = np.load(path)
+        arrays = [stats] if isinstance(stats, np.ndarray) else list(stats.values())
+        fine = all(np.isfinite(array).all() for array in arrays)
+    except (*DAMAGED, BadZipFile, zlib.error, OSError, RuntimeError):
+        fine = False
+    if not fine:
         raise UserError(
-            f"normalize_conf.stats_file: {path}: no .npz; run espnet-mtla train "
-            "--collect_stats again"
-        ) from None
+            f"normalize_conf.stats_file: {path}: no .npz of statistics; run "
+            "espnet-mtla train --collect_stats again"
+        )
 
 
 def build_encoder(args: Namespace, input_size: int) -> AbsEncoder | None:
@@ -192,6 +219,7 @@ def build_encoder(args: Namespace, input_size: int) -> AbsEncoder | None:
             raise UserError(f"encoder_conf.{key}: {value} {reason}")
     if settings.get("interctc_layer_idx"):
         raise UserError("encoder_conf.interctc_layer_idx: is not supported")
+    check_sizes("encoder_conf", settings)
     with config_errors("encoder_conf"):
         encoder = component(input_size=input_size, **settings)
     unify_parameter_names(encoder)

@@ -47,7 +47,7 @@ def build_decoder(args: Namespace, vocab_size: int) -> DecoderOnlyTransformer:
     if not is_pretrained(args):
         with config_errors("decoder_conf"):
             config = DecoderConfig(vocab_size=vocab_size, **args.decoder_conf)
-        return DecoderOnlyTransformer(config)
+            return DecoderOnlyTransformer(config)
     pretrained = settings(**args.decoder_conf)
     decoder: DecoderOnlyTransformer = pretrained.load(vocab_size)
     args.decoder, args.decoder_conf = DECODER.default, decoder.config.complete()
@@ -94,12 +94,15 @@ def pretrained_sizes(conf: Mapping[str, Any], attention: str) -> dict[str, Any]:
     settings = DECODER.get_class(PRETRAINED)
     assert settings is not None, "it is a choice"
     sizes: dict[str, Any] = settings(model=conf.get("model", "")).sizes()
-    (name, stride), latent = parse_attention(attention), ("mla", "mtla")
+    (name, implied), latent = parse_attention(attention), ("mla", "mtla")
     if name not in latent or sizes["attention"] in latent:
         return sizes
-    widths = {**conf.get("attention_conf", {}), **stride}
+    widths = dict(conf.get("attention_conf", {}))
+    if name == "mla" or implied:  # the name says which options it has
+        widths.pop("raw_window", None)
     if name == "mla":
         widths.pop("down_rate", None)
+    widths |= implied
     changed = {**conf, "attention": name, "attention_conf": widths}
     return settings(**changed).sizes()
 

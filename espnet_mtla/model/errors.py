@@ -7,6 +7,13 @@ from collections.abc import Iterator
 
 from espnet_mtla.errors import UserError
 
+# What constructors raise for values that they do not expect: also torch for sizes, and
+# arithmetic with them.
+_OF_SETTINGS = (
+    *(TypeError, ValueError, AssertionError, RuntimeError, ArithmeticError),
+    *(AttributeError, LookupError, MemoryError),
+)
+
 
 @contextlib.contextmanager
 def config_errors(section: str) -> Iterator[None]:
@@ -15,6 +22,10 @@ def config_errors(section: str) -> Iterator[None]:
 
     try:
         yield
-    except (TypeError, ValueError, AssertionError, TypeCheckError) as error:
+    except UserError as error:
+        if str(error).startswith((f"{section}.", f"{section}:")):
+            raise
+        raise UserError(f"{section}: {error}") from error
+    except (*_OF_SETTINGS, TypeCheckError) as error:
         reason = str(error).strip().split("\n")[0] or "these values do not go together"
         raise UserError(f"{section}: {reason}") from error

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from espnet_mtla.data.atomic import atomic_file, atomic_folder
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
+from espnet_mtla.settings.checks import require
 from espnet_mtla.settings.names import (
     CHECKPOINT_KEYS,
     MODEL,
@@ -22,13 +23,21 @@ from espnet_mtla.settings.names import (
     UPSTREAM,
     WEIGHTS,
 )
+from espnet_mtla.settings.yaml_files import load_yaml
 
 PARTS = ("frontend", "specaug", "normalize", "encoder")
 NEEDED = (
     *("token_list", "bpemodel", "non_linguistic_symbols", "input_size", *PARTS),
     *(f"{part}_conf" for part in (*PARTS, "ctc", "projector", "decoder", "model")),
+    "token_type",
 )
 """Keys of ``config.yaml`` that building a model needs."""
+
+
+_NAMES = (
+    *("bpemodel", "non_linguistic_symbols", "token_type", "init", "task", "decoder"),
+    *("source_text", "target_text", *PARTS),
+)
 
 
 def bundle_files(args: Namespace, folder: str | Path) -> None:
@@ -46,18 +55,37 @@ def bundle_files(args: Namespace, folder: str | Path) -> None:
     args.frontend_conf = bundle_upstream(args.frontend, args.frontend_conf, folder)
 
 
-def resolve_files(args: Namespace, folder: Path) -> None:
-    """Set the paths in ``args`` to the files in ``folder``, as far as they exist.
+def read_settings(file: Path) -> Namespace:
+    """Read the ``config.yaml`` of a trained model.
 
     Raises:
-        UserError: ``args`` lack a key that building a model needs.
+        UserError: it lacks a key that building needs, or a value is of another type.
     """
+    settings = load_yaml(file)
     for name in NEEDED:
-        if name not in args:
+        if name not in settings:
             raise UserError(
-                f"{folder}: the configuration has no {name!r}; training and pack write "
-                "a complete one"
+                f"{file.parent}: the configuration has no {name!r}; training and pack "
+                "write a complete one"
             )
+    for name, value in settings.items():
+        place = f"{file}: {name}"
+        if not isinstance(name, str):
+            raise UserError(f"{place}: a name is needed as key")
+        if name.endswith("_conf") and name in NEEDED:
+            names = isinstance(value, dict) and all(isinstance(k, str) for k in value)
+            require(names, place, value, "keys and values are")
+        elif name in _NAMES:
+            fine = value is None or isinstance(value, str)
+            require(fine, place, value, "a name, or null, is")
+    size = settings["input_size"]
+    positive = type(size) is int and 0 < size < 2**20
+    require(size is None or positive, f"{file}: input_size", size, "a width is")
+    return Namespace(**settings)
+
+
+def resolve_files(args: Namespace, folder: Path) -> None:
+    """Set the paths in ``args`` to the files in ``folder``, as far as they exist."""
     if args.normalize == "global_mvn":
         stats = _resolve(args.normalize_conf.get("stats_file"), folder / STATS)
         args.normalize_conf = {**args.normalize_conf, "stats_file": stats}
@@ -104,8 +132,8 @@ def locate_weights(folder: Path) -> Path:
         if file.is_file():
             return file
     raise UserError(
-        f"{file}: no such file; espnet-mtla average makes it from the checkpoints of "
-        "training"
+        f"{file}: {no_file(file)}; espnet-mtla average makes it from the checkpoints "
+        "of training"
     )
 
 
@@ -209,7 +237,7 @@ def _copy(source: str | Path, target: Path) -> str:
         copy_tokenizer(source, target)
         return str(target)
     if not Path(source).is_file():
-        raise UserError(f"{source}: no such file")
+        raise UserError(f"{source}: {no_file(source)}")
     if Path(source).resolve() != target.resolve():
         with open(source, "rb") as original, atomic_file(target, "wb") as copy:
             shutil.copyfileobj(original, copy)

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from espnet_mtla.data.hf_tokens import HFTokeniser, load_tokenizer
 from espnet_mtla.errors import UserError
 from espnet_mtla.frontend.lengths import valid_frames
 from espnet_mtla.model.batch import Preprocess
 from espnet_mtla.model.config import AUDIO, ModelConfig
+from espnet_mtla.model.symbols import has_hf_tokens
+from espnet_mtla.model.template_text import Ids, read_templates, template_end
 
 if TYPE_CHECKING:
     from espnet_mtla.model.base import DecoderOnlyModel
-
-Ids = list[int]
 
 
 class PromptTemplates(nn.Module):
@@ -124,60 +123,28 @@ def set_templates(model: DecoderOnlyModel, args: Namespace) -> None:
     config: ModelConfig = model.config
     if not config.all_templates or model.decoder is None:
         return
-    prepare = Preprocess(args)
-    sides = {
-        name: _split(text, prepare, args, config.chat)
-        for name, text in config.all_templates.items()
-    }
-    if isinstance(prepare.tokeniser, HFTokeniser) and config.sym_sos is None:
-        ends = {name: after[-1] for name, (_, after) in sides.items() if after}
-        if len(set(ends.values())) > 1 or 0 < len(ends) < len(sides):
-            raise UserError(
-                "model_conf.templates: the texts after the sound must end in the same "
-                "token; or name what the decoder reads after them: model_conf.sym_sos"
-            )
-        if ends:
-            model.sos = next(iter(ends.values()))
-            sides = {name: (b, after[:-1]) for name, (b, after) in sides.items()}
+    if not has_hf_tokens(args):
+        model.templates = PromptTemplates(_plain_sides(args, config))
+        return
+    texts = read_templates(args, config)
+    sides = {name: (text.before, text.after) for name, text in texts.items()}
+    end = None if config.sym_sos is not None else template_end(texts.values())
+    if end is not None:
+        model.sos = end[0]
+        sides = {name: (before, after[:-1]) for name, (before, after) in sides.items()}
     model.templates = PromptTemplates(sides)
 
 
-def _split(
-    text: str, prepare: Preprocess, args: Namespace, chat: bool
-) -> tuple[Ids, Ids]:
-    """Return the token ids before and after the sound."""
-    if not isinstance(prepare.tokeniser, HFTokeniser):
-        if chat:
-            raise UserError("model_conf.chat: needs token_type hf")
-        before, after = (side.strip() for side in text.split(AUDIO))
-        return prepare.token_ids(before), prepare.token_ids(after)
-    tokenizer = load_tokenizer(args.bpemodel)
-    begin = _begin(tokenizer)
-    if chat:
-        text, begin = _as_chat(text, tokenizer, str(args.bpemodel)), []
-    before, after = (
-        tokenizer.encode(side, add_special_tokens=False) for side in text.split(AUDIO)
-    )
-    return [*begin, *before], after
-
-
-def _begin(tokenizer: Any) -> Ids:
-    """Return the tokens that the tokenizer puts before every text."""
-    begin = tokenizer.bos_token_id
-    return [begin] if begin in tokenizer.encode("", add_special_tokens=True)[:1] else []
-
-
-def _as_chat(text: str, tokenizer: Any, where: str) -> str:
-    """Return the tokenizer's chat up to the answer, with ``text`` as the user's."""
-    if not tokenizer.chat_template:
-        raise UserError(f"model_conf.chat: {where}: the tokenizer has no chat template")
-    message = {"role": "user", "content": text}
-    chat: str = tokenizer.apply_chat_template(
-        [message], tokenize=False, add_generation_prompt=True
-    )
-    if chat.count(AUDIO) != 1:
-        raise UserError(f"model_conf.chat: {where}: its chat template drops {AUDIO}")
-    return chat
+def _plain_sides(args: Namespace, config: ModelConfig) -> dict[str, tuple[Ids, Ids]]:
+    """Return the token ids before and after the sound, by task."""
+    if config.chat:
+        raise UserError("model_conf.chat: needs token_type hf")
+    token_ids = Preprocess(args).token_ids
+    sides: dict[str, tuple[Ids, Ids]] = {}
+    for name, text in config.all_templates.items():
+        before, after = (token_ids(side.strip()) for side in text.split(AUDIO))
+        sides[name] = before, after
+    return sides
 
 
 def task_ids(

@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from espnet_mtla.recognise.memory import batch_frames, free_bytes
+from espnet_mtla.recognise.memory import (
+    batch_frames,
+    check_fits,
+    free_bytes,
+    total_bytes,
+)
 from espnet_mtla.search.options import DecodeOptions
 
 if TYPE_CHECKING:
@@ -24,11 +29,15 @@ def plan_batches(
         frames: length of each utterance in frames of 10 ms, or in tokens of a text.
     Returns:
         Batches as indices into ``frames``, shortest utterances first.
+    Raises:
+        UserError: one utterance needs more memory than there is.
     """
+    longest = max(frames, default=0)
+    check_fits(trained, options, longest, total_bytes(trained.device))
     if len(frames) < 2:
         return [[index] for index in range(len(frames))]
     free = free_bytes(trained.device)
-    return make_batches(frames, batch_frames(trained, options, max(frames), free))
+    return make_batches(frames, batch_frames(trained, options, longest, free))
 
 
 def make_batches(frames: Sequence[int], largest: int) -> list[list[int]]:

@@ -19,7 +19,7 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.search.backoff import BackoffAutomaton, BackoffScorer
 from espnet_mtla.search.decoder_scorer import DecoderScorer
 from espnet_mtla.search.hotwords import Boundaries, Hotwords, HotwordScorer
-from espnet_mtla.search.interface import Scorer
+from espnet_mtla.search.interface import JoinableScorer
 from espnet_mtla.search.ngram import ngram_automaton, read_arpa
 from espnet_mtla.search.options import DecodeOptions
 from espnet_mtla.text_files import read_text
@@ -46,7 +46,7 @@ class Fusion:
 
     def scorers(
         self, batch: int, max_tokens: int, options: DecodeOptions
-    ) -> list[tuple[Scorer, float]]:
+    ) -> list[tuple[JoinableScorer, float]]:
         """Return the scorers of one search, with their weights.
 
         Args:
@@ -54,7 +54,7 @@ class Fusion:
             max_tokens: most tokens of an utterance, without <eos>.
             options: weights and beam.
         """
-        scorers: list[tuple[Scorer, float]] = []
+        scorers: list[tuple[JoinableScorer, float]] = []
         beam = options.beam_size
         if self.lm is not None:
             weight = self.lm.embedding.weight
@@ -104,7 +104,7 @@ def load_fusion(trained: TrainedModel, options: DecodeOptions) -> Fusion:
             None if ngram is None else _load_ngram(ngram, trained),
             None
             if hotwords is None
-            else _load_hotwords(hotwords, options.hotword_bonus, trained),
+            else load_hotwords(hotwords, options.hotword_bonus, trained),
         )
     return trained.fusions[key]
 
@@ -117,9 +117,19 @@ def _load_ngram(path: str, trained: TrainedModel) -> BackoffAutomaton:
         raise UserError(f"ngram {path}: {error}") from None
 
 
-def _load_hotwords(
+def load_hotwords(
     source: str | Sequence[str], bonus: float, trained: TrainedModel
 ) -> Hotwords:
+    """Return the hotwords of a file or a list.
+
+    Args:
+        source: file with a phrase a line, or the phrases.
+        bonus: what a whole phrase adds to the score, natural logarithm.
+        trained: gives the tokens.
+
+    Raises:
+        UserError: no phrase, or the token list lacks a symbol of one.
+    """
     phrases = [phrase_tokens(phrase, trained) for phrase in read_phrases(source)]
     starts = trained.word_starts.tolist()
     boundaries = word_boundaries(trained.model.token_list, starts)

@@ -123,31 +123,28 @@ def describe_model(
     """
     import torch
 
-    from espnet_mtla.data.token_list import build_tokeniser, word_starts
+    from espnet_mtla.data.token_list import word_starts
     from espnet_mtla.model.batch import Preprocess
     from espnet_mtla.model.components import sampling_rate
 
-    tokeniser = build_tokeniser(
-        args.token_type, args.bpemodel, args.non_linguistic_symbols
-    )
     task = getattr(args, "task", "asr")
     if task == "lm":
         raise UserError("a language model decodes nothing by itself: name it as --lm")
-    token_ids = Preprocess(args).token_ids
+    prepare = Preprocess(args)
     frontend = None if args.frontend in (None, "none") else args.frontend
     fs = sampling_rate(args) if frontend else FRAMES_PER_SECOND
     return TrainedModel(
         model=model,
         device=device,
         fs=1 if task == "sum" else fs,
-        to_text=tokeniser.tokens2text,
+        to_text=prepare.tokeniser.tokens2text,
         word_starts=torch.tensor(word_starts(args.token_list, args.token_type)),
         frontend=frontend,
         frontend_conf=args.frontend_conf,
         task=task,
         source_text=getattr(args, "source_text", None) or "",
-        read_source=token_ids if task == "sum" else None,
-        token_ids=token_ids,
+        read_source=prepare.token_ids if task == "sum" else None,
+        token_ids=prepare.token_ids,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ import torch
 
 from espnet_mtla.attention.decoding.layout import DEFAULT_CACHE
 from espnet_mtla.decoder.memory import Load, decode_bytes
+from espnet_mtla.errors import UserError
 from espnet_mtla.model.frames import seconds_per_frame
 from espnet_mtla.recognise.fusion import load_fusion
 from espnet_mtla.recognise.utterances import FRAMES_PER_SECOND
@@ -24,6 +26,41 @@ if TYPE_CHECKING:
 DECODER_SHARE = 0.6
 """Share of the free memory that is planned for the decoder; the rest is the encoder's
 activations."""
+
+
+def check_fits(
+    trained: TrainedModel, options: DecodeOptions, longest: int, total: int | None
+) -> None:
+    """Refuse options with which one utterance exceeds the memory of the machine.
+
+    Args:
+        trained: the model.
+        options: how it decodes.
+        longest: length of the longest utterance, in the unit of ``batch_frames``.
+        total: bytes of memory; None: unknown.
+    Raises:
+        UserError: by the formula that ``espnet-mtla plan`` uses, it does not fit.
+    """
+    if trained.model.decoder is None or total is None:
+        return
+    load = utterance_load(trained, options, longest)
+    needed = load_bytes(trained, options, load)
+    if needed > total:
+        raise UserError(
+            f"beam_size {options.beam_size} with at most {load.tokens} tokens: one "
+            f"utterance needs {needed / 1e9:.1f} GB, and there are {total / 1e9:.1f}; "
+            "lower beam_size or max_length_ratio (espnet-mtla plan computes what fits)"
+        )
+
+
+def total_bytes(device: torch.device) -> int | None:
+    """Return the bytes of memory of a device; None if the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):  # another system
+        return None
 
 
 def free_bytes(device: torch.device) -> int | None:
@@ -69,24 +106,10 @@ def batch_frames(
     Returns:
         Size of a batch, at least ``longest``.
     """
-    decoder = trained.model.decoder
-    if decoder is None or free is None:
+    if trained.model.decoder is None or free is None:
         return options.batch_frames
-    frames = prompt_frames(trained, longest)
-    tokens = int(length_limits(torch.tensor([frames]), options)[1])
-    load = Load(
-        batch=1,
-        beam=options.beam_size,
-        frames=frames,
-        tokens=tokens,
-        share_prompt=options.share_prompt,
-        itemsize=getattr(torch, options.dtype).itemsize,
-        options=cache_options(options),
-    )
-    utterance = decode_bytes(decoder, load)
-    lm = load_fusion(trained, options).lm if options.lm_weight else None
-    if lm is not None:
-        utterance += decode_bytes(lm, replace(load, frames=0, options=DEFAULT_CACHE))
+    load = utterance_load(trained, options, longest)
+    utterance = load_bytes(trained, options, load)
     utterances = int(DECODER_SHARE * free / utterance)
     if utterances * longest >= options.batch_frames:
         return options.batch_frames
@@ -96,3 +119,34 @@ def batch_frames(
         *(size, options.batch_frames, free / 2**30),
     )
     return size
+
+
+def utterance_load(trained: TrainedModel, options: DecodeOptions, length: int) -> Load:
+    """Return what decoding one utterance takes.
+
+    Args:
+        trained: the model.
+        options: how it decodes.
+        length: of the utterance, in the unit of ``batch_frames``.
+    """
+    frames = prompt_frames(trained, length)
+    return Load(
+        batch=1,
+        beam=options.beam_size,
+        frames=frames,
+        tokens=int(length_limits(torch.tensor([frames]), options)[1]),
+        share_prompt=options.share_prompt,
+        itemsize=getattr(torch, options.dtype).itemsize,
+        options=cache_options(options),
+    )
+
+
+def load_bytes(trained: TrainedModel, options: DecodeOptions, load: Load) -> int:
+    """Return the bytes that decoder and language model need for a load."""
+    if trained.model.decoder is None:
+        return 0
+    total = decode_bytes(trained.model.decoder, load)
+    lm = load_fusion(trained, options).lm if options.lm_weight else None
+    if lm is not None:
+        total += decode_bytes(lm, replace(load, frames=0, options=DEFAULT_CACHE))
+    return total

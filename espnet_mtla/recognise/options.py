@@ -106,7 +106,7 @@ def folder_options(folder: Path) -> DecodeOptions:
         UserError: an unknown option in the file, or a value out of range.
     """
     file = folder / DECODE
-    return _from_file(file if file.is_file() else None).relative_to(folder)
+    return _from_file(file if file.exists() else None).relative_to(folder)
 
 
 def without_files(options: DecodeOptions) -> DecodeOptions:

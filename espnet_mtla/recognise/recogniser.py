@@ -15,11 +15,17 @@ from espnet_mtla.errors import UserError
 from espnet_mtla.model.template import task_ids
 from espnet_mtla.recognise.batches import plan_batches
 from espnet_mtla.recognise.fusion import load_fusion
+from espnet_mtla.recognise.prepare import (
+    Encoded,
+    ctc_log_probs,
+    encode,
+    prepare,
+    why_broken,
+)
 from espnet_mtla.recognise.utterances import Sound, count_frames
-from espnet_mtla.search.beam import BrokenScores, Hypothesis, Symbols, beam_search
-from espnet_mtla.search.ctc import CTCPrefixScorer, best_path
+from espnet_mtla.search.beam import BrokenScores, Hypothesis, beam_search
+from espnet_mtla.search.ctc import best_path
 from espnet_mtla.search.decoder_scorer import DecoderScorer, cache_options
-from espnet_mtla.search.limits import length_limits
 from espnet_mtla.search.options import DecodeOptions
 from espnet_mtla.turns import Turns, turn_on
 
@@ -162,32 +168,21 @@ class Recogniser:
         keys = [sound.key for sound in batch]
         began = self._now()
         speech, lengths = self._pad(batch)
-        model = self.trained.model
-        encoded, frames = model.encode(speech, lengths, keys)
-        frames = frames.to(encoded.device)
-        prompt = prompt_lens = sound_lens = None
-        if model.decoder is not None:
-            tasks = self.tasks(batch)
-            prompt, prompt_lens = model.project(encoded, frames, tasks)
-            sound_lens = model.sound_positions(prompt_lens, tasks)
+        encoded = encode(self.trained.model, speech, lengths, keys, self.tasks(batch))
         between = self._now()
         try:
-            nbests = self._search(encoded, frames, prompt, prompt_lens, sound_lens)
+            nbests = self._search(encoded)
         except BrokenScores as error:
-            reason = (
-                "the model computes scores that are NaN; its training may have "
-                "diverged, or --dtype float32 helps"
-                if error.nan
-                else "no text is possible under these options; lower min_length_ratio: "
-                "CTC cannot say more tokens than there are frames"
-            )
-            raise UserError(f"{keys[error.utterances[0]]}: {reason}") from None
+            key = keys[error.utterances[0]]
+            raise UserError(f"{key}: {why_broken(error)}") from None
         ended = self._now()
         self.costs.add_seconds(between - began, ended - between)
         durations = [self._duration(sound) for sound in batch]
-        prompts = [0] * len(batch) if prompt_lens is None else prompt_lens.tolist()
+        prompt = encoded.prompt
+        prompts = [0] * len(batch) if prompt is None else prompt.lengths.tolist()
         factor, unit = (ended - began) / sum(durations), self.trained.unit
-        columns = zip(keys, durations, frames.tolist(), prompts, nbests, strict=True)
+        frames = encoded.frames.tolist()
+        columns = zip(keys, durations, frames, prompts, nbests, strict=True)
         return [
             Recognised(key, length, t, p, nbest, length * factor, unit)
             for key, length, t, p, nbest in columns
@@ -216,60 +211,22 @@ class Recogniser:
         lengths = torch.tensor([len(row) for row in rows])
         return speech.to(self.trained.device), lengths.to(self.trained.device)
 
-    def _search(
-        self,
-        encoded: Tensor,
-        frames: Tensor,
-        prompt: Tensor | None,
-        prompt_lens: Tensor | None,
-        sound_lens: Tensor | None,
-    ) -> list[list[Hypothesis]]:
-        model, options = self.trained.model, self.options
-        if model.decoder is None or prompt is None or prompt_lens is None:
-            paths = best_path(self._ctc_log_probs(encoded), frames)
+    def _search(self, encoded: Encoded) -> list[list[Hypothesis]]:
+        if encoded.prompt is None:
+            log_probs = ctc_log_probs(self.trained.model, encoded.output)
+            paths = best_path(log_probs, encoded.frames)
             return [[Hypothesis(tokens, score, False)] for tokens, score in paths]
-        prompt_lens = prompt_lens.to(prompt.device)
-        assert sound_lens is not None, "it comes with the prompt"
-        limits = length_limits(sound_lens.to(prompt.device), options)
-        scorer = DecoderScorer(
-            model.decoder,
-            prompt.to(getattr(torch, options.dtype)),
-            prompt_lens,
-            max_tokens=int(limits[1].max()),
-            beam=options.beam_size,
-            share_prompt=options.share_prompt,
-            cuda_graphs=options.cuda_graphs,
-            options=cache_options(options),
-        )
-        weight = options.ctc_weight
-        prefix_scorers = []
-        if weight > 0:
-            log_probs = self._ctc_log_probs(encoded)
-            ctc = CTCPrefixScorer(log_probs, frames, options.beam_size, model.eos)
-            prefix_scorers.append((ctc, weight))
-        starts = self.trained.word_starts.to(prompt.device)
-        symbols = Symbols(
-            sos=model.sos,
-            eos=model.eos,
-            blank=model.blank,
-            word_starts=starts if options.intent_first else None,
-        )
-        others = self.fusion.scorers(len(prompt), int(limits[1].max()), options)
+        search = prepare(self.trained, self.options, self.fusion, encoded)
         nbests = beam_search(
-            [(scorer, 1 - weight), *others],
-            limits,
-            symbols,
-            options,
-            prefix_scorers,
-            self.fusion.token_gain,
+            search.scorers,
+            search.limits,
+            search.symbols,
+            self.options,
+            search.candidate_scorers,
+            search.token_gain,
         )
-        self.costs.note_cache(scorer)
+        self.costs.note_cache(search.decoder)
         return nbests
-
-    def _ctc_log_probs(self, encoded: Tensor) -> Tensor:
-        """Return ``(B, T, V)`` for the encoder's output ``(B, T, E)``."""
-        assert self.trained.model.ctc is not None, "__post_init__ refuses such models"
-        return self.trained.model.ctc.log_softmax(encoded)
 
     def cache_bytes(
         self, prompt_frames: int, nbest: Sequence[Hypothesis], beam: int

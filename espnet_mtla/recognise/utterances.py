@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -163,6 +164,8 @@ def _features_entry(
         if name in tables:
             try:
                 seconds = float(tables[name][key]) / per_second
+                if not 0 <= seconds < math.inf:
+                    raise ValueError
             except ValueError:
                 raise UserError(
                     f"{folder.path}/{name}: {key}: {tables[name][key]!r} is no length"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_mtla.data.table import read_table
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 
 FORMATS = ("auto", "kaldi", "lines", "jsonl")
 HINT = "are these plain lines? --format lines"
@@ -111,7 +111,7 @@ def forms(paths: Sequence[str | Path], form: str) -> list[str]:
 def _look(path: str) -> Candidate:
     """Read a file and try to parse it as a table; empty files are refused."""
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {no_file(path)}")
     lines = read_lines(path)
     if not lines:
         raise UserError(f"{path}: no utterance in it, nothing to score")

@@ -84,7 +84,7 @@ class DecoderScorer:
         counts = self._tokens()
         counts[utterances] = 0
         rows = rows_of(utterances, self.beam)
-        self.state.timeline.rewind(rows, int(counts.max()))
+        self.state.rewind(rows, int(counts.max()))
 
     def _tokens(self) -> Tensor:
         """Return how many tokens each utterance has after its prompt, ``(B,)``."""

@@ -9,7 +9,9 @@ Letters: ``B`` utterances, ``K`` hypotheses each, ``T`` steps.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -117,6 +119,34 @@ class History:
         best = torch.stack(paths[::-1], 2) if paths else none
         limited = length == self.most[places].unsqueeze(1)
         return _unpack(best, length, scores, limited)
+
+    def agreed(self, place: int, steps: int, live: Sequence[int]) -> list[int]:
+        """Return the first tokens that all hypotheses of an utterance have in common.
+
+        Whatever the result will be, it begins with them.
+
+        Args:
+            place: of the utterance.
+            steps: steps that it has taken.
+            live: places of its live hypotheses.
+        """
+        beam = self.options.beam_size
+        tokens = self.tokens[place, :steps].tolist()
+        parents = self.parents[place, :steps].tolist()
+        ends = [(steps, row) for row in live]
+        finished = self.scores[place] > NEG_INF
+        ends += [divmod(end, beam) for end in self.ends[place, finished].tolist()]
+        paths: list[list[int]] = []
+        for length, row in ends:
+            path: list[int] = []
+            for step in reversed(range(length)):
+                path.append(tokens[step][row])
+                row = parents[step][row]
+            paths.append(path[::-1])
+        # What the least and the greatest path begin with is common to all of them.
+        least, greatest = min(paths, default=[]), max(paths, default=[])
+        pairs = zip(least, greatest, strict=False)
+        return [token for token, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
 
     def join(self, other: History, places: Tensor) -> None:
         """Put the utterances of ``other`` at ``places``, over others or behind all."""

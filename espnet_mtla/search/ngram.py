@@ -14,12 +14,13 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 from espnet_mtla.search.backoff import Arc, BackoffAutomaton
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -47,11 +48,11 @@ def read_arpa(path: str | Path) -> Ngrams:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise UserError(f"{path}: {no_file(path)}")
     try:
         with _open(path) as stream:
             return _Reader(path, stream).read()
-    except (EOFError, gzip.BadGzipFile):
+    except (EOFError, gzip.BadGzipFile, zlib.error):
         raise UserError(f"{path}: cut off, or not a gzip file") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text") from None

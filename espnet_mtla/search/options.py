@@ -28,6 +28,10 @@ CACHE_DTYPES = ("int8", "fp8")
 PROMPT_CACHES = ("latent", "heads")
 BACKENDS = ("auto", "triton", "flash_attn", "torch")
 CUDA_GRAPHS = ("auto", "always", "never")
+MOST_BEAM, MOST_FRAMES = 10_000, 10**9
+"""Largest ``beam_size`` and ``batch_frames``."""
+RATIOS = "[-1e6, 1e3]"
+"""Range of ``min_length_ratio`` and ``max_length_ratio``."""
 ALIASES = {
     "penalty": "length_bonus",
     "maxlenratio": "max_length_ratio",
@@ -155,14 +159,18 @@ class DecodeOptions:
         prefix = "decoding option "
         check_count(self, "beam_size", "nbest", "batch_frames", prefix=prefix)
         check_count(self, "expand_from", least=0, prefix=prefix)
+        for name, most in (("beam_size", MOST_BEAM), ("batch_frames", MOST_FRAMES)):
+            value = getattr(self, name)
+            require(value <= most, f"{prefix}{name}", value, f"at most {most} is")
         fewer = f"at most beam_size={self.beam_size} is"
         require(self.nbest <= self.beam_size, f"{prefix}nbest", self.nbest, fewer)
         check_number(self, "ctc_weight", inside="[0, 1)", prefix=prefix)
         # Fewer than K candidates a row could not fill the beam in the first step.
-        check_number(self, "ctc_candidates", inside="[1, inf)", prefix=prefix)
+        check_number(self, "ctc_candidates", inside="[1, 1000]", prefix=prefix)
         check_number(self, "length_norm", inside="[0, inf)", prefix=prefix)
-        for name in ("length_bonus", "min_length_ratio", "max_length_ratio"):
-            check_number(self, name, inside="(-inf, inf)", prefix=prefix)
+        check_number(self, "length_bonus", inside="(-inf, inf)", prefix=prefix)
+        for name in ("min_length_ratio", "max_length_ratio"):
+            check_number(self, name, inside=RATIOS, prefix=prefix)
         for name, choices in (
             ("dtype", DTYPES),
             ("cache_dtype", (None, *CACHE_DTYPES)),

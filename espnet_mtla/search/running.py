@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from espnet_mtla.attention.decoding.rows import put_rows, rows_of
+from espnet_mtla.attention.precision import NEG_INF
 from espnet_mtla.search.beam import LEAVE_AT, Search, Symbols
 from espnet_mtla.search.history import BrokenScores, Hypothesis
 from espnet_mtla.search.interface import JoinableCandidateScorer, JoinableScorer
@@ -121,6 +122,12 @@ class RunningSearch(Search):
             return self.history.results(torch.tensor([place], device=self.device))[0]
         except BrokenScores as error:
             return error
+
+    def agreed(self, key: Hashable) -> list[int]:
+        """Return the tokens that an utterance's result begins with in any case."""
+        place = self.keys.index(key)
+        live = (self.scores[place] > NEG_INF).nonzero().flatten().tolist()
+        return self.history.agreed(place, int(self.steps[place]), live)
 
     def drop(self, keys: Sequence[Hashable]) -> None:
         """End utterances without a result."""

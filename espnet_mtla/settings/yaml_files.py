@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 from espnet_mtla.text_files import read_text
 
 # These sections are replaced, not merged: the settings of one front-end are not valid
@@ -137,7 +137,7 @@ def _base_file(base: object, files: list[Path]) -> Path:
         raise UserError(f"{files[-1]}: base: {base!r} given, a file's path is needed")
     file = files[-1].parent / base
     if not file.is_file():
-        raise UserError(f"{files[-1]}: base: {file}: no such file")
+        raise UserError(f"{files[-1]}: base: {file}: {no_file(file)}")
     if file.resolve() in [known.resolve() for known in files]:
         raise UserError(f"{files[-1]}: base: {file}: is based on this file itself")
     return file

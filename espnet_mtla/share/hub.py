@@ -48,8 +48,8 @@ def upload(folder: Path, name: str, token: str, private: bool = False) -> str:
         private: create the repository as private.
 
     Raises:
-        UserError: the folder is not a packed model, the name is invalid, or the hub
-            refuses.
+        UserError: the folder is not a packed model or has a link to a file outside,
+            the name is invalid, or the hub refuses.
     """
     from huggingface_hub import HfApi
 
@@ -58,6 +58,7 @@ def upload(folder: Path, name: str, token: str, private: bool = False) -> str:
             raise UserError(
                 f"{folder}: no {file}, not a packed model; `espnet-mtla pack` makes one"
             )
+    _refuse_links_out(folder)
     if not _NAME.fullmatch(name):
         raise UserError(f"{name}: owner/name is needed")
     api = HfApi(token=token)
@@ -70,3 +71,17 @@ def upload(folder: Path, name: str, token: str, private: bool = False) -> str:
             ignore_patterns=[".*"],  # such as the pipeline's marks of finished stages
         )
     return f"{api.endpoint}/{name}"
+
+
+def _refuse_links_out(folder: Path) -> None:
+    """Raise UserError for a symbolic link that leads out of the folder.
+
+    The upload follows links: it would publish any file that one names.
+    """
+    inside = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        if inside not in (target := path.resolve()).parents:
+            raise UserError(
+                f"{path}: a link to {target}, outside the folder; it would be "
+                "published: put the file itself there, or remove the link"
+            )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from espnet_mtla.data.atomic import atomic_folder
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 from espnet_mtla.model.files import (
     copy_tokenizer,
     export_upstream,
@@ -65,7 +65,7 @@ def pack(folder: Path, target: Path, options: DecodeOptions, card: Card) -> list
 
     source = folder / MODEL
     if not source.is_file():
-        raise UserError(f"{source}: no such file; `espnet-mtla average` makes it")
+        raise UserError(f"{source}: {no_file(source)}; `espnet-mtla average` makes it")
     present = target.iterdir() if target.exists() else ()
     occupied = any(not path.name.startswith(".") for path in present)
     if occupied and not (target / WEIGHTS).is_file():
@@ -108,7 +108,7 @@ def copy_fusion(
     for option in {*names} - {"lm"}:
         source = Path(getattr(options, option))
         if not source.is_file():
-            raise UserError(f"{option}: {source}: no such file")
+            raise UserError(f"{option}: {source}: {no_file(source)}")
         (target / names[option]).write_bytes(source.read_bytes())
     return options.replaced(**names)
 

@@ -188,7 +188,7 @@ class Speech2Text:
             failed: called with key and reason if a sound cannot be read or decoded,
                 which is then left out; None raises the error instead.
         """
-        times = self._word_times() if timestamps else None
+        times = self.word_times() if timestamps else None
         for batch in self._batches(clips):
             sounds = {index: self._read(clips[index], failed) for index in batch}
             loaded = {i: sound for i, sound in sounds.items() if sound is not None}
@@ -197,7 +197,12 @@ class Speech2Text:
                 if transcript is not None:
                     yield index, transcript
 
-    def _word_times(self) -> WordTimes:
+    def word_times(self) -> WordTimes:
+        """Return what computes the times of words.
+
+        Raises:
+            UserError: the model has no CTC of the text that it writes.
+        """
         from espnet_mtla.speech2text.align import WordTimes
 
         return WordTimes(self.trained)
@@ -239,7 +244,7 @@ class Speech2Text:
             if len(sounds) == 1 and self._is_long(self._seconds(sounds[0])):
                 return [self._in_parts(sounds[0], times)]
             pairs = zip(self._recogniser(sounds), sounds, strict=True)
-            return [self._transcript(result, sound, times) for result, sound in pairs]
+            return [self.transcript(result, sound, times) for result, sound in pairs]
         except UserError as error:
             if failed is None:
                 raise
@@ -250,9 +255,22 @@ class Speech2Text:
 
     def _in_parts(self, sound: Sound, times: WordTimes | None) -> Transcript:
         """Transcribe a long recording, cut at quiet places."""
+        starts, parts = self.cut(sound)
+        pairs = zip(self._recogniser.in_batches(parts), parts, strict=True)
+        pieces = [self.transcript(result, part, times) for result, part in pairs]
+        return joined(sound.key, pieces, starts)
+
+    def cut(self, sound: Sound) -> tuple[list[float], list[Sound]]:
+        """Cut a long recording at quiet places; a shorter one is a single part.
+
+        Returns:
+            Seconds at which the parts start, and the parts.
+        """
         from espnet_mtla.recognise.utterances import Sound
         from espnet_mtla.speech2text.split import cut_points
 
+        if not self._is_long(self._seconds(sound)):
+            return [0.0], [sound]
         key, fs, longest = sound.key, self.trained.fs, self.part_seconds or 0.0
         points = cut_points(sound.samples, fs, longest)
         logger.info(
@@ -260,13 +278,18 @@ class Speech2Text:
             *(key, self._seconds(sound), len(points) - 1, longest),
         )
         parts = [Sound(key, sound.samples[a:b]) for a, b in pairwise(points)]
-        pairs = zip(self._recogniser.in_batches(parts), parts, strict=True)
-        pieces = [self._transcript(result, part, times) for result, part in pairs]
-        return joined(key, pieces, [point / fs for point in points[:-1]])
+        return [point / fs for point in points[:-1]], parts
 
-    def _transcript(
+    def transcript(
         self, result: Recognised, sound: Sound, times: WordTimes | None
     ) -> Transcript:
+        """Return the transcript of one decoded part.
+
+        Args:
+            result: its hypotheses.
+            sound: its samples.
+            times: computes the times of words; None: they are left out.
+        """
         names, to_text = self.trained.model.token_list, self.trained.to_text
         nbest = []
         for hypothesis in result.nbest:

@@ -18,6 +18,7 @@ from espnet_mtla.speech2text.samples import check_rate, mix, to_samples
 
 if TYPE_CHECKING:
     import numpy as np
+    import soundfile
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +79,36 @@ class SoundReader:
             seconds = sound.frames / sound.samplerate
         return Clip(path, seconds, lambda: self._read(path))
 
+    def of_bytes(self, data: bytes, name: str) -> Clip:
+        """Return a clip of an audio file's contents.
+
+        Args:
+            data: the whole file.
+            name: of the recording, in messages and results.
+
+        Raises:
+            UserError: the contents are no sound that can be read.
+        """
+        from espnet_mtla.data.audio import open_bytes
+
+        def read() -> np.ndarray:
+            with open_bytes(data, name) as sound:
+                return self._mono(sound, name)
+
+        with open_bytes(data, name) as sound:
+            return Clip(name, sound.frames / sound.samplerate, read)
+
     def _read(self, path: str) -> np.ndarray:
-        from espnet_mtla.data.audio import open_audio, read_span
+        from espnet_mtla.data.audio import open_audio
 
         with open_audio(path) as sound:
-            samples = read_span(sound, path, channel="mean")
-            return self._to_rate(samples, sound.samplerate, sound.channels, path)
+            return self._mono(sound, path)
+
+    def _mono(self, sound: soundfile.SoundFile, name: str) -> np.ndarray:
+        from espnet_mtla.data.audio import read_span
+
+        samples = read_span(sound, name, channel="mean")
+        return self._to_rate(samples, sound.samplerate, sound.channels, name)
 
     def _of_array(self, sound: object, rate: object, key: str) -> Clip:
         samples, channels = mix(to_samples(sound, key))
@@ -104,4 +129,9 @@ class SoundReader:
                 "%s: %d Hz brought to %d Hz%s (logged once for all such sounds)",
                 *(name, rate, self.fs, mixed),
             )
-        return resample(samples, rate, self.fs)
+        resampled = resample(samples, rate, self.fs)
+        if not len(resampled):
+            raise UserError(
+                f"{name}: {len(samples)} samples at {rate} Hz are none at {self.fs} Hz"
+            )
+        return resampled

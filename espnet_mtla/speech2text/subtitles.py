@@ -1,9 +1,10 @@
-"""Transcripts as files: plain text, JSON, SubRip (SRT)."""
+"""Transcripts as files: plain text, JSON, SubRip (SRT), WebVTT."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from espnet_mtla.speech2text.result import Transcript, Word
 
@@ -28,18 +29,50 @@ def as_json(transcript: Transcript) -> str:
 
 def as_srt(transcript: Transcript) -> str:
     """Return numbered subtitles with their times; the transcript must have words."""
+    blocks = [
+        f"{number}\n{clock(one.start)} --> {clock(one.end)}\n{one.text}\n"
+        for number, one in enumerate(subtitles(transcript), 1)
+    ]
+    return "\n".join(blocks)
+
+
+def as_vtt(transcript: Transcript) -> str:
+    """Return subtitles as WebVTT; the transcript must have words."""
+    blocks = [
+        f"{clock(one.start, '.')} --> {clock(one.end, '.')}\n{_escaped(one.text)}\n"
+        for one in subtitles(transcript)
+    ]
+    return "\n".join(["WEBVTT\n", *blocks])
+
+
+def _escaped(text: str) -> str:
+    """Escape the characters that begin a tag or an entity in WebVTT."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+@dataclass(frozen=True)
+class Subtitle:
+    """Lines shown from ``start`` to ``end`` seconds, and the words in them."""
+
+    start: float
+    end: float
+    text: str
+    words: Sequence[Word]
+
+
+def subtitles(transcript: Transcript) -> list[Subtitle]:
+    """Return the subtitles of a transcript, which must have words."""
     if transcript.words is None:
         raise ValueError("subtitles need timestamps")
     groups = list(group(transcript.words))
     starts = [words[0].start for words in groups] + [float("inf")]
-    blocks = []
-    for number, words in enumerate(groups):
+    shown = []
+    for words, following in zip(groups, starts[1:], strict=True):
         end = max(words[-1].end, words[0].start + SHORTEST_SECONDS)
-        end = max(min(end, starts[number + 1]), words[-1].end)
-        times = f"{clock(words[0].start)} --> {clock(end)}"
+        end = max(min(end, following), words[-1].end)
         lines = "\n".join(wrapped([word.text for word in words]))
-        blocks.append(f"{number + 1}\n{times}\n{lines}\n")
-    return "\n".join(blocks)
+        shown.append(Subtitle(words[0].start, end, lines, words))
+    return shown
 
 
 def group(words: Sequence[Word]) -> Iterator[list[Word]]:
@@ -69,8 +102,8 @@ def wrapped(words: Sequence[str]) -> list[str]:
     return lines
 
 
-def clock(seconds: float) -> str:
-    """Return a time as SubRip writes it.
+def clock(seconds: float, mark: str = ",") -> str:
+    """Return a time as SubRip writes it; with the mark ``.``, as WebVTT does.
 
     >>> clock(3661.5)
     '01:01:01,500'
@@ -78,11 +111,12 @@ def clock(seconds: float) -> str:
     total, thousandths = divmod(round(seconds * 1000), 1000)
     minutes, second = divmod(total, 60)
     hour, minute = divmod(minutes, 60)
-    return f"{hour:02d}:{minute:02d}:{second:02d},{thousandths:03d}"
+    return f"{hour:02d}:{minute:02d}:{second:02d}{mark}{thousandths:03d}"
 
 
 WRITERS: dict[str, Callable[[Transcript], str]] = {
     "plain": as_text,
     "json": as_json,
     "srt": as_srt,
+    "vtt": as_vtt,
 }

@@ -14,6 +14,7 @@ from espnet_mtla.espnet import quiet_import
 from espnet_mtla.lora import add_lora
 from espnet_mtla.model.base import DecoderOnlyModel
 from espnet_mtla.model.batch import Collate, Preprocess, collate
+from espnet_mtla.model.bounds import bounded_by_memory
 from espnet_mtla.model.build import INITS, build_model, load_model
 from espnet_mtla.model.components import CHOICES
 from espnet_mtla.model.decoders import DECODER
@@ -196,7 +197,9 @@ class ASRTask(AbsTask):
     @classmethod
     def build_model(cls, args: Namespace) -> DecoderOnlyModel:
         """See :func:`espnet_mtla.model.build.build_model`."""
-        return cls.with_adapters(build_model(args), args)
+        with bounded_by_memory("encoder_conf, decoder_conf"):
+            model = build_model(args)
+        return cls.with_adapters(model, args)
 
     @classmethod
     def with_adapters(

@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from espnet_mtla.data.hf_tokens import HFTokeniser
 from espnet_mtla.data.token_list import build_tokeniser, find_unknown, read_token_list
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.checkpoint import load
@@ -21,12 +22,15 @@ def check_symbols(
     """Count symbols that are not in the token list; training uses <unk> for them.
 
     Raises:
-        UserError: there are some and ``allow_unk`` is false.
+        UserError: there are some and ``allow_unk`` is false, or the list is of another
+            Transformers tokenizer.
     """
     token_list = read_token_list(args.token_list, args.token_type)
     tokeniser = build_tokeniser(
         args.token_type, args.bpemodel, args.non_linguistic_symbols
     )
+    if isinstance(tokeniser, HFTokeniser):
+        tokeniser.check_list(token_list, f"bpemodel: {args.bpemodel}")
     for part, source in sources.items():
         found = find_unknown(source.texts, tokeniser, token_list)
         table = source.target

@@ -15,7 +15,7 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from espnet_mtla.data.atomic import atomic_folder
 from espnet_mtla.data.lock import lock_folder
 from espnet_mtla.data.table import read_table, write_table
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 from espnet_mtla.model.components import check_sections, sampling_rate
 from espnet_mtla.model.config import ModelConfig
 from espnet_mtla.model.decoders import DECODER, complete_decoder, is_pretrained
@@ -24,6 +24,7 @@ from espnet_mtla.model.originals import record_originals
 from espnet_mtla.settings.names import CONFIG, STATS, TASKS
 from espnet_mtla.settings.yaml_files import check_keys, load_config, overlay
 from espnet_mtla.task.checks import check_adapted, check_init_param, without_ctc
+from espnet_mtla.task.devices import check_devices, lost_peer
 from espnet_mtla.task.numbers import check_ranges, read_as_yaml
 from espnet_mtla.task.progress import DONE, finish, is_done, run_identity, start
 from espnet_mtla.task.source import (
@@ -195,6 +196,7 @@ def _refuse_other_files(stats: Path) -> None:
 
 def train(args: Namespace, folders: Folders, allow_unk: bool) -> None:
     """Train or resume, until ``output_dir/.done`` can be written."""
+    check_devices(args)
     output = Path(args.output_dir)
     sources = open_sources(args, folders)
     args.train_shape_file = shape_files(folders.stats_dir, "train", sources["train"])
@@ -264,8 +266,8 @@ def task_table(args: Namespace, source: Source) -> list[Triple]:
     table = source.folder / TASKS
     if not table.is_file():
         raise UserError(
-            f"{table}: no such file; it names a task of model_conf.templates for each "
-            "utterance"
+            f"{table}: {no_file(table)}; it names a task of model_conf.templates for "
+            "each utterance"
         )
     tasks = read_table(table)
     same_keys(table, tasks, source.target, source.texts)
@@ -292,6 +294,9 @@ def run(args: Namespace) -> None:
             "a process of the training failed; see its error above"
         ) from None
     except RuntimeError as error:
+        lost = lost_peer(error, args)
+        if lost is not None:
+            raise UserError(lost) from error
         # The message of torch.save for a full disk depends on where it is noticed.
         if not any(word in str(error) for word in _WRITER):
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from espnet_mtla.model.bounds import bounded_by_memory
 from espnet_mtla.model.build import build_language_model
 from espnet_mtla.model.language import DecoderOnlyLanguageModel
 from espnet_mtla.task.source import Source
@@ -51,6 +52,7 @@ class LMTask(SUMTask):
     @classmethod
     def build_model(cls, args: Namespace) -> DecoderOnlyLanguageModel:
         """See :func:`espnet_mtla.model.build.build_language_model`."""
-        model = build_language_model(args)
+        with bounded_by_memory("decoder_conf"):
+            model = build_language_model(args)
         cls.with_adapters(model, args)
         return model

@@ -11,7 +11,7 @@ from espnet_mtla.data.features import check_places
 from espnet_mtla.data.folder import FEATURES, source_table
 from espnet_mtla.data.table import read_table
 from espnet_mtla.data.utterance_table import TYPE
-from espnet_mtla.errors import UserError
+from espnet_mtla.errors import UserError, no_file
 from espnet_mtla.frontend.record import check_made_by
 from espnet_mtla.text_files import read_text
 
@@ -115,7 +115,7 @@ def _check_sounds(folder: Path, table: Path, sounds: dict[str, str]) -> None:
         if path.rstrip().endswith("|"):
             raise UserError(f"{table}: {key}: a pipe; run espnet-mtla format_audio")
         if not Path(path).is_file():
-            raise UserError(f"{table}: {key}: {path}: no such file")
+            raise UserError(f"{table}: {key}: {path}: {no_file(path)}")
 
 
 def _archives(folder: Path, sounds: dict[str, str]) -> bool:
@@ -224,7 +224,7 @@ def shape_files(stats: str | Path, part: str, source: Source) -> list[str]:
     for path in paths:
         if not path.is_file():
             raise UserError(
-                f"{path}: no such file; run espnet-mtla train --collect_stats first"
+                f"{path}: {no_file(path)}; run espnet-mtla train --collect_stats first"
             )
         try:
             same_keys(path, read_table(path), source.target, source.texts)

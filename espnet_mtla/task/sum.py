@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 
+from espnet_mtla.model.bounds import bounded_by_memory
 from espnet_mtla.model.build import build_text_model
 from espnet_mtla.model.components import CHOICES
 from espnet_mtla.model.text import DecoderOnlyTextModel
@@ -52,6 +53,7 @@ class SUMTask(ASRTask):
     @classmethod
     def build_model(cls, args: Namespace) -> DecoderOnlyTextModel:
         """See :func:`espnet_mtla.model.build.build_text_model`."""
-        model = build_text_model(args)
+        with bounded_by_memory("decoder_conf"):
+            model = build_text_model(args)
         cls.with_adapters(model, args)
         return model

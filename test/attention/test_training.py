@@ -15,7 +15,9 @@ from espnet_mtla.benchmark.measure import saved_bytes
 from espnet_mtla.benchmark.references import SdpaMultihead
 from test.support.attention_types import TYPES, WIDTH, make
 
-kinds = pytest.mark.parametrize("kind", ["mha", "gqa", "mla", "mtla_s2", "mtla_s3"])
+kinds = pytest.mark.parametrize(
+    "kind", ["mha", "gqa", "mla", "mtla_s2", "mtla_s3", "mtla_s2_w4"]
+)
 
 
 def paper_layer(stride: int) -> CausalAttention:
@@ -105,7 +107,7 @@ def test_bfloat16_parameters(kind: str) -> None:
         assert (b.float() - a).norm() < 0.06 * a.norm() + 1e-4
 
 
-@pytest.mark.parametrize("kind", ["mtla_s2", "mtla_converted"])
+@pytest.mark.parametrize("kind", ["mtla_s2", "mtla_s2_w3_phase", "mtla_converted"])
 def test_compilation_in_one_graph_for_every_length(kind: str) -> None:
     torch._dynamo.reset()
     module = make(kind, torch.float32)

@@ -35,11 +35,11 @@ def test_a_row_gives_in_a_batch_what_it_gives_alone(kind: str, mode: str) -> Non
 
 def poison(state: DecoderState) -> None:
     """Write NaN to all unwritten memory of the caches."""
-    time = state.timeline
     for part in state.scratch:
         part.fill_(float("nan"))
     for cache in state.caches:
-        begun = -(-time.num_tokens // time.stride)
+        time = cache.timeline
+        begun = -(-(time.num_tokens + time.offset) // time.stride)
         for entries, count in (
             (cache.prompt, time.prompt_chunks),
             (cache.suffix, begun - time.first_suffix_chunk),
@@ -47,6 +47,8 @@ def poison(state: DecoderState) -> None:
             slot = torch.arange(entries.size(2))
             unwritten = slot >= count.unsqueeze(1)
             entries.masked_fill_(unwritten[:, None, :, None], float("nan"))
+        if cache.raw is not None:
+            cache.raw.ring[:, :, time.appended :] = float("nan")
 
 
 @kinds

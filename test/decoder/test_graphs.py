@@ -39,7 +39,17 @@ def prefilled(decoder: DecoderOnlyTransformer, share: bool = True, tokens: int =
 @pytest.mark.parametrize("share", [True, False], ids=["shared", "private"])
 @pytest.mark.parametrize(
     "kind",
-    ["gqa", "mla", "mtla_s2", "mtla_s3", "llama/gqa_llama", "llama/mtla_converted"],
+    [
+        *(
+            "gqa",
+            "mla",
+            "mtla_s2",
+            "mtla_s3",
+            "llama/gqa_llama",
+            "llama/mtla_converted",
+        ),
+        *("mtla_s2_w4", "mtla_s2_w3_phase"),
+    ],
 )
 @torch.no_grad()
 def test_a_recording_does_what_single_steps_do(kind: str, share: bool, caplog) -> None:

@@ -230,6 +230,10 @@ REFUSED = {
         without("preprocessor_config.json"),
         r"whisper: no preprocessor_config\.json, the settings of its features; copy it",
     ),
+    "adapters": (
+        with_file("adapter_config.json", b"{}"),
+        r"whisper: has unmerged adapters of PEFT \(adapter_config\.json\); merge them",
+    ),
     "config not JSON": (with_file("config.json", b"{"), r"config\.json: not JSON"),
     "config a list": (with_file("config.json", b"[]"), r"config\.json: not a JSON obj"),
     "language model": (

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 from espnet_mtla.data.hf_tokens import HFTokeniser
 from espnet_mtla.errors import UserError
 from espnet_mtla.model.config import ModelConfig
+from espnet_mtla.model.errors import config_errors
 from espnet_mtla.model.template import PromptTemplates, set_templates, task_ids
 from test.support.tiny_tokenizer import byte_level
 
@@ -177,6 +178,13 @@ def test_bad_templates_are_refused(folder: Path, what: str) -> None:
     settings, words = BAD[what]
     with pytest.raises(UserError, match=re.sub(r"\s+", r"\\s+", words)):
         with_templates(folder, **settings)
+
+
+def test_messages_name_a_section_once() -> None:
+    for text in ("model_conf.chat: x", "model_conf: x", "chat: x"):
+        with pytest.raises(UserError) as caught, config_errors("model_conf"):
+            raise UserError(text)
+        assert str(caught.value).count("model_conf") == 1
 
 
 def test_a_tokenizer_without_a_chat_is_refused(folder: Path) -> None:

@@ -101,3 +101,23 @@ def finished(finished_tree: Path, tmp_path: Path) -> Recipe:
     tree = tmp_path / "tree"
     shutil.copytree(finished_tree, tree)
     return Recipe(tree / "egs2" / "toy" / "asr1", tree / "calls")
+
+
+@pytest.fixture
+def make_mini(tmp_path: Path) -> Callable[[str], Recipe]:
+    """Copies of the tree with the mini recipe in it."""
+
+    def make(name: str) -> Recipe:
+        tree = tmp_path / name
+        leave = shutil.ignore_patterns("__pycache__", "data", "dump", "exp", "asterisk")
+        shutil.copytree(ROOT / "egs2", tree / "egs2", ignore=leave)
+        for folder in ("conf", "utils"):
+            shutil.copytree(ROOT / folder, tree / folder, ignore=leave)
+        shutil.copytree(
+            ROOT / "espnet_mtla",
+            tree / "espnet_mtla",
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+        return Recipe(tree / "egs2" / "mini" / "asr1", tree / "calls")
+
+    return make

@@ -9,12 +9,10 @@ import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from test.support.recipe_runner import ROOT, Recipe
+from test.support.recipe_runner import Recipe
 
 pytestmark = pytest.mark.recipe
 
@@ -24,26 +22,6 @@ TINY = (
     *("--train_opts", "--max_epoch 3", "--nj", "1"),
 )
 TEXTS = re.compile(r"(1best_recog/|tokens\.txt$|score_\w+/score\.json|/text$)")
-
-
-@pytest.fixture
-def make_mini(tmp_path: Path) -> Callable[[str], Recipe]:
-    """Copies of the tree with the mini recipe in it."""
-
-    def make(name: str) -> Recipe:
-        tree = tmp_path / name
-        leave = shutil.ignore_patterns("__pycache__", "data", "dump", "exp", "asterisk")
-        shutil.copytree(ROOT / "egs2", tree / "egs2", ignore=leave)
-        for folder in ("conf", "utils"):
-            shutil.copytree(ROOT / folder, tree / folder, ignore=leave)
-        shutil.copytree(
-            ROOT / "espnet_mtla",
-            tree / "espnet_mtla",
-            ignore=shutil.ignore_patterns("__pycache__"),
-        )
-        return Recipe(tree / "egs2" / "mini" / "asr1", tree / "calls")
-
-    return make
 
 
 def texts(recipe: Recipe) -> dict[str, str]:

@@ -67,6 +67,19 @@ def test_a_stage_without_its_input_names_the_stage_that_makes_it(recipe) -> None
     assert "stage 6 (stats) makes it" in output
 
 
+def test_folders_that_cannot_be_written_are_named(recipe) -> None:
+    """Before a command runs for them: a file in the way, and a read-only place."""
+    recipe.run("--stop_stage", "5")
+    (recipe.folder / "exp").write_text("a file")
+    output = recipe.run("--stage", "6", code=1)
+    assert output.endswith("error: exp: cannot be written (Not a directory)\n") or (
+        output.endswith("error: exp: cannot be written (File exists)\n")
+    )
+    output = recipe.run("--stage", "6", "--expdir", "/proc/exp", code=1)
+    assert "error: /proc/exp: cannot be written (No such file or directory)" in output
+    assert "line" not in output and recipe.names().count("train") == 0
+
+
 def test_a_table_that_is_not_there_is_named(recipe) -> None:
     """As soon as the data is there, and where a later stage looks for it."""
     output = recipe.run("--target_text", "text.tx", code=1)

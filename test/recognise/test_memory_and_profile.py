@@ -10,7 +10,14 @@ import torch
 from espnet2.asr.encoder.transformer_encoder import TransformerEncoder
 
 from espnet_mtla.decoder import DecoderConfig, DecoderOnlyTransformer
-from espnet_mtla.recognise.memory import batch_frames, free_bytes, prompt_frames
+from espnet_mtla.errors import UserError
+from espnet_mtla.recognise.memory import (
+    batch_frames,
+    check_fits,
+    free_bytes,
+    prompt_frames,
+    total_bytes,
+)
 from espnet_mtla.recognise.profile import Profile
 from espnet_mtla.search.options import DecodeOptions
 
@@ -46,6 +53,17 @@ def test_less_memory_and_more_beams_mean_smaller_batches(
     parts = SimpleNamespace(decoder=trained.model.decoder)
     text = SimpleNamespace(model=parts, unit="token")  # all tokens stay
     assert batch_frames(text, options, 800, 2**23) < tight
+
+
+def test_what_no_memory_holds_is_refused(trained: SimpleNamespace) -> None:
+    check_fits(trained, DecodeOptions(beam_size=5), 800, total=2**40)
+    check_fits(trained, DecodeOptions(beam_size=10_000), 10**6, total=None)
+    wide = DecodeOptions(beam_size=10_000, max_length_ratio=-100_000)
+    with pytest.raises(UserError, match="beam_size 10000 with at most 100000 tokens"):
+        check_fits(trained, wide, 800, total=2**34)
+    assert total_bytes(CPU) > 2**28
+    encoder = SimpleNamespace(model=SimpleNamespace(decoder=None))
+    check_fits(encoder, wide, 800, total=1)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,10 @@ ATTENTIONS = {
     "mtla_s2": ("mtla", {**LATENT, "down_rate": 2}),
     "mtla_s3": ("mtla", {**LATENT, "down_rate": 3}),
     "mtla_s4": ("mtla", {**LATENT, "down_rate": 4}),
+    "mtla_s2_w5_phase": (
+        "mtla",
+        {**LATENT, "down_rate": 2, "raw_window": 5, "phase": True},
+    ),
     "llama": ("gqa", {"num_kv_heads": 2, "qk_norm": True, "head_dim": 6}),
     "llama_mtla_s2": ("mtla", {**LATENT, "down_rate": 2, "kv_norm": "none"}),
 }

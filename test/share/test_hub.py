@@ -79,3 +79,22 @@ def test_names_that_lead_nowhere(hub, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="no/such: no such folder, not downloaded bef"):
         find_model("no/such")
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "lm"])
+def test_a_link_out_of_the_folder_is_not_published(
+    hub, packed, monkeypatch, tmp_path, name
+):
+    import shutil
+
+    folder = shutil.copytree(packed, tmp_path / "linked")
+    (tmp_path / "secrets").mkdir()
+    (tmp_path / "secrets" / "key").write_text("secret")
+    (folder / name).symlink_to(tmp_path / "secrets" / ("" if name == "lm" else "key"))
+    with pytest.raises(UserError, match=f"{name}: a link to .*secrets.*, outside"):
+        run(monkeypatch, folder, "me/tiny")
+    assert "me/tiny" not in hub.files
+    (folder / name).unlink()
+    (folder / "copy.md").symlink_to("README.md")  # inside: that is published anyway
+    run(monkeypatch, folder, "me/tiny")
+    assert "README.md" in hub.files["me/tiny"]

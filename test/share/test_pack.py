@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import yaml
 from espnet_mtla import Speech2Text
 from espnet_mtla.bin import pack as command
 from espnet_mtla.errors import UserError
+from espnet_mtla.model.build import load_model
 from espnet_mtla.model.checkpoint import load
 from espnet_mtla.model.files import NEEDED
 from test.support.arpa import random_arpa
@@ -128,7 +130,6 @@ def test_statistics_travel(tmp_path, data):
     np.savez(stats, count=2, sum=np.ones(width), sum_square=3 * np.ones(width))
     config |= {"normalize": "global_mvn", "normalize_conf": {"stats_file": str(stats)}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
-    from espnet_mtla.model.build import load_model
 
     model, _ = load_model(folder / "config.yaml")
     torch.save(model.state_dict(), folder / "model.pth")
@@ -218,26 +219,61 @@ def test_a_stride_that_was_changed_after_training(broken):
     fails(broken, r"decoder_conf\.attention_conf\.down_rate 2, and its .* says 3; put")
 
 
+@pytest.mark.parametrize("noted", [True, False], ids=["new", "before-the-option"])
+def test_a_raw_window_that_was_added_after_training(broken, noted):
+    """Also if the weights were packed by a version that did not have the option."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    weights = broken / "model.safetensors"
+    if not noted:
+        with safe_open(weights, "pt") as file:
+            settings = json.loads(file.metadata()["decoder"])
+        del settings["attention_conf"]["raw_window"]
+        metadata = {"format": "pt", "decoder": json.dumps(settings)}
+        save_file(load_file(weights), weights, metadata=metadata)
+    text = (broken / "config.yaml").read_text()
+    (broken / "config.yaml").write_text(
+        text.replace("down_rate: 2", "down_rate: 2\n    raw_window: 4").replace(
+            "    raw_window: 0\n", ""
+        )
+    )
+    fails(broken, r"decoder_conf\.attention_conf\.raw_window 0, and its .* says 4; put")
+
+
 def test_impossible_sizes(broken):
     text = (broken / "config.yaml").read_text()
     (broken / "config.yaml").write_text(text.replace("down_rate: 2", "down_rate: 0"))
     fails(broken, "down_rate: 0 given, a whole number >= 1 is needed")
 
 
-@pytest.mark.parametrize("name", ["bpe.model", "feats_stats.npz", "tokens.txt"])
+@pytest.mark.parametrize("name", ["bpe.model", "tokens.txt"])
 @pytest.mark.parametrize("there", [False, True])
 def test_files_that_are_missing_or_something_else(broken, name, there):
     config = yaml.safe_load((broken / "config.yaml").read_text())
     if name == "bpe.model":
         config |= {"token_type": "bpe", "bpemodel": name}
-    if name == "feats_stats.npz":
-        config |= {"normalize": "global_mvn", "normalize_conf": {"stats_file": name}}
     (broken / "config.yaml").write_text(yaml.safe_dump(config))
     (broken / name).unlink(missing_ok=True)
     if there:
         (broken / name).write_text("nothing\n")
-    wrong = {"bpe.model": "no model of sentencepiece", "feats_stats.npz": r"no \.npz"}
+    wrong = {"bpe.model": "no model of sentencepiece"}
     fails(broken, f"{name}: {wrong.get(name, '<blank>') if there else 'no such file'}")
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_statistics_are_read_where_no_weights_follow(broken, there):
+    """With weights they are not: normalisation's own values are in the weights."""
+    config = yaml.safe_load((broken / "config.yaml").read_text())
+    statistics = {"stats_file": "feats_stats.npz"}
+    config |= {"normalize": "global_mvn", "normalize_conf": statistics}
+    (broken / "config.yaml").write_text(yaml.safe_dump(config))
+    (broken / "feats_stats.npz").unlink(missing_ok=True)
+    if there:
+        (broken / "feats_stats.npz").write_text("nothing\n")
+    message = r"no \.npz" if there else "no such file"
+    with pytest.raises(UserError, match=f"feats_stats.npz: {message}"):
+        load_model(broken / "config.yaml")
 
 
 def test_a_config_of_something_else(broken):
@@ -255,7 +291,6 @@ def test_a_config_is_missing(broken):
 
 def test_packing_twice_gives_the_same_bytes(model, packed, tmp_path):
     """In another process with other hashes, too; the order of metadata is by chance."""
-    from espnet_mtla.model.build import load_model
     from espnet_mtla.share.pack import save_weights
 
     decode = tmp_path / "decode.yaml"

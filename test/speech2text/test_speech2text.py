@@ -229,6 +229,15 @@ def test_bad_sound_is_one_line(speech2text, sound, rate, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_sound_of_which_nothing_is_left(speech2text, tmp_path):
+    samples = np.zeros(1, dtype="float32")
+    with pytest.raises(UserError, match="sound: 1 samples at 44100 Hz are none at 80"):
+        speech2text(samples, 44100)
+    soundfile.write(tmp_path / "click.wav", samples, 44100)
+    with pytest.raises(UserError, match=r"click\.wav: 1 samples at 44100 Hz are none"):
+        speech2text(tmp_path / "click.wav")
+
+
 def test_a_file_that_is_no_sound(speech2text, tmp_path, data):
     (tmp_path / "text.wav").write_text("nothing to hear\n")
     (tmp_path / "rm x |").write_bytes((data / "u0.wav").read_bytes())

@@ -68,9 +68,9 @@ def word_marks(folder: Path, rows: int | None = None) -> Path:
     trainer = trainers.BpeTrainer(
         vocab_size=330, special_tokens=special[:3], show_progress=False
     )
-    tokenizer.train_from_iterator(
-        [f"▁{line.replace(' ', '▁')}" for line in LINES], trainer
-    )
+    # As in sentencepiece's models, no piece has the end of one word and another word.
+    words = [f"▁{word}" for line in LINES for word in line.split()]
+    tokenizer.train_from_iterator(words, trainer)
     state = json.loads(tokenizer.to_str())
     vocab = state["model"]["vocab"]
     for token in (*special, "\n"):

@@ -12,6 +12,7 @@ import yaml
 
 from espnet_mtla import Speech2Text
 from espnet_mtla.data.hf_tokens import HFTokeniser
+from espnet_mtla.data.table import read_table, write_table
 from espnet_mtla.data.tokens import TokenOptions, read_lines, tokenise
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.speech import MTLASpeechConfig, MTLASpeechProcessor
@@ -23,7 +24,7 @@ from espnet_mtla.search.beam import Hypothesis
 from espnet_mtla.share.card import Card
 from espnet_mtla.share.pack import pack
 from espnet_mtla.task.average import Criterion, average
-from test.support.tiny_tokenizer import byte_level
+from test.support.tiny_tokenizer import byte_level, word_marks
 from test.support.toy_corpus import RATE, Toy
 
 NO_CTC = {"model_conf": {"ctc_weight": 0.0}, "normalize": "utterance_mvn"}
@@ -122,9 +123,32 @@ def test_a_list_of_another_tokenizer_is_refused(toy: Toy) -> None:
         toy("--collect_stats", *options, **NO_CTC)
 
 
+def test_a_tokenizer_of_another_kind_is_refused(toy: Toy) -> None:
+    """Its tokens are not in the list; the list is to blame, and not the texts."""
+    options = use_tokenizer(toy)
+    word_marks(toy.folder / "tokens" / "tokenizer")
+    with pytest.raises(UserError, match=r"^bpemodel: .*the token list .* another one"):
+        toy("--collect_stats", *options, **NO_CTC)
+
+
 def test_a_line_break_in_a_text_does_not_break_the_table(tmp_path: Path) -> None:
     tokens = ["a", "b"]
     nbest = [Hypothesis([0, 1], -1.0, False)]
     results = [Recognised("u1", 1.0, 5, 5, nbest, 0.1)]
     write_output(tmp_path, results, tokens, "\n".join, {})
     assert (tmp_path / "1best_recog" / "text").read_text() == "u1 a b\n"
+
+
+@pytest.mark.parametrize("separator", ["", " "])
+def test_line_breaks_of_a_language_model_are_spaces(
+    tmp_path: Path, separator: str
+) -> None:
+    """A decoded text is one line of a table, whatever the model writes."""
+    tokeniser = HFTokeniser(byte_level(tmp_path / "model", rows=330))
+    written = "one\ntwo\r\nthree\0four\x1b\u2028five\x85"
+    tokens = tokeniser.text2tokens(written)
+    tokeniser.separator = separator
+    text = tokeniser.tokens2text(tokens)
+    assert text == "one two  three four  five "
+    write_table(tmp_path / "text", {"u1": text})
+    assert read_table(tmp_path / "text")["u1"].split() == text.split()

@@ -21,6 +21,7 @@ from torch import Tensor
 from espnet_mtla.attention.decoding.backend import DecodeBackend
 from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.layout import EntryLayout
+from espnet_mtla.attention.decoding.window import WindowPlacement, attend_masked
 
 
 def attend_to_prompt(
@@ -29,6 +30,7 @@ def attend_to_prompt(
     layout: EntryLayout,
     cache: KVCache,
     scale: float,
+    visible: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Compute attention of all hypotheses over the prompt of their utterance.
 
@@ -38,6 +40,8 @@ def attend_to_prompt(
         layout: of ``entries``.
         cache: gives the back-end and the lengths of prompts.
         scale: factor of the scores.
+        visible: number of entries that a query sees, ``(N, L)``; None: all chunks of
+            its prompt.
 
     Returns:
         Output ``(N, H, L, e)`` and log-sum-exp ``(N, H, L)``.
@@ -45,8 +49,14 @@ def attend_to_prompt(
     (rows, heads, tokens, _), (prompts, groups) = q.shape, entries.shape[:2]
     q = q.reshape(prompts, rows // prompts, groups, heads // groups * tokens, -1)
     q = q.transpose(1, 2).flatten(2, 3)  # (B, G, K M, d)
-    prompt_chunks = cache.timeline.prompt_chunks.unsqueeze(1)
-    out, lse = cache.backend.attend(q, entries, layout, prompt_chunks, scale)
+    if visible is None:
+        seen = cache.timeline.prompt_chunks.unsqueeze(1)
+    elif tokens == 1 and not cache.timeline.uneven:
+        seen = visible.view(prompts, -1)[:, :1]  # equal in all hypotheses
+    else:
+        seen = visible.view(prompts, rows // prompts, 1, tokens)
+        seen = seen.expand(-1, -1, heads // groups, -1).flatten(1)
+    out, lse = cache.backend.attend(q, entries, layout, seen, scale)
     out = out.unflatten(2, (rows // prompts, -1)).transpose(1, 2)  # (B, K, G, M, e)
     lse = lse.unflatten(2, (rows // prompts, -1)).transpose(1, 2)
     return out.reshape(rows, heads, tokens, -1), lse.reshape(rows, heads, tokens)
@@ -96,3 +106,34 @@ def _merge_running(
     score = ((q * layout.keys(running)).sum(-1) * scale).to(lse.dtype)
     out = backend.merge(layout.values(running).to(out.dtype), score, out, lse)
     return out, torch.logaddexp(score, lse)
+
+
+def attend_to_window(
+    q: Tensor, cache: KVCache, window: WindowPlacement, ring: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Compute attention over raw tokens and the merged chunks of the suffix.
+
+    Args:
+        q: queries in the space of the entries' keys, ``(N, H, L, d)``.
+        cache: suffix and tail, and their back-end.
+        window: what each query sees.
+        ring: raw entries that ``window.hidden`` refers to, ``(N, G, S, w)``.
+        scale: factor of the scores.
+
+    Returns:
+        Output ``(N, H, L, e)`` and log-sum-exp ``(N, H, L)``.
+    """
+    assert cache.raw is not None, "a cache with a window has raw entries"
+    layout, merge = cache.layout, cache.backend.merge
+    # The ring comes first: every query sees at least its own token there, and one of
+    # the two log-sum-exps that ``merge`` gets must be finite.
+    out, lse = attend_masked(q, ring, layout, window.hidden, scale)
+    if window.sees_tail and cache.raw.tail.size(2) > 0:
+        tail = cache.raw.tail_entries()
+        seen = window.in_tail
+        part, part_lse = attend_to_prompt(q, tail, layout, cache, scale, seen)
+        out, lse = merge(part, part_lse, out, lse), torch.logaddexp(part_lse, lse)
+    if window.sees_suffix:
+        part, part_lse = attend_to_suffix(q, cache, window.in_suffix, None, scale)
+        out, lse = merge(part, part_lse, out, lse), torch.logaddexp(part_lse, lse)
+    return out, lse

@@ -10,23 +10,27 @@ Letters: ``B`` utterances, ``K`` hypotheses each, ``N = B K`` rows, ``G`` entry 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
 
 from espnet_mtla.attention.decoding.backend import choose_backend
+from espnet_mtla.attention.decoding.cache_rows import CacheRows
 from espnet_mtla.attention.decoding.layout import (
     DEFAULT_CACHE,
     CacheOptions,
     EntryLayout,
 )
-from espnet_mtla.attention.decoding.quantise import quantise, restore, stored_type
-from espnet_mtla.attention.decoding.rows import put_rows
+from espnet_mtla.attention.decoding.quantise import (
+    put_entries,
+    quantise,
+    read_entries,
+    stored_type,
+)
 from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
+from espnet_mtla.attention.decoding.window import RawWindow, newest_first
 
 
-class KVCache:
+class KVCache(CacheRows):
     """The cache of one layer, allocated once and written in place.
 
     ``prompt (B, G, P, w)`` holds the finished chunks of the prompts. All hypotheses of
@@ -43,6 +47,10 @@ class KVCache:
     row is then also stored in full precision, ``running (N, G, w)``: quantising the
     running sum again after every token would add up rounding errors.
 
+    With ``layout.window``, ``raw`` holds the unmerged entries of the newest tokens
+    (:mod:`.window`). The chunks of these tokens are in prompt and suffix too, and
+    hidden until the window has left them.
+
     The layers of a decoder share one timeline. The decoder then changes the timeline
     itself and calls the methods that leave it alone: :meth:`repeat_rows`,
     :meth:`reorder_into`, :meth:`select_rows`.
@@ -53,6 +61,7 @@ class KVCache:
         timeline: token counts of the rows.
         options: how the cache is stored and read.
         prompt_layout: layout of ``prompt``; None: ``layout``.
+        tail: raw entries of the prompts' last tokens, :class:`.RawWindow`; None: none.
     """
 
     def __init__(
@@ -62,6 +71,7 @@ class KVCache:
         timeline: Timeline,
         options: CacheOptions = DEFAULT_CACHE,
         prompt_layout: EntryLayout | None = None,
+        tail: Tensor | None = None,
     ) -> None:
         self.layout, self.options = layout, options
         self.prompt_layout = prompt_layout or layout
@@ -69,6 +79,10 @@ class KVCache:
             options.backend, layout, prompt.dtype, prompt.device
         )
         self.dtype, self.timeline = prompt.dtype, timeline
+        self.raw: RawWindow | None = None
+        if layout.window > 0:
+            tail = prompt[:, :, :0] if tail is None else tail
+            self.raw = RawWindow(layout, tail, timeline, options)
         shape = (len(timeline.num_tokens), layout.heads, timeline.slots, layout.width)
         self.prompt, self.suffix = prompt, prompt.new_zeros(0)
         self.prompt_scale = self.suffix_scale = self.running = None
@@ -101,7 +115,8 @@ class KVCache:
         """
         prompt = like.new_zeros(rows, layout.heads, 0, layout.width)
         nothing = torch.zeros(rows, dtype=torch.long, device=like.device)
-        return cls(layout, prompt, Timeline(nothing, layout.stride, capacity), options)
+        timeline = Timeline(nothing, layout.stride, capacity, layout.offset)
+        return cls(layout, prompt, timeline, options)
 
     @classmethod
     def from_prompt(
@@ -121,16 +136,21 @@ class KVCache:
 
         Args:
             layout: of an entry.
-            entries: running entries of all prompt tokens, ``(B, G, T, w)``.
+            entries: running entries of all prompt tokens, ``(B, G, T, w)``; with a
+                window also the raw ones, ``(B, 2 G, T, w)``.
             lengths: valid tokens of each prompt, ``(B,)``; the others are padding.
             capacity: tokens of a row that there is room for after the prompt.
             options: how the cache is stored and read.
             expanded: layout and entries to store instead of the finished chunks'.
         """
-        s, timeline = layout.stride, Timeline(lengths, layout.stride, capacity)
-        finished = entries[:, :, s - 1 :: s].contiguous()
+        s, (entries, raw) = layout.stride, layout.split(entries)
+        timeline = Timeline(lengths, s, capacity, layout.offset)
+        tail = None
+        if raw is not None:
+            tail = newest_first(raw, lengths, layout.tail_size(raw.size(2)))
+        finished = layout.finished(entries).contiguous()
         prompt_layout, finished = expanded or (layout, finished)
-        cache = cls(layout, finished, timeline, options, prompt_layout)
+        cache = cls(layout, finished, timeline, options, prompt_layout, tail)
         if s > 1 and entries.size(2) > 0:
             # In a row without an open chunk the first token overwrites this unread.
             last = (lengths - 1).clamp(min=0)
@@ -158,26 +178,15 @@ class KVCache:
     @property
     def used_nbytes(self) -> int:
         """Bytes of the entries in use."""
-        time, options = self.timeline, self.options
-        in_prompt = int(time.prompt_chunks.sum())
-        in_suffix = int(
-            (-(-time.num_tokens // self.layout.stride) - time.first_suffix_chunk).sum()
+        time, layout, form = self.timeline, self.layout, self.options.dtype
+        in_prompt, size = int(time.prompt_chunks.sum()), self.dtype.itemsize
+        in_suffix = int(time.suffix_chunks.sum())
+        raw = 0 if self.raw is None else self.raw.used_entries(time)
+        return (
+            self.prompt_layout.nbytes(in_prompt, size, form)
+            + layout.suffix_bytes(in_suffix, len(time.rows), size, form)
+            + layout.nbytes(raw, size, form)
         )
-        return self.prompt_layout.nbytes(
-            in_prompt, self.dtype.itemsize, options.dtype
-        ) + self.layout.suffix_bytes(
-            in_suffix, len(time.rows), self.dtype.itemsize, options.dtype
-        )
-
-    def by_row(self) -> list[Tensor]:
-        """Return the tensors with one row a hypothesis."""
-        parts = (self.suffix, self.suffix_scale, self.running)
-        return [part for part in parts if part is not None]
-
-    def by_prompt(self) -> list[Tensor]:
-        """Return the tensors with one row a prompt copy."""
-        parts = (self.prompt, self.prompt_scale)
-        return [part for part in parts if part is not None]
 
     def prompt_entries(self) -> Tensor:
         """Return the prompt's entries ``(B, G, P, w)``, in ``prompt_layout``."""
@@ -206,15 +215,19 @@ class KVCache:
         """Write the running entries of L new tokens a row.
 
         A running entry includes the earlier tokens of its chunk, so it replaces the
-        entry in the chunk's slot. Of several tokens in a
-        chunk only the last is written.
+        entry in the chunk's slot. Of several tokens in a chunk only the last is
+        written.
 
         Args:
-            entries: ``(N, G, L, w)``.
+            entries: ``(N, G, L, w)``; with a window also the raw ones,
+                ``(N, 2 G, L, w)``.
             placement: where the tokens stand.
             lengths: valid tokens of each row, ``(N,)``; None: all L.
         """
         tokens, s, rows = entries.size(2), self.layout.stride, self.timeline.rows
+        entries, raw = self.layout.split(entries)
+        if raw is not None and self.raw is not None and placement.window is not None:
+            self.raw.write(raw, placement.window.slot, rows, lengths)
         if tokens == 1 and lengths is None:
             self._put(rows, placement.slot[:, 0], entries[:, :, 0])
             if self.running is not None:
@@ -222,82 +235,14 @@ class KVCache:
             return
         step = torch.arange(tokens, device=entries.device)
         count = torch.full_like(placement.start, tokens) if lengths is None else lengths
-        ends = ((placement.index + 1) % s == 0) | (step == count.unsqueeze(1) - 1)
+        after = placement.index + (1 + self.layout.offset)
+        ends = (after % s == 0) | (step == count.unsqueeze(1) - 1)
         row, column = (ends & (step < count.unsqueeze(1))).nonzero(as_tuple=True)
         self._put(row, placement.slot[row, column], entries[row, :, column])
         if self.running is not None:
             newest = entries[rows, :, (count - 1).clamp(min=0)]
             changed = (count > 0)[:, None, None]
             self.running.copy_(torch.where(changed, newest, self.running))
-
-    def fork(self, beam: int, share_prompt: bool = True) -> None:
-        """Repeat each row ``beam`` times, the copies beside each other."""
-        self.timeline.fork(beam, share_prompt)
-        self.repeat_rows(beam, share_prompt)
-
-    def repeat_rows(self, beam: int, share_prompt: bool = True) -> None:
-        """Do what :meth:`fork` does, but leave the timeline as it is."""
-        self._set_by_row(part.repeat_interleave(beam, 0) for part in self.by_row())
-        if not share_prompt:
-            copies = torch.arange(len(self.prompt), device=self.prompt.device)
-            self._select_prompts(copies.repeat_interleave(beam))
-
-    def reorder(self, rows: Tensor) -> None:
-        """Let row i continue row ``rows[i]``, which is of the same utterance."""
-        self.reorder_into(rows, self.scratch())
-        self.timeline.reorder(rows)
-
-    def scratch(self) -> list[Tensor]:
-        """Allocate memory for :meth:`reorder_into`; caches of equal shapes share it."""
-        return [torch.zeros_like(part) for part in self.by_row()]
-
-    @torch.no_grad()
-    def reorder_into(self, rows: Tensor, scratch: list[Tensor]) -> list[Tensor]:
-        """Do what :meth:`reorder` does by copying into ``scratch``, without gradients.
-
-        The scratch memory becomes the cache's and the cache's old memory is returned as
-        the next scratch, so that each number is copied once. The timeline is left as it
-        is.
-        """
-        old, filled = self.by_row(), self.timeline.filled
-        for source, target in zip(old, scratch, strict=True):
-            if source.dim() == 4:  # (N, G, S, .): later slots are not in use
-                source, target = source[:, :, :filled], target[:, :, :filled]
-            torch.index_select(source, 0, rows, out=target)
-        self._set_by_row(scratch)
-        if len(self.prompt) == len(rows):  # not shared: each row has a copy
-            self._select_prompts(rows)
-        return old
-
-    def select_rows(
-        self, prompts: Tensor, rows: Tensor, timeline: Timeline, prompt_slots: int
-    ) -> None:
-        """Select prompt copies and rows, in this order, and set the timeline.
-
-        Args:
-            prompts: places of the prompt copies.
-            rows: ``(N',)``.
-            timeline: of these rows; slots beyond its capacity are dropped.
-            prompt_slots: finished chunks of the longest of these prompts.
-        """
-        self._select_prompts(prompts, prompt_slots)
-        self._set_by_row(
-            (part if part.dim() == 3 else part[:, :, : timeline.slots]).index_select(
-                0, rows
-            )
-            for part in self.by_row()
-        )
-        self.timeline = timeline
-
-    def join(self, other: KVCache, prompts: Tensor, rows: Tensor) -> None:
-        """Do what :meth:`Timeline.join` does, and leave the timeline as it is."""
-        self._set_by_row(
-            put_rows(old, new, rows)
-            for old, new in zip(self.by_row(), other.by_row(), strict=True)
-        )
-        self.prompt = put_rows(self.prompt, other.prompt, prompts)
-        if self.prompt_scale is not None and other.prompt_scale is not None:
-            self.prompt_scale = put_rows(self.prompt_scale, other.prompt_scale, prompts)
 
     def copy(self, rows: Tensor | None = None, capacity: int | None = None) -> KVCache:
         """Return a copy of ``rows`` of this cache, with another capacity.
@@ -315,30 +260,14 @@ class KVCache:
         new = KVCache(self.layout, prompt, timeline, self.options)
         filled = timeline.filled
         new.suffix[:, :, :filled] = self.suffix[:, :, :filled].index_select(0, rows)
+        if self.raw is not None and new.raw is not None:
+            new.raw.copy_rows(self.raw, rows)
         return new
 
     def _read(self, numbers: Tensor, scale: Tensor | None) -> Tensor:
-        if scale is None or self.options.dtype is None:
-            return numbers
-        return restore(numbers, scale, self.options.dtype, self.dtype)
+        return read_entries(numbers, scale, self.options.dtype, self.dtype)
 
     def _put(self, rows: Tensor, slots: Tensor, entries: Tensor) -> None:
         """Write entries ``(n, G, w)``; number i goes to ``slots[i]`` of ``rows[i]``."""
-        if self.suffix_scale is None or self.options.dtype is None:
-            self.suffix[rows, :, slots] = entries
-            return
-        numbers, scale = quantise(entries, self.options.dtype)
-        self.suffix[rows, :, slots] = numbers
-        self.suffix_scale[rows, :, slots] = scale
-
-    def _set_by_row(self, parts: Iterable[Tensor]) -> None:
-        self.suffix, *others = parts
-        if self.suffix_scale is not None:
-            self.suffix_scale, *others = others
-        if self.running is not None:
-            (self.running,) = others
-
-    def _select_prompts(self, index: Tensor, slots: int | None = None) -> None:
-        self.prompt = self.prompt[:, :, :slots].index_select(0, index)
-        if self.prompt_scale is not None:
-            self.prompt_scale = self.prompt_scale[:, :, :slots].index_select(0, index)
+        target = self.suffix, self.suffix_scale
+        put_entries(target, rows, slots, entries, self.options.dtype)

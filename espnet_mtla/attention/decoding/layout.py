@@ -24,6 +24,10 @@ class EntryLayout:
     from ``value_start`` on. In a latent entry ``[m, k_rope]`` they overlap: the key is
     all of it and the value is m.
 
+    The first chunk of a row lacks ``offset`` tokens: token i belongs to chunk
+    ``(i + offset) // stride``. With a ``window``, that many newest tokens are seen
+    unmerged (:class:`.TemporalLatentConfig`); an unmerged entry has the same layout.
+
     >>> mtla = EntryLayout(1, 288, 288, value_start=0, value_width=256, stride=2)
     >>> mtla.slots(5), mtla.nbytes(3, itemsize=4)
     (3, 3456)
@@ -35,6 +39,42 @@ class EntryLayout:
     value_start: int
     value_width: int
     stride: int = 1
+    offset: int = 0
+    window: int = 0
+
+    @property
+    def window_room(self) -> int:
+        """Most tokens of a row that a query sees unmerged, itself among them.
+
+        A chunk leaves the window as a whole, so up to ``stride - 1`` tokens beyond the
+        window wait for the rest of their chunk.
+        """
+        return self.window + self.stride - 1 if self.window > 0 else 0
+
+    def ring_size(self, capacity: int, slack: int = 0) -> int:
+        """Return the raw entries of a row with ``capacity`` tokens after the prompt.
+
+        ``slack`` tokens more than the window needs remain after being overwritten.
+        """
+        room = self.window_room + slack
+        return max(min(room, capacity), 1) if self.window > 0 else 0
+
+    def tail_size(self, prompt: int) -> int:
+        """Return the raw entries of a prompt: a query adds its own token to them."""
+        return min(self.window_room - 1, prompt) if self.window > 0 else 0
+
+    def split(self, entries: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Split the entries of tokens into running and raw ones; None: no window.
+
+        ``(B, G, T, w)``, with a window ``(B, 2 G, T, w)``.
+        """
+        if self.window == 0:
+            return entries, None
+        return entries[:, : self.heads], entries[:, self.heads :]
+
+    def finished(self, entries: Tensor) -> Tensor:
+        """Select the entries of finished chunks, ``(B, G, T, w) -> (B, G, S, w)``."""
+        return entries[:, :, self.stride - 1 - self.offset :: self.stride]
 
     def keys(self, entries: Tensor) -> Tensor:
         """Return a view of the keys, ``(..., w) -> (..., key_width)``."""
@@ -46,7 +86,7 @@ class EntryLayout:
 
     def slots(self, tokens: int) -> int:
         """Return the number of entries of ``tokens`` tokens: one a begun chunk."""
-        return -(-tokens // self.stride)
+        return -(-(tokens + self.offset) // self.stride) if tokens else 0
 
     def nbytes(self, entries: int, itemsize: int, dtype: str | None = None) -> int:
         """Return the bytes of ``entries`` entries.
@@ -84,12 +124,20 @@ class EntryLayout:
 
         Finished chunks of the prompt are stored once if they are shared. Its open chunk
         is in the suffix of every row, since each hypothesis continues it differently.
+        A raw window adds at most ``window + stride - 1`` entries to a row, and one less
+        to a prompt.
 
         >>> mtla = EntryLayout(1, 288, 288, value_start=0, value_width=256, stride=2)
         >>> (4 + 10 * 2) * 288 * 4  # 4 chunks shared; chunks {8, 9}, {10, 11} 10 times
         27648
         >>> mtla.cache_bytes(9, 3, beam=10, share_prompt=True, itemsize=4)
         27648
+        >>> from dataclasses import replace
+        >>> windowed = replace(mtla, window=4)  # 4 raw tokens shared, 3 in each row
+        >>> windowed.cache_bytes(9, 3, beam=10, share_prompt=True, itemsize=4) - 27648
+        39168
+        >>> (4 + 10 * 3) * 288 * 4
+        39168
 
         Args:
             prompt: tokens of the prompt.
@@ -102,11 +150,14 @@ class EntryLayout:
         """
         # Products of NumPy's small integers would overflow.
         prompt, tokens, beam = int(prompt), int(tokens), int(beam)
-        itemsize, finished = int(itemsize), prompt // self.stride
+        itemsize, finished = int(itemsize), (prompt + self.offset) // self.stride
         suffix = self.slots(prompt + tokens) - finished
         copies = 1 if share_prompt else beam
         in_prompt = (prompt_layout or self).nbytes(copies * finished, itemsize, dtype)
-        return in_prompt + self.suffix_bytes(beam * suffix, beam, itemsize, dtype)
+        raw = copies * self.tail_size(prompt) + beam * min(self.window_room, tokens)
+        in_window = self.nbytes(raw, itemsize, dtype)
+        in_suffix = self.suffix_bytes(beam * suffix, beam, itemsize, dtype)
+        return in_prompt + in_suffix + in_window
 
     def room_bytes(
         self, tokens: int, beam: int, itemsize: int, dtype: str | None = None
@@ -119,8 +170,9 @@ class EntryLayout:
             itemsize: bytes of a number, if ``dtype`` is None.
             dtype: an 8-bit format of :mod:`.quantise`, or None.
         """
-        slots = self.slots(self.stride - 1 + tokens)
-        return self.suffix_bytes(beam * slots, beam, itemsize, dtype)
+        slots = -(-(self.stride - 1 + tokens) // self.stride)
+        raw = self.nbytes(beam * self.ring_size(tokens), itemsize, dtype)
+        return self.suffix_bytes(beam * slots, beam, itemsize, dtype) + raw
 
 
 @dataclass(frozen=True)

@@ -48,3 +48,37 @@ def restore(
     if number_format == "fp8":
         numbers = numbers.view(torch.float8_e4m3fn)
     return (numbers.float() * scale).to(dtype)
+
+
+def read_entries(
+    numbers: Tensor, scale: Tensor | None, number_format: str | None, dtype: torch.dtype
+) -> Tensor:
+    """Return stored entries ``(..., w)`` in ``dtype``; without a scale as they are."""
+    if scale is None or number_format is None:
+        return numbers
+    return restore(numbers, scale, number_format, dtype)
+
+
+def put_entries(
+    target: tuple[Tensor, Tensor | None],
+    rows: Tensor,
+    slots: Tensor,
+    entries: Tensor,
+    number_format: str | None,
+) -> None:
+    """Write entries ``(n, G, w)``; number i goes to ``slots[i]`` of ``rows[i]``.
+
+    Args:
+        target: numbers ``(N, G, S, w)`` and scales ``(N, G, S, 1)``; None: no scales.
+        rows: ``(n,)``.
+        slots: ``(n,)``.
+        entries: in full precision.
+        number_format: of the stored numbers; None: in full precision.
+    """
+    numbers, scale = target
+    if scale is None or number_format is None:
+        numbers[rows, :, slots] = entries
+        return
+    quantised, new_scale = quantise(entries, number_format)
+    numbers[rows, :, slots] = quantised
+    scale[rows, :, slots] = new_scale

@@ -15,7 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from espnet_mtla.attention.training.dense import MOST_SCORES, attend_dense, first
+from espnet_mtla.attention.training.dense import (
+    MOST_SCORES,
+    attend_dense,
+    attend_dense_window,
+    first,
+)
 from espnet_mtla.attention.training.flex import attend_flex
 from espnet_mtla.attention.training.kernel_choice import (
     BLOCKED,
@@ -24,6 +29,9 @@ from espnet_mtla.attention.training.kernel_choice import (
     is_automatic,
 )
 from espnet_mtla.attention.training.operators import prefix_attention, strided_attention
+from espnet_mtla.attention.training.window_operators import windowed_attention
+from espnet_mtla.attention.training.windowed import first_raw_token, merged_chunks
+from espnet_mtla.errors import UserError
 
 WITH_GROUPS = {"cpu_flash", "cuda_flash"}
 """Kernels of PyTorch in which several query heads can share a key head."""
@@ -96,6 +104,7 @@ def attend_latents(
     stride: int,
     scale: float,
     dropout: float,
+    offset: int = 0,
 ) -> Tensor:
     """Compute MLA or MTLA: a query sees finished chunks and its own running chunk.
 
@@ -107,16 +116,18 @@ def attend_latents(
         stride: tokens of a chunk.
         scale: factor of the scores.
         dropout: probability of dropping a weight.
+        offset: tokens that the first chunk lacks.
 
     Returns:
         ``(B, H, U, e)``.
     """
     q, entries, weight = _autocast(q, entries, weight)
-    finished = entries[:, stride - 1 :: stride]
+    finished = entries[:, stride - 1 - offset :: stride]
     running = entries if query_index is None else gather_tokens(entries, query_index)
     if stride == 1:  # the running chunk is finished: it is among the others
         running = entries[:, :0]
     kernel, index = choose_kernel(q, dropout), _index(q, query_index)
+    index = index + offset if offset else index
     before = index // stride if stride > 1 else index + 1
     # Flash kernels support one mask, the causal one of all tokens in order.
     slow = query_index is not None or kernel == BLOCKED
@@ -129,8 +140,57 @@ def attend_latents(
         visible, indexed = (index + 1) // stride, False
     else:
         kernel, visible, indexed = BLOCKED, before, True
-    settings = (kernel, stride, indexed, scale, dropout)
+    settings = (kernel, stride, indexed, scale, dropout, offset)
     out, *_ = strided_attention(*tensors, visible, _seed(dropout), *settings)
+    return out.transpose(1, 2)
+
+
+def attend_window(
+    q: Tensor,
+    running: Tensor,
+    raw: Tensor,
+    weight: Tensor,
+    query_index: Tensor | None,
+    stride: int,
+    offset: int,
+    window: int,
+    scale: float,
+    dropout: float,
+) -> Tensor:
+    """Compute MTLA with a raw window: merged chunks, then the newest tokens unmerged.
+
+    Args:
+        q: ``(B, H, U, d)``.
+        running: running entry of each token, latent then rotary key, ``(B, T, w)``.
+        raw: unmerged entry of each token, ``(B, T, w)``.
+        weight: expands latents to heads, ``(H (d_N + e), r)``.
+        query_index: index of each query, ``(B or 1, U)``; None: query i is token i.
+        stride: tokens of a chunk.
+        offset: tokens that the first chunk lacks.
+        window: newest tokens that are seen unmerged, at least 1.
+        scale: factor of the scores.
+        dropout: probability of dropping a weight.
+
+    Returns:
+        ``(B, H, U, e)``.
+
+    Raises:
+        UserError: FlexAttention is requested, which has no raw window.
+    """
+    q, running, raw, weight = _autocast(q, running, raw, weight)
+    finished = running[:, stride - 1 - offset :: stride]
+    kernel, index = choose_kernel(q, dropout), _index(q, query_index)
+    if kernel == FLEX:
+        raise UserError("training kernel: flex has no raw_window; use auto")
+    indexed = query_index is not None
+    slow = indexed or kernel == BLOCKED
+    if slow and _few_scores(q, finished.size(1) + raw.size(1)):
+        merged = merged_chunks(index, stride, offset, window)
+        seen = (merged, first_raw_token(merged, stride, offset), index)
+        return attend_dense_window(q, finished, raw, weight, seen, scale, dropout)
+    settings = (BLOCKED if indexed else kernel, stride, indexed, scale, dropout)
+    tensors = (q.transpose(1, 2), finished, raw, weight, index, _seed(dropout))
+    out, *_ = windowed_attention(*tensors, *settings, offset, window)
     return out.transpose(1, 2)
 
 

@@ -68,6 +68,39 @@ def attend_dense(
     )
 
 
+def attend_dense_window(
+    q: Tensor,
+    finished: Tensor,
+    raw: Tensor,
+    weight: Tensor,
+    seen: tuple[Tensor, Tensor, Tensor],
+    scale: float,
+    dropout: float,
+) -> Tensor:
+    """Compute attention of queries over finished chunks and unmerged tokens.
+
+    Args:
+        q: ``(B, H, U, d)``.
+        finished: entries of finished chunks, ``(B, S, w)``.
+        raw: unmerged entries of all tokens, ``(B, T, w)``.
+        weight: expands latents to heads, ``(H (d_N + e), r)``.
+        seen: of each query the number of finished chunks, and the first and the last
+            unmerged token that it sees, each ``(B or 1, U)``.
+        scale: factor of the scores.
+        dropout: probability of dropping a weight.
+
+    Returns:
+        ``(B, H, U, e)``.
+    """
+    merged, start, index = seen
+    k, v = expand(torch.cat((finished, raw), 1), weight, q.size(1), q.size(-1))
+    band = first(index + 1, raw.size(1)) & ~first(start, raw.size(1))
+    mask = torch.cat((first(merged, finished.size(1)), band), dim=-1)
+    return F.scaled_dot_product_attention(
+        q, k, v, mask.unsqueeze(1), dropout, scale=scale
+    )
+
+
 def first(count: Tensor, slots: int) -> Tensor:
     """Return a mask ``(B, U, slots)`` that is true at the first ``count (B, U)`` slots.
 

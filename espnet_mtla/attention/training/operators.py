@@ -21,7 +21,7 @@ from espnet_mtla.attention.training.blocked import Blocked
 from espnet_mtla.attention.training.strided import StridedAttention
 
 
-def _no_autocast(q: Tensor) -> torch.autocast:
+def no_autocast(q: Tensor) -> torch.autocast:
     """Return a context without autocast: the caller has cast the inputs already.
 
     Products that are computed in float32 on purpose would be cast once more.
@@ -42,6 +42,7 @@ def strided_attention(
     indexed: bool,
     scale: float,
     dropout: float,
+    offset: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Call :meth:`.StridedAttention.forward`; the arguments are those of the class."""
     call = StridedAttention(
@@ -56,8 +57,9 @@ def strided_attention(
         indexed,
         scale,
         dropout,
+        offset,
     )
-    with _no_autocast(q):
+    with no_autocast(q):
         return call.forward()
 
 
@@ -78,6 +80,7 @@ def strided_attention_backward(
     indexed: bool,
     scale: float,
     dropout: float,
+    offset: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Call :meth:`.StridedAttention.backward`.
 
@@ -95,8 +98,9 @@ def strided_attention_backward(
         indexed,
         scale,
         dropout,
+        offset,
     )
-    with _no_autocast(q):
+    with no_autocast(q):
         return call.backward(grad, out, lse, states)
 
 
@@ -111,7 +115,7 @@ def prefix_attention(
     dropout: float,
 ) -> tuple[Tensor, Tensor]:
     """Call :meth:`.Blocked.forward`; the arguments are those of class and method."""
-    with _no_autocast(q):
+    with no_autocast(q):
         return Blocked(visible, scale, dropout, seed).forward(q, k, v)
 
 
@@ -133,7 +137,7 @@ def prefix_attention_backward(
     Args: gradient of the output, the outputs of the forward, and its inputs.
     """
     blocked = Blocked(visible, scale, dropout, seed)
-    with _no_autocast(q):
+    with no_autocast(q):
         return blocked.backward(grad, (q, k, v), (out, lse))
 
 
@@ -182,7 +186,9 @@ def _prefix_gradients(
 # Gradients ---------------------------------------------------------------------------
 
 
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+def save_for_backward(
+    ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+) -> None:
     """Save what the backward operator takes, in its order.
 
     ``save_for_backward`` rather than attributes: hooks on saved tensors, activation
@@ -196,7 +202,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None
     ctx.num_inputs = len(inputs)
 
 
-def _differentiate(
+def differentiate(
     backward: Callable[..., tuple[Tensor, ...]], ctx: Any, grad: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     """Return gradients of all inputs; None for those that have none."""
@@ -210,15 +216,15 @@ def _strided_backward(
     ctx: Any, grad: Tensor | None, *unused: None
 ) -> tuple[Tensor | None, ...]:
     del unused  # of log-sum-exp and random states, which are not differentiable
-    return _differentiate(strided_attention_backward, ctx, grad)
+    return differentiate(strided_attention_backward, ctx, grad)
 
 
 def _prefix_backward(
     ctx: Any, grad: Tensor | None, *unused: None
 ) -> tuple[Tensor | None, ...]:
     del unused
-    return _differentiate(prefix_attention_backward, ctx, grad)
+    return differentiate(prefix_attention_backward, ctx, grad)
 
 
-strided_attention.register_autograd(_strided_backward, setup_context=_save)
-prefix_attention.register_autograd(_prefix_backward, setup_context=_save)
+strided_attention.register_autograd(_strided_backward, setup_context=save_for_backward)
+prefix_attention.register_autograd(_prefix_backward, setup_context=save_for_backward)

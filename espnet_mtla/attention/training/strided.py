@@ -20,7 +20,8 @@ split into s classes by ``i mod s``, with one kernel call a class:
 
   For a first query ``lse_flash`` is -inf, so the output is its running value.
 
-So s calls of size T / s compute ``T^2 / 2 s`` scores in all.
+So s calls of size T / s compute ``T^2 / 2 s`` scores in all. If the first chunk lacks
+``offset`` tokens, i is counted as ``i + offset`` in all of this.
 
 Why the backward is exact. Let ``p_k = exp(score_k - lse)`` be the weights of the whole
 softmax. The gradient of a score is ``p_k (grad . v_k - grad . out)``, that of a value
@@ -69,8 +70,7 @@ class StridedAttention(StridedInputs):
             self._attend_finished(rows, keys, values, out[:, rows], lse[:, rows])
             for rows in self._calls()
         ]
-        for rows in self._running_rows():
-            self._merge_running(rows, out[:, rows], lse[:, rows])
+        self._merge_own(out, lse)
         return out, lse, torch.stack(states)
 
     def backward(
@@ -85,13 +85,12 @@ class StridedAttention(StridedInputs):
             states: random states of the forward.
         """
         keys, values = self._keys_values()
-        dq, d_running = torch.zeros_like(self.q), torch.zeros_like(self.running)
-        d_weight = torch.zeros_like(self.weight)
-        # Gradients of keys and values are sums over the calls. The last call sees all
-        # finished chunks, so the sums begin with its gradients, without copying.
+        dq, d_weight = torch.zeros_like(self.q), torch.zeros_like(self.weight)
+        # Gradients of keys and values are sums over the calls. The last call sees the
+        # most chunks, so the sums begin with its gradients, without copying.
         sums: tuple[Tensor, Tensor] | None = None
         for rows, state in reversed(list(zip(self._calls(), states, strict=True))):
-            final = _Final(*(x[:, rows] for x in (grad, out, lse, dq)))
+            final = Final(*(x[:, rows] for x in (grad, out, lse, dq)))
             share = self._backward_of_finished(rows, keys, values, final, state)
             if sums is None:
                 sums = share or (keys.zero_(), values.zero_())
@@ -100,12 +99,15 @@ class StridedAttention(StridedInputs):
                     total[:, :, : part.size(2)] += part
         assert sums is not None, "every kernel has at least one call"
         d_keys, d_values = sums
-        for rows in self._running_rows():
-            final = _Final(*(x[:, rows] for x in (grad, out, lse, dq)))
-            d_running[:, rows] = self._running_backward(rows, final, d_weight)
+        d_running = self._own_backward(Final(grad, out, lse, dq), d_weight)
         d_nope, d_rope = d_keys[..., : self._n], d_keys[..., self._n : self._d]
         d_heads = torch.cat((d_nope, d_values[..., : self._e]), -1).transpose(1, 2)
-        d_finished = self._contract(self.finished, d_heads, d_rope.sum(1), d_weight)
+        finished, unseen = self.finished, self.finished.size(1) - d_heads.size(1)
+        if unseen > 0:  # a raw window can hide the last chunks from all queries
+            finished = finished[:, :-unseen]
+        d_finished = self._contract(finished, d_heads, d_rope.sum(1), d_weight)
+        if unseen > 0:
+            d_finished = F.pad(d_finished, (0, 0, 0, unseen))
         return dq, d_finished, d_running, d_weight
 
     def empty_results(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -122,10 +124,11 @@ class StridedAttention(StridedInputs):
 
         A class ``c < s - 1`` begins at ``c + s``: its first query sees no chunk.
         """
-        s = self.stride
+        s, a = self.stride, self.offset
         if self.kernel == BLOCKED:
             return [slice(None)]
-        return [*(slice(c + s, None, s) for c in range(s - 1)), slice(s - 1, None, s)]
+        others = (slice(c + s - a, None, s) for c in range(s - 1))
+        return [*others, slice(s - 1 - a, None, s)]
 
     def _keys_values(self) -> tuple[Tensor, Tensor]:
         """Expand finished chunks to keys and values ``(B, H, S, .)`` for the kernel."""
@@ -163,7 +166,7 @@ class StridedAttention(StridedInputs):
         return state
 
     def _backward_of_finished(
-        self, rows: slice, keys: Tensor, values: Tensor, final: _Final, state: Tensor
+        self, rows: slice, keys: Tensor, values: Tensor, final: Final, state: Tensor
     ) -> tuple[Tensor, Tensor] | None:
         """Compute the backward of one call; write its queries' part of ``final.dq``.
 
@@ -211,11 +214,28 @@ class StridedAttention(StridedInputs):
 
     # The running chunk: elementwise --------------------------------------------------
 
+    def _merge_own(self, out: Tensor, lse: Tensor) -> None:
+        """Merge what each query sees beside finished chunks into ``out`` and ``lse``.
+
+        That is its running entry, unless it is among the finished chunks.
+        """
+        for rows in self._running_rows():
+            self._merge_running(rows, out[:, rows], lse[:, rows])
+
+    def _own_backward(self, final: Final, d_weight: Tensor) -> Tensor:
+        """Return the gradient of ``running``; add to ``final.dq`` and ``d_weight``."""
+        d_running = torch.zeros_like(self.running)
+        for rows in self._running_rows():
+            part = Final(*(x[:, rows] for x in final))
+            d_running[:, rows] = self._running_backward(rows, part, d_weight)
+        return d_running
+
     def _running_rows(self) -> list[slice]:
         """Return the queries whose running entry is not among the finished chunks."""
+        s = self.stride
         if self.indexed:
-            return [slice(None)] if self.stride > 1 else []
-        return [slice(c, None, self.stride) for c in range(self.stride - 1)]
+            return [slice(None)] if s > 1 else []
+        return [slice((c - self.offset) % s, None, s) for c in range(s - 1)]
 
     def _merge_running(self, rows: slice, out: Tensor, lse: Tensor) -> None:
         """Merge the running entries of some queries into ``out`` and ``lse``."""
@@ -230,7 +250,7 @@ class StridedAttention(StridedInputs):
         out.addcmul_(heads[..., self._n :], share.to(out.dtype))
         lse.copy_(total)
 
-    def _running_backward(self, rows: slice, final: _Final, d_weight: Tensor) -> Tensor:
+    def _running_backward(self, rows: slice, final: Final, d_weight: Tensor) -> Tensor:
         """Return the gradient of running entries; add to ``dq`` and ``d_weight``."""
         grad, out, lse, dq = final
         entries, q = self.running[:, rows], self.q[:, rows]
@@ -266,7 +286,7 @@ class StridedAttention(StridedInputs):
         return keep.mul_(1 / (1 - self.dropout)).unsqueeze(-1)
 
 
-class _Final(NamedTuple):
+class Final(NamedTuple):
     """Some queries' gradient, output and log-sum-exp over all keys, and dq to write."""
 
     grad: Tensor

@@ -33,6 +33,7 @@ class StridedInputs:
             and one that finishes a chunk sees it among the finished ones.
         scale: factor of the scores.
         dropout: probability of dropping an attention weight.
+        offset: tokens that the first chunk lacks.
     """
 
     q: Tensor
@@ -46,6 +47,7 @@ class StridedInputs:
     indexed: bool
     scale: float
     dropout: float
+    offset: int = 0
 
     # Latents to heads and back -------------------------------------------------------
 

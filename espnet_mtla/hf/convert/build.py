@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
+from espnet_mtla.attention.decoding.layout import EntryLayout
+from espnet_mtla.attention.merge import HyperNetwork
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf.convert.factor import LatentWeights, factor_layer
 from espnet_mtla.hf.convert.moments import second_moments
@@ -36,6 +39,7 @@ class Target:
         kv_lora_rank: width r of a latent; 0: the smallest lossless one.
         qk_rope_head_dim: width d_R of the rotary key; 0: all components stay rotary.
         context: largest distance in tokens that counts when components are chosen.
+        raw_window: newest tokens that are seen unmerged beside the chunks; 0: none.
     """
 
     attention: str = "mtla"
@@ -43,12 +47,13 @@ class Target:
     kv_lora_rank: int = 0
     qk_rope_head_dim: int = 0
     context: int = 512
+    raw_window: int = 0
 
     def __post_init__(self) -> None:
         needed = "mla or mtla is"
         require(self.attention in ("mla", "mtla"), "attention", self.attention, needed)
         check_count(self, "down_rate", "context")
-        check_count(self, "kv_lora_rank", "qk_rope_head_dim", least=0)
+        check_count(self, "kv_lora_rank", "qk_rope_head_dim", "raw_window", least=0)
         rank = self.kv_lora_rank
         fits = rank == 0 or (rank % 2 == 0 and rank >= 4)  # as MTLA's own settings
         require(fits, "kv_lora_rank", rank, "an even number >= 4 is")
@@ -57,6 +62,12 @@ class Target:
             "down_rate",
             self.down_rate,
             "1 for mla, which merges nothing, is",
+        )
+        require(
+            self.down_rate > 1 or self.raw_window == 0,
+            "raw_window",
+            self.raw_window,
+            "0 at stride 1, where nothing is merged, is",
         )
 
 
@@ -162,6 +173,16 @@ def converted_cache_bytes(model: LlamaMTLAForCausalLM) -> float:
     return width * config.num_hidden_layers * model.dtype.itemsize / stride
 
 
+def cache_summary(before: float, model: LlamaMTLAForCausalLM) -> str:
+    """Return a line with the bytes of the cache ``before`` and after conversion."""
+    layout, each = model.model.layers[0].self_attn.layout, converted_cache_bytes(model)
+    line = f"cache: {before:.0f} bytes per token before, {each:.0f} after"
+    if layout.window == 0:
+        return line
+    window = layout.window_room * layout.stride * each
+    return f"{line}, and {window:.0f} for the raw window at any length"
+
+
 def _config(
     old: PretrainedConfig,
     target: Target,
@@ -188,10 +209,32 @@ def _config(
         qk_nope_head_dim=sizes.nope,
         v_head_dim=sizes.head,
         down_rate=target.down_rate,
+        raw_window=target.raw_window,
         hyper_network=target.attention == "mtla",
         kv_norm="none",
         rope_frequencies=frequencies,
     )
+
+
+def _begin_with_means(network: HyperNetwork, layout: EntryLayout) -> float:
+    """Set the merge weights so that a full chunk is the mean of its tokens.
+
+    Returns:
+        The factor of entries that this takes.
+    """
+    torch.nn.init.zeros_(network.fc_p.weight)
+    torch.nn.init.zeros_(network.fc_p.bias)
+    torch.nn.init.normal_(network.fc_c.weight, std=network.rank**-0.5)
+    if layout.window == 0:
+        return 2 / layout.stride  # F_p = 0: all merge weights are 1/2
+    # Raw tokens are seen beside chunks, so the factor must be 1 and the weights 1/s:
+    # sigmoid(-log(s - 1)). They are the product of two biases; the rows of F_c add up
+    # to zero, so that the encoding of the chunk has no influence yet.
+    weight, features = network.fc_c.weight, network.fc_c.out_features
+    weight.sub_(weight.mean(0))
+    torch.nn.init.ones_(network.fc_c.bias)
+    network.fc_p.bias.fill_(-math.log(layout.stride - 1) / features)
+    return 1.0
 
 
 def _fill(
@@ -200,12 +243,7 @@ def _fill(
     """Copy the new weights of a layer into its module."""
     up = weights.kv_b
     if attention.hypernet_down is not None:
-        # F_p = 0: all merge weights are 1/2; with 2/s a full chunk is a mean.
-        up = up * (2 / attention.layout.stride)
-        torch.nn.init.zeros_(attention.hypernet_down.fc_p.weight)
-        torch.nn.init.zeros_(attention.hypernet_down.fc_p.bias)
-        rank = attention.settings.kv_lora_rank
-        torch.nn.init.normal_(attention.hypernet_down.fc_c.weight, std=rank**-0.5)
+        up = up * _begin_with_means(attention.hypernet_down, attention.layout)
     attention.wkv_b.weight.copy_(up)
     attention.wo.weight.copy_(part.o.transpose(0, 1).flatten(1))
     for linear, both in ((attention.wq, weights.q), (attention.wkv_a, weights.kv_a)):

@@ -41,7 +41,8 @@ def parse_targets(
     """Return one target for each attention type and latent width.
 
     Args:
-        attentions: ``mla``, or ``mtla_sN`` for stride N.
+        attentions: ``mla``, or ``mtla_sN`` for stride N, ``mtla_sN_wM`` with a raw
+            window of M tokens.
         ranks: latent widths.
         rope: width of the rotary key.
         context: largest distance in tokens that counts.
@@ -55,11 +56,16 @@ def parse_targets(
     """
     targets = []
     for name in attentions:
-        match = re.fullmatch(r"mla|mtla_s([1-9]\d*)", name)
+        match = re.fullmatch(r"mla|mtla_s([1-9]\d*)(?:_w(\d+))?", name)
         if match is None:
-            raise UserError(f"attention: {name!r} given, mla or mtla_sN needed")
+            raise UserError(
+                f"attention: {name!r} given, mla, mtla_sN or mtla_sN_wM needed"
+            )
         attention, rate = name.partition("_")[0], int(match[1] or 1)
-        targets += [Target(attention, rate, rank, rope, context) for rank in ranks]
+        window = int(match[2] or 0)
+        targets += [
+            Target(attention, rate, rank, rope, context, window) for rank in ranks
+        ]
     return targets
 
 
@@ -139,6 +145,7 @@ class Curve:
         for target in targets:
             name = target.attention
             name += f"_s{target.down_rate}" if name == "mtla" else ""
+            name += f"_w{target.raw_window}" if target.raw_window else ""
             yield self._stored(name, target)
 
     def notes(self) -> list[str]:

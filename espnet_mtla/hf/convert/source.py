@@ -10,15 +10,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.llama.modeling_llama import LlamaAttention
 
 from espnet_mtla.attention.linear import is_plain_linear
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.llama.configuration import ROPE_TYPES, rope_settings
-from espnet_mtla.hf.loading import checked, read_config
+from espnet_mtla.hf.llama_style import (
+    check_llama_style,
+    load_causal_model,
+    read_llama_style,
+)
 
-# These have Llama's layers; their further features are checked below.
+# These have Llama's layers; :func:`check_source` checks their features.
 MODEL_TYPES = ("llama", "mistral", "qwen2")
 
 
@@ -91,9 +94,7 @@ def load_config(name: str) -> PretrainedConfig:
         UserError: there is no checkpoint, it needs code of its own, or it is not of a
             supported architecture.
     """
-    config = read_config(name)
-    check_source(name, config)
-    return config
+    return read_llama_style(name, MODEL_TYPES, use="converted")
 
 
 def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -107,8 +108,7 @@ def load_source(name: str, dtype: torch.dtype) -> PreTrainedModel:
         UserError: see :func:`load_config`, or it is a pickle or lacks weights.
     """
     load_config(name)
-    load = AutoModelForCausalLM.from_pretrained
-    return checked(load, name, dtype=dtype, trust_remote_code=False).eval()
+    return load_causal_model(name, dtype)
 
 
 def source_cache_bytes(model: PreTrainedModel) -> int:
@@ -120,24 +120,4 @@ def source_cache_bytes(model: PreTrainedModel) -> int:
 
 def check_source(name: str, config: PretrainedConfig) -> None:
     """Raise :class:`UserError` naming a feature that cannot be converted."""
-    model_type = config.model_type
-    if model_type not in MODEL_TYPES:
-        raise UserError(
-            f"{name}: model_type {model_type!r} can't be converted; "
-            f"{', '.join(MODEL_TYPES)} can"
-        )
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError(
-            f"{name}: quantised weights can't be converted; use full-precision weights"
-        )
-    window = getattr(config, "sliding_window", None)
-    if window is not None and getattr(config, "use_sliding_window", True):
-        raise UserError(f"{name}: sliding_window={window} can't be converted")
-    rope = rope_settings(config)
-    if rope["rope_type"] not in ROPE_TYPES:
-        raise UserError(
-            f"{name}: rope_type {rope['rope_type']!r} can't be converted; "
-            f"{', '.join(ROPE_TYPES)} can"
-        )
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(f"{name}: partial_rotary_factor can't be converted")
+    check_llama_style(name, config, MODEL_TYPES, use="converted")

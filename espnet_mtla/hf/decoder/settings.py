@@ -31,7 +31,7 @@ from espnet_mtla.settings.yaml_files import check_keys
 
 CONVERTED = {
     "mla": ("kv_lora_rank", "qk_rope_head_dim"),
-    "mtla": ("down_rate", "kv_lora_rank", "qk_rope_head_dim"),
+    "mtla": ("down_rate", "kv_lora_rank", "qk_rope_head_dim", "raw_window"),
 }
 """Attention types to convert to, and the keys that ``attention_conf`` may have."""
 ATTENTIONS = (None, "mha", "gqa", "mqa", *CONVERTED)
@@ -53,7 +53,8 @@ class PretrainedDecoder:
             it. ``mha``, ``gqa`` and ``mqa`` are accepted if the checkpoint has it.
         attention_conf: of ``mla`` and ``mtla`` the sizes to convert to:
             ``down_rate`` (default 2), ``kv_lora_rank`` (default: the width of all
-            values of a token) and ``qk_rope_head_dim`` (default: the width of a head).
+            values of a token), ``qk_rope_head_dim`` (default: the width of a head) and
+            ``raw_window`` (default 0).
         prompt_mode: see :class:`espnet_mtla.decoder.DecoderConfig`.
         dropout: probability in training; language models are trained without.
         calibration: UTF-8 text on which conversion measures activations; None: they
@@ -103,6 +104,7 @@ class PretrainedDecoder:
             widths |= {"qk_rope_head_dim": sizes.rope, "qk_nope_head_dim": sizes.nope}
             if target.attention == "mtla":
                 widths["down_rate"] = target.down_rate
+                widths["raw_window"] = target.raw_window
             settings |= {"attention": self.attention, "attention_conf": widths}
         own = {"prompt_mode": self.prompt_mode, "dropout": self.dropout}
         return {**settings, **own}

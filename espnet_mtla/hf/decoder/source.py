@@ -9,15 +9,11 @@ import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from espnet_mtla.errors import UserError
-from espnet_mtla.hf.llama.configuration import (
-    ROPE_TYPES,
-    LlamaMTLAConfig,
-    rope_settings,
-)
-from espnet_mtla.hf.loading import checked, read_config
+from espnet_mtla.hf.llama.configuration import LlamaMTLAConfig
+from espnet_mtla.hf.llama_style import load_causal_model, read_llama_style
 
 MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3", LlamaMTLAConfig.model_type)
-"""Architectures with Llama's layers; :func:`check_config` checks further features."""
+"""Architectures with Llama's layers; :func:`read_decoder_config` checks them."""
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +28,11 @@ def load_language_model(name: str) -> PreTrainedModel:
         UserError: there is no checkpoint, it is a pickle, lacks weights, or has a
             feature that the decoder does not compute.
     """
-    config = read_config(name)
-    check_config(name, config)
+    config = read_decoder_config(name)
     stored = stored_dtype(config)
     if stored != torch.float32:
         log.info("%s: weights of %s are loaded as float32", name, stored)
-    load = AutoModelForCausalLM.from_pretrained
-    return checked(load, name, dtype=torch.float32, trust_remote_code=False).eval()
+    return load_causal_model(name, torch.float32)
 
 
 def sketch_language_model(name: str) -> PreTrainedModel:
@@ -47,8 +41,7 @@ def sketch_language_model(name: str) -> PreTrainedModel:
     Raises:
         UserError: see :func:`load_language_model`; weights are not looked at.
     """
-    config = read_config(name)
-    check_config(name, config)
+    config = read_decoder_config(name)
     with torch.device("meta"):
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False)
 
@@ -61,39 +54,16 @@ def stored_dtype(config: PretrainedConfig) -> torch.dtype:
     return stored or torch.float32
 
 
-def check_config(name: str, config: PretrainedConfig) -> None:
-    """Raise :class:`UserError` naming the feature that the decoder does not compute."""
-    if config.model_type not in MODEL_TYPES:
-        raise UserError(
-            f"{name}: model_type {config.model_type!r} is no language model that can "
-            f"be a decoder; {', '.join(MODEL_TYPES)} can"
-        )
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError(
-            f"{name}: quantised weights are not supported; use the original ones"
-        )
+def read_decoder_config(name: str) -> PretrainedConfig:
+    """Read the configuration of a checkpoint that the decoder can compute.
+
+    Raises:
+        UserError: there is none, or names the feature that is not supported.
+    """
+    config = read_llama_style(name, MODEL_TYPES, use="used in a decoder")
     if config.hidden_act != "silu":
         raise UserError(
-            f"{name}: hidden_act {config.hidden_act!r} is not supported; silu is"
+            f"{name}: hidden_act {config.hidden_act!r} can't be used in a decoder; "
+            "silu can"
         )
-    _check_window(name, config)
-    rope = rope_settings(config)
-    if rope["rope_type"] not in ROPE_TYPES:
-        raise UserError(
-            f"{name}: rope_type {rope['rope_type']!r} is not supported; "
-            f"{', '.join(ROPE_TYPES)} are"
-        )
-    if rope.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(f"{name}: partial_rotary_factor is not supported")
-
-
-def _check_window(name: str, config: PretrainedConfig) -> None:
-    """Refuse attention over the last tokens alone, if it is less than all positions."""
-    window = getattr(config, "sliding_window", None)
-    if window is None or not getattr(config, "use_sliding_window", True):
-        return
-    if window < config.max_position_embeddings:
-        raise UserError(
-            f"{name}: sliding_window={window} is not supported: the decoder attends to "
-            f"all of {config.max_position_embeddings} positions"
-        )
+    return config

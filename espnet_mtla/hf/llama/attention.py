@@ -18,7 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from espnet_mtla.attention.base import QueryTokens
 from espnet_mtla.attention.decoding.timeline import TokenPlacement
-from espnet_mtla.attention.inspect import chunk_weights, over_tokens
+from espnet_mtla.attention.inspect import chunk_weights, over_tokens, refuse_options
 from espnet_mtla.attention.latent import MultiheadLatentAttention
 from espnet_mtla.attention.rope import rotate
 from espnet_mtla.attention.temporal import MultiheadTemporalLatentAttention
@@ -128,6 +128,7 @@ class LlamaMTLAAttention(MultiheadTemporalLatentAttention):
         gradients flow through them.
         """
         assert inputs.angles is not None, "the model computes angles for attention maps"
+        refuse_options(self.layout)
         q, layout = self.absorb(self.queries(x, inputs.angles)), self.layout
         if cache is None:
             running, tokens = self.entries(x, inputs.angles), x.size(1)

@@ -339,10 +339,12 @@ def entry_layout(config: LlamaMTLAConfig) -> EntryLayout:
         value_start=0,
         value_width=latent,
         stride=config.down_rate,
+        window=config.raw_window,
     )
 
 
 def layout_summary(layout: EntryLayout) -> str:
     """Return a layout in words, for messages."""
     latent, rope = layout.value_width, layout.width - layout.value_width
-    return f"entries of {latent} + {rope} numbers at stride {layout.stride}"
+    window = f", raw_window {layout.window}" if layout.window else ""
+    return f"entries of {latent} + {rope} numbers at stride {layout.stride}{window}"

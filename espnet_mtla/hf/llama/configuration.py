@@ -39,6 +39,7 @@ class LlamaMTLAConfig(LlamaConfig):
             the latent.
         v_head_dim: width of a head's value.
         down_rate: temporal stride s, tokens per cache entry.
+        raw_window: newest tokens that are seen unmerged beside the chunks; 0: none.
         recompute_prompt_attn: must be True: a prompt runs through all layers as text.
         hyper_network: False removes the merge weights, which is MLA; needs stride 1.
         kv_norm: ``layer`` (LayerNorm on latents, as in the reference) or ``none``, as
@@ -76,6 +77,7 @@ class LlamaMTLAConfig(LlamaConfig):
         rope_layout: str = "halves",
         rope_frequencies: list[float] | None = None,
         trained_down_rate: int | None = None,
+        raw_window: int = 0,
         **kwargs: Any,
     ) -> None:
         check_transformers()  # every model begins with its configuration
@@ -91,6 +93,12 @@ class LlamaMTLAConfig(LlamaConfig):
         self.rope_layout = rope_layout
         self.rope_frequencies = plain_values(rope_frequencies)
         self.trained_down_rate = plain(trained_down_rate)
+        self.raw_window = plain(raw_window)
+        if "phase" in kwargs:
+            raise UserError(
+                "phase: the layers of a LlamaMTLA share one cache timeline and cannot "
+                "shift their chunks; leave it out (decoders of recipes have it)"
+            )
         kwargs = plain_values(kwargs)
         heads = kwargs.get("num_attention_heads")  # LlamaConfig divides by it
         require(heads != 0, "num_attention_heads", heads, "a whole number >= 1 is")
@@ -116,6 +124,7 @@ class LlamaMTLAConfig(LlamaConfig):
             "rope_frequencies": self.rope_frequencies,
             "kv_norm": self.kv_norm,
             "down_rate": self.down_rate,
+            "raw_window": self.raw_window,
         }
 
     def check(self) -> None:
@@ -144,6 +153,12 @@ class LlamaMTLAConfig(LlamaConfig):
             "down_rate",
             self.down_rate,
             "1 without a hyper_network (MLA merges nothing) is",
+        )
+        require(
+            self.hyper_network or self.raw_window == 0,
+            "raw_window",
+            self.raw_window,
+            "0 without a hyper_network (MLA merges nothing) is",
         )
         pad = self.pad_token_id
         inside = f"a token, below vocab_size={self.vocab_size}, is"

@@ -18,6 +18,7 @@ from torch import Tensor
 from espnet_mtla.attention.decoding.cache import KVCache
 from espnet_mtla.attention.decoding.layout import EntryLayout
 from espnet_mtla.attention.decoding.timeline import Timeline, TokenPlacement
+from espnet_mtla.attention.decoding.window import RawWindow
 from espnet_mtla.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class RowsTimeline(Timeline):
     ) -> None:
         nothing = torch.zeros(rows, dtype=torch.long, device=device)
         super().__init__(nothing, stride, capacity)
+        self.uneven = True  # from the start: compiled steps read it
 
     @property
     def columns(self) -> int:
@@ -54,6 +56,7 @@ class RowsTimeline(Timeline):
             self.num_tokens.index_select(0, rows),
             self.appended,
         )
+        new.window_slack = self.window_slack
         return new
 
     def remove_newest(self, columns: int, tokens: Tensor) -> None:
@@ -86,6 +89,14 @@ class StaticTimeline(RowsTimeline):
     @property
     def filled(self) -> int:
         return self.slots
+
+    @property
+    def most_appended(self) -> int:
+        return self.capacity
+
+    @property
+    def least_appended(self) -> int:
+        return 0
 
     def reserve(self, tokens: int) -> None:
         """Count tokens on the device; a write behind the last slot is an IndexError."""
@@ -125,6 +136,9 @@ class RowsCache(KVCache):
         """Make the newest :data:`RECORD` tokens from now on removable."""
         if self.record is None:
             self.record = self._newest().unsqueeze(2)
+            self.timeline.window_slack = RECORD
+            if self.raw is not None:
+                self.raw.enlarge(self.layout, self.timeline)
 
     def write(
         self, entries: Tensor, placement: TokenPlacement, lengths: Tensor | None = None
@@ -132,9 +146,18 @@ class RowsCache(KVCache):
         """Write entries of new tokens, without their gradients; see the base class."""
         entries = entries.detach().to(self.suffix.dtype)
         if entries.size(2) == 1 and lengths is not None:
-            self._write_rows(entries[:, :, 0], placement.slot[:, 0], lengths > 0)
+            running, raw = self.layout.split(entries)
+            self._write_rows(running[:, :, 0], placement.slot[:, 0], lengths > 0)
+            if (
+                self.raw is not None
+                and raw is not None
+                and placement.window is not None
+            ):
+                rows = self.timeline.rows
+                self.raw.write(raw, placement.window.slot, rows, lengths)
         else:
             super().write(entries, placement, lengths)
+        entries, _ = self.layout.split(entries)
         if self.record is not None:
             ends = None if lengths is None else self.record.size(2) + lengths
             self.record = _newest_entries(
@@ -163,7 +186,7 @@ class RowsCache(KVCache):
             tokens: number of tokens to undo in each row, ``(N,)``.
         Raises:
             UserError: a row would end inside a chunk whose value at that token was not
-                recorded.
+                recorded, or raw tokens of the window have been overwritten.
         """
         record = self._newest().unsqueeze(2) if self.record is None else self.record
         seen = self.timeline.num_tokens - tokens
@@ -172,12 +195,17 @@ class RowsCache(KVCache):
         earlier = record[self.timeline.rows, :, column.clamp(min=0)]
         unknown = (column < 0) | earlier.isnan().flatten(1).any(1)
         lost = ends_inside & unknown
+        if self.raw is not None:
+            lost = lost | self.raw.has_lost(self.layout, self.timeline, seen)
         if bool(lost.any()):
+            inside = "inside the raw window or" if self.raw is not None else "inside"
             raise UserError(
-                f"crop: {int(tokens[lost].max())} tokens back is inside a merged "
+                f"crop: {int(tokens[lost].max())} tokens back is {inside} a merged "
                 "chunk, and was not recorded; call cache.activate_past_recording() "
                 f"before the tokens are added (the newest {RECORD} are recorded)"
             )
+        if self.raw is not None:
+            self.raw.note_oldest(self.timeline)
         slot = ((seen - 1) // self.layout.stride).clamp(min=0)
         self._write_rows(earlier, slot, ends_inside)
         if self.record is not None:
@@ -191,6 +219,11 @@ class RowsCache(KVCache):
         self.prompt = old.new_zeros(len(rows), self.layout.heads, 0, self.layout.width)
         self.suffix, self.timeline = old.new_zeros(shape), timeline
         self.suffix[:, :, :filled] = old[:, :, :filled].index_select(0, rows)
+        if self.raw is not None:
+            old_window = self.raw
+            tail = old_window.tail.index_select(0, rows)
+            self.raw = RawWindow(self.layout, tail, timeline, self.options)
+            self.raw.copy_rows(old_window, rows)
         if self.record is not None:
             self.record = self.record.index_select(0, rows)
 
@@ -198,6 +231,9 @@ class RowsCache(KVCache):
         """Continue row ``rows[i]`` in row i; the caller reorders the timeline."""
         used = self.suffix_entries()
         used.copy_(used.index_select(0, rows))
+        if self.raw is not None:
+            for part in (*self.raw.by_row(), self.raw.oldest):
+                part.copy_(part.index_select(0, rows))
         if self.record is not None:
             self.record = self.record.index_select(0, rows)
 

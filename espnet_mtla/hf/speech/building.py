@@ -22,11 +22,12 @@ _REGISTER = nn.Module.register_parameter
 
 def build(config: MTLASpeechConfig) -> DecoderOnlySpeechModel:
     """Build the recipe's model on the CPU, with initial parameters."""
+    from espnet_mtla.model.bounds import bounded_by_memory
     from espnet_mtla.model.build import build_model
 
     args = Namespace(**config.recipe)
     args.token_list = list(config.tokens)
-    with on_the_cpu():
+    with on_the_cpu(), bounded_by_memory("the configuration"):
         return build_model(args, weights_follow=True)
 
 

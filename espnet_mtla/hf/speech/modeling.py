@@ -25,6 +25,7 @@ from espnet_mtla.hf.speech.options import (
     of_keywords,
     recipe_values,
 )
+from espnet_mtla.hf.speech.precision import HalfPrecisionDecoder
 from espnet_mtla.search.options import DTYPES, DecodeOptions
 from espnet_mtla.tensor_modes import evaluating
 
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
     from espnet_mtla.recognise.load import TrainedModel
 
 
-class MTLAForSpeechSeq2Seq(CheckedLoading, PreTrainedModel):
+class MTLAForSpeechSeq2Seq(  # type: ignore[misc] # Transformers' `to` has no types
+    HalfPrecisionDecoder, CheckedLoading, PreTrainedModel
+):
     """Sound to text; see :meth:`from_packed`.
 
     ``forward`` computes logits and the training loss. ``generate`` runs the recipes'

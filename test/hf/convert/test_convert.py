@@ -47,6 +47,30 @@ def test_at_stride_1_and_full_rank_nothing_changes(
         assert torch.equal(cached, wanted)
 
 
+@pytest.mark.parametrize("stride", [2, 3, 4])
+def test_a_raw_window_that_covers_a_row_changes_nothing(stride: int) -> None:
+    """Raw tokens are seen as the original sees them, whatever the stride."""
+    source = llama()
+    batch = torch.randint(0, 50, (3, 12))
+    model, _ = convert(source, Target("mtla", stride, raw_window=12), batch)
+    with torch.no_grad():
+        expected = source(batch).logits
+        torch.testing.assert_close(
+            model(batch, use_cache=False).logits, expected, rtol=0, atol=1e-8
+        )
+    # Behind the window a chunk is the mean of its tokens.
+    attention = model.model.layers[0].self_attn
+    latent = torch.randn(1, 2 * stride, attention.settings.kv_lora_rank).double()
+    merged = attention.merge(latent, None, None)[0, stride - 1 :: stride]
+    means = latent[0].unflatten(0, (2, stride)).mean(1)
+    torch.testing.assert_close(merged, means, rtol=0, atol=1e-6)
+
+
+def test_a_raw_window_without_merging_is_refused() -> None:
+    with pytest.raises(UserError, match="raw_window: 8 given, 0 at stride 1"):
+        Target("mla", down_rate=1, raw_window=8)
+
+
 def test_one_layers_attention_is_the_same_without_the_norms_around_it() -> None:
     """Logits hide the last digits: Llama's norms pass through float32."""
     source = llama()

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from espnet_mtla.errors import UserError
+from espnet_mtla.hf.convert.source import load_config
 from espnet_mtla.hf.decoder.settings import PretrainedDecoder
 from test.support.tiny_checkpoints import VOCABULARY, save_tiny, scaled
 
@@ -42,6 +43,24 @@ def test_a_pickle(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     refused(tmp_path, r"pytorch_model\.bin: a pickle, which can run code")
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_unmerged_adapters(alone: bool, tmp_path: Path) -> None:
+    """Transformers would put them into the model, where their layers have other names.
+
+    Of adapters alone there is no config.json.
+    """
+    peft = pytest.importorskip("peft")
+    model = save_tiny(tmp_path, "llama")
+    settings = peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    peft.get_peft_model(model, settings).save_pretrained(tmp_path)
+    if alone:
+        (tmp_path / "config.json").unlink()
+        (tmp_path / "model.safetensors").unlink()
+    refused(tmp_path, r"has unmerged adapters of PEFT \(adapter_config\.json\); merge")
+    with pytest.raises(UserError, match=r"unmerged adapters of PEFT"):
+        load_config(str(tmp_path))
 
 
 def test_code_in_the_folder(tmp_path: Path) -> None:
@@ -89,8 +108,8 @@ def test_an_encoder(tmp_path: Path) -> None:
         config.save_pretrained(tmp_path)
         refused(
             tmp_path,
-            f"model_type '{config.model_type}' is no language model that can be a "
-            "decoder; llama, mistral, qwen2, qwen3, llama-mtla can",
+            f"model_type '{config.model_type}' can't be used in a decoder; llama, "
+            "mistral, qwen2, qwen3, llama-mtla can",
         )
 
 
@@ -98,7 +117,7 @@ def test_another_architecture(tmp_path: Path) -> None:
     from transformers import GPT2Config
 
     GPT2Config().save_pretrained(tmp_path)
-    refused(tmp_path, "model_type 'gpt2' is no language model that can be a decoder")
+    refused(tmp_path, "model_type 'gpt2' can't be used in a decoder")
     edit(tmp_path, model_type="unheard-of")
     refused(tmp_path, "not a checkpoint of Transformers .*unheard-of")
 
@@ -106,14 +125,18 @@ def test_another_architecture(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported; silu is"),
+        (
+            {"hidden_act": "gelu"},
+            "hidden_act 'gelu' can't be used in a decoder; silu can",
+        ),
         (
             scaled("dynamic"),
-            "rope_type 'dynamic' is not supported; default, linear, llama3, yarn are",
+            "rope_type 'dynamic' can't be used in a decoder; default, linear, llama3, "
+            "yarn can",
         ),
         (
             {"quantization_config": {"quant_method": "gptq", "bits": 4}},
-            "quantised weights are not supported",
+            "quantised weights can't be used in a decoder",
         ),
     ],
     ids=["activation", "rotary", "quantised"],
@@ -126,11 +149,14 @@ def test_an_unsupported_feature(settings, message: str, tmp_path: Path) -> None:
 
 def test_a_window_smaller_than_the_positions(tmp_path: Path) -> None:
     save_tiny(tmp_path, "mistral", sliding_window=64)
-    refused(tmp_path, "sliding_window=64 is not supported: .* all of 128 positions")
+    refused(
+        tmp_path,
+        "sliding_window=64 can't be used in a decoder: .* all of 128 positions",
+    )
     save_tiny(tmp_path, "mistral", sliding_window=128)
     PretrainedDecoder(str(tmp_path)).load(VOCABULARY)
     save_tiny(tmp_path, "qwen2", sliding_window=64, use_sliding_window=True)
-    refused(tmp_path, "sliding_window=64 is not supported")
+    refused(tmp_path, "sliding_window=64 can't be used in a decoder")
     save_tiny(tmp_path, "qwen2", sliding_window=64, use_sliding_window=False)
     PretrainedDecoder(str(tmp_path)).load(VOCABULARY)
 

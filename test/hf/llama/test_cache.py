@@ -68,10 +68,12 @@ def test_slots_that_hold_nothing_are_never_read() -> None:
 
 
 @settings(max_examples=15)
-@given(stride=st.integers(1, 4), data=st.data())
-def test_going_back_leaves_no_trace(stride: int, data: st.DataObject) -> None:
+@given(stride=st.integers(1, 4), window=st.sampled_from([0, 1, 5]), data=st.data())
+def test_going_back_leaves_no_trace(
+    stride: int, window: int, data: st.DataObject
+) -> None:
     """Random pieces forward and back, against a cache that never went too far."""
-    model = tiny(stride)
+    model = tiny(stride, raw_window=window)
     rows = [tokens(1, n, n)[0] for n in (5, 3)]
     batch, mask = left_padded(rows)
     cache = TemporalLatentCache(model.config)
@@ -92,6 +94,38 @@ def test_going_back_leaves_no_trace(stride: int, data: st.DataObject) -> None:
     for index, row in enumerate(rows):
         whole = torch.cat((row, kept[index], last[index]))[None]
         same(got[index, -1], model(whole, use_cache=False).logits[0, -1])
+
+
+def test_going_back_behind_the_raw_window_is_refused() -> None:
+    """The tokens before it are merged; their raw entries have been overwritten."""
+    model = tiny(2, raw_window=3)
+    cache = TemporalLatentCache(model.config)
+    batch = tokens(1, 70)
+    for piece in batch.split(1, dim=1):
+        run(model, piece, cache)
+    with pytest.raises(UserError, match="crop: 4 tokens back is inside the raw window"):
+        cache.crop(-4)
+    # Recorded from here on, exactly the tokens after this point can be removed.
+    cache.activate_past_recording()
+    run(model, tokens(1, 5, 3), cache)
+    cache.crop(-5)
+    new = tokens(1, 2, 4)
+    whole = model(torch.cat((batch, new), 1), use_cache=False).logits[:, 70:]
+    same(run(model, new, cache), whole)
+    with pytest.raises(UserError, match="crop: 6 tokens back is inside the raw window"):
+        cache.crop(-6)
+
+
+def test_the_raw_window_takes_a_constant_number_of_bytes() -> None:
+    for length in (3, 9, 40):
+        used = []
+        for window in (0, 4):
+            model = tiny(2, raw_window=window)
+            cache = TemporalLatentCache(model.config)
+            run(model, tokens(2, length), cache)
+            used.append(cache.used_nbytes)
+        layers, rows, each = 2, 2, 20 * 8
+        assert used[1] - used[0] == layers * rows * min(length, 4 + 1) * each
 
 
 def test_going_back_twice_is_going_back_once() -> None:

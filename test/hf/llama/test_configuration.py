@@ -11,7 +11,7 @@ import torch
 from espnet_mtla.errors import UserError
 from espnet_mtla.hf import LlamaMTLAConfig
 from espnet_mtla.hf.llama.configuration import rope_settings
-from test.support.tiny_llama import SIZES, tiny
+from test.support.tiny_llama import SIZES, tiny, tokens
 
 
 @pytest.mark.parametrize("number", [np.int64, torch.tensor], ids=["numpy", "torch"])
@@ -85,3 +85,16 @@ def test_rotary_settings_have_several_homes_or_none() -> None:
         assert rope_settings(SimpleNamespace(**home)) == expected
     scaled = rope_settings(SimpleNamespace(rope_theta=5.0, rope_scaling=scaling))
     assert (scaled["rope_type"], scaled["factor"]) == ("linear", 2.0)
+
+
+def test_shifted_chunks_are_refused() -> None:
+    with pytest.raises(UserError, match="phase: the layers of a LlamaMTLA share"):
+        LlamaMTLAConfig(phase=True)
+    with pytest.raises(UserError, match="raw_window: 4 given, 0 without a hyper_net"):
+        LlamaMTLAConfig(down_rate=1, hyper_network=False, raw_window=4)
+
+
+def test_attention_weights_of_a_raw_window_are_refused() -> None:
+    model = tiny(2, raw_window=4)
+    with pytest.raises(UserError, match="raw_window: attention weights"):
+        model(tokens(1, 5), output_attentions=True)

@@ -17,15 +17,19 @@ from test.support.tiny_llama import cache_of, left_padded, tiny, tokens
 GREEDY = {"do_sample": False, "max_new_tokens": 9}
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3, 4])
+@pytest.mark.parametrize(
+    ("stride", "window"), [(1, 0), (2, 0), (3, 0), (4, 0), (2, 3), (3, 5)]
+)
 @pytest.mark.parametrize("way", ["greedy", "beam", "sample"])
-def test_cached_is_uncached_for_padded_batches(stride: int, way: str) -> None:
+def test_cached_is_uncached_for_padded_batches(
+    stride: int, window: int, way: str
+) -> None:
     options = dict(GREEDY)
     if way == "beam":
         options.update(num_beams=3, num_return_sequences=2)
     if way == "sample":
         options.update(do_sample=True, top_k=0)
-    model = tiny(stride)
+    model = tiny(stride, raw_window=window)
     rows = [tokens(1, n, n)[0] for n in (7, 3, 10)]
     batch, mask = left_padded(rows)
     given_out = []
@@ -43,10 +47,10 @@ def test_cached_is_uncached_for_padded_batches(stride: int, way: str) -> None:
             assert torch.equal(together[:, -9:], alone[:, -9:])
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(("stride", "window"), [(1, 0), (2, 0), (3, 0), (2, 3)])
 @pytest.mark.parametrize("beams", [1, 3])
-def test_a_static_cache_gives_the_same(stride: int, beams: int) -> None:
-    model = tiny(stride)
+def test_a_static_cache_gives_the_same(stride: int, window: int, beams: int) -> None:
+    model = tiny(stride, raw_window=window)
     batch, mask = left_padded([tokens(1, n, n)[0] for n in (7, 4)])
     options = {**GREEDY, "num_beams": beams, "attention_mask": mask}
     dynamic = model.generate(batch, **options)
@@ -54,8 +58,9 @@ def test_a_static_cache_gives_the_same(stride: int, beams: int) -> None:
     assert torch.equal(dynamic, static)
 
 
-def test_a_compiled_step_over_a_static_cache_is_compiled_once() -> None:
-    model = tiny(3, dtype=torch.float32)
+@pytest.mark.parametrize("window", [0, 4])
+def test_a_compiled_step_over_a_static_cache_is_compiled_once(window: int) -> None:
+    model = tiny(3, dtype=torch.float32, raw_window=window)
     batch, mask = left_padded([tokens(1, n, n)[0] for n in (7, 4)])
     cache = TemporalLatentCache(model.config, 24, static=True)
     plain = model(batch, attention_mask=mask)

@@ -44,7 +44,7 @@ def read_xml(path: Path) -> ElementTree.Element:
     """Return the root element; raise UserError if the file is missing or not XML."""
     try:
         return ElementTree.parse(require_file(path)).getroot()
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # and encodings
         raise UserError(f"{path}: broken XML ({error}); get the file again") from None
 
 

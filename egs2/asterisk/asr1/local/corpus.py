@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,7 +150,7 @@ def read_transcripts(path: Path) -> dict[str, list[str]]:
     try:
         with opened(path, "rt", encoding="utf-8-sig") as stream:
             lines = stream.read().splitlines()
-    except (EOFError, gzip.BadGzipFile, UnicodeDecodeError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: broken ({error}); get the file again") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith(";"):

@@ -13,6 +13,7 @@ import bz2
 import gzip
 import lzma
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from espnet_mtla.score.baseline import SENTENCE_END
 
 INDEX = "*_i18n_Translation-en"
 OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, UnicodeDecodeError)
 # Packages that share a paragraph are one family. Ignored are short paragraphs ("This
 # package contains the documentation.") and those of more than MAX_SHARED packages.
 MIN_PARAGRAPH, MAX_SHARED = 60, 100
@@ -67,7 +69,7 @@ def read_lines(path: Path) -> list[str]:
             return stream.read().splitlines()
     except FileNotFoundError:
         raise UserError(f"--corpus {path}: no such file") from None
-    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+    except _BROKEN as error:
         raise UserError(f"{path}: broken ({error}); get the file again") from error
 
 

@@ -51,12 +51,12 @@ class TorchBackend:
             outs, sums = zip(*each, strict=True)
             return torch.cat(outs), torch.cat(sums)
         keys, values = layout.keys(entries), layout.values(entries)
-        scores = _scores(q, keys[:, :, :top], scale)
+        scores = scaled_scores(q, keys[:, :, :top], scale)
         if low < top:
             slot = torch.arange(low, top, device=q.device)
             hidden = slot >= visible.unsqueeze(-1)  # (R, M or 1, S - low)
             scores[..., low:].masked_fill_(hidden.unsqueeze(1), NEG_INF)
-        peak, total = _exponentials(scores)
+        peak, total = exponentials(scores)
         # Normalise the weights, of which there are fewer than outputs. Their sum is at
         # least 1, the largest being exp(0), or 0 if nothing is visible.
         weights = (scores / total.clamp(min=0.5)).to(values.dtype)
@@ -104,7 +104,7 @@ def _loop_is_faster(q: Tensor, layout: EntryLayout, unseen: int) -> bool:
     return unseen * each > q.size(0) * ROW_OPERATIONS
 
 
-def _scores(q: Tensor, keys: Tensor, scale: float) -> Tensor:
+def scaled_scores(q: Tensor, keys: Tensor, scale: float) -> Tensor:
     """Return scaled scores ``(R, G, M, S)`` in float32 or float64."""
     if q.dtype not in (torch.float32, torch.float64):
         return (q @ keys.mT).float() * scale
@@ -114,7 +114,7 @@ def _scores(q: Tensor, keys: Tensor, scale: float) -> Tensor:
     return scores.unflatten(0, q.shape[:2])
 
 
-def _exponentials(scores: Tensor) -> tuple[Tensor, Tensor]:
+def exponentials(scores: Tensor) -> tuple[Tensor, Tensor]:
     """Replace scores by exp(score - largest), in place.
 
     Returns:
