@@ -290,6 +290,10 @@ def build(config: Path, attention: Path | None, folder: Path) -> int:
         model = make_whisper(folder / "whisper")
         args.frontend_conf = {**args.frontend_conf, "model": str(model)}
         width = 16
+    if args.decoder == "pretrained":
+        from test.support.tiny_llm import use_tiny_language_model
+
+        use_tiny_language_model(args, folder)
     if args.normalize == "global_mvn":
         stats = folder / "feats_stats.npz"
         np.savez(stats, count=2, sum=np.zeros(width), sum_square=np.ones(width))
