@@ -118,7 +118,7 @@ def test_metadata_says_what_it_is(wheel: Path, tmp_path: Path) -> None:
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Requires-Python"] == ">=3.10"
     extras = set(metadata.get_all("Provides-Extra"))
-    assert extras == {"recipes", "hf", "lora", "ssl", "flash", "dev"}
+    assert extras == {"recipes", "hf", "lora", "ssl", "serve", "flash", "dev"}
     core = [line for line in metadata.get_all("Requires-Dist") if "extra" not in line]
     assert [re.match(r"[\w-]+", line)[0] for line in core] == ["torch"]
 

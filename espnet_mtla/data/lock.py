@@ -35,13 +35,35 @@ def lock_folder(folder: Path) -> Iterator[None]:
         UserError: another process has locked it, and has not ended after ten seconds.
             The message names the process.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / LOCK, "a+", encoding="utf-8") as stream:
-        _acquire(stream.fileno(), folder, stream)
+    created = not folder.exists()
+    with _locked_file(folder) as stream:
         stream.truncate(0)
         stream.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         stream.flush()
-        yield
+        try:
+            yield
+        finally:
+            if created and [*folder.iterdir()] == [folder / LOCK]:
+                (folder / LOCK).unlink()  # a command that failed leaves no folder
+                folder.rmdir()
+
+
+def _locked_file(folder: Path) -> IO[str]:
+    """Create the folder and its lock file if they are missing, and lock the file."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = open(folder / LOCK, "a+", encoding="utf-8")  # noqa: SIM115
+        try:
+            _acquire(stream.fileno(), folder, stream)
+            # The command that had the lock may have removed the file.
+            if os.path.samestat(os.fstat(stream.fileno()), os.stat(folder / LOCK)):
+                return stream
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            stream.close()
+            raise
+        stream.close()
 
 
 @contextmanager

@@ -39,7 +39,8 @@ def test_ids_and_texts_are_those_of_the_tokenizer(folder: Path, text: str) -> No
     tokens = ours.text2tokens(text)
     ids = [ours.names.index(token) for token in tokens]
     assert ids == theirs.encode(text, add_special_tokens=False)
-    assert ours.tokens2text(tokens) == theirs.decode(ids) == text
+    assert theirs.decode(ids) == text
+    assert ours.tokens2text(tokens) == text.replace("\n", " ")
     assert not {theirs.eos_token_id, theirs.bos_token_id} & set(ids)
 
 

@@ -12,6 +12,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def _default_handlers() -> None:
+    """Undo what a test run in the background, or under nohup, would hand on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Recipe:
     """A recipe's folder in a tree of its own, and how to run it."""
 
@@ -35,8 +41,7 @@ class Recipe:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            # A test run in the background would hand on that it ignores ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=_default_handlers,
         )
 
     def run(

@@ -122,8 +122,9 @@ def test_an_encoder_in_the_frontend_takes_part_if_it_trains(
         model_conf={"ctc_weight": 0.0},
         decoder_conf={**DECODER, "attention": "mtla"},
     )
-    encoder = model.frontend.encoder if trains.get("finetune") else None
-    encoder = encoder or model.frontend._hidden[0]
+    reader = model.frontend
+    trained = trains.get("finetune")
+    encoder = reader.encoder if trained else reader._frozen[0]
     seen = set()
     for module in encoder.modules():
         if isinstance(module, nn.Linear):

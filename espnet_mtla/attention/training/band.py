@@ -132,7 +132,7 @@ class BandAttention:
         first, index = (self._in_blocks(x) for x in (self.first, self.index))
         start = first.amin(-1, keepdim=True)  # (B or 1, blocks, 1)
         if self.width is not None:
-            most = min(QUERIES - 1 + self.width, k.size(1))
+            most = min(QUERIES - 1 + self.width, max(k.size(1), 1))
         else:  # reads a number of the device: any order of queries is supported
             most = int((index.amax(-1, keepdim=True) - start).max()) + 1
         token = start + torch.arange(most, device=k.device)  # (B or 1, blocks, L)

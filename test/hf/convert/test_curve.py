@@ -169,7 +169,10 @@ def test_calibration_uses_all_texts_and_no_held_out_block(trained, texts) -> Non
         (["--text", "=a.txt"], "text: '=a.txt' given, NAME=FILE"),
         (["--text", f"a={TEXT}", f"a={TEXT}"], "with a different NAME for each"),
         (["--text", f"a={TEXT}", "--attention", "mtla"], "attention: 'mtla' given, ml"),
-        (["--text", f"a={TEXT}", "--attention", "mtla_s0"], "'mtla_s0' given, mla or"),
+        (
+            ["--text", f"a={TEXT}", "--attention", "mtla_s0"],
+            "'mtla_s0' given, mla, mtla_sN",
+        ),
         (["--text", f"a={TEXT}", "--kv_lora_rank", 3], "kv_lora_rank: 3 given, an e"),
         (
             ["--text", f"a={TEXT}", "--qk_rope_head_dim", 34],
