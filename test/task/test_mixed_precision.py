@@ -88,7 +88,11 @@ def test_products_are_bfloat16_and_the_rest_is_float32(
 
 @pytest.mark.parametrize("norm", ["layernorm", "rmsnorm"])
 def test_sums_of_layers_keep_their_precision(toy: Toy, norm: str) -> None:
-    decoder = {**DECODER, "attention": "mtla", "norm": norm}
+    """Where the prompt runs through the layers, too; it comes from the projector."""
+    decoder = {
+        **{**DECODER, "attention": "mtla"},
+        **{"norm": norm, "prompt_mode": "recompute"},
+    }
     model = build(toy, decoder_conf=decoder)
     seen = set()
     for layer in model.decoder.layers:
